@@ -1,0 +1,167 @@
+"""Checks and the texts of their errors; a text is built only once its check has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
+
+
+class CaptureError(ValueError):
+    """A layer cannot be captured as asked; the message says what to ask instead."""
+
+
+def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
+    """Dotted name of `layer` in `model`, which may be given by that name or as the module itself."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {describe(model)}")
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise CaptureError("the model has lazy modules that never ran: call it once on real inputs, then capture")
+    if isinstance(layer, nn.Module):
+        for name, module in model.named_modules():
+            if module is layer:
+                return name
+        raise CaptureError(
+            f"the layer given, a {type(layer).__name__}, is not a part of this {type(model).__name__}. "
+            "Pass one of its own modules, or a dotted name from model.named_modules()."
+        )
+    if not isinstance(layer, str):
+        raise TypeError(f"layer: expected a dotted name or a module, got {type(layer).__name__}")
+    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    if layer in names:
+        return layer
+    raise CaptureError(f"{type(model).__name__} has no layer {layer!r}. {near(layer, names)}")
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """Say which names are close to `name`, or name a few of them."""
+    known = [candidate for candidate in names if candidate]
+    close = [candidate for candidate in known if candidate.endswith("." + name)][:3]
+    close += [match for match in get_close_matches(name, known, n=3, cutoff=0.6) if match not in close]
+    if close:
+        return "Did you mean " + " or ".join(map(repr, close[:4])) + "?"
+    return f"It has {', '.join(map(repr, known[:8]))}{' ...' if len(known) > 8 else ''}."
+
+
+def ran_once(name: str, calls: int, model: nn.Module) -> None:
+    """Refuse a layer that ran never or several times in one forward."""
+    if calls == 1:
+        return
+    if calls == 0:
+        inside = [other for other, _ in model.named_modules() if other.startswith(name + ".")]
+        raise CaptureError(
+            f"layer {name!r} never ran in this forward: it is a container whose parts are called one by one, a branch "
+            f"that was not taken, or replaced by a fused kernel.{' ' + near(name, inside) if inside else ''}"
+        )
+    raise CaptureError(
+        f"layer {name!r} ran {calls} times in this forward, so its activations are ambiguous. Take a layer that runs "
+        "once: the block around it, or a neighbor of its own."
+    )
+
+
+def chosen_tensor(name: str, output: Any, select: Any) -> Tensor:
+    """Pick the tensor of a layer's output: the one there is, or the one `select` says."""
+    if select is None:
+        if isinstance(output, Tensor):
+            return output
+        leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+        if len(leaves) == 1:
+            return leaves[0]
+        raise CaptureError(
+            f"layer {name!r} returns {describe(output)}: say which tensor is meant, "
+            "as in select=0, select='hidden_states' or select=lambda output: output[0]."
+        )
+    try:
+        picked = select(output) if callable(select) else output[select]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise CaptureError(
+            f"select={select!r} does not fit the output of layer {name!r}, {describe(output)}"
+        ) from error
+    if not isinstance(picked, Tensor) or not any(leaf is picked for leaf in pytree.tree_leaves(output)):
+        raise CaptureError(
+            f"select={select!r} must pick one of the tensors that layer {name!r} returns, {describe(output)}; "
+            f"it gave {describe(picked)}"
+        )
+    return picked
+
+
+def describe(value: Any) -> str:
+    """Name a value by type and shape, as an error shows it."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, dict):
+        return f"a {type(value).__name__} with keys {list(value)}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)} ({', '.join(type(item).__name__ for item in value)})"
+    return f"a {type(value).__name__}"
+
+
+def batch_sizes(inputs: Any, activations: Iterable[Tensor]) -> set[int]:
+    """Sizes that a batch of scores may have: the activations', or the first input's for windowed layers."""
+    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
+    return {leaf.shape[0] for leaf in leaves[:1]} | {a.shape[0] for a in activations if a.ndim}
+
+
+def one_score_a_sample(scores: Any, batches: set[int]) -> Tensor:
+    """Refuse a target that does not return one floating-point number a sample."""
+    if isinstance(scores, Tensor) and scores.ndim == 1 and scores.shape[0] in batches and scores.is_floating_point():
+        return scores
+    sizes = " or ".join(f"({size},)" for size in sorted(batches))
+    kind = f" of {scores.dtype}" if isinstance(scores, Tensor) else ""
+    raise ValueError(
+        f"the target must return one floating-point number a sample, shape {sizes}; it returned "
+        f"{describe(scores)}{kind}. For example: target=lambda outputs: outputs[:, 281]"
+    )
+
+
+def is_concrete(value: Tensor) -> bool:
+    """Whether the data of `value` may be read in Python: not while compiling, not inside `vmap`."""
+    if torch.compiler.is_compiling():
+        return False
+    wrapped = torch._C._functorch
+    while wrapped.is_functorch_wrapped_tensor(value):
+        if wrapped.is_batchedtensor(value):
+            return False
+        value = wrapped.get_unwrapped(value)
+    return True
+
+
+def class_in_range(classes: int | Tensor, count: int) -> None:
+    """Refuse a class outside [0, count), where that can be read."""
+    if isinstance(classes, int):
+        low = high = classes
+    elif is_concrete(classes):
+        low, high = int(classes.min()), int(classes.max())
+    else:
+        return
+    if low < 0 or high >= count:
+        bad = low if low < 0 else high
+        raise ValueError(f"class {bad} is out of range: the model has {count} classes, 0 to {count - 1}")
+
+
+def length_matches(what: str, got: int, batch: int) -> None:
+    """Refuse a list of per-sample things whose length is not the batch's."""
+    if got != batch:
+        raise ValueError(f"{what}: expected one for each of the {batch} samples, got {got}")
+
+
+def spatial_map(name: str, activations: Tensor, layout: Any) -> None:
+    """Refuse activations that are not (B, C, *spatial) with one to three spatial dimensions."""
+    if activations.ndim in (3, 4, 5):
+        return
+    after = "after its layout" if layout is not None else "without a layout"
+    raise CaptureError(
+        f"layer {name!r} gives shape {tuple(activations.shape)} {after}; a class activation map needs (B, C, *spatial) "
+        "with one to three spatial dimensions. Take an earlier layer, before the pooling."
+    )
+
+
+def shapes_agree(what: str, got: Sequence[int], expected: Sequence[int]) -> None:
+    """Refuse a tensor of another shape than the one it stands for."""
+    if tuple(got) != tuple(expected):
+        raise ValueError(f"{what}: expected shape {tuple(expected)}, got {tuple(got)}")

@@ -1,0 +1,127 @@
+"""Explainer: a method, a model and a layer, composed into one function of the inputs and the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import Parameter, signature
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ._capture import capture, observe
+from ._check import describe, layer_name, spatial_map
+from ._graft import call, copied, graft, swapped
+from ._resume import record
+from ._types import Inputs, Layout, Select, Target
+from .targets import pin
+
+CONTEXT = ("tail", "forward", "inputs", "chunk_size")
+"""Keywords of a method that `explainer` binds."""
+
+
+def explainer(
+    method: Callable[..., Tensor],
+    model: nn.Module,
+    layer: str | nn.Module,
+    *,
+    select: Select | None = None,
+    layout: Layout | None = None,
+    chunk_size: int | None = None,
+    differentiable: bool = False,
+) -> Callable[..., Tensor]:
+    """Compose a method with a model's layer: `explainer(grad_cam, model, "layer4")(images, target)` is the map.
+
+    What the method's signature asks for is what is computed: no backward where `grads` has a default; and where it has
+    keywords of these names, `tail` (activations to scores), `forward` (inputs to scores), `inputs` (the images) and
+    `chunk_size` are bound. Choices that the target leaves to the outputs, such as the top class, are made once, on the
+    unperturbed inputs.
+
+    Args:
+        method: one of `camfn.methods`, a `functools.partial` of one, or a function of yours.
+        model: any module; left exactly as it is.
+        layer: a dotted name as in `model.named_modules()`, or the module itself.
+        select: which tensor, where the layer returns a tuple or a dict.
+        layout: turns the layer's own shape into (B, C, *spatial), and back.
+        chunk_size: how many perturbed forwards run at once, for the methods that perturb.
+        differentiable: keep the outer graph through the map (gradient methods), so that it may be part of a loss.
+
+    Returns:
+        A function of the inputs and a target that returns the raw map, (B, *spatial).
+
+    Raises:
+        TypeError: the method requires a keyword that is not bound here.
+        CaptureError: no such layer, or its activations are not a map.
+
+    Example:
+        >>> import torch
+        >>> from camfn.methods import grad_cam
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5))
+        >>> explainer(grad_cam, net, "0")(torch.ones(2, 3, 8, 8), 4).shape
+        torch.Size([2, 6, 6])
+    """
+    name = layer_name(model, layer)
+    asked = _asked(method)
+    see = observe(model, name, select=select, layout=layout, differentiable=differentiable)
+    derive = capture(model, name, select=select, layout=layout, differentiable=differentiable)
+    cut = record(model, name, select=select, layout=layout)
+
+    def explain(inputs: Inputs, target: Target = None) -> Tensor:
+        recorded = cut(inputs) if "tail" in asked.context else None
+        if asked.gradients:
+            activations, grads, outputs = derive(inputs, target)
+        else:
+            activations, outputs = recorded[:2] if recorded else see(inputs)
+            grads = None
+        spatial_map(name, activations, layout)
+        context: dict[str, Any] = {} if chunk_size is None else {"chunk_size": chunk_size}
+        if recorded or "forward" in asked.context:
+            score = pin(target, outputs)
+        if recorded:
+            context["tail"] = lambda changed: score(recorded.tail(changed))
+        if asked.context & {"forward", "inputs"}:
+            context["inputs"], rebuild = _images(inputs)
+            context["forward"] = lambda changed: score(call(graft(model, _nothing), copied(rebuild(changed))))
+        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+            arguments = (activations, grads, outputs)[: asked.positional]
+            return method(*arguments, **{key: context[key] for key in asked.context & context.keys()})
+
+    return explain
+
+
+class _Asked(NamedTuple):
+    """What a method's signature asks for."""
+
+    positional: int
+    gradients: bool
+    context: set[str]
+
+
+def _asked(method: Callable[..., Tensor]) -> _Asked:
+    parameters = signature(method).parameters
+    places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    positional = [p for p in parameters.values() if p.kind in places][:3]
+    keywords = {key: p for key, p in parameters.items() if p.kind is Parameter.KEYWORD_ONLY}
+    missing = [key for key, p in keywords.items() if p.default is Parameter.empty and key not in CONTEXT]
+    if missing:
+        name = getattr(method, "__name__", "this method")
+        raise TypeError(
+            f"{name} needs {', '.join(missing)}, which explainer does not bind. Bind it first: "
+            f"explainer(functools.partial({name}, {missing[0]}=...), model, layer)"
+        )
+    variadic = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters.values())
+    gradients = variadic or (len(positional) > 1 and positional[1].default is Parameter.empty)
+    return _Asked(3 if variadic else len(positional), gradients, set(keywords) & set(CONTEXT))
+
+
+def _images(inputs: Inputs) -> tuple[Tensor, Callable[[Tensor], Inputs]]:
+    """Return the first floating-point tensor of the inputs, and what puts another in its place."""
+    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if not leaves:
+        raise TypeError(f"this method perturbs the images, but the inputs hold no such tensor: {describe(inputs)}")
+    return leaves[0], lambda changed: swapped(inputs, leaves[0], changed)
+
+
+def _nothing(module: nn.Module) -> bool:
+    return False

@@ -1,0 +1,113 @@
+"""A private copy of the modules that must behave differently, sharing everything else with the user's model.
+
+The only file that touches the insides of `nn.Module`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+
+_OWN = (
+    "_modules",
+    "_parameters",
+    "_buffers",
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+
+
+@dataclass(frozen=True)
+class Graft:
+    """A model that shares its parameters with another, and owns some of its modules.
+
+    Attributes:
+        root: what to call in place of the model.
+        owned: the private copy of each module of the model that has one, by the original's id.
+        statistics: names of the buffers that a module in training mode may write to.
+    """
+
+    root: nn.Module
+    owned: dict[int, nn.Module]
+    statistics: tuple[str, ...]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model, on copies of the buffers that training would write to."""
+        if not self.statistics:
+            return self.root(*args, **kwargs)
+        buffers = dict(self.root.named_buffers())
+        copies: dict[str, Tensor] = {name: buffers[name].clone() for name in self.statistics}
+        return functional_call(self.root, copies, args, kwargs)
+
+
+def graft(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> Graft:
+    """Copy the `wanted` modules, those in training that hold buffers, and the ancestors of both.
+
+    A module registered at several places has one copy, which stands at all of them.
+    """
+    owned: dict[int, nn.Module] = {}
+    seen: dict[int, nn.Module] = {}
+    writing: list[nn.Module] = []
+
+    def visit(module: nn.Module) -> nn.Module:
+        if id(module) in seen:
+            return seen[id(module)]
+        children = {name: None if child is None else visit(child) for name, child in module._modules.items()}
+        writes = module.training and bool(module._buffers)
+        moved = any(child is not module._modules[name] for name, child in children.items())
+        copy = module
+        if moved or writes or wanted(module):
+            copy = owned[id(module)] = shallow_copy(module)
+            copy._modules.update(children)
+        if writes:
+            writing.append(copy)
+        seen[id(module)] = copy
+        return copy
+
+    root = visit(model)
+    names = {id(module): name for name, module in root.named_modules()} if writing else {}
+    statistics = tuple(
+        f"{names[id(module)]}.{key}".lstrip(".")
+        for module in writing
+        for key, buffer in module._buffers.items()
+        if buffer is not None
+    )
+    return Graft(root, owned, statistics)
+
+
+def shallow_copy(module: nn.Module) -> nn.Module:
+    """Copy one module: same class, same parameters and children, its own registries.
+
+    `copy.copy` would go through `__getstate__`, which parametrized modules forbid.
+    """
+    copy: nn.Module = object.__new__(type(module))
+    copy.__dict__.update(module.__dict__)
+    copy.__dict__.update({key: type(module.__dict__[key])(module.__dict__[key]) for key in _OWN})
+    return copy
+
+
+def call(run: Callable[..., Any], inputs: Any) -> Any:
+    """Call with one tensor, with a tuple or list of positional arguments, or with a mapping of keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return run(**inputs)
+    return run(*inputs) if isinstance(inputs, (tuple, list)) else run(inputs)
+
+
+def copied(inputs: Any) -> Any:
+    """Copy the inputs' tensors, which a network may begin by overwriting."""
+    if isinstance(inputs, Mapping):
+        inputs = dict(inputs)
+    return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
+
+
+def swapped(output: Any, old: Tensor, new: Tensor) -> Any:
+    """Put one tensor in the place of another, wherever it stands in a layer's output."""
+    if output is old:
+        return new
+    return pytree.tree_map(lambda leaf: new if leaf is old else leaf, output)

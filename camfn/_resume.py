@@ -1,0 +1,257 @@
+"""The network after the cut, with what came before it replayed, not recomputed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ._check import chosen_tensor, layer_name, ran_once, shapes_agree
+from ._graft import call, copied, graft, swapped
+from ._types import Inputs, Layout, Select, Tail
+
+
+def resume(
+    model: nn.Module, layer: str | nn.Module, *, select: Select | None = None, layout: Layout | None = None
+) -> Callable[[Inputs], Tail]:
+    """Cut a model at a layer, and give the part after the cut as a function.
+
+    One forward records what every module that finished before the layer returned; the tail then runs the model again
+    with those modules answering from the record and the layer answering the activations it is given. Nothing is traced,
+    so any control flow will do, and the work before the cut is never repeated. The tail may be called any number of
+    times, under `vmap`, `vjp` and `jvp`, and from several threads.
+
+    Args:
+        model: any module; left exactly as it is.
+        layer: a dotted name as in `model.named_modules()`, or the module itself.
+        select: which tensor, where the layer returns a tuple or a dict: an index, a key or a function.
+        layout: the tail then takes activations as (B, C, *spatial), and puts them back into the layer's own shape.
+
+    Returns:
+        A function of the inputs that returns the tail: activations to outputs.
+
+    Raises:
+        CaptureError: no such layer, it ran never or several times, or its output is not one tensor.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5))
+        >>> images = torch.ones(2, 3, 8, 8)
+        >>> tail = resume(net, "0")(images)
+        >>> torch.equal(tail(net[0](images)), net(images))
+        True
+    """
+    run = record(model, layer, select=select, layout=layout)
+    return lambda inputs: run(inputs).tail
+
+
+class Recorded(NamedTuple):
+    """What one recording forward gives.
+
+    Attributes:
+        activations: the layer's output, after the layout.
+        outputs: what the model returned.
+        tail: activations to outputs.
+    """
+
+    activations: Tensor
+    outputs: Any
+    tail: Tail
+
+
+def record(
+    model: nn.Module, layer: str | nn.Module, *, select: Select | None = None, layout: Layout | None = None
+) -> Callable[[Inputs], Recorded]:
+    """Cut a model at a layer and keep both sides: `resume`, with the activations and outputs of its one forward."""
+    name = layer_name(model, layer)
+
+    def run(inputs: Inputs) -> Recorded:
+        recorder = _Recorder(model, name)
+        with torch.inference_mode(False), torch.no_grad():
+            outputs = recorder.run(copied(inputs))
+        answers, cut, given = recorder.settled()
+        raw = chosen_tensor(name, cut.value(), select)
+        lift_all = False
+
+        def tail(activations: Tensor) -> Any:
+            nonlocal lift_all
+            own = layout.from_map(activations, raw) if layout else activations
+            shapes_agree(f"tail at layer {name!r}, beyond the batch", own.shape[1:], raw.shape[1:])
+            try:
+                return _replay(model, name, answers, given, cut, raw, own, lift_all)
+            except RuntimeError as error:
+                if lift_all or not _in_place_under_vmap(error):
+                    raise
+            lift_all = True
+            return _replay(model, name, answers, given, cut, raw, own, lift_all)
+
+        return Recorded(layout.to_map(raw) if layout else raw, outputs, tail)
+
+    return run
+
+
+class _Leaf:
+    """A tensor that a module returned, and a copy of it as it was at `version`."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.refresh()
+
+    def refresh(self) -> None:
+        self.copy, self.version = self.tensor.clone(), self.tensor._version
+
+    @property
+    def written(self) -> bool:
+        """Whether the network itself, which runs again with each tail, overwrote the tensor."""
+        return self.tensor._version != self.version
+
+
+class _Kept(NamedTuple):
+    """A recorded value: its leaves, which of them a replay must copy, and how they are put together."""
+
+    leaves: tuple[Any, ...]
+    written: tuple[bool, ...]
+    spec: pytree.TreeSpec
+
+    def value(self, zero: Tensor | None = None, lift_all: bool = False) -> Any:
+        """Return the value, with what the network overwrites (or all) copied and as batched as `zero` is."""
+        if zero is None or not (lift_all or any(self.written)):
+            return pytree.tree_unflatten(self.leaves, self.spec)
+        lift = [
+            torch.where(zero == 0, leaf, leaf) if isinstance(leaf, Tensor) and (written or lift_all) else leaf
+            for leaf, written in zip(self.leaves, self.written)
+        ]
+        return pytree.tree_unflatten(lift, self.spec)
+
+
+class _Recorder:
+    """One forward that keeps the output of every maximal module which finished before the layer was called.
+
+    A module that writes to its argument in place, as ReLU may, is not run again; so its writes count as a part of the
+    value, and only those of the network itself make a value one that replays have to copy.
+    """
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        layer = model.get_submodule(name)
+        aliases = [other for other, module in model.named_modules(remove_duplicate=False) if module is layer]
+        ancestors = {
+            id(model.get_submodule(".".join(parts[:i])))
+            for parts in (alias.split(".") for alias in aliases)
+            for i in range(len(parts))
+        }
+        inside = {id(module) for module in layer.modules()}
+        self.name, self.depth, self.calls = name, 0, 0
+        self.cut: list[_Leaf | Any] | None = None
+        self.leaves: dict[int, _Leaf] = {}
+        self.entered: list[tuple[_Leaf, int]] = []
+        self.answers: defaultdict[int, list[tuple[list[Any], pytree.TreeSpec]]] = defaultdict(list)
+        outside = {id(module) for module in model.modules()} - ancestors - inside
+        self.graft = graft(model, lambda module: id(module) in outside or module is layer)
+        for key in outside:
+            self.graft.owned[key].register_forward_pre_hook(self.enter, with_kwargs=True)
+            self.graft.owned[key].register_forward_hook(self.leave(key), prepend=True)
+        self.graft.owned[id(layer)].register_forward_hook(self.reach)
+
+    def run(self, inputs: Any) -> Any:
+        self.given = self.keep(inputs)
+        outputs = call(self.graft, inputs)
+        ran_once(self.name, self.calls, self.graft.root)
+        return outputs
+
+    def keep(self, output: Any) -> tuple[list[Any], pytree.TreeSpec]:
+        leaves, spec = pytree.tree_flatten(output)
+        return [self.leaf(item) if isinstance(item, Tensor) else item for item in leaves], spec
+
+    def leaf(self, tensor: Tensor) -> _Leaf:
+        known = self.leaves.get(id(tensor))
+        if known is None or known.written:
+            known = self.leaves[id(tensor)] = _Leaf(tensor)
+        return known
+
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self.cut is None and self.depth == 0:
+            known = [self.leaves[id(item)] for item in pytree.tree_leaves((args, kwargs)) if id(item) in self.leaves]
+            self.entered = [(leaf, leaf.tensor._version) for leaf in known]
+        self.depth += self.cut is None
+
+    def leave(self, key: int) -> Callable[[nn.Module, Any, Any], None]:
+        def left(module: nn.Module, args: Any, output: Any) -> None:
+            if self.cut is not None:
+                return
+            self.depth -= 1
+            if self.depth:
+                return
+            for leaf, version in self.entered:
+                if leaf.version == version != leaf.tensor._version:
+                    leaf.refresh()
+            self.answers[key].append(self.keep(output))
+
+        return left
+
+    def reach(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.calls += 1
+        if self.cut is None:
+            self.cut = self.keep(output)
+
+    def settled(self) -> tuple[dict[int, list[_Kept]], _Kept, _Kept]:
+        assert self.cut is not None
+        answers = {key: [_settle(value) for value in values] for key, values in self.answers.items()}
+        return answers, _settle(self.cut), _settle(self.given)
+
+
+def _settle(value: tuple[list[Any], pytree.TreeSpec]) -> _Kept:
+    leaves, spec = value
+    written = tuple(isinstance(leaf, _Leaf) and leaf.written for leaf in leaves)
+    plain = tuple((leaf.copy if leaf.written else leaf.tensor) if isinstance(leaf, _Leaf) else leaf for leaf in leaves)
+    return _Kept(plain, written, spec)
+
+
+def _replay(
+    model: nn.Module,
+    name: str,
+    answers: dict[int, list[_Kept]],
+    given: _Kept,
+    cut: _Kept,
+    raw: Tensor,
+    own: Tensor,
+    lift_all: bool,
+) -> Any:
+    """Run the model with recorded modules answering from the record, and the layer answering `own`."""
+    layer = model.get_submodule(name)
+    replaying = graft(model, lambda module: id(module) in answers or module is layer)
+    zero = torch.zeros_like(own.reshape(-1)[0])
+    output = swapped(cut.value(), raw, own.clone() if any(cut.written) else own)
+    for key, values in answers.items():
+        module = replaying.owned[key]
+        module.__dict__["forward"] = _answer(values, zero, lift_all, module.forward)
+    at_cut = replaying.owned[id(layer)]
+    at_cut.__dict__["forward"] = lambda *args, **kwargs: output
+    at_cut.register_forward_hook(lambda module, args, changed_by_other_hooks: output)
+    try:
+        return call(replaying, given.value(zero, lift_all))
+    finally:
+        # a module that holds a function which holds the module would keep its tensors until the next collection
+        for module in replaying.owned.values():
+            module.__dict__.pop("forward", None)
+
+
+def _answer(values: list[_Kept], zero: Tensor, lift_all: bool, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Answer the calls that were recorded; run the calls that come after the cut."""
+    calls = count()
+
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        i = next(calls)
+        return values[i].value(zero, lift_all) if i < len(values) else forward(*args, **kwargs)
+
+    return answer
+
+
+def _in_place_under_vmap(error: RuntimeError) -> bool:
+    """Whether `vmap` refused to write batched values into a tensor that is not batched; it has two texts for that."""
+    text = str(error)
+    return (text.startswith("vmap: ") and "extra_args" in text) or "doesn't match the broadcast shape" in text

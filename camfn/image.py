@@ -1,0 +1,229 @@
+"""Raw maps to pictures, masks and boxes: every rescaling that a method leaves undone, each under its own name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ._draw import montage as montage
+from ._draw import save as save
+from ._maps import resize, safe_divide
+from ._pixels import as_float, as_maps, as_photo, within_unit
+from ._regions import to_boxes as to_boxes
+from ._regions import to_mask as to_mask
+
+__all__ = [
+    "colorize",
+    "montage",
+    "normalize",
+    "overlay",
+    "peer_postprocess",
+    "save",
+    "to_boxes",
+    "to_mask",
+    "upsample",
+]
+
+_ZERO = {"seismic": 0.5}
+"""Where a colormap has its neutral color; the others start there."""
+
+
+def upsample(cam: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize maps linearly between half-pixel centers (`align_corners=False`), without antialiasing.
+
+    Args:
+        cam: (B, *S) with one, two or three spatial dimensions.
+        size: the new S in pixels: (length,), (height, width) or (depth, height, width), as in `photo.shape[-2:]`.
+
+    Returns:
+        (B, *size), device and dtype of `cam`.
+
+    Raises:
+        ValueError: `size` has not one number for each spatial dimension.
+
+    Example:
+        >>> import torch
+        >>> from camfn.image import upsample
+        >>> upsample(torch.rand(2, 7, 7), (240, 320)).shape
+        torch.Size([2, 240, 320])
+    """
+    as_float(cam, "cam")
+    if isinstance(size, int):
+        raise TypeError(f"size: expected one number for each spatial dimension, as in (height, width), got {size}")
+    if cam.ndim not in (2, 3, 4):
+        raise ValueError(f"cam: expected (B, *spatial) with one to three spatial dimensions, got {tuple(cam.shape)}")
+    order = ("(length,)", "(height, width)", "(depth, height, width)")[cam.ndim - 2]
+    if len(size) != cam.ndim - 1 or min(size) < 1:
+        raise ValueError(
+            f"size: expected {order} in pixels for maps of shape {tuple(cam.shape)}, got {tuple(size)}; "
+            f"for a photo: upsample(cam, photo.shape[-{cam.ndim - 1}:])"
+        )
+    return resize(cam[:, None], tuple(size))[:, 0]
+
+
+def normalize(cam: Tensor, *, signed: bool = False) -> Tensor:
+    """Rescale each map to a heatmap in [0, 1].
+
+    By default negative values are clipped, as by the ReLU that ends most papers' equations, and the rest is stretched,
+    (m - min) / (max - min); a constant map becomes 0. With `signed` nothing is clipped and zero has its own place,
+    (1 + m / max|m|) / 2; a map of zeros becomes 0.5. No constant is added to a denominator: a map and its multiple by
+    a positive number give the same heatmap.
+
+    Args:
+        cam: (B, *S), raw maps; for a single one pass `cam[None]`.
+        signed: keep the sign, with zero at 0.5; show it with `colormap="seismic"`.
+
+    Returns:
+        Same shape, device and dtype, in [0, 1].
+
+    Raises:
+        ValueError: NaN or infinity, naming the samples (not checked inside `vmap`, `grad` and `compile`).
+
+    Example:
+        >>> import torch
+        >>> from camfn.image import normalize
+        >>> normalize(torch.tensor([[-4.0, 0.0, 1.0, 2.0]]))
+        tensor([[0.0000, 0.0000, 0.5000, 1.0000]])
+        >>> normalize(torch.tensor([[-4.0, 0.0, 1.0, 2.0]]), signed=True)
+        tensor([[0.0000, 0.5000, 0.6250, 0.7500]])
+    """
+    work = as_maps(cam, "cam")
+    dims = tuple(range(1, work.ndim))
+    if signed:
+        return (0.5 + 0.5 * safe_divide(work, work.abs().amax(dims, keepdim=True))).to(cam.dtype)
+    work = work.relu()
+    low, high = work.amin(dims, keepdim=True), work.amax(dims, keepdim=True)
+    return safe_divide(work - low, high - low).to(cam.dtype)
+
+
+def colorize(heatmap: Tensor, colormap: str = "turbo") -> Tensor:
+    """Color heatmaps, linearly between the 64 colors of a colormap of kornia.
+
+    Args:
+        heatmap: (B, H, W) in [0, 1], as `normalize` makes it.
+        colormap: "turbo", "viridis", "jet", ...; "seismic" (blue, white, red) for maps normalized with `signed=True`.
+
+    Returns:
+        (B, 3, H, W), RGB in [0, 1], device and dtype of `heatmap`.
+
+    Raises:
+        ValueError: an unknown colormap, naming those there are; a heatmap outside [0, 1], or with NaN (samples named).
+
+    Example:
+        >>> import torch
+        >>> from camfn.image import colorize
+        >>> colorize(torch.rand(2, 7, 7), "viridis").shape
+        torch.Size([2, 3, 7, 7])
+    """
+    return _paint(_heatmap(heatmap), colormap).to(heatmap.dtype)
+
+
+def overlay(photo: Tensor, heatmap: Tensor, *, alpha: float = 0.5, colormap: str = "turbo") -> Tensor:
+    """Lay heatmaps over photos, the more opaque the further from their zero.
+
+    The opacity rises linearly from nothing at zero to `alpha` at half the range and stays there, so that the photo is
+    untouched where a map says nothing, and colors can be compared where it says much. Zero is 0, or 0.5 under
+    "seismic".
+
+    Args:
+        photo: (B, 3, H, W), or one (3, H, W) for all heatmaps; RGB, float in [0, 1] or uint8.
+        heatmap: (B, h, w) in [0, 1], as `normalize` makes it, of any size; it is upsampled to the photo.
+        alpha: opacity of strong colors, 0 to 1.
+        colormap: as in `colorize`; "seismic" for maps normalized with `signed=True`.
+
+    Returns:
+        (B, 3, H, W), RGB in [0, 1], device and dtype of `photo` (float32 for uint8).
+
+    Raises:
+        ValueError: a photo outside [0, 1], such as one normalized for a model; other batch sizes; as in `colorize`.
+
+    Example:
+        >>> import torch
+        >>> from camfn.image import overlay
+        >>> overlay(torch.rand(3, 240, 320), torch.rand(5, 7, 7)).shape
+        torch.Size([5, 3, 240, 320])
+    """
+    photos = as_photo(photo, "photo", batched=True)
+    photos = photos if photos.ndim == 4 else photos[None]
+    work = _heatmap(heatmap)
+    if photos.shape[0] not in (1, work.shape[0]):
+        raise ValueError(f"overlay: expected one photo, or one a heatmap, got {len(photos)} for {len(work)} heatmaps")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha: expected an opacity in [0, 1], got {alpha}")
+    heat = upsample(work, photos.shape[-2:]).to(photos.dtype)
+    zero = _ZERO.get(colormap, 0.0)
+    strength = (heat - zero).abs() / max(zero, 1 - zero)
+    opacity = alpha * (2 * strength).clamp(max=1)
+    blend = torch.lerp(photos, _paint(heat, colormap), opacity[:, None])
+    return blend.to(photo.dtype) if photo.is_floating_point() else blend
+
+
+def peer_postprocess(cams: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Postprocess raw maps as pytorch-grad-cam 1.5.7 does for 2-D inputs, for comparing with numbers made by it.
+
+    For each layer: ReLU, s(m) = (m - min) / (1e-7 + max(m - min)) of each image, resizing; then s of the mean over
+    the layers. Magnitude and sign are lost; the 1e-7 dims maps that are not much larger, each layer by itself before
+    the mean.
+
+    Args:
+        cams: (B, h, w) raw maps of one layer, or a sequence of such with a layer each, of any sizes.
+        size: (height, width) of the result; pytorch-grad-cam itself takes (width, height).
+
+    Returns:
+        (B, *size) in [0, 1], device and dtype of the (first) map.
+
+    Raises:
+        ValueError: no maps, or maps that are not (B, h, w).
+
+    Example:
+        >>> import torch
+        >>> from camfn.image import peer_postprocess
+        >>> peer_postprocess([torch.randn(2, 14, 14), torch.randn(2, 7, 7)], (240, 320)).shape
+        torch.Size([2, 240, 320])
+    """
+    layers = [cams] if isinstance(cams, Tensor) else list(cams)
+    if not layers or any(cam.ndim != 3 for cam in layers):
+        raise ValueError(f"cams: expected (B, h, w) or a sequence of such, got {[tuple(cam.shape) for cam in layers]}")
+    scaled = [upsample(_peer_scale(as_float(cam, "cams").relu()), size) for cam in layers]
+    return _peer_scale(torch.stack(scaled).mean(0)).to(layers[0].dtype)
+
+
+def _peer_scale(maps: Tensor) -> Tensor:
+    """The peer's own min-max, with its constant."""
+    above = maps - maps.amin((1, 2), keepdim=True)
+    return above / (1e-7 + above.amax((1, 2), keepdim=True))
+
+
+def _heatmap(heatmap: Tensor) -> Tensor:
+    """Check a (B, H, W) heatmap in [0, 1] and give it in the type to compute in."""
+    work = as_maps(heatmap, "heatmap", spatial=2)
+    if not within_unit(work):
+        low, high = work.min().item(), work.max().item()
+        raise ValueError(
+            f"heatmap: expected values in [0, 1], got {low:.4g} to {high:.4g}; pass normalize(cam), "
+            "or normalize(cam, signed=True) to keep the sign"
+        )
+    return work.clamp(0, 1)
+
+
+def _paint(heatmap: Tensor, colormap: str) -> Tensor:
+    """(B, H, W) in [0, 1] -> (B, 3, H, W)."""
+    colors = _colors(colormap).to(heatmap)
+    last = len(colors) - 1
+    place = heatmap * last
+    below = place.floor().long().clamp(0, last - 1)
+    rgb = torch.lerp(colors[below], colors[below + 1], (place - below)[..., None])
+    return rgb.movedim(-1, 1)
+
+
+def _colors(colormap: str) -> Tensor:
+    """Give the (64, 3) colors of a colormap."""
+    from kornia.color import ColorMap, ColorMapType
+
+    names: list[str] = ColorMapType.list()
+    if colormap not in names:
+        raise ValueError(f"no colormap {colormap!r}: pass one of {', '.join(names)}")
+    colors: Tensor = ColorMap(colormap, num_colors=64).colors
+    return colors.T

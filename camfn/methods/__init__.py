@@ -1,0 +1,42 @@
+"""Class activation map methods: stateless functions (activations, grads, outputs) -> raw map.
+
+`__all__` is the registry: the command line, the contract tests, the docs check and the benchmarks read it.
+"""
+
+from __future__ import annotations
+
+from ._activation import cam as cam
+from ._activation import fem as fem
+from ._activation import random_cam as random_cam
+from ._eigen import eigen_cam as eigen_cam
+from ._eigen import eigen_grad_cam as eigen_grad_cam
+from ._eigen import kpca_cam as kpca_cam
+from ._eigen import seg_eigen_cam as seg_eigen_cam
+from ._gradient import bag_cam as bag_cam
+from ._gradient import elementwise_grad_cam as elementwise_grad_cam
+from ._gradient import grad_cam as grad_cam
+from ._gradient import grad_cam_plusplus as grad_cam_plusplus
+from ._gradient import hires_cam as hires_cam
+from ._gradient import layer_cam as layer_cam
+from ._gradient import xgrad_cam as xgrad_cam
+from ._perturbation import ablation_cam as ablation_cam
+from ._perturbation import score_cam as score_cam
+
+__all__ = [  # noqa: RUF022  grouped by what a method needs, which is the order the command line shows
+    "cam",
+    "grad_cam",
+    "hires_cam",
+    "elementwise_grad_cam",
+    "grad_cam_plusplus",
+    "xgrad_cam",
+    "layer_cam",
+    "bag_cam",
+    "eigen_cam",
+    "eigen_grad_cam",
+    "seg_eigen_cam",
+    "kpca_cam",
+    "fem",
+    "random_cam",
+    "ablation_cam",
+    "score_cam",
+]

@@ -1,0 +1,306 @@
+"""Targets: what to explain, as functions from a model's outputs to one number a sample.
+
+Every target is a plain callable, so any function of the outputs will do. Those here also add, subtract and scale:
+`class_score(281) - 0.5 * class_score(282)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ._check import class_in_range, describe, length_matches
+from ._types import ScoreFn, Target
+
+Classes: TypeAlias = "int | Tensor | Sequence[int] | None"
+"""The top class of each sample, one class for all, or a class a sample."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A target that can be added, subtracted and scaled.
+
+    Attributes:
+        function: model outputs to (B,) scores.
+        pinned: outputs to the same target with every choice that was left to them (the top class, the classes to
+            contrast with) made once; perturbation methods use it, so that no perturbed forward changes the question.
+    """
+
+    function: ScoreFn
+    pinned: Callable[[Any], ScoreFn] | None = None
+
+    def __call__(self, outputs: Any) -> Tensor:
+        """Score each sample, (B,)."""
+        return self.function(outputs)
+
+    def __add__(self, other: ScoreFn) -> Score:
+        """Sum of two targets."""
+        return Score(
+            lambda outputs: self(outputs) + other(outputs),
+            lambda outputs: Score(pin(self, outputs)) + pin(other, outputs),
+        )
+
+    def __mul__(self, factor: float) -> Score:
+        """Multiple of a target."""
+        return Score(lambda outputs: self(outputs) * factor, lambda outputs: Score(pin(self, outputs)) * factor)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Score:
+        """Counterfactual: what speaks against the target (Grad-CAM, 1610.02391, section 3.3)."""
+        return self * -1.0
+
+    def __sub__(self, other: ScoreFn) -> Score:
+        """Difference of two targets."""
+        return self + -(other if isinstance(other, Score) else Score(other))
+
+    def log(self) -> Score:
+        """Logarithm of a positive target: with `class_score`, the log-logit of BagCAMs (2207.07818)."""
+        return Score(lambda outputs: self(outputs).log(), lambda outputs: Score(pin(self, outputs)).log())
+
+
+def class_score(classes: Classes = None) -> Score:
+    """Logit of a class: the pre-softmax score that Grad-CAM (1610.02391) and most of its heirs explain.
+
+    Args:
+        classes: an int, a (B,) tensor or list with one class a sample, or None for each sample's top class.
+
+    Returns:
+        A target: outputs with logits (B, K) to (B,).
+
+    Raises:
+        ValueError: a class out of range, a list of the wrong length, or outputs without (B, K) logits.
+
+    Example:
+        >>> import torch
+        >>> class_score([2, 0])(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+        tensor([3., 4.])
+    """
+    return _of_class(classes, lambda logits: logits)
+
+
+def class_probability(classes: Classes = None) -> Score:
+    """Softmax probability of a class. Saturates: near 1 its gradient vanishes, and the map with it.
+
+    Args:
+        classes: an int, a (B,) tensor or list with one class a sample, or None for each sample's top class.
+
+    Example:
+        >>> import torch
+        >>> class_probability(0)(torch.zeros(2, 4))
+        tensor([0.2500, 0.2500])
+    """
+    return _of_class(classes, lambda logits: logits.softmax(-1))
+
+
+def class_log_probability(classes: Classes = None) -> Score:
+    """Log-probability of a class: its gradient does not vanish where another class wins.
+
+    Args:
+        classes: an int, a (B,) tensor or list with one class a sample, or None for each sample's top class.
+
+    Example:
+        >>> import torch
+        >>> class_log_probability(0)(torch.zeros(1, 4)).exp()
+        tensor([0.2500])
+    """
+    return _of_class(classes, lambda logits: logits.log_softmax(-1))
+
+
+def rest(classes: Classes = None) -> Score:
+    """ReST, residual softmax target: `y_c + log softmax(y)_c` (ShapleyCAM, 2501.06261).
+
+    Each sample has its own term. pytorch-grad-cam subtracts the cross-entropy averaged over the batch instead, so there
+    a sample's score depends on its neighbors.
+
+    Args:
+        classes: an int, a (B,) tensor or list with one class a sample, or None for each sample's top class.
+
+    Example:
+        >>> import torch
+        >>> rest(0)(torch.zeros(1, 4)).exp()
+        tensor([0.2500])
+    """
+    return _of_class(classes, lambda logits: logits + logits.log_softmax(-1))
+
+
+def binary_score(positive: bool = True) -> Score:
+    """Logit of a model with one output, (B,) or (B, 1), or its negative to explain the other class.
+
+    Args:
+        positive: explain the class that a large logit stands for; False explains the other one.
+
+    Raises:
+        ValueError: the outputs are not one number a sample.
+
+    Example:
+        >>> import torch
+        >>> binary_score(positive=False)(torch.tensor([[3.0], [-1.0]]))
+        tensor([-3.,  1.])
+    """
+
+    def score(outputs: Any) -> Tensor:
+        values = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", outputs)
+        if not isinstance(values, Tensor) or values.ndim not in (1, 2) or values[..., None].shape[1] != 1:
+            raise ValueError(
+                f"binary_score expects one logit a sample, shape (B,) or (B, 1); the model returned "
+                f"{describe(outputs)}. For several classes: class_score(index)"
+            )
+        return values.reshape(-1) if positive else -values.reshape(-1)
+
+    return Score(score)
+
+
+def contrast(
+    classes: Classes = None,
+    against: int | Tensor | Sequence[int] | None = None,
+    *,
+    gamma: float = 1.0,
+    count: int = 3,
+    weighted: bool = False,
+) -> Score:
+    """What sets a class apart from the ones most like it (Finer-CAM, 2501.11309).
+
+    The default form is `mean_d (y_c - gamma y_d)`; the weighted form `sum_d p_d (y_c - gamma y_d) / sum_d p_d`, where
+    the probabilities `p_d` are constants: their gradient is not part of the score. (The authors' code and
+    pytorch-grad-cam differentiate through them; the authors' weighted form also drops gamma.)
+
+    Args:
+        classes: the class to explain, as for `class_score`.
+        against: classes to compare with: an int, a (n,) list, or a (B, n) tensor. None takes the `count` classes whose
+            logits are nearest to the explained one's.
+        gamma: strength of the comparison; 0 explains the class alone.
+        count: how many similar classes to take.
+        weighted: weight the comparisons by the probabilities of their classes.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.tensor([[5.0, 4.0, 0.0]])
+        >>> contrast(0, 1)(logits), contrast(count=1)(logits)
+        (tensor([1.]), tensor([1.]))
+    """
+
+    def score(outputs: Any) -> Tensor:
+        y = logits_of(outputs)
+        chosen = y.gather(1, _index(y, classes))
+        others = _others(y, chosen, classes, against, count)
+        terms = chosen - gamma * y.gather(1, others)
+        if not weighted:
+            return terms.mean(1)
+        p = y.detach().softmax(-1).gather(1, others)
+        return (p * terms).sum(1) / p.sum(1)
+
+    def pinned(outputs: Any) -> ScoreFn:
+        y = logits_of(outputs)
+        index = _index(y, classes)
+        others = _others(y, y.gather(1, index), index[:, 0], against, count)
+        return contrast(index[:, 0], others, gamma=gamma, weighted=weighted)
+
+    return Score(score, pinned)
+
+
+def as_score(target: Target) -> ScoreFn:
+    """Turn anything that may stand for a target into a function of the outputs.
+
+    Args:
+        target: None (each sample's top class), a class, a class a sample, a function, or a list with a class or a
+            function for each sample.
+
+    Raises:
+        TypeError: nothing of the kind.
+
+    Example:
+        >>> import torch
+        >>> as_score([1, lambda outputs: outputs.sum(1)])(torch.ones(2, 3))
+        tensor([1., 3.])
+    """
+    if target is None or isinstance(target, (int, Tensor)):
+        return class_score(target)
+    if callable(target):
+        return target
+    if isinstance(target, Sequence) and not isinstance(target, str):
+        if all(isinstance(item, int) for item in target):
+            return class_score([int(item) for item in target if isinstance(item, int)])
+        if all(isinstance(item, int) or callable(item) for item in target):
+            return _each([as_score(item) for item in target])
+    raise TypeError(
+        f"target: expected a class index, a tensor or list with one a sample, a function of the outputs, or None for "
+        f"the top class; got {describe(target)}"
+    )
+
+
+def pin(target: Target, outputs: Any) -> ScoreFn:
+    """Fix whatever a target leaves to the outputs (the top class, the classes to contrast with) at these outputs."""
+    score = as_score(target)
+    return score.pinned(outputs) if isinstance(score, Score) and score.pinned else score
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Find the (B, K) logits in a model's outputs: the tensor itself, or what is called `logits`.
+
+    Raises:
+        ValueError: there are none; says how to pass a function instead.
+    """
+    found = outputs.get("logits") if isinstance(outputs, dict) else getattr(outputs, "logits", outputs)
+    if isinstance(found, Tensor) and found.ndim == 2:
+        return found
+    raise ValueError(
+        f"a class index needs logits of shape (B, K); the model returned {describe(outputs)}. Pass a function that "
+        "gives one number a sample, such as target=lambda outputs: outputs[0][:, 281] for a tuple, or "
+        "target=lambda outputs: outputs[:, 15].mean((1, 2)) for a segmentation map"
+    )
+
+
+def _of_class(classes: Classes, transform: Callable[[Tensor], Tensor]) -> Score:
+    def score(outputs: Any) -> Tensor:
+        logits = logits_of(outputs)
+        return transform(logits).gather(1, _index(logits, classes))[:, 0]
+
+    def pinned(outputs: Any) -> ScoreFn:
+        return _of_class(_index(logits_of(outputs), classes)[:, 0], transform)
+
+    return Score(score, pinned)
+
+
+def _index(logits: Tensor, classes: Classes) -> Tensor:
+    """One class a sample, (B, 1); a comparison or a gather, since `one_hot` reads data and breaks tracing."""
+    batch, count = logits.shape
+    if classes is None:
+        return logits.detach().argmax(1, keepdim=True)
+    if isinstance(classes, int):
+        class_in_range(classes, count)
+        return torch.full((batch, 1), classes, device=logits.device)
+    index = torch.as_tensor(classes, device=logits.device)
+    if index.is_floating_point() or index.dtype is torch.bool or index.ndim > 1:
+        raise ValueError(
+            f"classes: expected integers, shape () or ({batch},); got {tuple(index.shape)} of {index.dtype}"
+        )
+    if index.ndim:
+        length_matches("classes", index.shape[0], batch)
+    class_in_range(index, count)
+    return index.long().expand(batch)[:, None]
+
+
+def _others(y: Tensor, chosen: Tensor, classes: Classes, against: Any, count: int) -> Tensor:
+    """Classes to compare with, (B, n): those given, or the nearest by logit."""
+    batch, total = y.shape
+    if against is not None:
+        others = torch.as_tensor(against, device=y.device)
+        class_in_range(others, total)
+        return others.long().reshape(1, -1).expand(batch, -1) if others.ndim < 2 else others.long()
+    distance = (y - chosen).detach().abs()
+    own = torch.arange(total, device=y.device) == _index(y, classes)
+    return distance.masked_fill(own, torch.inf).topk(min(count, total - 1), dim=1, largest=False).indices
+
+
+def _each(scores: list[ScoreFn]) -> Score:
+    def score(outputs: Any) -> Tensor:
+        columns = [item(outputs) for item in scores]
+        length_matches("targets", len(scores), columns[0].shape[0])
+        return torch.stack([column[i] for i, column in enumerate(columns)])
+
+    return Score(score, lambda outputs: _each([pin(item, outputs) for item in scores]))

@@ -1,0 +1,310 @@
+"""Naive float64 versions of the methods, written from their formulas, one sample and one position at a time.
+
+Imports nothing from camfn. A sample's activations are a list of channels, each a list of the N values at its positions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Channels = list[list[float]]
+Matrix = list[list[float]]
+
+
+def relu(x: float) -> float:
+    return x if x > 0 else 0.0
+
+
+def divide(numerator: float, denominator: float) -> float:
+    return 0.0 if denominator == 0 else numerator / denominator
+
+
+def dot(x: Sequence[float], y: Sequence[float]) -> float:
+    return math.fsum(a * b for a, b in zip(x, y, strict=True))
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def samples(x: Tensor) -> list[Channels]:
+    """(B, C, *S) -> B lists of C lists of N floats."""
+    flat: list[Channels] = x.detach().double().flatten(2).tolist()
+    return flat
+
+
+def as_maps(maps: list[list[float]], activations: Tensor) -> Tensor:
+    """B lists of N floats -> (B, *S)."""
+    return torch.tensor(maps, dtype=torch.float64).reshape(activations.shape[0], *activations.shape[2:])
+
+
+def combine(channels: Channels, weights: Sequence[float]) -> list[float]:
+    """sum_k w_k A_k(p), for every p."""
+    return [
+        math.fsum(w * channel[p] for w, channel in zip(weights, channels, strict=True)) for p in range(len(channels[0]))
+    ]
+
+
+def product(channels: Channels, grads: Channels) -> Channels:
+    return [[g * a for g, a in zip(gs, row, strict=True)] for gs, row in zip(grads, channels, strict=True)]
+
+
+def each_channel(
+    weight: Callable[[list[float], list[float]], float],
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make a method of a weight that depends on one channel's activations and gradients."""
+
+    def method(activations: Tensor, grads: Tensor) -> Tensor:
+        return as_maps(
+            [
+                combine(channels, [weight(a, g) for a, g in zip(channels, gs, strict=True)])
+                for channels, gs in zip(samples(activations), samples(grads), strict=True)
+            ],
+            activations,
+        )
+
+    return method
+
+
+def each_place(
+    term: Callable[[float, float], float],
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make a method of a term that depends on one activation and its gradient, summed over channels."""
+
+    def method(activations: Tensor, grads: Tensor) -> Tensor:
+        maps = []
+        for channels, gs in zip(samples(activations), samples(grads), strict=True):
+            positions = range(len(channels[0]))
+            maps.append([math.fsum(term(channels[k][p], gs[k][p]) for k in range(len(channels))) for p in positions])
+        return as_maps(maps, activations)
+
+    return method
+
+
+# ------------------------------------------------------------------------------------------------- activations only
+
+
+def cam(activations: Tensor, grads: Tensor, *, weights: Tensor) -> Tensor:
+    rows: list[list[float]] = weights.double().expand(activations.shape[:2]).tolist()
+    return as_maps([combine(a, w) for a, w in zip(samples(activations), rows, strict=True)], activations)
+
+
+def random_cam(activations: Tensor, grads: Tensor, *, weights: Tensor) -> Tensor:
+    return cam(activations, grads, weights=weights)
+
+
+def fem(activations: Tensor, grads: Tensor, *, k: float = 2.0) -> Tensor:
+    maps = []
+    for channels in samples(activations):
+        means = [mean(channel) for channel in channels]
+        sigmas = [math.sqrt(mean([(a - m) ** 2 for a in row])) for row, m in zip(channels, means, strict=True)]
+        binary = [
+            [1.0 if a >= m + k * s else 0.0 for a in row] for row, m, s in zip(channels, means, sigmas, strict=True)
+        ]
+        maps.append(combine(binary, means))
+    return as_maps(maps, activations)
+
+
+# -------------------------------------------------------------------------------------------------------- gradients
+
+
+def alphas(a: list[float], g: list[float]) -> list[float]:
+    """Eq. 19 of Grad-CAM++, in its own form, for one channel."""
+    total = math.fsum(a)
+    return [divide(x**2, 2 * x**2 + total * x**3) for x in g]
+
+
+def _plusplus(a: list[float], g: list[float]) -> float:
+    return math.fsum(alpha * relu(x) for alpha, x in zip(alphas(a, g), g, strict=True))
+
+
+def _plusplus_normalized(a: list[float], g: list[float]) -> float:
+    total = math.fsum(alphas(a, g))
+    return math.fsum(divide(alpha, total) * relu(x) for alpha, x in zip(alphas(a, g), g, strict=True))
+
+
+grad_cam = each_channel(lambda a, g: mean(g))
+xgrad_cam = each_channel(lambda a, g: divide(dot(a, g), math.fsum(a)))
+grad_cam_plusplus_paper = each_channel(_plusplus)
+grad_cam_plusplus_normalized = each_channel(_plusplus_normalized)
+hires_cam = each_place(lambda a, g: g * a)
+elementwise_grad_cam = each_place(lambda a, g: relu(g * a))
+layer_cam = each_place(lambda a, g: relu(g) * a)
+
+
+def grad_cam_plusplus(activations: Tensor, grads: Tensor, *, normalized: bool = False) -> Tensor:
+    method = grad_cam_plusplus_normalized if normalized else grad_cam_plusplus_paper
+    return method(activations, grads)
+
+
+def bag_cam(activations: Tensor, grads: Tensor) -> Tensor:
+    maps = []
+    for channels, gs in zip(samples(activations), samples(grads), strict=True):
+        products = product(channels, gs)
+        regional = [mean([1 + t for t in row]) for row in products]
+        positions = range(len(channels[0]))
+        maps.append([math.fsum(relu(w * row[p]) for w, row in zip(regional, products, strict=True)) for p in positions])
+    return as_maps(maps, activations)
+
+
+# ------------------------------------------------------------------------------------------------- first components
+
+
+def oriented(component: list[float], features: Channels, sign: str) -> list[float]:
+    """Choose between a component and its negative."""
+    if sign == "sum":
+        evidence = math.fsum(component)
+    elif sign == "absmax":
+        evidence = max(component, key=abs)
+    else:
+        energy = [math.fsum(relu(row[p]) for row in features) for p in range(len(component))]
+        deviations = [c - mean(component) for c in component]
+        evidence = dot([e - mean(energy) for e in energy], deviations) or math.fsum(component)
+    return [-c for c in component] if evidence < 0 else component
+
+
+def svd_map(features: list[Channels], sign: str, centered: bool = False) -> list[list[float]]:
+    """Project each sample's pixel vectors on the first right singular vector of a full SVD."""
+    maps = []
+    for channels in features:
+        shifts = [mean(row) if centered else 0.0 for row in channels]
+        moved = [[a - shift for a in row] for row, shift in zip(channels, shifts, strict=True)]
+        _, _, vh = torch.linalg.svd(torch.tensor(moved, dtype=torch.float64).T, full_matrices=True)
+        direction: list[float] = vh[0].tolist()
+        maps.append(oriented(combine(moved, direction), channels, sign))
+    return maps
+
+
+def eigen_cam(activations: Tensor, grads: Tensor, *, centered: bool = False, sign: str | None = None) -> Tensor:
+    sign = sign or ("corr_mean" if centered else "sum")
+    return as_maps(svd_map(samples(activations), sign, centered), activations)
+
+
+def eigen_grad_cam(activations: Tensor, grads: Tensor, *, centered: bool = False, sign: str = "corr_mean") -> Tensor:
+    features = [product(a, g) for a, g in zip(samples(activations), samples(grads), strict=True)]
+    return as_maps(svd_map(features, sign, centered), activations)
+
+
+def seg_eigen_cam(activations: Tensor, grads: Tensor, *, sign: str = "absmax") -> Tensor:
+    features = [product(a, g) for a, g in zip(samples(activations), samples(grads.abs()), strict=True)]
+    return as_maps(svd_map(features, sign), activations)
+
+
+def kernel_value(x: Sequence[float], y: Sequence[float], kernel: str, gamma: float, coef0: float, degree: int) -> float:
+    if kernel == "sigmoid":
+        return math.tanh(gamma * dot(x, y) + coef0)
+    if kernel == "poly":
+        return (gamma * dot(x, y) + coef0) ** degree
+    if kernel == "rbf":
+        return math.exp(-gamma * math.fsum((a - b) ** 2 for a, b in zip(x, y, strict=True)))
+    if kernel == "cosine":
+        return divide(dot(x, y), math.sqrt(dot(x, x) * dot(y, y)))
+    return dot(x, y)
+
+
+def kpca_cam(
+    activations: Tensor,
+    grads: Tensor,
+    *,
+    kernel: str = "sigmoid",
+    gamma: float | None = None,
+    coef0: float = 1.0,
+    degree: int = 3,
+    sign: str = "corr_mean",
+) -> Tensor:
+    maps = []
+    for channels in samples(activations):
+        vectors = list(zip(*channels, strict=True))
+        scale = 1 / len(channels) if gamma is None else gamma
+        gram = [[kernel_value(x, y, kernel, scale, coef0, degree) for y in vectors] for x in vectors]
+        count = len(vectors)
+        centering = torch.eye(count, dtype=torch.float64) - 1 / count
+        values, eigenvectors = torch.linalg.eigh(centering @ torch.tensor(gram, dtype=torch.float64) @ centering)
+        norm = math.sqrt(max(float(values[-1]), 0.0))
+        maps.append(oriented([norm * v for v in eigenvectors[:, -1].tolist()], channels, sign))
+    return as_maps(maps, activations)
+
+
+# ----------------------------------------------------------------------------------------------------- perturbations
+
+
+def ablation_cam(
+    activations: Tensor,
+    grads: Tensor,
+    *,
+    tail: Callable[[Tensor], Tensor],
+    slope: str | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    maps = []
+    for sample, channels in zip(activations.double(), samples(activations), strict=True):
+        score = float(tail(sample[None])[0])
+        weights = []
+        for k, channel in enumerate(channels):
+            ablated = sample.clone()
+            ablated[k] = 0
+            drop = score - float(tail(ablated[None])[0])
+            divisor = {"score": abs(score), "l1": math.fsum(abs(a) for a in channel)}.get(slope or "", 1.0)
+            weights.append(divide(drop, divisor))
+        maps.append(combine(channels, weights))
+    return as_maps(maps, activations)
+
+
+def linear_weights(old: int, new: int, place: int) -> dict[int, float]:
+    """Weights of the old pixels in a new one, their centers at half integers and the border repeated."""
+    center = max((place + 0.5) * old / new - 0.5, 0.0)
+    low = math.floor(center)
+    weights: dict[int, float] = {}
+    for index, weight in ((low, 1 - (center - low)), (low + 1, center - low)):
+        weights[min(index, old - 1)] = weights.get(min(index, old - 1), 0.0) + weight
+    return weights
+
+
+def resized(channel: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize one map (*S) linearly, place by place."""
+    new = torch.zeros(tuple(size), dtype=torch.float64)
+    for place in itertools.product(*map(range, size)):
+        axes = [linear_weights(old, n, p).items() for old, n, p in zip(channel.shape, size, place, strict=True)]
+        new[place] = math.fsum(
+            math.prod(weight for _, weight in corner) * float(channel[tuple(index for index, _ in corner)])
+            for corner in itertools.product(*axes)
+        )
+    return new
+
+
+def mask_of(channel: Tensor, size: Sequence[int]) -> Tensor:
+    """Score-CAM's mask: min-max of the upsampled channel, 0 for a constant one."""
+    if bool(channel.max() == channel.min()):
+        return torch.zeros(tuple(size), dtype=torch.float64)
+    up = resized(channel, size)
+    return (up - up.min()) / (up.max() - up.min())
+
+
+def score_cam(
+    activations: Tensor,
+    grads: Tensor,
+    *,
+    forward: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    form: str = "softmax",
+    chunk_size: int | None = None,
+) -> Tensor:
+    maps = []
+    for sample, image, channels in zip(activations.double(), inputs.double(), samples(activations), strict=True):
+        scores = [float(forward((image * mask_of(channel, image.shape[1:]))[None])[0]) for channel in sample]
+        if form == "softmax":
+            exponentials = [math.exp(score - max(scores)) for score in scores]
+            weights = [e / math.fsum(exponentials) for e in exponentials]
+        else:
+            weights = [0.0 if max(row) == min(row) else s for row, s in zip(channels, scores, strict=True)]
+        maps.append(combine(channels, weights))
+    return as_maps(maps, activations)
+
+
+Oracle = Callable[..., Any]
