@@ -1,0 +1,164 @@
+"""Which layer: candidates of a model, how each lays out space, and whether the score depends on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ._capture import capture_many
+from ._check import CaptureError, describe
+from ._graft import call, copied, graft
+from ._types import Inputs, Layout, Target
+from .layout import Reading, read
+
+_PASSES_ON = re.compile("dropout|droppath|identity")
+_NO_FEATURES = re.compile("(max|avg|adaptive|lp|blur).*pool|permute|flatten|softmax|linear")
+"""Modules whose output is no new feature map: pooled, reshaped, or one projection of many inside a block."""
+
+
+class Suggestion(NamedTuple):
+    """A layer that could be explained.
+
+    Attributes:
+        name: dotted name, as `capture` takes it.
+        spatial: the map's spatial shape.
+        channels: C.
+        depends: whether the score depends on it at any place of the map.
+        layout: what makes its output a map; None where it is one already.
+        reason: for the first of a list, why it is; for the others, what it is.
+    """
+
+    name: str
+    spatial: tuple[int, ...]
+    channels: int
+    depends: bool
+    layout: Layout | None
+    reason: str
+
+
+def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Suggestion]:
+    """List the layers that can be explained, the best first.
+
+    The first is the last layer, in the order of computation, that still has a grid and on which the score depends at
+    its places: the features just before pooling in a convolutional network or Swin, the norm before the last attention
+    in a vision transformer with a class token, whose last block no longer passes the patches on. Pooling, dropout,
+    reshaping and class maps are left out; of layers that return one and the same tensor, the outermost stands for all.
+
+    Args:
+        model: any module; left exactly as it is.
+        inputs: what the model is called with; the first floating-point tensor is the image. Its first sample is used.
+        target: as for `capture`.
+
+    Returns:
+        Suggestions; after the first, those the score depends on from the last to the first, then the rest.
+
+    Raises:
+        CaptureError: no layer has a grid.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+        >>> suggest(net, torch.rand(1, 3, 8, 8))[0].name
+        '1'
+    """
+    if not model.training:
+        inputs, target = _first_sample(inputs), _first_sample(target)
+    image = next((t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.is_floating_point()), None)
+    if image is None or image.ndim < 3:
+        raise CaptureError(f"suggest: expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
+    found = _candidates(model, *_survey(model, inputs), image)
+    if not found:
+        raise CaptureError(
+            f"no layer of this {type(model).__name__} has a grid like the image's, {tuple(image.shape[2:])}: name the "
+            "layer, and pass a layout (camfn.layout)"
+        )
+    captured = capture_many(model, list(found))(inputs, target)
+    suggestions = []
+    for name, reading in reversed(list(found.items())):
+        grads = captured[name].grads
+        depends = bool((reading.layout.to_map(grads) if reading.layout else grads).any())
+        about = f"{type(model.get_submodule(name)).__name__}, {reading.words}"
+        reason = about if depends else f"{about}; the score does not depend on it at any place"
+        suggestions.append(Suggestion(name, reading.spatial, reading.channels, depends, reading.layout, reason))
+    suggestions.sort(key=lambda suggestion: not suggestion.depends)
+    first = suggestions[0]
+    suggestions[0] = first._replace(reason=f"{_why_first(first, found)} ({first.reason})")
+    return suggestions
+
+
+def _why_first(first: Suggestion, found: dict[str, Reading]) -> str:
+    if not first.depends:
+        return "the last layer with a grid, but the score depends on no layer: are the weights of the head zero?"
+    later = list(found)[list(found).index(first.name) + 1 :]
+    if later:
+        return f"the last layer whose places the score depends on; it no longer does at {later[-1]}"
+    return "the last layer with a grid, just before pooling"
+
+
+class _Seen(NamedTuple):
+    name: str
+    module: nn.Module
+    output: Tensor
+
+
+def _survey(model: nn.Module, inputs: Inputs) -> tuple[list[_Seen], Any]:
+    """Run every module once, and list those that ran once and return one tensor, in the order they finished."""
+    names = {id(module): name for name, module in model.named_modules()}
+    seen: dict[str, list[Any]] = {}
+    watched = graft(model, lambda module: True)
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, args, output: seen.setdefault(name, []).append(output)
+
+    for key, module in watched.owned.items():
+        module.register_forward_hook(watch(names[key]))
+    with torch.inference_mode(False), torch.no_grad():
+        outputs = call(watched, copied(inputs))
+    once = []
+    for name, calls in seen.items():
+        tensors = [leaf for leaf in pytree.tree_leaves(calls) if isinstance(leaf, Tensor)]
+        if len(calls) == 1 and len(tensors) == 1 and tensors[0].is_floating_point():
+            once.append(_Seen(name, model.get_submodule(name), tensors[0]))
+    return once, outputs
+
+
+def _candidates(model: nn.Module, seen: list[_Seen], outputs: Any, image: Tensor) -> dict[str, Reading]:
+    """Keep the layers that hold features on a grid; one of all that return the same tensor."""
+    same: dict[int, list[_Seen]] = {}
+    for layer in seen:
+        same.setdefault(id(layer.output), []).append(layer)
+    prefix = getattr(model, "num_prefix_tokens", None)
+    found = {}
+    for group in same.values():
+        named = [layer for layer in group if layer.name and not _is(_PASSES_ON, layer.module)]
+        if not named or _is(_NO_FEATURES, named[0].module):
+            continue
+        outermost = min(reversed(named), key=lambda layer: layer.name.count("."))
+        output = outermost.output
+        reading = read(output.shape, image.shape[2:], prefix=prefix) if output.shape[0] == image.shape[0] else None
+        if reading and max(reading.spatial) > 1 and not _is_class_map(output, outputs):
+            found[outermost.name] = reading
+    return found
+
+
+def _is(kind: re.Pattern[str], module: nn.Module) -> bool:
+    return kind.search(type(module).__name__.lower()) is not None
+
+
+def _is_class_map(output: Tensor, outputs: Any) -> bool:
+    """Whether the model's output is the mean of this one over space: a score map of each class, no features."""
+    if not isinstance(outputs, Tensor) or output.ndim < 3 or outputs.shape != output.shape[:2]:
+        return False
+    return torch.allclose(output.flatten(2).mean(2), outputs, rtol=1e-3, atol=1e-5)
+
+
+def _first_sample(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        value = dict(value)
+    if isinstance(value, list) and all(isinstance(item, int) or callable(item) for item in value):
+        return value[:1]
+    return pytree.tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.ndim else leaf, value)
