@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -17,9 +17,7 @@ from ._pixels import as_photo, extra
 if TYPE_CHECKING:
     from os import PathLike
 
-    from PIL.ImageFont import FreeTypeFont, ImageFont
-
-    Font = FreeTypeFont | ImageFont
+    from PIL.ImageFont import FreeTypeFont
 
 
 def montage(
@@ -30,13 +28,14 @@ def montage(
     cell: tuple[int, int] | None = None,
     padding: int = 8,
     caption_size: int | None = None,
+    font: str | PathLike[str] | None = None,
     background: float = 1.0,
 ) -> Tensor:
     """Lay pictures out in a grid, each with its caption below.
 
     Each picture is scaled, sides in proportion, to fit a cell all of them share and is centered in it. A caption is
     wrapped to the width of its cell, which it widens to six times its letters' size; a word wider than that is broken.
-    Nothing is cut off. Pillow's own font is used, which has few letters beyond ASCII and draws others as boxes.
+    Nothing is cut off.
 
     Args:
         images: (3, H, W) pictures of any sizes, float in [0, 1] or uint8; or one (N, 3, H, W) tensor.
@@ -45,6 +44,8 @@ def montage(
         cell: (height, width) of the common cell in pixels, by default the greatest height and the greatest width.
         padding: pixels between the pictures and around them.
         caption_size: font size in pixels, by default a sixteenth of the cell's width, 12 to 32.
+        font: a TrueType or OpenType file; by default Pillow's own font, which has few letters beyond ASCII and draws
+            others, such as é, as boxes.
         background: gray value in [0, 1] behind the pictures; captions are black on a light one, white on a dark one.
 
     Returns:
@@ -52,6 +53,7 @@ def montage(
 
     Raises:
         ValueError: no pictures; not one caption for each; one that is no picture; a size below 1.
+        OSError: `font` cannot be read.
         ImportError: captions were given and Pillow is missing.
 
     Example:
@@ -74,7 +76,7 @@ def montage(
     for start in range(0, len(photos), count):
         cells = [_letterbox(photo, height, width, background) for photo in photos[start : start + count]]
         if captions is not None:
-            strips = _captions(captions[start : start + count], width, size, background)
+            strips = _captions(captions[start : start + count], width, size, font, background)
             pairs = zip(cells, strips, strict=True)
             cells = [torch.cat([picture, strip.to(first).expand(3, -1, -1)], dim=1) for picture, strip in pairs]
         cells += [torch.full_like(cells[0], background)] * (count - len(cells))
@@ -117,27 +119,29 @@ def _letterbox(photo: Tensor, height: int, width: int, background: float) -> Ten
     return functional.pad(photo, sides, value=background)
 
 
-def _captions(texts: Sequence[str], width: int, size: int, background: float) -> list[Tensor]:
+def _captions(
+    texts: Sequence[str], width: int, size: int, font: str | PathLike[str] | None, background: float
+) -> list[Tensor]:
     """Draw texts as (1, height, width) gray strips, as high as the one with most lines needs."""
     with extra("Pillow", "a montage with captions"):
         from PIL import Image, ImageDraw, ImageFont
 
-    font = ImageFont.load_default(size)
-    blocks = [_wrap(text, width - 2, font) for text in texts]  # a glyph may reach a pixel beyond its advance
-    line, gap = math.ceil(1.3 * size), math.ceil(0.3 * size)
+    letters = cast("FreeTypeFont", ImageFont.load_default(size)) if font is None else ImageFont.truetype(font, size)
+    blocks = [_wrap(text, width - 2, letters) for text in texts]  # a glyph may reach a pixel beyond its advance
+    line, gap = max(math.ceil(1.3 * size), sum(letters.getmetrics())), math.ceil(0.3 * size)
     strips = []
     for block in blocks:
         ink = Image.new("L", (width, gap + line * max(map(len, blocks))))
         draw = ImageDraw.Draw(ink)
         for row, words in enumerate(block):
-            draw.text((width / 2, gap + row * line), words, fill=255, font=font, anchor="ma")
+            draw.text((width / 2, gap + row * line), words, fill=255, font=letters, anchor="ma")
         alpha = torch.from_numpy(np.array(ink)).float()[None] / 255
         foreground = 0.0 if background >= 0.5 else 1.0
         strips.append(background + alpha * (foreground - background))
     return strips
 
 
-def _wrap(text: str, width: int, font: Font) -> list[str]:
+def _wrap(text: str, width: int, font: FreeTypeFont) -> list[str]:
     """Break a text into lines no wider than `width` pixels: at spaces, and inside a word only where it is wider."""
     lines: list[str] = []
     for paragraph in text.split("\n"):

@@ -52,10 +52,9 @@ def pixels(x: Tensor) -> Tensor:
 
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Return `numerator / denominator`, and exactly 0 where the denominator is 0, with finite derivatives there."""
-    zero = denominator == 0
-    # the denominator is masked as well as the quotient: a backward through `where` turns an unmasked inf into NaN
-    return torch.where(zero, 0.0, numerator / torch.where(zero, 1.0, denominator))
+    """Return `numerator / denominator`, and exactly 0 where the denominator is 0, with derivatives of 0 there."""
+    # x / inf is 0 and so are both its derivatives; masking the quotient instead would leave NaN in the backward
+    return numerator / torch.where(denominator == 0, torch.inf, denominator)
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
@@ -137,7 +136,7 @@ def first_component(rows: Tensor) -> Tensor:
         tensor([[3., 4.]])
     """
     # the squares in a Gram matrix underflow where gradients are tiny (saturated scores): take the scale out first
-    scale = rows.detach().abs().amax((-2, -1))
+    scale: Tensor = torch.linalg.vector_norm(rows.detach(), torch.inf, (-2, -1))
     unit = safe_divide(rows, scale[..., None, None])
     if unit.shape[-2] <= unit.shape[-1]:
         value, left = leading_pair(einsum(unit, unit, "b i c, b j c -> b i j"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import urllib.request
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise LoadError(f"{file} is not a state dict: save model.state_dict() and give that")
     wrapped = all(key.startswith("module.") for key in content)
-    return {key.removeprefix("module.") if wrapped else key: value for key, value in content.items()}
+    return {key.removeprefix("module."): value for key, value in content.items()} if wrapped else content
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
@@ -73,8 +74,13 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     if reshaped:
         missing, unexpected = [key for key in own if key not in state], [key for key in state if key not in own]
     else:
-        # torch supplies what old checkpoints lack, such as num_batches_tracked
+        if not hasattr(state, "_metadata"):
+            # versions of the modules, which safetensors does not keep and MNASNet insists on
+            state = OrderedDict(state)
+            state._metadata = own._metadata  # type: ignore[attr-defined]
         missing, unexpected = model.load_state_dict(state, strict=False)
+        # older than torch 0.4.1; only training reads it
+        missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     found = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     if any(found.values()):
         counts = ", ".join(f"{len(keys)} {what} (as {keys[0]})" for what, keys in found.items() if keys)

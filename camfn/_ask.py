@@ -1,0 +1,174 @@
+"""What a user asks of the command line, in words, checked before anything runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import methods
+from ._check import layer_name
+from .zoo import Loaded, synonyms
+
+RECORD = "explanations.json"
+
+
+class UsageError(ValueError):
+    """Something was asked for that cannot be done; the message is one line and says what can."""
+
+
+class Wanted(NamedTuple):
+    """Classes to explain for each photo.
+
+    Attributes:
+        index: one class for all photos, or None for the best of each.
+        count: how many of the best.
+    """
+
+    index: int | None
+    count: int
+
+    @property
+    def suffixes(self) -> list[str]:
+        """Tell the files of the classes apart; known before any forward, so that existing files can be."""
+        if self.index is not None:
+            return [f".{self.index}"]
+        return [""] if self.count == 1 else [f".top{rank}" for rank in range(1, self.count + 1)]
+
+
+class Plan(NamedTuple):
+    """A photo and the files to be made of it, without their ending: one a class."""
+
+    photo: Path
+    bases: list[Path]
+
+
+def pick_method(name: str, seed: int) -> Callable[..., Tensor]:
+    """Find a method by name; the random one gets its generator."""
+    if name not in methods.__all__:
+        raise UsageError(f"no method {name!r}. {_near(name, methods.__all__)}; see: camfn methods")
+    method: Callable[..., Tensor] = getattr(methods, name)
+    if name == "random_cam":
+        return partial(method, generator=torch.Generator().manual_seed(seed))
+    return method
+
+
+def pick_device(name: str) -> torch.device:
+    """Find a device that can be used here."""
+    kind, _, number = name.partition(":")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if kind not in there or (number and not number.isdecimal()):
+        raise UsageError(f"no device {name!r}: expected cpu, cuda, mps or auto")
+    if int(number or 0) >= there[kind]:
+        raise UsageError(f"the device {name} cannot be used on this machine: take --device cpu or --device auto")
+    return torch.device(f"{kind}:{number}" if number else kind)
+
+
+def pick_target(text: str, loaded: Loaded) -> Wanted:
+    """Understand a class index, a class name, `top` or `top:3`."""
+    count = class_count(loaded)
+    word, _, number = text.partition(":")
+    if word == "top":
+        if number and not (number.isdecimal() and int(number)):
+            raise UsageError(f"target {text!r}: expected top or top:K, as top:3")
+        return Wanted(None, min(int(number or 1), count or int(number or 1)))
+    if text.lstrip("-").isdecimal():
+        index = int(text)
+        if index < 0 or (count is not None and index >= count):
+            known = f"{count} classes, 0 to {count - 1}" if count else "classes from 0"
+            raise UsageError(f"class {index} is out of range: {loaded.name} has {known}")
+        return Wanted(index, 1)
+    if loaded.classes is None:
+        raise UsageError(f"the class names of {loaded.name} are not known: give an index, top or top:3, not {text!r}")
+    return Wanted(_class_named(text, loaded.classes), 1)
+
+
+def class_count(loaded: Loaded) -> int | None:
+    """Count the classes of a model, where that can be told without running it."""
+    if loaded.classes is not None:
+        return len(loaded.classes)
+    count = getattr(loaded.model, "num_classes", None)
+    if count == 0:
+        raise UsageError(f"{loaded.name} has no classes: it ends in features, without a classifier")
+    return count if isinstance(count, int) else None
+
+
+def pick_layer(model: nn.Module, name: str) -> str | None:
+    """Check the name of a layer; None stands for `auto`."""
+    return None if name == "auto" else layer_name(model, name)
+
+
+def plan(photos: Sequence[Path], out: Path, method: str, wanted: Wanted, force: bool) -> list[Plan]:
+    """Choose the files to write, and see that they may be written.
+
+    A photo's files are named after its stem. Where several photos have one stem, in any case of letters, the later ones
+    are numbered: cat, cat-2, cat-3.
+    """
+    plans = [
+        Plan(photo, [out / f"{stem}.{method}{suffix}" for suffix in wanted.suffixes])
+        for photo, stem in zip(photos, _unique(photo.stem for photo in photos), strict=True)
+    ]
+    files = [with_ending(base, end) for item in plans for base in item.bases for end in ("png", "npy")] + [out / RECORD]
+    inputs = {photo.resolve() for photo in photos}
+    for file in files:
+        if file.resolve() in inputs:
+            raise UsageError(f"the output {file} would replace a photo given: choose another --out")
+        if os.path.lexists(file) and not force:
+            raise UsageError(f"{file} exists already: give --force to replace it, or choose another --out")
+    folder = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"cannot write to {out}: {folder} is not a folder that may be written to")
+    return plans
+
+
+def with_ending(base: Path, end: str) -> Path:
+    """Append an ending; `Path.with_suffix` would replace the method's name."""
+    return base.with_name(f"{base.name}.{end}")
+
+
+def _unique(stems: Iterable[str]) -> list[str]:
+    taken: set[str] = set()
+    names = []
+    for stem in stems:
+        name, number = stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _class_named(text: str, classes: list[str]) -> int:
+    """Find a class by its name, then without regard to case, then by its other names."""
+    exact = [i for i, name in enumerate(classes) if name == text]
+    if len(exact) == 1:
+        return exact[0]
+    word = text.casefold()
+    others = synonyms(classes)
+    found = [i for i, name in enumerate(classes) if name.casefold() == word]
+    found = found or [i for i, names in enumerate(others) if word in (name.casefold() for name in names)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        places = " or ".join(f"{i} ({', '.join(others[i]) or classes[i]})" for i in found)
+        raise UsageError(f"several classes are called {text!r}: give an index, {places}")
+    names = dict.fromkeys([*classes, *(name for names in others for name in names)])
+    raise UsageError(f"no class {text!r}. {_near(text, list(names))}; or give an index, top or top:3")
+
+
+def _near(text: str, names: Sequence[str]) -> str:
+    """Name the nearest of `names`: by spelling, then those that have the text as a word."""
+    folded = {name.casefold(): name for name in names}
+    close = [folded[match] for match in get_close_matches(text.casefold(), folded, n=3)]
+    words = [name for name in names if text.casefold() in name.casefold().replace("_", " ").split()]
+    close = list(dict.fromkeys([*close, *words]))[:4]
+    return f"Did you mean {' or '.join(map(repr, close))}?" if close else f"There are {', '.join(names[:5])} ..."

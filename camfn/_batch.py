@@ -1,0 +1,156 @@
+"""Maps for one batch of photos: the layer, the classes, and the method's context, from what a user asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import Captured, Layout, diagnose, explainer, layers, methods, observe
+from ._ask import UsageError, Wanted
+from .layout import read
+from .targets import logits_of
+
+
+class Layer(NamedTuple):
+    """A layer to explain at.
+
+    Attributes:
+        name: dotted.
+        layout: what makes its output a map; None where it is one already.
+        reason: why it was taken.
+    """
+
+    name: str
+    layout: Layout | None
+    reason: str
+
+
+class Explained(NamedTuple):
+    """What came out for one photo.
+
+    Attributes:
+        logits: (K,).
+        classes: those explained.
+        cams: raw maps, (h, w), one a class.
+        problems: why a map is useless, or None, one a class.
+    """
+
+    logits: Tensor
+    classes: list[int]
+    cams: list[Tensor]
+    problems: list[str | None]
+
+
+def choose_layer(model: nn.Module, inputs: Tensor, name: str | None) -> Layer:
+    """Take the layer that was named, or the first that is suggested, with its layout.
+
+    Raises:
+        UsageError: the named layer gives no map of the image.
+        CaptureError: it never runs, or no layer gives a map.
+    """
+    if name is None:
+        best = layers.suggest(model, inputs)[0]
+        return Layer(best.name, best.layout, best.reason)
+    activations, _ = observe(model, name)(inputs[:1])
+    reading = read(activations.shape, inputs.shape[2:], prefix=getattr(model, "num_prefix_tokens", None))
+    if reading is None or max(reading.spatial) == 1:
+        size = " x ".join(map(str, inputs.shape[2:]))
+        raise UsageError(
+            f"layer {name!r} gives {tuple(activations.shape)}, which is no map of a {size} image: name a layer before the "
+            "pooling (see: camfn layers MODEL), or take --layer auto"
+        )
+    return Layer(name, reading.layout, f"as asked for ({reading.words})")
+
+
+def explain_batch(
+    method: Callable[..., Tensor],
+    model: nn.Module,
+    layer: Layer,
+    inputs: Tensor,
+    wanted: Wanted,
+    *,
+    chunk_size: int | None = None,
+) -> list[Explained]:
+    """Explain each photo of a batch for its own classes.
+
+    Args:
+        method: a method of `camfn.methods`, or a partial of one; `cam` gets the rows of the model's head.
+        model: a classifier, on the device of `inputs`.
+        layer: where to explain.
+        inputs: (B, 3, H, W).
+        wanted: the classes.
+        chunk_size: how many perturbed forwards run at once.
+    """
+    with torch.no_grad():
+        logits = logits_of(model(inputs)).float()
+    classes = _classes(logits, wanted)
+    cams: list[list[Tensor]] = [[] for _ in inputs]
+    problems: list[list[str | None]] = [[] for _ in inputs]
+    for target in classes.T:
+        bound = partial(methods.cam, weights=_rows(model, layer, target)) if method is methods.cam else method
+        captured: list[Captured] = []
+        explain = explainer(_watched(bound, captured), model, layer.name, layout=layer.layout, chunk_size=chunk_size)
+        cam = explain(inputs, target)
+        if method is methods.cam:
+            _check_cam(model, layer, cam, target, logits)
+        for i, problem in enumerate(diagnose(captured[0], cam)):
+            cams[i].append(cam[i].float().cpu())
+            problems[i].append(problem)
+    rows = zip(logits.cpu(), classes.tolist(), cams, problems, strict=True)
+    return [Explained(*row) for row in rows]
+
+
+def _classes(logits: Tensor, wanted: Wanted) -> Tensor:
+    """Classes to explain, (B, K)."""
+    if wanted.index is None:
+        return logits.topk(min(wanted.count, logits.shape[1])).indices
+    if wanted.index >= logits.shape[1]:
+        raise UsageError(f"class {wanted.index} is out of range: the model has classes 0 to {logits.shape[1] - 1}")
+    return torch.full((len(logits), 1), wanted.index, device=logits.device)
+
+
+def _watched(method: Callable[..., Tensor], captured: list[Captured]) -> Callable[..., Tensor]:
+    """Keep what a method is given, so that `diagnose` can look at it without a second forward."""
+
+    @wraps(method)  # explainer reads the signature
+    def watch(activations: Tensor, grads: Any = None, outputs: Any = None, **context: Any) -> Tensor:
+        captured.append(Captured(activations, grads, outputs))
+        return method(activations, grads, outputs, **context)
+
+    return watch
+
+
+def _head(model: nn.Module, layer: Layer) -> nn.Linear:
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise UsageError(_no_cam(layer, "there is no linear layer"))
+    return linear[-1]
+
+
+def _rows(model: nn.Module, layer: Layer, target: Tensor) -> Tensor:
+    weight = _head(model, layer).weight
+    if int(target.max()) >= len(weight):
+        raise UsageError(_no_cam(layer, f"the last linear layer has {len(weight)} outputs"))
+    return weight.detach()[target]
+
+
+def _check_cam(model: nn.Module, layer: Layer, cam: Tensor, target: Tensor, logits: Tensor) -> None:
+    """Hold the map to the law of the original CAM: its mean and the bias make the logit."""
+    bias = _head(model, layer).bias
+    given = logits.gather(1, target[:, None])[:, 0]
+    mean = cam.float().flatten(1).mean(1) + (0 if bias is None else bias.detach()[target])
+    far = (mean - given).abs() > 1e-3 * logits.abs().amax(1)
+    if far.any():
+        i = int(far.nonzero()[0])
+        raise UsageError(_no_cam(layer, f"the map's mean and the bias make {mean[i]:.4g}, the logit is {given[i]:.4g}"))
+
+
+def _no_cam(layer: Layer, why: str) -> str:
+    return (
+        f"cam needs global average pooling and one linear layer right after the layer, and nothing else; after {layer.name!r} "
+        f"{why}. grad_cam works everywhere: --method grad_cam"
+    )

@@ -1,0 +1,131 @@
+"""A run of the command line: photos in batches, results written as they come."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from . import image
+from ._ask import RECORD, Plan, Wanted, with_ending
+from ._batch import Explained, Layer, choose_layer, explain_batch
+from ._photo import PhotoError, read_photo
+from .zoo import Loaded
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Job:
+    """What to do, checked; and, while it runs, what was done.
+
+    Attributes:
+        plans: photos and their files.
+        out: folder of `explanations.json`.
+        loaded: model, preprocessing, view, class names.
+        method: a method of `camfn.methods`, or a partial of one.
+        wanted: classes to explain.
+        layer_name: a dotted name, or None for the one that is suggested on the first batch.
+        device: where to run.
+        batch_size: photos at a time.
+        chunk_size: perturbed forwards at a time.
+        alpha: opacity of the overlay.
+        colormap: of the overlay.
+        header: what the record of the run says beside the layer and the photos.
+        layer: once it is chosen.
+        records: one a photo, in order.
+    """
+
+    plans: list[Plan]
+    out: Path
+    loaded: Loaded
+    method: Callable[..., Tensor]
+    wanted: Wanted
+    layer_name: str | None
+    device: torch.device
+    batch_size: int
+    chunk_size: int | None
+    alpha: float
+    colormap: str
+    header: Record
+    layer: Layer | None = None
+    records: list[Record] = field(default_factory=list)
+
+    def run(self) -> Iterator[Record]:
+        """Yield a record for each photo, in order, once its files are written."""
+        self.loaded.model.to(self.device)
+        plans = iter(self.plans)
+        while batch := list(islice(plans, self.batch_size)):
+            photos = [_read(item.photo) for item in batch]
+            explained = iter(self._explain([photo for photo in photos if isinstance(photo, Image.Image)]))
+            for item, photo in zip(batch, photos, strict=True):
+                record: Record = {"photo": str(item.photo), "problem": None, "top": [], "explanations": []}
+                if isinstance(photo, Image.Image):
+                    record |= self._write(item, photo, next(explained))
+                else:
+                    record["problem"] = str(photo)
+                self.records.append(record)
+                self._save()
+                yield record
+
+    def _explain(self, photos: list[Image.Image]) -> list[Explained]:
+        if not photos:
+            return []
+        inputs = torch.stack([self.loaded.preprocess(photo) for photo in photos]).to(self.device)
+        model = self.loaded.model
+        self.layer = self.layer or choose_layer(model, inputs, self.layer_name)
+        return explain_batch(self.method, model, self.layer, inputs, self.wanted, chunk_size=self.chunk_size)
+
+    def _write(self, item: Plan, photo: Image.Image, explained: Explained) -> Record:
+        """Write a photo's maps, and the overlays of those that show something."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        view = torch.from_numpy(np.array(self.loaded.view(photo))).permute(2, 0, 1) / 255
+        found = []
+        for base, index, cam, problem in zip(item.bases, *explained[1:], strict=True):
+            raw, overlay = with_ending(base, "npy"), with_ending(base, "png")
+            np.save(raw, cam.numpy())
+            if problem is None:
+                heatmap = image.normalize(cam[None], signed=self.colormap == "seismic")
+                image.save(image.overlay(view, heatmap, alpha=self.alpha, colormap=self.colormap)[0], overlay)
+            found.append(
+                self._class(explained.logits, index)
+                | {"map": raw.name, "overlay": None if problem else overlay.name, "problem": problem}
+            )
+        best = explained.logits.topk(min(5, len(explained.logits))).indices.tolist()
+        return {"top": [self._class(explained.logits, index) for index in best], "explanations": found}
+
+    def _class(self, logits: Tensor, index: int) -> Record:
+        names, probability = self.loaded.classes, logits.softmax(0)[index].item()
+        score = logits[index].item()
+        return {
+            "index": index,
+            "name": names[index] if names else None,
+            "score": score if math.isfinite(score) else None,
+            "probability": probability if math.isfinite(probability) else None,
+        }
+
+    def _save(self) -> None:
+        """Replace the record of the run as a whole, so that it is never seen half written."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        layer = self.layer and {"name": self.layer.name, "reason": self.layer.reason}
+        text = json.dumps(self.header | {"layer": layer, "photos": self.records}, indent=2, allow_nan=False)
+        partial = self.out / f".{RECORD}.part"
+        partial.write_text(text + "\n", encoding="utf-8")
+        os.replace(partial, self.out / RECORD)
+
+
+def _read(path: Path) -> Image.Image | PhotoError:
+    try:
+        return read_photo(path)
+    except PhotoError as error:
+        return error
