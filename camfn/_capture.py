@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import vjp
 from torch.utils import _pytree as pytree
 
-from ._check import CaptureError, batch_sizes, chosen_tensor, layer_name, one_score_a_sample, ran_once
+from ._check import CaptureError, batch_sizes, chosen_tensor, floating, layer_name, one_score_a_sample, ran_once
 from ._graft import Graft, call, copied, graft, swapped
 from ._types import Captured, Inputs, Layout, ScoreFn, Select, Target
 from .targets import as_score
@@ -196,7 +196,7 @@ def _forward(
 
     def tap(name: str, output: Any) -> Any:
         calls[name] += 1
-        picked = chosen_tensor(name, output, select)
+        picked = floating(name, chosen_tensor(name, output, select))
         activations[name] = picked.clone()
         return output if delta is None else swapped(output, picked, picked + delta(name, picked))
 

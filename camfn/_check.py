@@ -90,6 +90,13 @@ def chosen_tensor(name: str, output: Any, select: Any) -> Tensor:
     return picked
 
 
+def floating(name: str, activations: Tensor) -> Tensor:
+    """Refuse activations that have no derivative."""
+    if activations.is_floating_point():
+        return activations
+    raise CaptureError(f"layer {name!r} returns {activations.dtype}, in which nothing can be differentiated")
+
+
 def describe(value: Any) -> str:
     """Name a value by type and shape, as an error shows it."""
     if isinstance(value, Tensor):

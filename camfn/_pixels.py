@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ._check import is_concrete
 from ._maps import widen
 
 
@@ -39,14 +40,9 @@ def as_maps(maps: Tensor, name: str, *, spatial: int | None = None) -> Tensor:
     return work
 
 
-def is_readable(x: Tensor) -> bool:
-    """Whether Python may branch on the values of `x`: not while compiling or inside vmap and grad."""
-    return not (torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x))
-
-
 def require_finite(maps: Tensor, name: str) -> None:
     """Refuse NaN and infinity in (B, *S) maps and name the samples that hold them."""
-    if not is_readable(maps) or bool(torch.isfinite(maps).all()):
+    if not is_concrete(maps) or bool(torch.isfinite(maps).all()):
         return
     bad = torch.nonzero(~torch.isfinite(maps).flatten(1).all(1)).flatten().tolist()
     raise ValueError(
@@ -58,7 +54,7 @@ def require_finite(maps: Tensor, name: str) -> None:
 
 def within_unit(x: Tensor) -> bool:
     """Whether all values lie in [0, 1], up to half a step of 8 bits, which no picture shows; False for NaN."""
-    if not is_readable(x) or x.numel() == 0:
+    if not is_concrete(x) or x.numel() == 0:
         return True
     low, high = torch.aminmax(x.detach())
     return bool((low >= -1 / 510) & (high <= 1 + 1 / 510))
