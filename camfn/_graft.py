@@ -52,33 +52,40 @@ def graft(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> Graft:
     A module registered at several places has one copy, which stands at all of them.
     """
     owned: dict[int, nn.Module] = {}
-    seen: dict[int, nn.Module] = {}
-    writing: list[nn.Module] = []
-
-    def visit(module: nn.Module) -> nn.Module:
-        if id(module) in seen:
-            return seen[id(module)]
-        children = {name: None if child is None else visit(child) for name, child in module._modules.items()}
-        writes = module.training and bool(module._buffers)
-        moved = any(child is not module._modules[name] for name, child in children.items())
-        copy = module
-        if moved or writes or wanted(module):
-            copy = owned[id(module)] = shallow_copy(module)
-            copy._modules.update(children)
-        if writes:
-            writing.append(copy)
-        seen[id(module)] = copy
-        return copy
-
-    root = visit(model)
+    root = _visit(model, lambda module: wanted(module) or _writes(module), owned, {})
+    writing = [key for key, module in owned.items() if _writes(module)]
     names = {id(module): name for name, module in root.named_modules()} if writing else {}
     statistics = tuple(
-        f"{names[id(module)]}.{key}".lstrip(".")
-        for module in writing
-        for key, buffer in module._buffers.items()
-        if buffer is not None
+        f"{names[id(owned[key])]}.{buffer}".lstrip(".")
+        for key in writing
+        for buffer, value in owned[key]._buffers.items()
+        if value is not None
     )
     return Graft(root, owned, statistics)
+
+
+def _writes(module: nn.Module) -> bool:
+    return module.training and bool(module._buffers)
+
+
+def _visit(
+    module: nn.Module,
+    wanted: Callable[[nn.Module], bool],
+    owned: dict[int, nn.Module],
+    seen: dict[int, nn.Module],
+) -> nn.Module:
+    """Return what stands for `module` in the graft: itself, where nothing below it moved."""
+    if id(module) in seen:
+        return seen[id(module)]
+    children = {
+        name: None if child is None else _visit(child, wanted, owned, seen) for name, child in module._modules.items()
+    }
+    copy = module
+    if wanted(module) or any(child is not module._modules[name] for name, child in children.items()):
+        copy = owned[id(module)] = shallow_copy(module)
+        copy._modules.update(children)
+    seen[id(module)] = copy
+    return copy
 
 
 def shallow_copy(module: nn.Module) -> nn.Module:

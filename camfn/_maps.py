@@ -63,6 +63,12 @@ def safe_sqrt(x: Tensor) -> Tensor:
     return torch.where(clamped, 0.0, torch.where(clamped, 1.0, x).sqrt())
 
 
+def largest(x: Tensor, dims: int | tuple[int, ...]) -> Tensor:
+    """Return the largest magnitude over `dims`, which are kept with size 1; a constant for derivatives."""
+    found: Tensor = torch.linalg.vector_norm(x.detach(), torch.inf, dims, keepdim=True)
+    return found
+
+
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Resize maps linearly, with pixel centers at half integers (`align_corners=False`), not antialiased.
 
@@ -136,15 +142,15 @@ def first_component(rows: Tensor) -> Tensor:
         tensor([[3., 4.]])
     """
     # the squares in a Gram matrix underflow where gradients are tiny (saturated scores): take the scale out first
-    scale: Tensor = torch.linalg.vector_norm(rows.detach(), torch.inf, (-2, -1))
-    unit = safe_divide(rows, scale[..., None, None])
+    scale = largest(rows, (-2, -1))
+    unit = safe_divide(rows, scale)
     if unit.shape[-2] <= unit.shape[-1]:
         value, left = leading_pair(einsum(unit, unit, "b i c, b j c -> b i j"))
         component = safe_sqrt(value)[..., None] * left
     else:
         _, right = leading_pair(einsum(unit, unit, "b n i, b n j -> b i j"))
         component = einsum(unit, right, "b n c, b c -> b n")
-    return component * scale[..., None]
+    return component * scale[..., 0]
 
 
 def orient(component: Tensor, rows: Tensor, sign: Sign) -> Tensor:
@@ -167,15 +173,16 @@ def orient(component: Tensor, rows: Tensor, sign: Sign) -> Tensor:
         >>> orient(torch.tensor([[-3.0, 1.0]]), torch.ones(1, 2, 1), "absmax")
         tensor([[ 3., -1.]])
     """
-    fixed = component.detach()
+    # only a sign is wanted: without its scale the component makes no product below underflow
+    fixed = safe_divide(component, largest(component, -1)).detach()
     total = fixed.sum(-1, keepdim=True)
     if sign == "sum":
         evidence = total
     elif sign == "absmax":
         evidence = fixed.gather(-1, fixed.abs().argmax(-1, keepdim=True))
     elif sign == "corr_mean":
-        mean = rows.detach().relu().sum(-1)
-        deviation = mean - mean.mean(-1, keepdim=True)
+        energy = rows.detach().relu().sum(-1)
+        deviation = energy - energy.mean(-1, keepdim=True)
         covariance = (deviation * (fixed - fixed.mean(-1, keepdim=True))).sum(-1, keepdim=True)
         evidence = torch.where(covariance == 0, total, covariance)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,10 @@ def record(
     return run
 
 
+_Value: TypeAlias = tuple[list[Any], pytree.TreeSpec]
+"""A recorded value while it may still be overwritten: its leaves, tensors as `_Leaf`, and how they are put together."""
+
+
 class _Leaf:
     """A tensor that a module returned, and a copy of it as it was at `version`."""
 
@@ -146,10 +150,10 @@ class _Recorder:
         }
         inside = {id(module) for module in layer.modules()}
         self.name, self.depth, self.calls = name, 0, 0
-        self.cut: list[_Leaf | Any] | None = None
+        self.cut: _Value | None = None
         self.leaves: dict[int, _Leaf] = {}
         self.entered: list[tuple[_Leaf, int]] = []
-        self.answers: defaultdict[int, list[tuple[list[Any], pytree.TreeSpec]]] = defaultdict(list)
+        self.answers: defaultdict[int, list[_Value]] = defaultdict(list)
         outside = {id(module) for module in model.modules()} - ancestors - inside
         self.graft = graft(model, lambda module: id(module) in outside or module is layer)
         for key in outside:
@@ -159,11 +163,15 @@ class _Recorder:
 
     def run(self, inputs: Any) -> Any:
         self.given = self.keep(inputs)
-        outputs = call(self.graft, inputs)
-        ran_once(self.name, self.calls, self.graft.root)
+        try:
+            outputs = call(self.graft, inputs)
+            ran_once(self.name, self.calls, self.graft.root)
+        finally:
+            # its hooks hold the recorder: without this the tensors would wait for the next collection
+            del self.graft
         return outputs
 
-    def keep(self, output: Any) -> tuple[list[Any], pytree.TreeSpec]:
+    def keep(self, output: Any) -> _Value:
         leaves, spec = pytree.tree_flatten(output)
         return [self.leaf(item) if isinstance(item, Tensor) else item for item in leaves], spec
 
@@ -204,7 +212,7 @@ class _Recorder:
         return answers, _settle(self.cut), _settle(self.given)
 
 
-def _settle(value: tuple[list[Any], pytree.TreeSpec]) -> _Kept:
+def _settle(value: _Value) -> _Kept:
     leaves, spec = value
     written = tuple(isinstance(leaf, _Leaf) and leaf.written for leaf in leaves)
     plain = tuple((leaf.copy if leaf.written else leaf.tensor) if isinstance(leaf, _Leaf) else leaf for leaf in leaves)

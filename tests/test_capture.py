@@ -209,7 +209,7 @@ class TestTheModelAfterwards:
             after = sum(issubclass(type(o), Tensor) for o in gc.get_objects())
         finally:
             gc.enable()
-        assert after == before
+        assert after <= before
 
     def test_a_result_dies_with_its_last_reference(self) -> None:
         net, x = seeded(Net), images(1, 3, 4, 4)

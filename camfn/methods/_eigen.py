@@ -175,8 +175,6 @@ def kpca_cam(
     (a,) = widen(activations)
     rows = pixels(a)
     gram = _kernel_matrix(rows, kernel, 1 / rows.shape[-1] if gamma is None else gamma, coef0, degree)
-    # J K J does not see a constant; taken off first, a kernel matrix of equal entries is centered to exact zeros
-    gram = gram - gram[..., :1, :1]
     gram = gram - gram.mean(-1, keepdim=True)
     gram = gram - gram.mean(-2, keepdim=True)
     value, vector = leading_pair(gram)

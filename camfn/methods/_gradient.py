@@ -125,11 +125,12 @@ def grad_cam_plusplus(activations: Tensor, grads: Tensor, outputs: Any = None, *
         tensor([[0.2500, 0.2500]])
     """
     a, g = widen(activations, grads)
-    # g^2 / (2 g^2 + S g^3) = 1 / (2 + S g): the powers of a small gradient would underflow
-    alpha = safe_divide((g != 0).to(g.dtype), 2 + over_space(spatial_sum(a), g) * g)
+    # alpha = g^2 / (2 g^2 + S g^3) = 1 / (2 + S g) where g != 0: the powers of a small gradient would underflow
+    denominator = 2 + over_space(spatial_sum(a), g) * g
+    weights = spatial_sum(safe_divide(g.relu(), denominator))
     if normalized:
-        alpha = safe_divide(alpha, over_space(spatial_sum(alpha), g))
-    return weighted_sum(a, spatial_sum(alpha * g.relu())).to(activations.dtype)
+        weights = safe_divide(weights, spatial_sum(safe_divide((g != 0).to(g.dtype), denominator)))
+    return weighted_sum(a, weights).to(activations.dtype)
 
 
 def xgrad_cam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
@@ -197,7 +198,7 @@ def bag_cam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
     `L(p) = sum_k ReLU( mean_q(1 + t_k(q)) t_k(p) )` with `t = g A`. The ReLU is inside the sum and part of the formula.
 
     Expects the gradient of the *logarithm* of the class score: take `targets.class_log_probability`, or the logarithm
-    of a positive logit as the authors' code does (`class_score(c)` followed by `.log()`). The two give different maps.
+    of a positive logit as the authors' code does (`class_score(c).log()`). The two give different maps.
     A plain logit gives a map of this form too, but not the paper's. No peer has it.
 
     Source: arXiv 2207.07818; the formula as in the authors' code.
