@@ -1,0 +1,49 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo test test-all lint bench format clean
+
+help:
+	@echo "make demo      explain a real photo with real weights, and draw the maps"
+	@echo "make test      lint, types, tests, doctests, and the code in README and docs"
+	@echo "make test-all  the same and the long sweeps"
+	@echo "make bench     camfn beside its peers: times, ratios, peak memory"
+
+.venv/python:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/demo: pyproject.toml constraints.txt | .venv/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	touch $@
+
+.venv/dev: pyproject.toml constraints.txt | .venv/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ .venv/demo
+
+demo: .venv/demo
+	$(BIN)/python -m camfn.demo
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(PYTEST) --numprocesses 2 --dist worksteal --doctest-modules camfn tests benchmarks -m "not sweep"
+
+test-all: lint
+	$(PYTEST) --numprocesses 2 --dist worksteal --doctest-modules camfn tests benchmarks
+
+bench: .venv/dev
+	mkdir -p out
+	$(PYTEST) benchmarks --benchmark-enable --benchmark-only --benchmark-json out/bench.json
+	$(BIN)/python -m benchmarks.report out/bench.json
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv out
