@@ -44,7 +44,7 @@ def explainer(
         layer: a dotted name as in `model.named_modules()`, or the module itself.
         select: which tensor, where the layer returns a tuple or a dict.
         layout: turns the layer's own shape into (B, C, *spatial), and back.
-        chunk_size: how many perturbed forwards run at once, for the methods that perturb.
+        chunk_size: how many perturbed forwards run at once, for the methods that perturb; None leaves it to the method.
         differentiable: keep the outer graph through the map (gradient methods), so that it may be part of a loss.
 
     Returns:

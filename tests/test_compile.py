@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from inspect import Parameter, signature
 from typing import Any
 
@@ -70,10 +71,8 @@ def test_every_kind_of_target_and_an_explainer() -> None:
     net = seeded(Net)
     kinds: list[Any] = [None, 3, targets.class_log_probability(), targets.rest(1), targets.contrast(weighted=True)]
     for target in [*kinds, targets.class_score(1) - 0.5 * targets.class_score(2), lambda y: y.square().sum(1)]:
-        explain = explainer(grad_cam, net, "blocks.0")
-        check(
-            lambda x, target=target, explain=explain: explain(x, target), *[b[:1] for b in batches()], backend="eager"
-        )
+        explain = partial(explainer(grad_cam, net, "blocks.0"), target=target)
+        check(explain, *[b[:1] for b in batches()], backend="eager")
 
 
 def test_observe_and_an_activation_method() -> None:
