@@ -1,0 +1,54 @@
+"""The docs run, and leave no public name out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import camfn
+from camfn import image, layers, layout, methods, targets
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if CODE.search(page.read_text())], ids=lambda page: page.name)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path) -> None:
+    names: dict[str, object] = {}
+    for block in CODE.findall(page.read_text()):
+        exec(compile(block, str(page), "exec"), names)
+    if page.name == "README.md":
+        assert getattr(names["cam"], "shape", None) == (1, 14, 14)
+        assert getattr(names["per_class"], "shape", None) == (1000, 1, 7, 7)
+
+
+def test_the_readme_and_a_page_have_code() -> None:
+    assert len(CODE.findall((ROOT / "README.md").read_text())) >= 3
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
+def test_every_method_has_its_row(page: str) -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / page).read_text(), re.MULTILINE)
+    assert rows == methods.__all__
+
+
+def test_links_to_files_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_public_name_is_in_the_docs() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    public = [name for name in vars(camfn) if not name.startswith("_") and callable(getattr(camfn, name))]
+    for module in (targets, image, layers, layout):
+        public += [
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__ and callable(value)
+        ]
+    missing = [name for name in public if not re.search(rf"\b{name}\b", text)]
+    assert not missing
