@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
 
 ModelOption = Annotated[str, typer.Option("--model", help="lite0, torchvision:NAME or timm:NAME.")]
@@ -71,21 +71,21 @@ def explain(
 ) -> None:
     """Explain photos: an overlay, the raw map, and a record of the run.
 
-    Writes STEM.METHOD.png (the overlay, on the part of the photo that the network sees), STEM.METHOD.npy (the raw map at
-    the layer's resolution) and one explanations.json. With a class given, its index comes before the ending, as in
-    cat.grad_cam.281.png; with top:K, the rank: cat.grad_cam.top1.png. Photos of one stem are numbered: cat, cat-2.
+    Writes STEM.METHOD.png, the overlay on the part of the photo that the network sees; STEM.METHOD.npy, the raw map at
+    the layer's resolution; and one explanations.json. A class that was named is in the file names, as in
+    cat.grad_cam.281.png; with top:K the rank is, as in cat.grad_cam.top1.png. Of several photos with one stem the later
+    ones are numbered: cat, cat-2.
 
-    Ends with 0 if all went well, with 1 if a photo could not be read or a map shows nothing (the others' results are kept),
-    and with 2, before any forward, if what was asked for cannot be done.
+    Ends with 0 if all went well; with 1 if a photo could not be read or a map shows nothing, the others' results kept;
+    with 2, before any forward, if what was asked for cannot be done.
     """
     with _refusals():
-        from . import image
-        from ._ask import pick_device, pick_layer, pick_method, pick_target, plan
-        from ._job import Job
+        from ._ask import pick_colormap, pick_device, pick_layer, pick_method, pick_target, plan
+        from ._job import Job, versions
         from .zoo import load
 
         chosen, place = pick_method(method, seed), pick_device(device)
-        image.check_colormap(colormap)
+        pick_colormap(colormap)
         loaded = load(model, weights=weights)
         wanted = pick_target(target, loaded)
         job = Job(
@@ -100,7 +100,97 @@ def explain(
             chunk_size=chunk_size,
             alpha=alpha,
             colormap=colormap,
-            header={},
+            header={
+                "model": model,
+                "weights": weights or "default",
+                "method": method,
+                "target": target,
+                "device": str(place),
+                "versions": versions(),
+            },
         )
         problems = _run(job)
     raise typer.Exit(1 if problems else 0)
+
+
+@app.command("methods")
+def list_methods() -> None:
+    """List the methods, each with its meaning in one line."""
+    from . import methods
+
+    table = Table("method", "meaning")
+    for name in methods.__all__:
+        table.add_row(name, _first_line(getattr(methods, name)))
+    Console().print(table)
+
+
+@app.command("layers")
+def list_layers(
+    model: Annotated[str, typer.Argument(help="lite0, torchvision:NAME or timm:NAME.", show_default=False)],
+    weights: WeightsOption = None,
+) -> None:
+    """List the layers of a model that can be explained, the one that `--layer auto` takes first."""
+    with _refusals():
+        import numpy as np
+        from PIL import Image
+
+        from . import layers
+        from .zoo import load
+
+        loaded = load(model, weights=weights)
+        noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+        suggestions = layers.suggest(loaded.model, loaded.preprocess(Image.fromarray(noise))[None])
+    table = Table("layer", "map", "channels", "reason", title=f"{model}: layers, the best first")
+    for item in suggestions:
+        style = None if item.depends else "dim"
+        table.add_row(item.name, " x ".join(map(str, item.spatial)), str(item.channels), item.reason, style=style)
+    Console().print(table)
+
+
+def _run(job: Job) -> int:
+    """Run a job, printing as it goes; count the photos and maps that came out useless."""
+    console = Console(stderr=True)
+    columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # print, unlike typer.echo, goes through what rich puts in the place of sys.stdout to keep lines and bar apart;
+    # what is piped from stdout must not go there
+    redirect = sys.stdout.isatty()
+    problems, announced = 0, False
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=redirect
+    ) as progress:
+        for record in progress.track(job.run(), total=len(job.plans)):
+            if job.layer and not announced:
+                print(f"layer {job.layer.name}: {job.layer.reason}")
+                announced = True
+            problems += _show(record, job.out)
+    print(f"record of the run: {job.record_file}")
+    return problems
+
+
+def _show(record: dict[str, Any], out: Path) -> int:
+    """Print what came of one photo; count what did not."""
+    problems = [record["problem"]] if record["problem"] else []
+    for found in record["explanations"]:
+        label = f"{found['name']} ({found['index']})" if found["name"] else f"class {found['index']}"
+        if found["problem"]:
+            problems.append(f"{record['photo']}: no overlay for {label}: {found['problem']}")
+        else:
+            print(f"{record['photo']}: {label}, probability {found['probability']:.3g}: {out / found['overlay']}")
+    for problem in problems:
+        print(f"camfn: {problem}", file=sys.stderr)
+    return len(problems)
+
+
+def _first_line(method: object) -> str:
+    return (inspect.getdoc(method) or "").partition("\n")[0]
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what cannot be done into one line and exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        # camfn's refusals are ValueErrors whose text says what to do
+        typer.echo("camfn: " + " ".join(str(error).split()), err=True)
+        raise typer.Exit(2) from error

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import methods
+from . import image, methods
 from ._check import layer_name
-from .zoo import Loaded, synonyms
+from ._names import synonyms
+from .zoo import Loaded
 
 RECORD = "explanations.json"
 
@@ -27,19 +28,19 @@ class Wanted(NamedTuple):
     """Classes to explain for each photo.
 
     Attributes:
-        index: one class for all photos, or None for the best of each.
-        count: how many of the best.
+        chosen: one class for all photos, or None for the best of each.
+        best: how many of the best.
     """
 
-    index: int | None
-    count: int
+    chosen: int | None
+    best: int = 1
 
     @property
     def suffixes(self) -> list[str]:
         """Tell the files of the classes apart; known before any forward, so that existing files can be."""
-        if self.index is not None:
-            return [f".{self.index}"]
-        return [""] if self.count == 1 else [f".top{rank}" for rank in range(1, self.count + 1)]
+        if self.chosen is not None:
+            return [f".{self.chosen}"]
+        return [""] if self.best == 1 else [f".top{rank}" for rank in range(1, self.best + 1)]
 
 
 class Plan(NamedTuple):
@@ -52,7 +53,7 @@ class Plan(NamedTuple):
 def pick_method(name: str, seed: int) -> Callable[..., Tensor]:
     """Find a method by name; the random one gets its generator."""
     if name not in methods.__all__:
-        raise UsageError(f"no method {name!r}. {_near(name, methods.__all__)}; see: camfn methods")
+        raise UsageError(f"no method {name!r}. {_near(name, methods.__all__)} All of them: camfn methods")
     method: Callable[..., Tensor] = getattr(methods, name)
     if name == "random_cam":
         return partial(method, generator=torch.Generator().manual_seed(seed))
@@ -72,6 +73,11 @@ def pick_device(name: str) -> torch.device:
     return torch.device(f"{kind}:{number}" if number else kind)
 
 
+def pick_colormap(name: str) -> None:
+    """See that there is such a colormap."""
+    image.colorize(torch.zeros(1, 1, 1), name)
+
+
 def pick_target(text: str, loaded: Loaded) -> Wanted:
     """Understand a class index, a class name, `top` or `top:3`."""
     count = class_count(loaded)
@@ -79,16 +85,18 @@ def pick_target(text: str, loaded: Loaded) -> Wanted:
     if word == "top":
         if number and not (number.isdecimal() and int(number)):
             raise UsageError(f"target {text!r}: expected top or top:K, as top:3")
-        return Wanted(None, min(int(number or 1), count or int(number or 1)))
-    if text.lstrip("-").isdecimal():
+        if count is not None and int(number or 1) > count:
+            raise UsageError(f"target {text!r}: {loaded.name} has {count} classes")
+        return Wanted(None, int(number or 1))
+    if text.removeprefix("-").isdecimal():
         index = int(text)
         if index < 0 or (count is not None and index >= count):
             known = f"{count} classes, 0 to {count - 1}" if count else "classes from 0"
             raise UsageError(f"class {index} is out of range: {loaded.name} has {known}")
-        return Wanted(index, 1)
+        return Wanted(index)
     if loaded.classes is None:
         raise UsageError(f"the class names of {loaded.name} are not known: give an index, top or top:3, not {text!r}")
-    return Wanted(_class_named(text, loaded.classes), 1)
+    return Wanted(_class_named(text, loaded.classes))
 
 
 def class_count(loaded: Loaded) -> int | None:
@@ -162,13 +170,14 @@ def _class_named(text: str, classes: list[str]) -> int:
         places = " or ".join(f"{i} ({', '.join(others[i]) or classes[i]})" for i in found)
         raise UsageError(f"several classes are called {text!r}: give an index, {places}")
     names = dict.fromkeys([*classes, *(name for names in others for name in names)])
-    raise UsageError(f"no class {text!r}. {_near(text, list(names))}; or give an index, top or top:3")
+    raise UsageError(f"no class {text!r}. {_near(text, list(names))} An index, top or top:3 will do as well")
 
 
 def _near(text: str, names: Sequence[str]) -> str:
-    """Name the nearest of `names`: by spelling, then those that have the text as a word."""
+    """Name the nearest of `names`: those that have the text as a word, then by spelling."""
+    word = text.casefold()
     folded = {name.casefold(): name for name in names}
-    close = [folded[match] for match in get_close_matches(text.casefold(), folded, n=3)]
-    words = [name for name in names if text.casefold() in name.casefold().replace("_", " ").split()]
-    close = list(dict.fromkeys([*close, *words]))[:4]
-    return f"Did you mean {' or '.join(map(repr, close))}?" if close else f"There are {', '.join(names[:5])} ..."
+    within = [name for key, name in folded.items() if word in key.replace("_", " ").split()]
+    spelled = [folded[match] for match in get_close_matches(word, folded, n=3)]
+    close = list(dict.fromkeys([*within[:3], *spelled]))[:4]
+    return f"Did you mean {' or '.join(map(repr, close))}?" if close else f"There are {', '.join(names[:5])} and more."

@@ -20,11 +20,13 @@ class Layer(NamedTuple):
 
     Attributes:
         name: dotted.
+        channels: C.
         layout: what makes its output a map; None where it is one already.
         reason: why it was taken.
     """
 
     name: str
+    channels: int
     layout: Layout | None
     reason: str
 
@@ -54,16 +56,16 @@ def choose_layer(model: nn.Module, inputs: Tensor, name: str | None) -> Layer:
     """
     if name is None:
         best = layers.suggest(model, inputs)[0]
-        return Layer(best.name, best.layout, best.reason)
+        return Layer(best.name, best.channels, best.layout, best.reason)
     activations, _ = observe(model, name)(inputs[:1])
     reading = read(activations.shape, inputs.shape[2:], prefix=getattr(model, "num_prefix_tokens", None))
     if reading is None or max(reading.spatial) == 1:
         size = " x ".join(map(str, inputs.shape[2:]))
         raise UsageError(
-            f"layer {name!r} gives {tuple(activations.shape)}, which is no map of a {size} image: name a layer before the "
-            "pooling (see: camfn layers MODEL), or take --layer auto"
+            f"layer {name!r} gives {tuple(activations.shape)}, which is no map of a {size} image: name a layer before "
+            "the pooling (see: camfn layers MODEL), or take --layer auto"
         )
-    return Layer(name, reading.layout, f"as asked for ({reading.words})")
+    return Layer(name, reading.channels, reading.layout, f"as asked for ({reading.words})")
 
 
 def explain_batch(
@@ -99,18 +101,19 @@ def explain_batch(
             _check_cam(model, layer, cam, target, logits)
         for i, problem in enumerate(diagnose(captured[0], cam)):
             cams[i].append(cam[i].float().cpu())
-            problems[i].append(problem)
+            problems[i].append(problem if logits[i].isfinite().all() else "the model's scores are not finite.")
     rows = zip(logits.cpu(), classes.tolist(), cams, problems, strict=True)
     return [Explained(*row) for row in rows]
 
 
 def _classes(logits: Tensor, wanted: Wanted) -> Tensor:
     """Classes to explain, (B, K)."""
-    if wanted.index is None:
-        return logits.topk(min(wanted.count, logits.shape[1])).indices
-    if wanted.index >= logits.shape[1]:
-        raise UsageError(f"class {wanted.index} is out of range: the model has classes 0 to {logits.shape[1] - 1}")
-    return torch.full((len(logits), 1), wanted.index, device=logits.device)
+    batch, count = logits.shape
+    if wanted.best > count or (wanted.chosen or 0) >= count:
+        raise UsageError(f"the model has {count} classes, 0 to {count - 1}, fewer than the target asks for")
+    if wanted.chosen is None:
+        return logits.topk(wanted.best).indices
+    return torch.full((batch, 1), wanted.chosen, device=logits.device)
 
 
 def _watched(method: Callable[..., Tensor], captured: list[Captured]) -> Callable[..., Tensor]:
@@ -132,10 +135,10 @@ def _head(model: nn.Module, layer: Layer) -> nn.Linear:
 
 
 def _rows(model: nn.Module, layer: Layer, target: Tensor) -> Tensor:
-    weight = _head(model, layer).weight
-    if int(target.max()) >= len(weight):
-        raise UsageError(_no_cam(layer, f"the last linear layer has {len(weight)} outputs"))
-    return weight.detach()[target]
+    head = _head(model, layer)
+    if int(target.max()) >= head.out_features or head.in_features != layer.channels:
+        raise UsageError(_no_cam(layer, f"the last linear layer is {head.in_features} to {head.out_features}"))
+    return head.weight.detach()[target]
 
 
 def _check_cam(model: nn.Module, layer: Layer, cam: Tensor, target: Tensor, logits: Tensor) -> None:
@@ -151,6 +154,6 @@ def _check_cam(model: nn.Module, layer: Layer, cam: Tensor, target: Tensor, logi
 
 def _no_cam(layer: Layer, why: str) -> str:
     return (
-        f"cam needs global average pooling and one linear layer right after the layer, and nothing else; after {layer.name!r} "
+        f"cam needs global pooling followed by one linear layer right after the chosen layer, {layer.name!r}; here "
         f"{why}. grad_cam works everywhere: --method grad_cam"
     )

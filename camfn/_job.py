@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -114,14 +115,24 @@ class Job:
             "probability": probability if math.isfinite(probability) else None,
         }
 
+    @property
+    def record_file(self) -> Path:
+        """Where the record of the run goes."""
+        return self.out / RECORD
+
     def _save(self) -> None:
         """Replace the record of the run as a whole, so that it is never seen half written."""
         self.out.mkdir(parents=True, exist_ok=True)
         layer = self.layer and {"name": self.layer.name, "reason": self.layer.reason}
         text = json.dumps(self.header | {"layer": layer, "photos": self.records}, indent=2, allow_nan=False)
-        partial = self.out / f".{RECORD}.part"
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, self.out / RECORD)
+        unfinished = self.out / f".{RECORD}.part"
+        unfinished.write_text(text + "\n", encoding="utf-8")
+        os.replace(unfinished, self.record_file)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the results depend on."""
+    return {name: version(name) for name in ("camfn", "torch", "torchvision", "timm")}
 
 
 def _read(path: Path) -> Image.Image | PhotoError:

@@ -1,4 +1,4 @@
-"""State dicts from local files, and the errors of those that cannot be fetched or do not fit."""
+"""State dicts from local files, and the errors of models and weights that cannot be had."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import urllib.request
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -21,6 +22,18 @@ INSTEAD = "give a local state dict with --weights PATH, or take random weights w
 
 class LoadError(ValueError):
     """A model cannot be loaded as asked; the message says what to ask instead."""
+
+
+def library(name: str) -> Any:
+    """Import a library that camfn does without until a model is asked for.
+
+    Raises:
+        LoadError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise LoadError(f"models are loaded through {name}: pip install 'camfn[cli]'") from error
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -129,7 +142,7 @@ def source_of(config: Any) -> str | None:
 def reason(error: BaseException) -> str:
     """Say in a few words what went wrong: the system's, or the first line of the error's own."""
     words = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-    if isinstance(words, OSError):
+    if isinstance(words, OSError) and words is not error:
         return reason(words)
     lines = str(words).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from functools import partial
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +19,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ._check import near
-from ._weights import INSTEAD, LoadError, fetching, fill, reachable, read_state_dict, source_of
+from ._names import imagenet_classes
+from ._weights import INSTEAD, fetching, fill, library, reachable, read_state_dict, source_of
+from ._weights import LoadError as LoadError
 
 _LITE0 = "tf_efficientnet_lite0"
 _LITE0_DATA = {
@@ -72,9 +73,9 @@ def load(spec: str, *, weights: str | os.PathLike[str] | None = None) -> Loaded:
         >>> loaded.preprocess(photo).shape, loaded.view(photo).size, loaded.classes[281]
         (torch.Size([3, 224, 224]), (336, 336), 'tabby')
     """
-    library, _, name = spec.partition(":")
-    build = {"lite0": _lite0, "torchvision": _torchvision, "timm": _timm}.get(library)
-    if build is None or (library == "lite0") == bool(name):
+    kind, _, name = spec.partition(":")
+    build = {"lite0": _lite0, "torchvision": _torchvision, "timm": _timm}.get(kind)
+    if build is None or (kind == "lite0") == bool(name):
         expected = "expected lite0, torchvision:NAME or timm:NAME"
         raise LoadError(f"unknown model {spec!r}: {expected}. {_near_spec(spec)}")
     state = None if weights is None or weights == "none" else read_state_dict(weights)
@@ -85,22 +86,8 @@ def load(spec: str, *, weights: str | os.PathLike[str] | None = None) -> Loaded:
     return loaded._replace(model=loaded.model.eval(), name=spec)
 
 
-def imagenet_classes() -> list[str]:
-    """Names of the 1000 ImageNet classes, by index, without a download."""
-    torchvision = _library("torchvision")
-    return list(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])
-
-
-def synonyms(classes: list[str]) -> list[list[str]]:
-    """Other names of each class: WordNet's, where the classes are ImageNet's 1000; otherwise none."""
-    if classes != imagenet_classes():
-        return [[] for _ in classes]
-    descriptions = _library("timm").data.ImageNetInfo().label_descriptions()
-    return [description.split(", ") for description in descriptions]
-
-
 def _lite0(_: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:
-    timm = _library("timm")
+    timm = library("timm")
     model = timm.create_model(_LITE0, pretrained=False)
     if pretrained:
         try:
@@ -114,7 +101,7 @@ def _lite0(_: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:
 
 
 def _timm(name: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:
-    timm = _library("timm")
+    timm = library("timm")
     known = [*timm.list_models(), *timm.list_pretrained()]
     if name not in known:
         raise LoadError(f"timm has no model {name!r}. {near(name, known)}")
@@ -136,7 +123,7 @@ def _from_timm(timm: Any, model: nn.Module, config: dict[str, Any]) -> Loaded:
 
 
 def _torchvision(name: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:
-    torchvision = _library("torchvision")
+    torchvision = library("torchvision")
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise LoadError(f"torchvision has no classifier {name!r}. {near(name, known)}")
@@ -162,28 +149,26 @@ def _view(photo: Image.Image, *, resize: Callable[[Image.Image], Image.Image], c
     A crop larger than the resized photo pads it; so does this, in black.
     """
     width, height = resize(Image.new("L", photo.size)).size
-    left, top = round((width - crop[1]) / 2), round((height - crop[0]) / 2)
+    left, top = _start(width, crop[1]), _start(height, crop[0])
     box = (left, top, left + crop[1], top + crop[0])
     across, down = photo.width / width, photo.height / height
     x0, y0, x1, y1 = (round(edge * scale) for edge, scale in zip(box, (across, down, across, down), strict=True))
     return photo.crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
 
 
+def _start(length: int, crop: int) -> int:
+    """Where a center crop begins; torchvision and timm round a crop and a padding apart."""
+    return round((length - crop) / 2) if crop <= length else -((crop - length) // 2)
+
+
 def _near_spec(spec: str) -> str:
     name = spec.rpartition(":")[2]
-    torchvision, timm = _library("torchvision"), _library("timm")
+    torchvision, timm = library("torchvision"), library("timm")
     known = {known: f"timm:{known}" for known in timm.list_models()}
     known |= {known: f"torchvision:{known}" for known in torchvision.models.list_models(module=torchvision.models)}
     known["lite0"] = "lite0"
     close = [known[match] for match in get_close_matches(name, known, n=3)]
     return f"Did you mean {' or '.join(close)}?" if close else "For example: torchvision:resnet50"
-
-
-def _library(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        raise LoadError(f"models are loaded through {name}: pip install 'camfn[cli]'") from error
 
 
 @contextmanager

@@ -1,0 +1,18 @@
+"""The command line: `camfn explain`, `camfn methods`, `camfn layers`. A client of the public API; no mathematics."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; the entry point of the package."""
+    try:
+        from ._app import app
+
+        app()
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] in ("typer", "rich", "PIL"):
+            print(f"camfn: the command line needs {error.name}: pip install 'camfn[cli]'", file=sys.stderr)
+            raise SystemExit(2) from error
+        raise
