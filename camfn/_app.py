@@ -55,7 +55,7 @@ def _common(
 @app.command()
 def explain(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder to write to.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("maps"),
     model: ModelOption = "lite0",
     method: Annotated[str, typer.Option(help="See: camfn methods.")] = "grad_cam",
     layer: Annotated[str, typer.Option(help="A dotted name (see: camfn layers), or auto.")] = "auto",
