@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -231,7 +232,8 @@ def _differentiate(
         wanted = [deltas[name] for name in activations]
         return seed, (list(activations.values()), _gradients(scores, wanted, create_graph), tensors)
 
-    _, _, (activations, grads, tensors) = vjp(at_own_level, torch.zeros(()), has_aux=True)
+    kept: Any = vjp(at_own_level, torch.zeros(()), has_aux=True)[-1]
+    activations, grads, tensors = kept
     return dict(zip(cut.names, activations)), dict(zip(cut.names, grads)), structure[0](tensors)
 
 
@@ -257,18 +259,34 @@ def _pull_back(
         structure.append(rebuild)
         return one_score_a_sample(score(outputs), batch_sizes(inputs, activations.values())), (activations, tensors)
 
-    scores, pullback, (activations, tensors) = vjp(scores_of, zeros, has_aux=True)
+    found: Any = vjp(scores_of, zeros, has_aux=True)
+    scores, pullback, (activations, tensors) = found
     (grads,) = pullback(torch.ones_like(scores))
     return activations, grads, structure[0](tensors)
 
 
 def _tensors(outputs: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
-    """Take the tensors out of a model's outputs, since only they may leave a `vjp`; and put them back."""
+    """Take the tensors out of a model's outputs, since only they may leave a `vjp`; and put them back.
+
+    An object of a class that pytrees do not know is a leaf: its attributes are looked at, and it comes back as a copy.
+    """
     leaves, spec = pytree.tree_flatten(outputs)
-    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    places: list[tuple[int, str | None]] = []
+    for i, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor):
+            places.append((i, None))
+        else:
+            held = getattr(leaf, "__dict__", {})
+            places.extend((i, key) for key, value in held.items() if isinstance(value, Tensor))
 
     def rebuild(tensors: list[Tensor]) -> Any:
-        found = dict(zip(places, tensors))
-        return pytree.tree_unflatten([found.get(i, leaf) for i, leaf in enumerate(leaves)], spec)
+        holders = {i for i, key in places if key is not None}
+        again = [copy(leaf) if i in holders else leaf for i, leaf in enumerate(leaves)]
+        for (i, key), tensor in zip(places, tensors):
+            if key is None:
+                again[i] = tensor
+            else:
+                vars(again[i])[key] = tensor
+        return pytree.tree_unflatten(again, spec)
 
-    return [leaves[i] for i in places], rebuild
+    return [leaves[i] if key is None else vars(leaves[i])[key] for i, key in places], rebuild

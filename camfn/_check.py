@@ -23,9 +23,9 @@ def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise CaptureError("the model has lazy modules that never ran: call it once on real inputs, then capture")
     if isinstance(layer, nn.Module):
-        for name, module in model.named_modules():
-            if module is layer:
-                return name
+        found = [name for name, module in model.named_modules() if module is layer]
+        if found:
+            return str(found[0])
         raise CaptureError(
             f"the layer given, a {type(layer).__name__}, is not a part of this {type(model).__name__}. "
             "Pass one of its own modules, or a dotted name from model.named_modules()."

@@ -34,7 +34,7 @@ def diagnose(captured: Captured, cam: Tensor) -> list[str | None]:
 
 
 def _why(captured: Captured, cam: Tensor, i: int) -> str | None:
-    heat, activations = cam[i].detach().float(), captured.activations[i].detach()
+    heat, activations = cam[i].detach(), captured.activations[i].detach()
     grads = None if captured.grads is None else captured.grads[i].detach()
     if not heat.isfinite().all():
         return _nonfinite(heat, activations, grads)
@@ -46,9 +46,10 @@ def _why(captured: Captured, cam: Tensor, i: int) -> str | None:
     if grads is not None and not grads.any():
         return _no_gradient(captured)
     if not heat.any():
-        return (
-            "the map is zero everywhere although the gradient is not: wherever the layer is active, the score does not "
-            "depend on it."
+        return "the map is zero everywhere" + (
+            "."
+            if grads is None
+            else " although the gradient is not: wherever the layer is active, the score does not depend on it."
         )
     if bool((heat <= 0).all()):
         return (

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from ._capture import capture, observe
 from ._check import describe, layer_name, spatial_map
-from ._graft import call, copied, graft, swapped
+from ._graft import call, copied, floating_leaves, graft, swapped
 from ._resume import record
 from ._types import Inputs, Layout, Select, Target
 from .targets import pin
@@ -112,12 +111,15 @@ def _asked(method: Callable[..., Tensor]) -> _Asked:
         )
     variadic = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters.values())
     gradients = variadic or (len(positional) > 1 and positional[1].default is Parameter.empty)
-    return _Asked(3 if variadic else len(positional), gradients, set(keywords) & set(CONTEXT))
+    # a keyword bound by functools.partial shows as one with a default, and stays as it was bound
+    unbound = {key for key in CONTEXT if key in keywords and keywords[key].default in (Parameter.empty, None)}
+    return _Asked(3 if variadic else len(positional), gradients, unbound | ({"chunk_size"} & set(keywords)))
 
 
 def _images(inputs: Inputs) -> tuple[Tensor, Callable[[Tensor], Inputs]]:
     """Return the first floating-point tensor of the inputs, and what puts another in its place."""
-    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+    leaves = floating_leaves(inputs)
     if not leaves:
         raise TypeError(f"this method perturbs the images, but the inputs hold no such tensor: {describe(inputs)}")
     return leaves[0], lambda changed: swapped(inputs, leaves[0], changed)

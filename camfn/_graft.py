@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
@@ -31,22 +32,25 @@ class Graft:
         root: what to call in place of the model.
         owned: the private copy of each module of the model that has one, by the original's id.
         statistics: names of the buffers that a module in training mode may write to.
+        zero: a zero as batched, under `vmap`, as what will be written to them; None takes one from the inputs.
     """
 
     root: nn.Module
     owned: dict[int, nn.Module]
     statistics: tuple[str, ...]
+    zero: Tensor | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model, on copies of the buffers that training would write to."""
         if not self.statistics:
             return self.root(*args, **kwargs)
+        zero = next((zero_like(x) for x in floating_leaves((args, kwargs))), None) if self.zero is None else self.zero
         buffers = dict(self.root.named_buffers())
-        copies: dict[str, Tensor] = {name: buffers[name].clone() for name in self.statistics}
+        copies: dict[str, Tensor] = {name: lifted(buffers[name], zero) for name in self.statistics}
         return functional_call(self.root, copies, args, kwargs)
 
 
-def graft(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> Graft:
+def graft(model: nn.Module, wanted: Callable[[nn.Module], bool], zero: Tensor | None = None) -> Graft:
     """Copy the `wanted` modules, those in training that hold buffers, and the ancestors of both.
 
     A module registered at several places has one copy, which stands at all of them.
@@ -61,7 +65,7 @@ def graft(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> Graft:
         for buffer, value in owned[key]._buffers.items()
         if value is not None
     )
-    return Graft(root, owned, statistics)
+    return Graft(root, owned, statistics, zero)
 
 
 def _writes(module: nn.Module) -> bool:
@@ -111,6 +115,21 @@ def copied(inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         inputs = dict(inputs)
     return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
+
+
+def floating_leaves(value: Any) -> list[Tensor]:
+    """Return the floating-point tensors of a tree."""
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def zero_like(x: Tensor) -> Tensor:
+    """Return a zero that is, under `vmap`, as batched as `x`, whatever the values of `x`."""
+    return torch.zeros_like(x.reshape(-1)[0])
+
+
+def lifted(x: Tensor, zero: Tensor | None) -> Tensor:
+    """Copy a tensor of any dtype, as batched as the zero: `vmap` writes nothing batched into what is not."""
+    return x.clone() if zero is None else torch.where(zero == 0, x, x)
 
 
 def swapped(output: Any, old: Tensor, new: Tensor) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ._check import chosen_tensor, layer_name, ran_once, shapes_agree
-from ._graft import call, copied, graft, swapped
+from ._graft import call, copied, graft, lifted, swapped, zero_like
 from ._types import Inputs, Layout, Select, Tail
 
 
@@ -127,7 +127,7 @@ class _Kept(NamedTuple):
         if zero is None or not (lift_all or any(self.written)):
             return pytree.tree_unflatten(self.leaves, self.spec)
         lift = [
-            torch.where(zero == 0, leaf, leaf) if isinstance(leaf, Tensor) and (written or lift_all) else leaf
+            lifted(leaf, zero) if isinstance(leaf, Tensor) and (written or lift_all) else leaf
             for leaf, written in zip(self.leaves, self.written)
         ]
         return pytree.tree_unflatten(lift, self.spec)
@@ -231,8 +231,8 @@ def _replay(
 ) -> Any:
     """Run the model with recorded modules answering from the record, and the layer answering `own`."""
     layer = model.get_submodule(name)
-    replaying = graft(model, lambda module: id(module) in answers or module is layer)
-    zero = torch.zeros_like(own.reshape(-1)[0])
+    zero = zero_like(own)
+    replaying = graft(model, lambda module: id(module) in answers or module is layer, zero)
     output = swapped(cut.value(), raw, own.clone() if any(cut.written) else own)
     for key, values in answers.items():
         module = replaying.owned[key]

@@ -52,7 +52,7 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
     Args:
         model: any module; left exactly as it is.
         inputs: what the model is called with; the first floating-point tensor is the image. Its first sample is used.
-        target: as for `capture`.
+        target: as for `capture`; a function of the outputs is given the whole batch.
 
     Returns:
         Suggestions; after the first, those the score depends on from the last to the first, then the rest.
@@ -65,7 +65,8 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
         >>> suggest(net, torch.rand(1, 3, 8, 8))[0].name
         '1'
     """
-    if not model.training:
+    inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+    if not model.training and not callable(target):
         inputs, target = _first_sample(inputs), _first_sample(target)
     image = next((t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.is_floating_point()), None)
     if image is None or image.ndim < 3:
@@ -130,7 +131,8 @@ def _candidates(model: nn.Module, seen: list[_Seen], outputs: Any, image: Tensor
     """Keep the layers that hold features on a grid; one of all that return the same tensor."""
     same: dict[int, list[_Seen]] = {}
     for layer in seen:
-        same.setdefault(id(layer.output), []).append(layer)
+        # moved to the end: a tensor that was added to in place is as late as its last owner
+        same[id(layer.output)] = [*same.pop(id(layer.output), []), layer]
     prefix = getattr(model, "num_prefix_tokens", None)
     found = {}
     for group in same.values():
@@ -157,8 +159,6 @@ def _is_class_map(output: Tensor, outputs: Any) -> bool:
 
 
 def _first_sample(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        value = dict(value)
-    if isinstance(value, list) and all(isinstance(item, int) or callable(item) for item in value):
-        return value[:1]
+    if isinstance(value, (list, tuple)) and not any(isinstance(item, Tensor) for item in value):
+        return value[:1]  # a target for each sample
     return pytree.tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.ndim else leaf, value)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-from ._check import class_in_range, describe, length_matches
+from ._check import class_in_range, describe, length_matches, one_score_a_sample
 from ._types import ScoreFn, Target
 
 Classes: TypeAlias = "int | Tensor | Sequence[int] | None"
@@ -39,6 +39,7 @@ class Score:
 
     def __add__(self, other: ScoreFn) -> Score:
         """Sum of two targets."""
+        _require_target(other)
         return Score(
             lambda outputs: self(outputs) + other(outputs),
             lambda outputs: Score(pin(self, outputs)) + pin(other, outputs),
@@ -46,6 +47,8 @@ class Score:
 
     def __mul__(self, factor: float) -> Score:
         """Multiple of a target."""
+        if callable(factor):
+            raise TypeError("a target can be multiplied by a number only, not by another target")
         return Score(lambda outputs: self(outputs) * factor, lambda outputs: Score(pin(self, outputs)) * factor)
 
     __rmul__ = __mul__
@@ -56,6 +59,7 @@ class Score:
 
     def __sub__(self, other: ScoreFn) -> Score:
         """Difference of two targets."""
+        _require_target(other)
         return self + -(other if isinstance(other, Score) else Score(other))
 
     def log(self) -> Score:
@@ -144,7 +148,7 @@ def binary_score(positive: bool = True) -> Score:
     """
 
     def score(outputs: Any) -> Tensor:
-        values = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", outputs)
+        values = _called_logits(outputs)
         if not isinstance(values, Tensor) or values.ndim not in (1, 2) or values[..., None].shape[1] != 1:
             raise ValueError(
                 f"binary_score expects one logit a sample, shape (B,) or (B, 1); the model returned "
@@ -218,14 +222,14 @@ def as_score(target: Target) -> ScoreFn:
         >>> as_score([1, lambda outputs: outputs.sum(1)])(torch.ones(2, 3))
         tensor([1., 3.])
     """
-    if target is None or isinstance(target, (int, Tensor)):
-        return class_score(target)
     if callable(target):
         return target
-    if isinstance(target, Sequence) and not isinstance(target, str):
-        if all(isinstance(item, int) for item in target):
-            return class_score([int(item) for item in target if isinstance(item, int)])
-        if all(isinstance(item, int) or callable(item) for item in target):
+    if target is None or _is_class(target) or hasattr(target, "__array__"):
+        return class_score(cast(Classes, target))
+    if isinstance(target, (list, tuple)):
+        if all(_is_class(item) for item in target):
+            return class_score(cast(Classes, target))
+        if all(_is_class(item) or callable(item) for item in target):
             return _each([as_score(item) for item in target])
     raise TypeError(
         f"target: expected a class index, a tensor or list with one a sample, a function of the outputs, or None for "
@@ -234,7 +238,21 @@ def as_score(target: Target) -> ScoreFn:
 
 
 def pin(target: Target, outputs: Any) -> ScoreFn:
-    """Fix whatever a target leaves to the outputs (the top class, the classes to contrast with) at these outputs."""
+    """Fix whatever a target leaves to the outputs (the top class, the classes to contrast with) at these outputs.
+
+    Args:
+        target: anything that may stand for a target.
+        outputs: what the model returned on the unperturbed inputs.
+
+    Returns:
+        A function of the outputs, (B,), that no longer chooses.
+
+    Example:
+        >>> import torch
+        >>> top = pin(None, torch.tensor([[1.0, 2.0]]))
+        >>> top(torch.tensor([[5.0, 3.0]]))
+        tensor([3.])
+    """
     score = as_score(target)
     return score.pinned(outputs) if isinstance(score, Score) and score.pinned else score
 
@@ -244,8 +262,13 @@ def logits_of(outputs: Any) -> Tensor:
 
     Raises:
         ValueError: there are none; says how to pass a function instead.
+
+    Example:
+        >>> import torch
+        >>> logits_of({"logits": torch.zeros(2, 5), "loss": None}).shape
+        torch.Size([2, 5])
     """
-    found = outputs.get("logits") if isinstance(outputs, dict) else getattr(outputs, "logits", outputs)
+    found = _called_logits(outputs)
     if isinstance(found, Tensor) and found.ndim == 2:
         return found
     raise ValueError(
@@ -253,6 +276,22 @@ def logits_of(outputs: Any) -> Tensor:
         "gives one number a sample, such as target=lambda outputs: outputs[0][:, 281] for a tuple, or "
         "target=lambda outputs: outputs[:, 15].mean((1, 2)) for a segmentation map"
     )
+
+
+def _require_target(other: Any) -> None:
+    if not callable(other):
+        raise TypeError(
+            f"only a target can be added to a target, got {describe(other)}; a constant would not change the map. "
+            "For a multiple: 2 * class_score(281)"
+        )
+
+
+def _is_class(value: Any) -> bool:
+    return hasattr(value, "__index__") and not getattr(value, "shape", ())  # ints, numpy's too, and tensors of one
+
+
+def _called_logits(outputs: Any) -> Any:
+    return outputs.get("logits") if isinstance(outputs, dict) else getattr(outputs, "logits", outputs)
 
 
 def _of_class(classes: Classes, transform: Callable[[Tensor], Tensor]) -> Score:
@@ -271,27 +310,38 @@ def _index(logits: Tensor, classes: Classes) -> Tensor:
     batch, count = logits.shape
     if classes is None:
         return logits.detach().argmax(1, keepdim=True)
-    if isinstance(classes, int):
+    if isinstance(classes, int) and not isinstance(classes, bool):
         class_in_range(classes, count)
         return torch.full((batch, 1), classes, device=logits.device)
-    index = torch.as_tensor(classes, device=logits.device)
-    if index.is_floating_point() or index.dtype is torch.bool or index.ndim > 1:
-        raise ValueError(
-            f"classes: expected integers, shape () or ({batch},); got {tuple(index.shape)} of {index.dtype}"
-        )
+    index = _whole("classes", classes, logits, f"() or ({batch},)")
+    if index.ndim > 1:
+        raise ValueError(f"classes: expected integers, shape () or ({batch},); got {tuple(index.shape)}")
     if index.ndim:
         length_matches("classes", index.shape[0], batch)
-    class_in_range(index, count)
-    return index.long().expand(batch)[:, None]
+    return index.expand(batch)[:, None]
+
+
+def _whole(what: str, given: Any, logits: Tensor, shape: str) -> Tensor:
+    """Return class indices as a tensor, or say what was expected."""
+    index = torch.as_tensor(given, device=logits.device)
+    if not index.numel() or index.is_floating_point() or index.is_complex() or index.dtype is torch.bool:
+        raise ValueError(f"{what}: expected integers, shape {shape}; got {tuple(index.shape)} of {index.dtype}")
+    class_in_range(index, logits.shape[1])
+    return index.long()
 
 
 def _others(y: Tensor, chosen: Tensor, classes: Classes, against: Any, count: int) -> Tensor:
     """Classes to compare with, (B, n): those given, or the nearest by logit."""
     batch, total = y.shape
     if against is not None:
-        others = torch.as_tensor(against, device=y.device)
-        class_in_range(others, total)
-        return others.long().reshape(1, -1).expand(batch, -1) if others.ndim < 2 else others.long()
+        others = _whole("against", against, y, f"(), (n,) or ({batch}, n)")
+        if others.ndim < 2:
+            return others.reshape(1, -1).expand(batch, -1)
+        if others.ndim > 2 or others.shape[0] != batch:
+            raise ValueError(f"against: expected shape (), (n,) or ({batch}, n); got {tuple(others.shape)}")
+        return others
+    if min(count, total - 1) < 1:
+        raise ValueError(f"contrast needs at least one class to compare with: count is {count}, of {total} classes")
     distance = (y - chosen).detach().abs()
     own = torch.arange(total, device=y.device) == _index(y, classes)
     return distance.masked_fill(own, torch.inf).topk(min(count, total - 1), dim=1, largest=False).indices
@@ -300,6 +350,9 @@ def _others(y: Tensor, chosen: Tensor, classes: Classes, against: Any, count: in
 def _each(scores: list[ScoreFn]) -> Score:
     def score(outputs: Any) -> Tensor:
         columns = [item(outputs) for item in scores]
+        for column in columns:
+            if not isinstance(column, Tensor) or column.ndim != 1:
+                one_score_a_sample(column, {len(scores)})
         length_matches("targets", len(scores), columns[0].shape[0])
         return torch.stack([column[i] for i, column in enumerate(columns)])
 
