@@ -44,7 +44,9 @@ class Graft:
         """Run the model, on copies of the buffers that training would write to."""
         if not self.statistics:
             return self.root(*args, **kwargs)
-        zero = next((zero_like(x) for x in floating_leaves((args, kwargs))), None) if self.zero is None else self.zero
+        zero = self.zero
+        if zero is None and (leaves := floating_leaves((args, kwargs))):
+            zero = zero_like(leaves[0])
         buffers = dict(self.root.named_buffers())
         copies: dict[str, Tensor] = {name: lifted(buffers[name], zero) for name in self.statistics}
         return functional_call(self.root, copies, args, kwargs)

@@ -7,7 +7,6 @@ Every target is a plain callable, so any function of the outputs will do. Those 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -20,7 +19,6 @@ Classes: TypeAlias = "int | Tensor | Sequence[int] | None"
 """The top class of each sample, one class for all, or a class a sample."""
 
 
-@dataclass(frozen=True)
 class Score:
     """A target that can be added, subtracted and scaled.
 
@@ -30,8 +28,10 @@ class Score:
             contrast with) made once; perturbation methods use it, so that no perturbed forward changes the question.
     """
 
-    function: ScoreFn
-    pinned: Callable[[Any], ScoreFn] | None = None
+    # a plain class: not every compiler that camfn supports can make a frozen dataclass while tracing
+    def __init__(self, function: ScoreFn, pinned: Callable[[Any], ScoreFn] | None = None) -> None:
+        self.function = function
+        self.pinned = pinned
 
     def __call__(self, outputs: Any) -> Tensor:
         """Score each sample, (B,)."""
@@ -222,9 +222,11 @@ def as_score(target: Target) -> ScoreFn:
         >>> as_score([1, lambda outputs: outputs.sum(1)])(torch.ones(2, 3))
         tensor([1., 3.])
     """
+    if target is None or isinstance(target, (int, Tensor)):
+        return class_score(target)
     if callable(target):
         return target
-    if target is None or _is_class(target) or hasattr(target, "__array__"):
+    if _is_class(target) or hasattr(target, "__array__"):  # numpy's
         return class_score(cast(Classes, target))
     if isinstance(target, (list, tuple)):
         if all(_is_class(item) for item in target):
