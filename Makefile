@@ -38,7 +38,8 @@ test-all: lint
 
 bench: .venv/dev
 	mkdir -p out
-	$(PYTEST) benchmarks --benchmark-enable --benchmark-only --benchmark-json out/bench.json
+	$(PYTEST) benchmarks --benchmark-enable --benchmark-only --benchmark-quiet --benchmark-min-rounds=3 \
+		--benchmark-max-time=0.3 --benchmark-json out/bench.json
 	$(BIN)/python -m benchmarks.report out/bench.json
 
 format: .venv/dev

@@ -1,0 +1,47 @@
+"""Each method on each network in each library, checked, then timed; beside them one bare forward, the unit of cost."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from .checks import Cut, check, cut
+from .memory import peak
+from .models import BATCHES, DEVICES, MODELS, load, question
+from .peers import LIBRARIES, METHODS, Case, has, synchronized
+
+# the library changes fastest: what is divided by one another is measured one after the other
+CASES = [
+    Case(device, model, batch, method, library)
+    for device in DEVICES
+    for model in MODELS
+    for batch in BATCHES
+    for method in METHODS
+    for library in LIBRARIES
+    if has(library, method)
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_speed(benchmark: BenchmarkFixture, case: Case) -> None:
+    subject = load(case.model, case.device)
+    images, classes = question(subject, case.batch)
+    told: dict[str, Any] = {}
+    reference = _reference(case.model, case.device, case.batch)
+    with LIBRARIES[case.library](case.method, subject, classes) as explain:
+        run = synchronized(explain, subject.device)
+        if case.library != "forward":
+            told = check(case.library, case.method, run(images), reference)
+        benchmark(run, images)
+    if case.library != "forward":
+        told["peak"] = peak(case)
+    benchmark.extra_info.update(kind="speed", **case._asdict(), **told)
+
+
+@lru_cache(maxsize=1)
+def _reference(model: str, device: str, batch: int) -> Cut:
+    subject = load(model, device)
+    return cut(subject, *question(subject, batch))
