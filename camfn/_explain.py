@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from inspect import Parameter, signature
 from typing import Any, Literal, NamedTuple
 
@@ -36,8 +37,8 @@ def explainer(
 
     What the signature of the method asks for is what is computed: no backward where `grads` has a default; and where it
     has keywords of these names, `tail` (activations to scores), `forward` (inputs to scores), `inputs` (the images),
-    `chunk_size` and `progress` are bound. Choices that the target leaves to the outputs, such as the top class, are made
-    once, on the unperturbed inputs.
+    `chunk_size` and `progress` are bound. Choices that the target leaves to the outputs, such as the top class, are
+    made once, on the unperturbed inputs.
 
     Args:
         method: one of `camfn.methods`, a `functools.partial` of one, or a function of yours.
@@ -87,7 +88,9 @@ def explainer(
         if asked.context & {"forward", "inputs"}:
             context["inputs"], rebuild = _images(inputs)
             context["forward"] = _scores(model, lambda x: call(graft(model, _nothing), copied(rebuild(x))), score)
-        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+        # in inference mode a tail has no derivatives
+        mode = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+        with mode, torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
             arguments = (activations, grads, outputs)[: asked.positional]
             return method(*arguments, **{key: context[key] for key in asked.context & context.keys()})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from itertools import count
 from typing import Any, NamedTuple, TypeAlias
 
@@ -24,8 +24,7 @@ def resume(
     One forward records what every module that finished before the layer returned; the tail then runs the model again
     with those modules answering from the record and the layer answering the activations it is given. Nothing is traced,
     so any control flow will do, and the work before the cut is never repeated. The tail may be called any number of
-    times, under `vmap`, `vjp` and `jvp`, and from several threads. It also takes n batches as one, n times as large;
-    recorded values that the rest of the network reads are then repeated.
+    times, under `vmap`, `vjp` and `jvp`, and from several threads.
 
     Args:
         model: any module; left exactly as it is.
@@ -85,16 +84,19 @@ def record(
             own, times = _own(activations, raw, layout)
             shapes_agree(f"tail at layer {name!r}, beyond the batch", own.shape[1:], raw.shape[1:])
             while True:
-                change = _Change(own, lift_all, times if repeat else 1, batches)
+                change = _Change(own, lift_all, times, batches)
+                start = given.value(change)
+                if not repeat:
+                    # most tails read no recorded value: copies for those that do, once they have complained
+                    change = change._replace(batches=batches & {1})
                 try:
-                    return _replay(model, name, answers, given, cut, raw, change)
+                    return _replay(model, name, answers, start, cut, raw, change)
                 except torch.OutOfMemoryError:
                     raise
                 except RuntimeError as error:
                     if not lift_all and _in_place_under_vmap(error):
                         lift_all = True
                     elif not repeat and times > 1:
-                        # most tails read no recorded value; copies for those that do, once they have complained
                         repeat = True
                     else:
                         raise
@@ -104,7 +106,7 @@ def record(
     return run
 
 
-def repeated(leaf: Any, times: int, batches: Collection[int]) -> Any:
+def repeated(leaf: Any, times: int, batches: set[int]) -> Any:
     """Repeat a value that has one of these batch sizes, `times` batches one after the other."""
     if times == 1 or not isinstance(leaf, Tensor) or not leaf.ndim or leaf.shape[0] not in batches:
         return leaf
@@ -127,13 +129,13 @@ class _Change(NamedTuple):
         own: the activations, in the layer's own shape.
         lift_all: whether all values have to be as batched as `own` is under `vmap`.
         times: how often a value of one of the sizes in `batches` is repeated.
-        batches: sizes that a batch of recorded values may have.
+        batches: sizes that such values have, for there are others, as a table of positions.
     """
 
     own: Tensor
     lift_all: bool
     times: int
-    batches: Collection[int]
+    batches: set[int]
 
 
 _Value: TypeAlias = tuple[list[Any], pytree.TreeSpec]
@@ -269,7 +271,7 @@ def _replay(
     model: nn.Module,
     name: str,
     answers: dict[int, list[_Kept]],
-    given: _Kept,
+    inputs: Any,
     cut: _Kept,
     raw: Tensor,
     change: _Change,
@@ -288,7 +290,7 @@ def _replay(
     at_cut.__dict__["forward"] = lambda *args, **kwargs: output
     at_cut.register_forward_hook(lambda module, args, changed_by_other_hooks: output)
     try:
-        return call(replaying, given.value(change))
+        return call(replaying, inputs)
     finally:
         # a module that holds a function which holds the module would keep its tensors until the next collection
         for module in replaying.owned.values():

@@ -92,6 +92,9 @@ _PRODUCTS: dict[str, tuple[int, int]] = {
 }
 """Linear in each of two arguments, but not in both together; further arguments are added."""
 
+_BLANK = {"empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
+"""Take a shape from their argument, and no value."""
+
 _FIRST = ("div", "div_", "masked_fill", "masked_fill_", "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
 """Affine in the first argument alone."""
 
@@ -140,7 +143,7 @@ class _Following(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return out
         if any(leaf.layout is not torch.strided for leaf in _tensors((args, kwargs, out))):
             self.affine = False
-        elif self.any((args, kwargs)):
+        elif self.any((args, kwargs)) and func.overloadpacket.__name__ not in _BLANK:
             self.affine = not self.any(kwargs) and self.allowed(func, args) and _is_floating(out)
             self.made.update((_memory(leaf), leaf) for leaf in _tensors(out))
         return out
