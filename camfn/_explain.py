@@ -84,7 +84,7 @@ def explainer(
         if recorded or "forward" in asked.context:
             score = pin(target, outputs)
         if recorded:
-            context["tail"] = _scores(model, recorded.tail, score)
+            context["tail"] = _scores(model, recorded.tail, score, convolves=recorded.convolves)
         if asked.context & {"forward", "inputs"}:
             context["inputs"], rebuild = _images(inputs)
             context["forward"] = _scores(model, lambda x: call(graft(model, _nothing), copied(rebuild(x))), score)
@@ -135,12 +135,16 @@ class _Scores:
 class _Folding(_Scores):
     """Scores of several batches at once, run as one larger batch."""
 
+    def __init__(self, run: Callable[[Tensor], Any], score: ScoreFn, *, convolves: bool) -> None:
+        super().__init__(run, score)
+        self.convolves = convolves
+
     def fold(self, batches: Tensor) -> Tensor:
         """(n, B, ...) to (n, B)."""
         apart = batches.shape[:2]
         together = batches.flatten(0, 1)
-        if together.ndim == 4 and together.device.type == "cpu":
-            # convolutions run faster so: oneDNN reorders neither what goes in nor what comes out
+        if self.convolves and together.ndim == 4 and together.device.type == "cpu":
+            # oneDNN then reorders neither what goes into a convolution nor what comes out
             together = together.contiguous(memory_format=torch.channels_last)
         leaves, spec = pytree.tree_flatten(self.run(together))
         rows = [isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == together.shape[0] for leaf in leaves]
@@ -152,10 +156,10 @@ class _Folding(_Scores):
         return torch.as_tensor(each(*split))
 
 
-def _scores(model: nn.Module, run: Callable[[Tensor], Any], score: ScoreFn) -> _Scores:
+def _scores(model: nn.Module, run: Callable[[Tensor], Any], score: ScoreFn, *, convolves: bool = True) -> _Scores:
     # a BatchNorm in training would see the other batches, and a dropout would draw anew
     training = any(module.training for module in model.modules())
-    return _Scores(run, score) if training else _Folding(run, score)
+    return _Scores(run, score) if training else _Folding(run, score, convolves=convolves)
 
 
 def _images(inputs: Inputs) -> tuple[Tensor, Callable[[Tensor], Inputs]]:

@@ -57,11 +57,13 @@ class Recorded(NamedTuple):
         activations: the layer's output, after the layout.
         outputs: what the model returned.
         tail: activations to outputs.
+        convolves: whether modules that convolve images are yet to run.
     """
 
     activations: Tensor
     outputs: Any
     tail: Tail
+    convolves: bool
 
 
 def record(
@@ -101,9 +103,15 @@ def record(
                     else:
                         raise
 
-        return Recorded(layout.to_map(raw) if layout else raw, outputs, tail)
+        return Recorded(layout.to_map(raw) if layout else raw, outputs, tail, _convolves(model, name, answers))
 
     return run
+
+
+def _convolves(model: nn.Module, name: str, answers: dict[int, list[_Kept]]) -> bool:
+    done = [model.get_submodule(name), *(module for module in model.modules() if id(module) in answers)]
+    over = {id(part) for module in done for part in module.modules()}
+    return any(isinstance(module, nn.Conv2d) and id(module) not in over for module in model.modules())
 
 
 def repeated(leaf: Any, times: int, batches: set[int]) -> Any:
