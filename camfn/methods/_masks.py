@@ -87,9 +87,16 @@ def ss_cam(
         raise ValueError(f"ss_cam: expected noise of shape (n, *T), T = {size}; got {tuple(noise.shape)}")
     fields = noise.to(activations.device)
     return _mean_score_cam(
-        "ss_cam", activations, forward, inputs, lambda m, i: m + fields[i].to(m.dtype), len(fields), form,
-        chunk_size, progress,
-    )  # fmt: skip
+        "ss_cam",
+        activations,
+        forward,
+        inputs,
+        lambda m, i: m + fields[i].to(m.dtype),
+        len(fields),
+        form,
+        chunk_size,
+        progress,
+    )
 
 
 def is_cam(
@@ -142,9 +149,16 @@ def is_cam(
     """
     at_least_one("is_cam", steps=steps)
     return _mean_score_cam(
-        "is_cam", activations, forward, inputs, lambda m, i: m * (i + 1).to(m.dtype) / steps, steps, form,
-        chunk_size, progress,
-    )  # fmt: skip
+        "is_cam",
+        activations,
+        forward,
+        inputs,
+        lambda m, i: m * (i + 1).to(m.dtype) / steps,
+        steps,
+        form,
+        chunk_size,
+        progress,
+    )
 
 
 def group_cam(

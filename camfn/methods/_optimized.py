@@ -72,7 +72,9 @@ def opti_cam(
     from_zero = raised(a)
 
     def score(u: Tensor) -> Tensor:
-        seen = mask(weighted_sum(from_zero, u.softmax(1))[:, None], inputs)
+        # a mask does not see the scale of its map, so softmax needs no divisor; nor its noise in every channel's slope
+        weights = (u - u.amax(1, keepdim=True).detach()).exp()
+        seen = mask(weighted_sum(from_zero, weights)[:, None], inputs)
         scores = one_score("opti_cam: forward", forward(inputs * seen.to(inputs.dtype)), batch)
         return scores.to(a.dtype)
 

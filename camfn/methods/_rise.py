@@ -80,8 +80,7 @@ def rise(
     if masks is not None:
         if masks.ndim != inputs.ndim - 1 or tuple(masks.shape[1:]) != size or not masks.shape[0]:
             raise ValueError(f"rise: expected masks of shape (n, *T), T = {size}; got {tuple(masks.shape)}")
-        build: Callable[[Tensor], Tensor] = masks.to(x).__getitem__
-        count = len(masks)
+        build, count = _picked(masks.to(x)), len(masks)
     else:
         assert generator is not None
         build, count = _grids(samples, grid, probability, size, generator, x), samples
@@ -100,6 +99,10 @@ def rise(
     return (sum(parts, torch.zeros_like(parts[0])) / (count * probability)).to(inputs.dtype)
 
 
+def _picked(masks: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda index: masks[index]
+
+
 def _grids(
     samples: int, grid: int, probability: float, size: tuple[int, ...], generator: torch.Generator, like: Tensor
 ) -> Callable[[Tensor], Tensor]:
@@ -111,7 +114,7 @@ def _grids(
     places = [torch.randint(cell, (samples,), **options).to(like.device) for cell in cells]
     coarse = on.to(like)
     # linear resizing is a matrix along each dimension: (grid + 1) cells by grid
-    lines = [resize(torch.eye(grid)[None], ((grid + 1) * cell,))[0].mT.to(like) for cell in cells]
+    lines = [resize(torch.eye(grid).to(like)[None], ((grid + 1) * cell,))[0].mT for cell in cells]
     within = [torch.arange(length, device=like.device) for length in size]
 
     def build(index: Tensor) -> Tensor:

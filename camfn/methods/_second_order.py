@@ -50,7 +50,8 @@ def shapley_cam(
         The raw signed map, (B, *S).
 
     Raises:
-        ValueError: if the tail does not return one score a sample, or for a derivative that is NaN.
+        ValueError: if the tail does not return one score a sample, or NaN, or for a derivative that is NaN.
+        NotImplementedError: if the tail has an operation without a forward derivative.
 
     Example:
         >>> import torch
@@ -59,10 +60,19 @@ def shapley_cam(
         tensor([[1.5000, 1.5000]])
     """
 
-    def total(a: Tensor) -> Tensor:
-        return one_score("shapley_cam: tail", tail(a), a.shape[0]).sum()
+    def total(a: Tensor) -> tuple[Tensor, Tensor]:
+        scores = one_score("shapley_cam: tail", tail(a), a.shape[0])
+        return scores.sum(), scores
 
-    gradient, curved = torch.func.jvp(torch.func.grad(total), (activations,), (activations,))  # type: ignore[misc]
+    slope = torch.func.grad(total, has_aux=True)
+    try:
+        gradient, curved, scores = torch.func.jvp(slope, (activations,), (activations,), has_aux=True)  # type: ignore[misc]
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            "shapley_cam: the tail has an operation without a forward derivative. If it is fused attention, run it as "
+            "with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH): ..."
+        ) from error
+    no_nan("shapley_cam: tail", scores[:, None], activations)
     a, g, ha = widen(activations, gradient, curved)
     alpha = no_nan("shapley_cam: the derivative of tail", g - ha / 2, activations)
     map_ = channel_sum(alpha * a) if elementwise else weighted_sum(a, spatial_mean(alpha))
@@ -109,7 +119,8 @@ def lift_cam(
         The raw signed map, (B, *S).
 
     Raises:
-        ValueError: if the tail does not return one score a sample, for a derivative that is NaN, or `points` below 1.
+        ValueError: if the tail does not return one score a sample, or NaN, for a derivative that is NaN, or `points`
+            below 1.
 
     Example:
         >>> import torch
@@ -124,11 +135,12 @@ def lift_cam(
     def contribution(t: Tensor) -> Tensor:
         scores, pullback = torch.func.vjp(tail, activations * t)  # type: ignore[misc]
         (g,) = widen(*pullback(torch.ones_like(one_score("lift_cam: tail", scores, a.shape[0]))))
-        return spatial_sum(a * g)
+        return torch.cat([spatial_sum(a * g), scores[:, None].to(a.dtype)], 1)
 
     rows = torch.tensor(nodes, dtype=activations.dtype, device=activations.device)
     found = map_rows(contribution, rows, chunk_size=chunk_size, progress=progress)
-    weights = einsum(found, torch.tensor(lengths, dtype=a.dtype, device=a.device), "n b c, n -> b c")
+    no_nan("lift_cam: tail", found[..., -1].mT, activations)
+    weights = einsum(found[..., :-1], torch.tensor(lengths, dtype=a.dtype, device=a.device), "n b c, n -> b c")
     no_nan("lift_cam: the derivative of tail", weights, activations)
     return weighted_sum(a, weights).to(activations.dtype)
 
