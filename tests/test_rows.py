@@ -95,19 +95,24 @@ def test_derivatives_go_through(chunk_size: Any) -> None:
 # ---------------------------------------------------------------------------------------------------------- budgets
 
 
-def test_auto_takes_as_many_rows_as_the_budget_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def doubled(row: Tensor) -> Tensor:
+    """Two tensors of the row's size are alive at once."""
+    return ((row + 1) * 2).sum()[None]
+
+
+@pytest.mark.parametrize(("free", "largest"), [(4 * 80_000, 10**9), (10**12, 40_000)])
+def test_auto_takes_as_many_rows_as_fit(monkeypatch: pytest.MonkeyPatch, free: int, largest: int) -> None:
     rows, told = torch.ones(50, 1000), Told()
-    monkeypatch.setattr(_rows, "_budget", lambda device: 10 * 2 * 4000)
-    # two tensors of a row are alive at once
-    result = map_rows(lambda row: ((row + 1) * 2).sum()[None], rows, progress=told)
-    torch.testing.assert_close(result, torch.full((50, 1), 4000.0))
+    monkeypatch.setattr(_rows, "_free", lambda device: free)
+    monkeypatch.setattr(_rows, "_LARGEST", largest)
+    torch.testing.assert_close(map_rows(doubled, rows, progress=told), torch.full((50, 1), 4000.0))
     assert told.chunks[0] == 1
     assert told.chunks[1] in (9, 10)
 
 
 def test_auto_never_takes_less_than_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told()
-    monkeypatch.setattr(_rows, "_budget", lambda device: 1)
+    monkeypatch.setattr(_rows, "_free", lambda device: 1)
     map_rows(wave, ROWS, progress=told)
     assert told.chunks == [1] * 7
 
@@ -121,12 +126,12 @@ def test_what_is_alive_at_once_is_counted_and_no_view_of_what_was_there() -> Non
         other = kept * 2
         assert (allocated.live, allocated.peak) == (8000, 8000)
         del other
-        assert (allocated.live, allocated.peak) == (4000, 8000)
+        assert (allocated.live, allocated.peak, allocated.largest) == (4000, 8000, 4000)
 
 
-def test_the_budget_is_a_part_of_the_memory() -> None:
-    assert 0 < _rows._budget(torch.device("cpu")) <= _rows._CACHED
-    assert _rows._budget(torch.device("meta")) == _rows._CACHED
+def test_some_memory_is_free() -> None:
+    assert _rows._free(torch.device("cpu")) > 0
+    assert _rows._free(torch.device("meta")) > 0
 
 
 # ---------------------------------------------------------------------------------------------------- out of memory

@@ -22,8 +22,8 @@ Progress: TypeAlias = Callable[[int, int], None]
 _UNMEASURED = 32
 """Rows at once for "auto" while compiling, when nothing can be measured."""
 
-_CACHED = 128 * 2**20
-"""Bytes at once on a CPU: batches that outgrow its caches run slower a sample, not faster."""
+_LARGEST = 32 * 2**20
+"""Bytes of one tensor on a CPU: glibc maps larger ones anew each time, and their page faults cost more than it saves."""
 
 
 def map_rows(
@@ -176,10 +176,13 @@ def _size(chunk_size: ChunkSize, total: int) -> int | None:
 
 
 def _measured(run: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, int]:
-    """Run the first row; return what it gave, and how many fit the budget."""
+    """Run the first row; return what it gave, and how many to run at once."""
     with _Allocated() as allocated:
         first = run(rows[:1])
-    return first, max(1, min(rows.shape[0], _budget(rows.device) // max(1, allocated.peak)))
+    fits = _free(rows.device) // 4 // max(1, allocated.peak)
+    if rows.device.type == "cpu":
+        fits = min(fits, _LARGEST // max(1, allocated.largest))
+    return first, max(1, min(rows.shape[0], fits))
 
 
 class _Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -188,7 +191,7 @@ class _Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.sizes: dict[int, int] = {}
-        self.live = self.peak = 0
+        self.live = self.peak = self.largest = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {_storage(leaf)._cdata for leaf in pytree.tree_leaves((args, kwargs)) if _is_strided(leaf)}
@@ -201,9 +204,9 @@ class _Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _add(self, storage: Any) -> None:
-        self.sizes[storage._cdata] = storage.nbytes()
-        self.live += storage.nbytes()
-        self.peak = max(self.peak, self.live)
+        size = self.sizes[storage._cdata] = storage.nbytes()
+        self.live += size
+        self.peak, self.largest = max(self.peak, self.live), max(self.largest, size)
         # at exit of the interpreter nobody counts any more
         weakref.finalize(storage, self._free, storage._cdata).atexit = False
 
@@ -219,16 +222,16 @@ def _storage(leaf: Tensor) -> Any:
     return leaf.untyped_storage()
 
 
-def _budget(device: torch.device) -> int:
-    """Bytes that rows may take at once: a quarter of the free memory, and on a CPU no more than its caches like."""
+def _free(device: torch.device) -> int:
+    """Free bytes of a device; 2 GiB where it does not say."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return (torch.cuda.mem_get_info(device)[0] + cached) // 4
+        return torch.cuda.mem_get_info(device)[0] + cached
     if device.type == "mps":
-        return (torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()) // 4
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     if device.type == "cpu" and "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):
-        return min(_CACHED, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
-    return _CACHED
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 2 * 2**30
 
 
 def _agrees(fold: Callable[[Tensor], Tensor], scores: Callable[[Tensor], Tensor], one: Tensor) -> bool:
