@@ -215,7 +215,8 @@ def test_the_closed_form_costs_what_grad_cam_does(
     images, classes = question(subject, 1)
     explain, single = (explain_with(method, subject) for method in (methods.ablation_cam, methods.grad_cam))
     expected = explain_with(ablation, subject)(images, classes)
-    torch.testing.assert_close(explain(images, classes), expected, rtol=1e-3, atol=1e-4)
+    # a vmapped drop is a small difference of two scores, and loses digits that the closed form keeps
+    torch.testing.assert_close(explain(images, classes), expected, rtol=0, atol=1e-3 * float(expected.abs().max()))
     single(images, classes)
     # in turn, so that both see the same machine
     pairs = [(seconds(lambda: explain(images, classes)), seconds(lambda: single(images, classes))) for _ in range(9)]
