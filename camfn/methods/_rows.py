@@ -23,7 +23,7 @@ _UNMEASURED = 32
 """Rows at once for "auto" while compiling, when nothing can be measured."""
 
 _LARGEST = 32 * 2**20
-"""Bytes of one tensor on a CPU: glibc maps larger ones anew each time, and with page faults that cost more than it saves."""
+"""Bytes of one tensor on a CPU: glibc maps larger ones anew each time, and that costs page faults."""
 
 
 def map_rows(
