@@ -64,7 +64,7 @@ def explain(
     device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 8,
     chunk_size: Annotated[int | None, typer.Option(min=1, help="Perturbed forwards at a time.")] = None,
-    seed: Annotated[int, typer.Option(help="Of random_cam.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the methods that draw: random_cam, ss_cam, rise.")] = 0,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the overlay.")] = 0.5,
     colormap: Annotated[str, typer.Option(help="Of the overlay; seismic keeps the map's sign.")] = "turbo",
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,11 +52,11 @@ class Plan(NamedTuple):
 
 
 def pick_method(name: str, seed: int) -> Callable[..., Tensor]:
-    """Find a method by name; the random one gets its generator."""
+    """Find a method by name; one that draws gets its generator."""
     if name not in methods.__all__:
         raise UsageError(f"no method {name!r}. {_near(name, methods.__all__)} All of them: camfn methods")
     method: Callable[..., Tensor] = getattr(methods, name)
-    if name == "random_cam":
+    if "generator" in signature(method).parameters:
         return partial(method, generator=torch.Generator().manual_seed(seed))
     return method
 

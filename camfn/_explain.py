@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ._capture import capture, observe
 from ._check import describe, layer_name, spatial_map
-from ._graft import call, copied, floating_leaves, graft, swapped
-from ._resume import record
-from ._types import Inputs, Layout, Select, Target
+from ._graft import call, copied, floating_leaves, graft
+from ._resume import record, repeated
+from ._types import Inputs, Layout, ScoreFn, Select, Target
 from .targets import pin
 
-CONTEXT = ("tail", "forward", "inputs", "chunk_size")
+CONTEXT = ("tail", "forward", "inputs", "chunk_size", "progress")
 """Keywords of a method that `explainer` binds."""
 
 
@@ -27,15 +28,16 @@ def explainer(
     *,
     select: Select | None = None,
     layout: Layout | None = None,
-    chunk_size: int | None = None,
+    chunk_size: int | Literal["auto"] | None = None,
+    progress: Callable[[int, int], None] | None = None,
     differentiable: bool = False,
 ) -> Callable[..., Tensor]:
     """Compose a method with a model's layer: `explainer(grad_cam, model, "layer4")(images, target)` is the map.
 
-    What the method's signature asks for is what is computed: no backward where `grads` has a default; and where it has
-    keywords of these names, `tail` (activations to scores), `forward` (inputs to scores), `inputs` (the images) and
-    `chunk_size` are bound. Choices that the target leaves to the outputs, such as the top class, are made once, on the
-    unperturbed inputs.
+    What the signature of the method asks for is what is computed: no backward where `grads` has a default; and where it
+    has keywords of these names, `tail` (activations to scores), `forward` (inputs to scores), `inputs` (the images),
+    `chunk_size` and `progress` are bound. Choices that the target leaves to the outputs, such as the top class, are
+    made once, on the unperturbed inputs.
 
     Args:
         method: one of `camfn.methods`, a `functools.partial` of one, or a function of yours.
@@ -43,7 +45,9 @@ def explainer(
         layer: a dotted name as in `model.named_modules()`, or the module itself.
         select: which tensor, where the layer returns a tuple or a dict.
         layout: turns the layer's own shape into (B, C, *spatial), and back.
-        chunk_size: how many perturbed forwards run at once, for the methods that perturb; None leaves it to the method.
+        chunk_size: how many perturbed forwards run at once, for the methods that perturb: a number, or "auto" for what
+            fits a quarter of the free memory; None leaves it to the method.
+        progress: told (done, in all) after each chunk of perturbed forwards, for the methods that perturb.
         differentiable: keep the outer graph through the map (gradient methods), so that it may be part of a loss.
 
     Returns:
@@ -74,15 +78,18 @@ def explainer(
             activations, outputs = recorded[:2] if recorded else see(inputs)
             grads = None
         spatial_map(name, activations, layout)
-        context: dict[str, Any] = {} if chunk_size is None else {"chunk_size": chunk_size}
+        knobs = {"chunk_size": chunk_size, "progress": progress}
+        context: dict[str, Any] = {key: value for key, value in knobs.items() if value is not None}
         if recorded or "forward" in asked.context:
             score = pin(target, outputs)
         if recorded:
-            context["tail"] = lambda changed: score(recorded.tail(changed))
+            context["tail"] = _scores(model, recorded.tail, score, convolves=recorded.convolves)
         if asked.context & {"forward", "inputs"}:
             context["inputs"], rebuild = _images(inputs)
-            context["forward"] = lambda changed: score(call(graft(model, _nothing), copied(rebuild(changed))))
-        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+            context["forward"] = _scores(model, lambda x: call(graft(model, _nothing), copied(rebuild(x))), score)
+        # in inference mode a tail has no derivatives
+        keep = differentiable and torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(keep):
             arguments = (activations, grads, outputs)[: asked.positional]
             return method(*arguments, **{key: context[key] for key in asked.context & context.keys()})
 
@@ -116,13 +123,66 @@ def _asked(method: Callable[..., Tensor]) -> _Asked:
     return _Asked(3 if variadic else len(positional), gradients, unbound | ({"chunk_size"} & set(keywords)))
 
 
+class _Scores:
+    """A network, or the part after the cut, and the target: a batch (B, ...) to scores (B,)."""
+
+    couples = True
+    """Whether a sample's score may depend on the others of its batch."""
+
+    def __init__(self, run: Callable[[Tensor], Any], score: ScoreFn) -> None:
+        self.run, self.score = run, score
+
+    def __call__(self, changed: Tensor) -> Tensor:
+        return self.score(self.run(changed))
+
+
+class _Folding(_Scores):
+    """Scores of several batches at once, run as one larger batch."""
+
+    couples = False
+
+    def __init__(self, run: Callable[[Tensor], Any], score: ScoreFn, *, convolves: bool) -> None:
+        super().__init__(run, score)
+        self.convolves = convolves
+
+    def fold(self, batches: Tensor) -> Tensor:
+        """(n, B, ...) to (n, B)."""
+        apart = batches.shape[:2]
+        together = batches.flatten(0, 1)
+        if self.convolves and together.ndim == 4 and together.device.type == "cpu":
+            # oneDNN then reorders neither what goes into a convolution nor what comes out
+            together = together.contiguous(memory_format=torch.channels_last)
+        leaves, spec = pytree.tree_flatten(self.run(together))
+        rows = [isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == together.shape[0] for leaf in leaves]
+        split = [leaf.unflatten(0, apart) if row else leaf for leaf, row in zip(leaves, rows)]
+        each = torch.vmap(
+            lambda *one: self.score(pytree.tree_unflatten(one, spec)),
+            in_dims=tuple(0 if row else None for row in rows),
+        )
+        return torch.as_tensor(each(*split))
+
+
+def _scores(model: nn.Module, run: Callable[[Tensor], Any], score: ScoreFn, *, convolves: bool = True) -> _Scores:
+    # a BatchNorm in training would see the other batches, and a dropout would draw anew
+    training = any(module.training for module in model.modules())
+    return _Scores(run, score) if training else _Folding(run, score, convolves=convolves)
+
+
 def _images(inputs: Inputs) -> tuple[Tensor, Callable[[Tensor], Inputs]]:
-    """Return the first floating-point tensor of the inputs, and what puts another in its place."""
+    """Return the first floating-point tensor of the inputs, and what puts another, of n batches, in its place."""
     inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
     leaves = floating_leaves(inputs)
     if not leaves:
         raise TypeError(f"this method perturbs the images, but the inputs hold no such tensor: {describe(inputs)}")
-    return leaves[0], lambda changed: swapped(inputs, leaves[0], changed)
+    images = leaves[0]
+
+    def rebuild(changed: Tensor) -> Any:
+        times = changed.shape[0] // images.shape[0]
+        return pytree.tree_map(
+            lambda leaf: changed if leaf is images else repeated(leaf, times, {images.shape[0]}), inputs
+        )
+
+    return images, rebuild
 
 
 def _nothing(module: nn.Module) -> bool:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ._check import chosen_tensor, layer_name, ran_once, shapes_agree
-from ._graft import call, copied, graft, lifted, swapped, zero_like
+from ._check import batch_sizes, chosen_tensor, layer_name, ran_once, shapes_agree
+from ._graft import call, copied, graft, lifted, zero_like
 from ._types import Inputs, Layout, Select, Tail
 
 
@@ -57,11 +57,13 @@ class Recorded(NamedTuple):
         activations: the layer's output, after the layout.
         outputs: what the model returned.
         tail: activations to outputs.
+        convolves: whether modules that convolve images are yet to run.
     """
 
     activations: Tensor
     outputs: Any
     tail: Tail
+    convolves: bool
 
 
 def record(
@@ -76,23 +78,72 @@ def record(
             outputs = recorder.run(copied(inputs))
         answers, cut, given = recorder.settled()
         raw = chosen_tensor(name, cut.value(), select)
-        lift_all = False
+        batches = batch_sizes(inputs, [raw])
+        lift_all = repeat = False
 
         def tail(activations: Tensor) -> Any:
-            nonlocal lift_all
-            own = layout.from_map(activations, raw) if layout else activations
+            nonlocal lift_all, repeat
+            own, times = _own(activations, raw, layout)
             shapes_agree(f"tail at layer {name!r}, beyond the batch", own.shape[1:], raw.shape[1:])
-            try:
-                return _replay(model, name, answers, given, cut, raw, own, lift_all)
-            except RuntimeError as error:
-                if lift_all or not _in_place_under_vmap(error):
+            while True:
+                change = _Change(own, lift_all, times, batches)
+                start = given.value(change)
+                if not repeat:
+                    # most tails read no recorded value: copies for those that do, once they have complained
+                    change = change._replace(batches=batches & {1})
+                try:
+                    return _replay(model, name, answers, start, cut, raw, change)
+                except torch.OutOfMemoryError:
                     raise
-            lift_all = True
-            return _replay(model, name, answers, given, cut, raw, own, lift_all)
+                except RuntimeError as error:
+                    if not lift_all and _in_place_under_vmap(error):
+                        lift_all = True
+                    elif not repeat and times > 1:
+                        repeat = True
+                    else:
+                        raise
 
-        return Recorded(layout.to_map(raw) if layout else raw, outputs, tail)
+        return Recorded(layout.to_map(raw) if layout else raw, outputs, tail, _convolves(model, name, answers))
 
     return run
+
+
+def _convolves(model: nn.Module, name: str, answers: dict[int, list[_Kept]]) -> bool:
+    done = [model.get_submodule(name), *(module for module in model.modules() if id(module) in answers)]
+    over = {id(part) for module in done for part in module.modules()}
+    return any(isinstance(module, nn.Conv2d) and id(module) not in over for module in model.modules())
+
+
+def repeated(leaf: Any, times: int, batches: set[int]) -> Any:
+    """Repeat a value that has one of these batch sizes, `times` batches one after the other."""
+    if times == 1 or not isinstance(leaf, Tensor) or not leaf.ndim or leaf.shape[0] not in batches:
+        return leaf
+    # a single sample needs no memory
+    return leaf.expand(times, *leaf.shape[1:]) if leaf.shape[0] == 1 else leaf.repeat(times, *(1,) * (leaf.ndim - 1))
+
+
+def _own(activations: Tensor, raw: Tensor, layout: Layout | None) -> tuple[Tensor, int]:
+    """Activations in the layer's own shape, and how many batches they are."""
+    if layout is None:
+        return activations, activations.shape[0] // raw.shape[0]
+    times = activations.shape[0] // layout.to_map(raw).shape[0]
+    return layout.from_map(activations, repeated(raw, times, {raw.shape[0]})), times
+
+
+class _Change(NamedTuple):
+    """What a replay puts in the place of the recorded activations, and what becomes of the other recorded values.
+
+    Attributes:
+        own: the activations, in the layer's own shape.
+        lift_all: whether all values have to be as batched as `own` is under `vmap`.
+        times: how often a value of one of the sizes in `batches` is repeated.
+        batches: sizes that such values have, for there are others, as a table of positions.
+    """
+
+    own: Tensor
+    lift_all: bool
+    times: int
+    batches: set[int]
 
 
 _Value: TypeAlias = tuple[list[Any], pytree.TreeSpec]
@@ -122,15 +173,18 @@ class _Kept(NamedTuple):
     written: tuple[bool, ...]
     spec: pytree.TreeSpec
 
-    def value(self, zero: Tensor | None = None, lift_all: bool = False) -> Any:
-        """Return the value, with what the network overwrites (or all) copied and as batched as `zero` is."""
-        if zero is None or not (lift_all or any(self.written)):
+    def value(self, change: _Change | None = None) -> Any:
+        """Return the value, with what the network overwrites (or all) copied and as batched as the change is."""
+        if change is None:
             return pytree.tree_unflatten(self.leaves, self.spec)
-        lift = [
-            lifted(leaf, zero) if isinstance(leaf, Tensor) and (written or lift_all) else leaf
-            for leaf, written in zip(self.leaves, self.written)
-        ]
-        return pytree.tree_unflatten(lift, self.spec)
+        leaves: list[Any] = [repeated(leaf, change.times, change.batches) for leaf in self.leaves]
+        if change.lift_all or any(self.written):
+            zero = zero_like(change.own)
+            leaves = [
+                lifted(leaf, zero) if isinstance(leaf, Tensor) and (written or change.lift_all) else leaf
+                for leaf, written in zip(leaves, self.written)
+            ]
+        return pytree.tree_unflatten(leaves, self.spec)
 
 
 class _Recorder:
@@ -223,38 +277,39 @@ def _replay(
     model: nn.Module,
     name: str,
     answers: dict[int, list[_Kept]],
-    given: _Kept,
+    inputs: Any,
     cut: _Kept,
     raw: Tensor,
-    own: Tensor,
-    lift_all: bool,
+    change: _Change,
 ) -> Any:
-    """Run the model with recorded modules answering from the record, and the layer answering `own`."""
+    """Run the model with recorded modules answering from the record, and the layer answering what it changed to."""
     layer = model.get_submodule(name)
-    zero = zero_like(own)
-    replaying = graft(model, lambda module: id(module) in answers or module is layer, zero)
-    output = swapped(cut.value(), raw, own.clone() if any(cut.written) else own)
+    replaying = graft(model, lambda module: id(module) in answers or module is layer, zero_like(change.own))
+    own = change.own.clone() if any(cut.written) else change.own
+    output = pytree.tree_map(
+        lambda leaf: own if leaf is raw else repeated(leaf, change.times, change.batches), cut.value()
+    )
     for key, values in answers.items():
         module = replaying.owned[key]
-        module.__dict__["forward"] = _answer(values, zero, lift_all, module.forward)
+        module.__dict__["forward"] = _answer(values, change, module.forward)
     at_cut = replaying.owned[id(layer)]
     at_cut.__dict__["forward"] = lambda *args, **kwargs: output
     at_cut.register_forward_hook(lambda module, args, changed_by_other_hooks: output)
     try:
-        return call(replaying, given.value(zero, lift_all))
+        return call(replaying, inputs)
     finally:
         # a module that holds a function which holds the module would keep its tensors until the next collection
         for module in replaying.owned.values():
             module.__dict__.pop("forward", None)
 
 
-def _answer(values: list[_Kept], zero: Tensor, lift_all: bool, forward: Callable[..., Any]) -> Callable[..., Any]:
+def _answer(values: list[_Kept], change: _Change, forward: Callable[..., Any]) -> Callable[..., Any]:
     """Answer the calls that were recorded; run the calls that come after the cut."""
     calls = count()
 
     def answer(*args: Any, **kwargs: Any) -> Any:
         i = next(calls)
-        return values[i].value(zero, lift_all) if i < len(values) else forward(*args, **kwargs)
+        return values[i].value(change) if i < len(values) else forward(*args, **kwargs)
 
     return answer
 

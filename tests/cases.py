@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tests import oracles
+from tests import oracles, oracles_perturbation
 
 Context = dict[str, Any]
 SHAPES = ((2, 5, 3), (2, 3, 4, 2), (2, 4, 2, 3, 2))
@@ -43,10 +43,39 @@ def tail(shape: Sequence[int], seed: int) -> Context:
     return {"tail": network}
 
 
+def tail_and_baseline(shape: Sequence[int], seed: int) -> Context:
+    means = rows(shape, seed)["weights"]
+    return {"tail": network, "baseline": means.reshape(*shape[:2], *(1,) * (len(shape) - 2))}
+
+
 def whole(shape: Sequence[int], seed: int) -> Context:
     generator = torch.Generator().manual_seed(seed)
     size = [2 * n + 1 for n in shape[2:]]
     return {"forward": network, "inputs": torch.randn(shape[0], 2, *size, generator=generator, dtype=torch.float64)}
+
+
+def noisy(shape: Sequence[int], seed: int) -> Context:
+    context = whole(shape, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    noise = torch.randn(3, *context["inputs"].shape[2:], generator=generator, dtype=torch.float64)
+    return {**context, "noise": noise}
+
+
+def blurred(shape: Sequence[int], seed: int) -> Context:
+    return {**whole(shape, seed), "blurred": 0.3 * whole(shape, seed + 1)["inputs"]}
+
+
+def deeper(shape: Sequence[int], seed: int) -> Context:
+    generator = torch.Generator().manual_seed(seed + 1)
+    size = [(n + 1) // 2 for n in shape[2:]]
+    map_ = torch.randn(shape[0], *size, generator=generator, dtype=torch.float64) + 0.7
+    return {**whole(shape, seed), "deeper": map_}
+
+
+def seen(shape: Sequence[int], seed: int) -> Context:
+    """For a method that perturbs the input alone: the input is its layer."""
+    generator = torch.Generator().manual_seed(seed)
+    return {"forward": network, "masks": torch.rand(4, *shape[2:], generator=generator, dtype=torch.float64)}
 
 
 def nothing(shape: Sequence[int], seed: int) -> Context:
@@ -98,8 +127,32 @@ CASES = (
     Case("ablation_cam", oracles.ablation_cam, context=tail),
     Case("ablation_cam", oracles.ablation_cam, {"slope": "score", "chunk_size": 2}, tail),
     Case("ablation_cam", oracles.ablation_cam, {"slope": "l1", "chunk_size": None}, tail),
+    Case("ablation_cam", oracles.ablation_cam, {"slope": "l1", "baseline": 0.5, "closed_form": False}, tail),
+    Case("ablation_cam", oracles.ablation_cam, context=tail_and_baseline),
     Case("score_cam", oracles.score_cam, context=whole),
     Case("score_cam", oracles.score_cam, {"form": "score", "chunk_size": 2}, whole),
+    Case("score_cam", oracles.score_cam, {"form": "score", "baseline": 0.25}, whole),
+    Case("score_cam", oracles.score_cam, {"top_k": 0.5}, whole),
+    Case("score_cam", oracles.score_cam, {"form": "score", "top_k": 2}, whole),
+    Case("recipro_cam", oracles_perturbation.recipro_cam, context=tail),
+    Case("recipro_cam", oracles_perturbation.recipro_cam, {"kernel": "point", "chunk_size": 2}, tail),
+    Case("lift_cam", oracles_perturbation.lift_cam, {"points": 3}, tail),
+    Case("shapley_cam", oracles_perturbation.shapley_cam, context=tail),
+    Case("shapley_cam", oracles_perturbation.shapley_cam, {"elementwise": True}, tail),
+    Case("fd_cam", oracles_perturbation.fd_cam, context=tail),
+    Case("fd_cam", oracles_perturbation.fd_cam, {"quantile": 0.5, "chunk_size": 3}, tail),
+    Case("group_cam", oracles_perturbation.group_cam, context=whole),
+    Case("group_cam", oracles_perturbation.group_cam, {"groups": 1, "quantile": 0.3, "chunk_size": 1}, blurred),
+    Case("ss_cam", oracles_perturbation.ss_cam, context=noisy),
+    Case("ss_cam", oracles_perturbation.ss_cam, {"form": "score", "chunk_size": 4}, noisy),
+    Case("is_cam", oracles_perturbation.is_cam, {"steps": 3}, whole),
+    Case("is_cam", oracles_perturbation.is_cam, {"steps": 2, "form": "score", "chunk_size": 3}, whole),
+    Case("poly_cam", oracles_perturbation.poly_cam, context=whole),
+    Case("poly_cam", oracles_perturbation.poly_cam, {"switch": "minus", "chunk_size": 2}, deeper),
+    Case("poly_cam", oracles_perturbation.poly_cam, {"switch": "plus"}, deeper),
+    Case("opti_cam", oracles_perturbation.opti_cam, {"steps": 4}, whole),
+    Case("rise", oracles_perturbation.rise, context=seen),
+    Case("rise", oracles_perturbation.rise, {"probability": 0.3, "chunk_size": 3}, seen),
 )
 
 
@@ -116,7 +169,10 @@ def permuted(context: Context, order: Tensor) -> Context:
     change: dict[str, Callable[[Any], Any]] = {
         "weights": lambda value: value[..., order],
         "tail": lambda value: unpermuted(value, order),
+        "baseline": lambda value: value[:, order],
     }
+    if "inputs" not in context:
+        change["forward"] = change["tail"]
     return {key: change.get(key, lambda value: value)(value) for key, value in context.items()}
 
 
@@ -126,6 +182,8 @@ def flipped(context: Context, axis: int) -> Context:
         "tail": lambda value: unflipped(value, axis),
         "forward": lambda value: unflipped(value, axis),
         "inputs": lambda value: value.flip(axis),
+        "blurred": lambda value: value.flip(axis),
+        **dict.fromkeys(("noise", "masks", "deeper"), lambda value: value.flip(axis - 1)),
     }
     return {key: change.get(key, lambda value: value)(value) for key, value in context.items()}
 
@@ -137,4 +195,5 @@ def mapped(context: Context, change: Callable[[Tensor], Tensor]) -> Context:
 
 def sample_of(context: Context, index: int) -> Context:
     """The context of one sample of the batch."""
-    return mapped(context, lambda value: value if value.ndim == 1 else value[index : index + 1])
+    one = mapped(context, lambda value: value if value.ndim == 1 else value[index : index + 1])
+    return {**one, **{key: context[key] for key in ("noise", "masks") if key in context}}

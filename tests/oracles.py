@@ -240,17 +240,20 @@ def ablation_cam(
     *,
     tail: Callable[[Tensor], Tensor],
     slope: str | None = None,
+    baseline: float | Tensor = 0.0,
+    closed_form: bool | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
     maps = []
-    for sample, channels in zip(activations.double(), samples(activations), strict=True):
+    bases = torch.as_tensor(baseline, dtype=torch.float64).expand(activations.shape)
+    for sample, base, channels in zip(activations.double(), bases, samples(activations), strict=True):
         score = float(tail(sample[None])[0])
         weights = []
-        for k, channel in enumerate(channels):
+        for k in range(len(channels)):
             ablated = sample.clone()
-            ablated[k] = 0
+            ablated[k] = base[k]
             drop = score - float(tail(ablated[None])[0])
-            divisor = {"score": abs(score), "l1": math.fsum(abs(a) for a in channel)}.get(slope or "", 1.0)
+            divisor = {"score": abs(score), "l1": float((sample - base)[k].abs().sum())}.get(slope or "", 1.0)
             weights.append(divide(drop, divisor))
         maps.append(combine(channels, weights))
     return as_maps(maps, activations)
@@ -293,16 +296,28 @@ def score_cam(
     forward: Callable[[Tensor], Tensor],
     inputs: Tensor,
     form: str = "softmax",
+    baseline: float | None = None,
+    top_k: int | float | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
     maps = []
     for sample, image, channels in zip(activations.double(), inputs.double(), samples(activations), strict=True):
-        scores = [float(forward((image * mask_of(channel, image.shape[1:]))[None])[0]) for channel in sample]
+        masks = [mask_of(channel, image.shape[1:]) for channel in sample]
+        black = torch.full_like(image, baseline or 0.0)
+        scores = [float(forward((image * mask + black * (1 - mask))[None])[0]) for mask in masks]
+        count = len(scores) if top_k is None else top_k
+        count = min(count, len(scores)) if isinstance(count, int) else math.ceil(count * len(scores))
+        order = sorted(range(len(scores)), key=lambda k: -math.fsum(a * a for a in channels[k]))
+        tried = order[:count]
+        weights = [0.0] * len(scores)
         if form == "softmax":
-            exponentials = [math.exp(score - max(scores)) for score in scores]
-            weights = [e / math.fsum(exponentials) for e in exponentials]
+            exponentials = {k: math.exp(scores[k] - max(scores)) for k in tried}
+            for k in tried:
+                weights[k] = exponentials[k] / math.fsum(exponentials.values())
         else:
-            weights = [0.0 if max(row) == min(row) else s for row, s in zip(channels, scores, strict=True)]
+            removed = 0.0 if baseline is None else float(forward(black[None])[0])
+            for k in tried:
+                weights[k] = 0.0 if max(channels[k]) == min(channels[k]) else scores[k] - removed
         maps.append(combine(channels, weights))
     return as_maps(maps, activations)
 

@@ -16,8 +16,11 @@ from camfn import capture, capture_many, explainer, methods, observe, targets
 from camfn.methods import eigen_cam, grad_cam, layer_cam
 from tests.nets import Net, images, seeded, unchanged
 
+PARAMETERS = {name: signature(getattr(methods, name)).parameters for name in methods.__all__}
 GRADIENT_METHODS = [
-    name for name in methods.__all__ if signature(getattr(methods, name)).parameters["grads"].default is Parameter.empty
+    name
+    for name, parameters in PARAMETERS.items()
+    if parameters["grads"].default is Parameter.empty and not {"tail", "forward"} & set(parameters)
 ]
 
 

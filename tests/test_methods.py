@@ -37,7 +37,9 @@ def arrays(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def method_of(case: Case, context: Context) -> Callable[..., Tensor]:
-    return partial(getattr(methods, case.name), **case.options, **context)
+    method: Callable[..., Tensor] = partial(getattr(methods, case.name), **case.options, **context)
+    # RISE perturbs the input, which is the layer it is held to the contract with
+    return (lambda x, *rest: method(x, *rest, inputs=x)) if case.name == "rise" else method
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
@@ -94,7 +96,7 @@ def test_half_precision_loses_no_more_than_the_last_cast(case: Case, dtype: torc
     context = mapped(case.context(PLANE, 1), lambda x: x.to(dtype))
     exact = method_of(case, mapped(context, Tensor.double))(activations.double(), grads.double())
     # masked inputs go to the network in its own dtype
-    slack = 30 if case.name == "score_cam" else 1
+    slack = 30 if "forward" in context else 1
     close(method_of(case, context)(activations, grads).double(), exact, slack * torch.finfo(dtype).eps)
 
 
@@ -245,7 +247,9 @@ def test_first_derivatives_are_exact(case: Case) -> None:
     shape = (1, *PLANE[1:])
     activations, grads = (x.requires_grad_() for x in arrays(shape))
     run = method_of(case, case.context(shape, 1))
-    assert torch.autograd.gradcheck(run, (activations, grads), check_forward_ad=True, check_batched_grad=False)
+    # torch.autograd.forward_ad does not nest, and shapley_cam is a forward derivative; torch.func.jvp does, see below
+    forward = case.name != "shapley_cam"
+    assert torch.autograd.gradcheck(run, (activations, grads), check_forward_ad=forward, check_batched_grad=False)
 
 
 @every_case

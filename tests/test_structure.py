@@ -23,6 +23,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FIL
 INIT = "__init__"
 """The package itself, among the names of its modules."""
 
+SHARED = {"methods._rows", "methods._score", "methods._affine"}
 METHODS = {name for name in FILES if name.startswith("methods.")} - {"methods.__init__"}
 CUT = {"_types", "_check", "_graft", "targets"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -38,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_explain": {*CUT, "_capture", "_resume"},
     "layers": {*CUT, "_capture", "_resume", "layout"},
     INIT: {*CUT, "_capture", "_resume", "_explain", "_diagnose", "layout"},
-    **{name: {"_types", "_maps"} for name in METHODS},
+    **{name: {"_types", "_maps"} | SHARED - {name} for name in METHODS},
     "methods.__init__": METHODS,
 }
 HEAVY = {"kornia", "timm", "torchvision", "matplotlib", "PIL", "scipy", "skimage", "typer", "rich", "pandas"}

@@ -19,8 +19,18 @@ from ._gradient import grad_cam_plusplus as grad_cam_plusplus
 from ._gradient import hires_cam as hires_cam
 from ._gradient import layer_cam as layer_cam
 from ._gradient import xgrad_cam as xgrad_cam
+from ._groups import fd_cam as fd_cam
+from ._groups import poly_cam as poly_cam
+from ._location import recipro_cam as recipro_cam
+from ._masks import group_cam as group_cam
+from ._masks import is_cam as is_cam
+from ._masks import ss_cam as ss_cam
+from ._optimized import opti_cam as opti_cam
 from ._perturbation import ablation_cam as ablation_cam
 from ._perturbation import score_cam as score_cam
+from ._rise import rise as rise
+from ._second_order import lift_cam as lift_cam
+from ._second_order import shapley_cam as shapley_cam
 
 __all__ = [  # noqa: RUF022  grouped by what a method needs, which is the order the command line shows
     "cam",
@@ -39,4 +49,14 @@ __all__ = [  # noqa: RUF022  grouped by what a method needs, which is the order 
     "random_cam",
     "ablation_cam",
     "score_cam",
+    "recipro_cam",
+    "lift_cam",
+    "shapley_cam",
+    "fd_cam",
+    "group_cam",
+    "ss_cam",
+    "is_cam",
+    "poly_cam",
+    "opti_cam",
+    "rise",
 ]

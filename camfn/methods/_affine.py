@@ -1,0 +1,182 @@
+"""Whether a function is affine in its argument, read off the operations it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_SAME = {
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+    "_reshape_alias",
+    "_to_copy",
+    "_unsafe_view",
+    "alias",
+    "as_strided",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "clone",
+    "constant_pad_nd",
+    "copy_",
+    "cumsum",
+    "diagonal",
+    "expand",
+    "flip",
+    "gather",
+    "index",
+    "index_select",
+    "mean",
+    "narrow",
+    "neg",
+    "neg_",
+    "permute",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "reflection_pad3d",
+    "repeat",
+    "replication_pad1d",
+    "replication_pad2d",
+    "replication_pad3d",
+    "roll",
+    "select",
+    "slice",
+    "split",
+    "split_with_sizes",
+    "squeeze",
+    "sum",
+    "t",
+    "transpose",
+    "unbind",
+    "unfold",
+    "unsqueeze",
+    "unsqueeze_",
+    "squeeze_",
+    "upsample_bilinear2d",
+    "upsample_linear1d",
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "upsample_trilinear3d",
+    "upsample_bicubic2d",
+    "view",
+    "view_copy",
+    "add",
+    "add_",
+    "sub",
+    "sub_",
+    "rsub",
+    "cat",
+    "stack",
+}
+"""Linear in all tensors that are not indices, together."""
+
+_PRODUCTS: dict[str, tuple[int, int]] = {
+    "mul": (0, 1),
+    "mul_": (0, 1),
+    "mm": (0, 1),
+    "bmm": (0, 1),
+    "mv": (0, 1),
+    "dot": (0, 1),
+    "convolution": (0, 1),
+    "addmm": (1, 2),
+    "addmv": (1, 2),
+    "baddbmm": (1, 2),
+}
+"""Linear in each of two arguments, but not in both together; further arguments are added."""
+
+_BLANK = {"empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
+"""Take a shape from their argument, and no value."""
+
+_FIRST = ("div", "div_", "masked_fill", "masked_fill_", "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+"""Affine in the first argument alone."""
+
+_TRAINING = 5
+"""Place of the flag among the arguments of a batch norm."""
+
+
+def affine_at(function: Callable[[Tensor], Any], x: Tensor) -> tuple[Any, bool]:
+    """Run a function, and tell whether all it did to `x` on the way is affine.
+
+    Every operation that sees something made of `x` has to be one that is known to be affine in it: no sampling of
+    values, which a ReLU that does not switch between the samples would deceive. A function that reads values to decide
+    what to do is not affine. Derivatives may still be cut off, and samples mixed: that is for the caller to check.
+
+    Args:
+        function: anything.
+        x: where to run it; not inside a transform of `torch.func`.
+
+    Returns:
+        `function(x)`, and whether it is affine for sure.
+
+    Example:
+        >>> affine_at(lambda x: 3 * x.sum() + 1, torch.ones(2))
+        (tensor(7.), True)
+        >>> affine_at(lambda x: x.relu().sum(), torch.ones(2))
+        (tensor(2.), False)
+    """
+    with _Following(x) as following:
+        value = function(x)
+    return value, following.affine
+
+
+class _Following(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follow what is made of a tensor, by the memory it is in."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.affine = True
+        # the tensors are kept: freed memory may become that of something else
+        self.made = {_memory(x): x}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if not self.affine:
+            return out
+        if any(leaf.layout is not torch.strided for leaf in _tensors((args, kwargs, out))):
+            self.affine = False
+        elif self.any((args, kwargs)) and func.overloadpacket.__name__ not in _BLANK:
+            self.affine = not self.any(kwargs) and self.allowed(func, args) and _is_floating(out)
+            self.made.update((_memory(leaf), leaf) for leaf in _tensors(out))
+        return out
+
+    def any(self, values: Any) -> bool:
+        return any(_memory(leaf) in self.made for leaf in _tensors(values))
+
+    def allowed(self, func: Any, args: Any) -> bool:
+        name = func.overloadpacket.__name__
+        if name in _SAME:
+            return True
+        if name in _PRODUCTS:
+            return not all(self.any(args[place]) for place in _PRODUCTS[name])
+        if name.endswith("batch_norm") and args[_TRAINING]:
+            return False
+        if name == "where":
+            return not self.any(args[:1])
+        return name in _FIRST and not self.any(args[1:]) and not _rounds(func)
+
+
+def _rounds(func: Any) -> bool:
+    """Whether a division is one with a rounding mode."""
+    return "mode" in func._overloadname
+
+
+def _is_floating(out: Any) -> bool:
+    """Whether all tensors that came out have derivatives: a cast to integers is no linear map."""
+    return all(leaf.is_floating_point() for leaf in _tensors(out) if leaf.numel())
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _memory(x: Tensor) -> int:
+    return int(x.untyped_storage()._cdata)

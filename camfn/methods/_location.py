@@ -1,0 +1,85 @@
+"""Methods that keep one location of the activations at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ._rows import ChunkSize, Progress, map_scores
+from ._score import no_nan
+
+Kernel: TypeAlias = Literal["gaussian", "point"]
+"""What is kept around a location."""
+
+_KERNELS = {"gaussian": (0.5, 0.25), "point": (1.0, 0.0)}
+"""Weight of a place and of its neighbors, along one dimension."""
+
+
+def recipro_cam(
+    activations: Tensor,
+    grads: Tensor | None = None,
+    outputs: Any = None,
+    *,
+    tail: Callable[[Tensor], Tensor],
+    kernel: Kernel = "gaussian",
+    chunk_size: ChunkSize = "auto",
+    progress: Progress | None = None,
+) -> Tensor:
+    """Recipro-CAM: the score of what one location alone tells the rest of the network.
+
+    `L(p) = tail(A * M_p)` with a mask `M_p` around position p, the same for all channels: 1 at p and 0 elsewhere
+    ("point"), or the binomial (1, 2, 1) / 4 along each dimension ("gaussian", 3 x 3 in two). No gradient; a run of the
+    tail for each position. Over a pooled linear head the point map is `CAM / N + b`, and the Gaussian one that of the
+    CAM filtered with the mask (its border padded with zeros). The authors take softmaxed scores: use
+    `targets.class_probability`. The map is signed, and not rescaled.
+
+    The authors' code, in its Gaussian form, spreads the one vector `A(p)` over the neighbors instead of keeping theirs,
+    and runs the point form by default; here the mask multiplies the activations, as in their text for transformers.
+    For those (ViT-ReciproCAM) the class token must go on unmasked: give `explainer` the layout
+    `layout.tokens(grid, keep_prefix=True)`, the default, at the input of the last block.
+
+    Source: arXiv 2209.14074 (and 2310.02588 for transformers); neither equation was checked in print.
+
+    Args:
+        activations: (B, C, *S), one to three spatial dimensions.
+        grads: not used.
+        outputs: not used.
+        tail: the network after the layer and the target, activations (B, C, *S) to scores (B,); must run under
+            `torch.vmap`.
+        kernel: "gaussian" or "point".
+        chunk_size: positions tried at once; None is all N at once, "auto" as many as memory allows.
+        progress: called with positions done and N.
+
+    Returns:
+        The raw map of scores, (B, *S).
+
+    Raises:
+        ValueError: if the tail does not return one score a sample, or NaN, or for an unknown kernel.
+
+    Example:
+        >>> import torch
+        >>> activations = torch.tensor([[[1.0, 0.0, 2.0], [0.0, 4.0, 0.0]]])
+        >>> recipro_cam(activations, tail=lambda a: a[:, 0].sum(1) - a[:, 1].sum(1) + 5, kernel="point")
+        tensor([[6., 1., 7.]])
+    """
+    if kernel not in _KERNELS:
+        raise ValueError(f"recipro_cam: kernel: expected 'gaussian' or 'point', got {kernel!r}")
+    space = activations.shape[2:]
+    axes = [torch.arange(size, device=activations.device) for size in space]
+    center, neighbor = _KERNELS[kernel]
+
+    def kept(place: Tensor) -> Tensor:
+        mask = torch.ones((), dtype=activations.dtype, device=activations.device)
+        for axis, at in zip(axes, place):
+            distance = (axis - at).abs()
+            line = torch.where(distance == 0, center, torch.where(distance == 1, neighbor, 0.0))
+            mask = mask[..., None] * line.to(mask.dtype)
+        return activations * mask
+
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
+    scores = map_scores("recipro_cam: tail", tail, kept, places, chunk_size=chunk_size, progress=progress).mT
+    no_nan("recipro_cam: tail", scores, activations)
+    return scores.reshape(activations.shape[0], *space).to(activations.dtype)

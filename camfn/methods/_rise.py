@@ -1,0 +1,126 @@
+"""RISE: random masks on the input, the black-box baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from einops import einsum
+from torch import Tensor
+
+from .._maps import resize, widen
+from ._rows import ChunkSize, Progress, map_scores
+from ._score import at_least_one, no_nan
+
+
+def rise(
+    activations: Tensor,
+    grads: Tensor | None = None,
+    outputs: Any = None,
+    *,
+    forward: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    samples: int = 4000,
+    grid: int = 7,
+    probability: float = 0.5,
+    generator: torch.Generator | None = None,
+    masks: Tensor | None = None,
+    chunk_size: ChunkSize = "auto",
+    progress: Progress | None = None,
+) -> Tensor:
+    """RISE: random masks, weighted by the score of the input seen through them.
+
+    `L(p) = sum_i f(x M_i) M_i(p) / (n probability)`, at the resolution of the inputs, not of the layer: the layer does
+    not matter. A mask is a coarse grid of zeros and ones, upsampled to one cell more than the input and cropped at a
+    random place. The masks are the same for all samples of a batch, and are built a chunk at a time. `samples`
+    forwards. Under `vmap` and `torch.compile` give the masks. The authors take probabilities,
+    `targets.class_probability`, and 4000 masks (8000 for ResNet-50).
+
+    Source: arXiv 1806.07421 and the authors' code, whose masks differ at the border by its kind of resizing; the number
+    for ResNet-50 is from memory of the paper.
+
+    Args:
+        activations: (B, C, *S), not used.
+        grads: not used.
+        outputs: not used.
+        forward: the whole network and the target, inputs to scores (B,); must run under `torch.vmap`.
+        inputs: (B, channels, *T), one to three spatial dimensions.
+        samples: how many masks a generator draws.
+        grid: cells along each dimension.
+        probability: that a cell is 1, by which the map is divided, also where the masks are given.
+        generator: where to draw from, on its own device, in float32 whatever the inputs are.
+        masks: (n, *T), the masks themselves, in place of a generator.
+        chunk_size: masks tried at once; None is all, "auto" as many as memory allows.
+        progress: called with masks done and their number.
+
+    Returns:
+        The raw map, (B, *T), where other methods give (B, *S).
+
+    Raises:
+        ValueError: if neither or both of `generator` and `masks` are given, for masks of another shape, `samples` or
+            `grid` below 1, a probability outside (0, 1], or scores that are not one number a sample, or NaN.
+
+    Example:
+        >>> import torch
+        >>> image, masks = torch.tensor([[[2.0, 3.0]]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+        >>> rise(image, forward=lambda x: x.sum((1, 2)), inputs=image, masks=masks)  # scores 2, 5
+        tensor([[7., 5.]])
+    """
+    at_least_one("rise", samples=samples, grid=grid)
+    if not 0 < probability <= 1:
+        raise ValueError(f"rise: probability: expected a number in (0, 1], got {probability}")
+    size = tuple(inputs.shape[2:])
+    if (generator is None) == (masks is None):
+        raise ValueError(
+            f"rise: expected one of generator and masks, got {'neither' if masks is None else 'both'}. "
+            "For example functools.partial(rise, generator=torch.Generator().manual_seed(0))"
+        )
+    (x,) = widen(inputs)
+    if masks is not None:
+        if masks.ndim != inputs.ndim - 1 or tuple(masks.shape[1:]) != size or not masks.shape[0]:
+            raise ValueError(f"rise: expected masks of shape (n, *T), T = {size}; got {tuple(masks.shape)}")
+        build, count = _picked(masks.to(x)), len(masks)
+    else:
+        assert generator is not None
+        build, count = _grids(samples, grid, probability, size, generator, x), samples
+
+    def seen(index: Tensor) -> Tensor:
+        return inputs * build(index).to(inputs.dtype)
+
+    rows = torch.arange(count, device=x.device)
+    (scores,) = widen(map_scores("rise: forward", forward, seen, rows, chunk_size=chunk_size, progress=progress))
+    no_nan("rise: forward", scores.mT, inputs)
+    # all masks at once may not fit: they are built again, some at a time
+    parts = [
+        einsum(weights, torch.vmap(build)(index), "n b, n ... -> b ...")
+        for weights, index in zip(torch.split(scores.to(x.dtype), 64), torch.split(rows, 64))
+    ]
+    return (sum(parts, torch.zeros_like(parts[0])) / (count * probability)).to(inputs.dtype)
+
+
+def _picked(masks: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda index: masks[index]
+
+
+def _grids(
+    samples: int, grid: int, probability: float, size: tuple[int, ...], generator: torch.Generator, like: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Draw the masks' grids and places, and return what builds the mask (*T) of an index."""
+    cells = [-(-length // grid) for length in size]
+    # one draw of a fixed shape for each: what is drawn does not depend on how the masks are built
+    options: dict[str, Any] = {"generator": generator, "device": generator.device}
+    on = torch.rand((samples, *(grid for _ in size)), dtype=torch.float32, **options) < probability
+    places = [torch.randint(cell, (samples,), **options).to(like.device) for cell in cells]
+    coarse = on.to(like)
+    # linear resizing is a matrix along each dimension: (grid + 1) cells by grid
+    lines = [resize(torch.eye(grid).to(like)[None], ((grid + 1) * cell,))[0].mT for cell in cells]
+    within = [torch.arange(length, device=like.device) for length in size]
+
+    def build(index: Tensor) -> Tensor:
+        mask = coarse[index]
+        for line, place, places_within in zip(lines, places, within):
+            mask = torch.tensordot(mask, line[places_within + place[index]], dims=([0], [1]))
+        return mask
+
+    return build

@@ -1,0 +1,167 @@
+"""Methods that look at the tail along a line: its curvature, or its gradient on the way from zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from einops import einsum
+from torch import Tensor
+
+from .._maps import channel_sum, spatial_mean, spatial_sum, weighted_sum, widen
+from ._rows import ChunkSize, Progress, map_rows, one_score
+from ._score import at_least_one, no_nan
+
+
+def shapley_cam(
+    activations: Tensor,
+    grads: Tensor | None = None,
+    outputs: Any = None,
+    *,
+    tail: Callable[[Tensor], Tensor],
+    elementwise: bool = False,
+) -> Tensor:
+    """ShapleyCAM: channels weighted by their second-order Shapley value.
+
+    `L(p) = sum_k alpha_k A_k(p)` with `alpha_k = mean_p (g - H A / 2)_kp`, `g` the gradient and `H` the Hessian of the
+    score at the activations. `elementwise=True` is the HiResCAM form `L(p) = sum_k (g - H A / 2)_kp A_k(p)`: over a
+    tail of degree two its terms are the Shapley values of the activations against zero, and sum to `u(A) - u(0)`.
+    Where the tail is linear in pieces and the score a logit, `H A = 0` and the map is that of Grad-CAM (or HiResCAM).
+    The paper's target is `targets.rest`. Its outer ReLU is not applied.
+
+    `g` and `H A` come from one forward-over-reverse pass through the tail, about two backwards; `grads` are not needed.
+    A tail with a fused attention kernel that has no forward derivative needs the math kernel:
+    `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`. pytorch-grad-cam has the method; its ReST target subtracts the
+    mean cross-entropy of the batch.
+
+    Source: arXiv 2501.06261.
+
+    Args:
+        activations: (B, C, *S), one to three spatial dimensions.
+        grads: not used.
+        outputs: not used.
+        tail: the network after the layer and the target, activations (B, C, *S) to scores (B,); must be twice
+            differentiable by `torch.func`.
+        elementwise: weight place by place instead of by the channel's mean.
+
+    Returns:
+        The raw signed map, (B, *S).
+
+    Raises:
+        ValueError: if the tail does not return one score a sample, or NaN, or for a derivative that is NaN.
+        NotImplementedError: if the tail has an operation without a forward derivative.
+
+    Example:
+        >>> import torch
+        >>> activations = torch.tensor([[[1.0, 3.0], [2.0, 0.0]]])
+        >>> shapley_cam(activations, tail=lambda a: a[:, 0].prod(1), elementwise=True)  # 3, shared evenly
+        tensor([[1.5000, 1.5000]])
+    """
+
+    def total(a: Tensor) -> tuple[Tensor, Tensor]:
+        scores = one_score("shapley_cam: tail", tail(a), a.shape[0])
+        return scores.sum(), scores
+
+    slope = torch.func.grad(total, has_aux=True)
+    try:
+        gradient, curved, scores = torch.func.jvp(slope, (activations,), (activations,), has_aux=True)  # type: ignore[misc]
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            "shapley_cam: the tail has an operation without a forward derivative. If it is fused attention, run it as "
+            "with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH): ..."
+        ) from error
+    no_nan("shapley_cam: tail", scores[:, None], activations)
+    a, g, ha = widen(activations, gradient, curved)
+    alpha = no_nan("shapley_cam: the derivative of tail", g - ha / 2, activations)
+    map_ = channel_sum(alpha * a) if elementwise else weighted_sum(a, spatial_mean(alpha))
+    return map_.to(activations.dtype)
+
+
+def lift_cam(
+    activations: Tensor,
+    grads: Tensor | None = None,
+    outputs: Any = None,
+    *,
+    tail: Callable[[Tensor], Tensor],
+    points: int = 8,
+    chunk_size: ChunkSize = "auto",
+    progress: Progress | None = None,
+) -> Tensor:
+    """LIFT-CAM: channels weighted by what they contribute to the score against zero activations.
+
+    `L(p) = sum_k w_k A_k(p)` with `w_k = sum_p A_k(p) integral_0^1 g_k(t A)(p) dt`, the Aumann-Shapley value of the
+    channel on the straight way from 0 to A. The integral is taken at `points` Gauss-Legendre nodes, each a forward and
+    a backward of the tail: exact for scores that are polynomials in t of degree `2 points` or less. The weights sum to
+    `u(A) - u(0)`. The paper's outer ReLU is not applied. No peer has the method.
+
+    The authors run DeepLIFT (the rescale rule, zero reference) on the pooling and the classifier. That rule needs every
+    nonlinearity of the tail one by one, which a function does not show. On the line, the two agree where the
+    tail is affine (`w_k = sum_p g A`, the Shapley value, and the drop of Ablation-CAM), and where it has one layer of
+    element-wise nonlinearities between affine ones (the rescale multiplier is the mean slope on the line); for deeper
+    tails, softmaxed scores and max pooling they are two approximations of one Shapley value. For scores of
+    degree two, too, the weights are the exact Shapley values.
+
+    Source: arXiv 2102.05228 for the weights by DeepLIFT; the path integral in its place is camfn's.
+
+    Args:
+        activations: (B, C, *S), one to three spatial dimensions.
+        grads: not used.
+        outputs: not used.
+        tail: the network after the layer and the target, activations (B, C, *S) to scores (B,); must run under
+            `torch.vmap` and `torch.func.vjp`.
+        points: nodes of the integral; 1 is exact over an affine tail. Tails with many ReLUs want more.
+        chunk_size: nodes evaluated at once; None is all, "auto" as many as memory allows.
+        progress: called with nodes done and `points`.
+
+    Returns:
+        The raw signed map, (B, *S).
+
+    Raises:
+        ValueError: if the tail does not return one score a sample, or NaN, for a derivative that is NaN, or `points`
+            below 1.
+
+    Example:
+        >>> import torch
+        >>> activations = torch.tensor([[[1.0, 3.0], [2.0, 2.0]]])
+        >>> lift_cam(activations, tail=lambda a: a[:, 0].sum(1) * a[:, 1].sum(1)).round()  # 16, shared evenly
+        tensor([[24., 40.]])
+    """
+    at_least_one("lift_cam", points=points)
+    nodes, lengths = _gauss_legendre(points)
+    (a,) = widen(activations)
+
+    def contribution(t: Tensor) -> Tensor:
+        scores, pullback = torch.func.vjp(tail, activations * t)  # type: ignore[misc]
+        (g,) = widen(*pullback(torch.ones_like(one_score("lift_cam: tail", scores, a.shape[0]))))
+        return torch.cat([spatial_sum(a * g), scores[:, None].to(a.dtype)], 1)
+
+    rows = torch.tensor(nodes, dtype=activations.dtype, device=activations.device)
+    found = map_rows(contribution, rows, chunk_size=chunk_size, progress=progress)
+    no_nan("lift_cam: tail", found[..., -1].mT, activations)
+    weights = einsum(found[..., :-1], torch.tensor(lengths, dtype=a.dtype, device=a.device), "n b c, n -> b c")
+    no_nan("lift_cam: the derivative of tail", weights, activations)
+    return weighted_sum(a, weights).to(activations.dtype)
+
+
+def _gauss_legendre(count: int) -> tuple[list[float], list[float]]:
+    """Nodes and weights of the Gauss-Legendre rule on [0, 1]."""
+    nodes, weights = [], []
+    for i in range(count):
+        x, slope = math.cos(math.pi * (i + 0.75) / (count + 0.5)), 0.0
+        # Newton's method from there is quadratic from the first step; six double the digits past those of a float
+        for _ in range(6):
+            value, slope = _legendre(count, x)
+            x -= value / slope
+        nodes.append((1 - x) / 2)
+        weights.append(1 / ((1 - x * x) * slope * slope))
+    return nodes, weights
+
+
+def _legendre(degree: int, x: float) -> tuple[float, float]:
+    """Legendre polynomial and its slope, by Bonnet's recursion."""
+    before, value = 0.0, 1.0
+    for n in range(1, degree + 1):
+        before, value = value, ((2 * n - 1) * x * value - (n - 1) * before) / n
+    return value, degree * (x * value - before) / (x * x - 1)
