@@ -187,7 +187,7 @@ def test_against_grad_cam(benchmark: BenchmarkFixture, capsys: pytest.CaptureFix
         with torch.autocast("cpu", torch.bfloat16) if work.autocast else nullcontext():
             return explain(images, index)
 
-    map_ = benchmark.pedantic(run, rounds=work.rounds, warmup_rounds=1)  # type: ignore[no-untyped-call]
+    benchmark.pedantic(run, rounds=work.rounds, warmup_rounds=1)  # type: ignore[no-untyped-call]
     ours = benchmark.stats.stats.min * work.channels / work.run  # type: ignore[union-attr]
     before = _reset("cpu") if Path("/proc/self/clear_refs").exists() else 0
     run()
@@ -202,9 +202,6 @@ def test_against_grad_cam(benchmark: BenchmarkFixture, capsys: pytest.CaptureFix
     )
     if work.peer == "ScoreCAM" and peak:
         tell(capsys, f"{name}: MiB", peak / 2**20, 1024, at_least=False)
-    if work.autocast:
-        same = rank_correlation(map_, explain(images, index))
-        tell(capsys, f"{name}: rank correlation with float32", same, 0.99)
     benchmark.extra_info.update(kind="perturbation", device="cpu", work=name, ours=ours, theirs=theirs, peak=peak)
 
 
@@ -274,6 +271,12 @@ def test_a_tenth_of_the_channels_on_real_photos(
         same = [rank_correlation(*pair) for pair in zip(maps["all"], maps[name])]
         ratio = times["all"] / times[name]
         tell(capsys, f"score lite0, a tenth by {name}, rank correlation {same}: times faster than all", ratio, 8)
+    # random weights amplify every rounding: how close bfloat16 comes is a question to trained ones
+    explain = explainer(partial(methods.score_cam, top_k=0.1), lite.model, "bn2")
+    with torch.autocast("cpu", torch.bfloat16):
+        half = torch.cat([explain(image[None]) for image in images])
+    close = min(rank_correlation(*pair) for pair in zip(maps["activation"], half))
+    tell(capsys, "score lite0, a tenth in bfloat16: rank correlation with float32", close, 0.99)
     benchmark.extra_info.update(kind="perturbation", device="cpu", work="tenth", times=times)
 
 
