@@ -13,6 +13,7 @@ from torch.func import vjp
 from .._maps import over_space, resize, safe_divide, spatial_mean, spatial_sum, weighted_sum, widen
 from ._affine import affine_at
 from ._rows import ChunkSize, Progress, constant, map_scores, one_score, readable
+from ._score import fits_inputs, minmax
 
 
 def ablation_cam(
@@ -209,15 +210,11 @@ def score_cam(
     """
     if form not in ("softmax", "score"):
         raise ValueError(f"score_cam: form: expected 'softmax' or 'score', got {form!r}")
-    if inputs.ndim != activations.ndim or inputs.shape[0] != activations.shape[0]:
-        raise ValueError(
-            f"score_cam: expected inputs (B, channels, *T) with the batch and the number of spatial dimensions of the "
-            f"activations, {tuple(activations.shape)}; got {tuple(inputs.shape)}"
-        )
+    fits_inputs("score_cam", activations, inputs)
     base = None if baseline is None else _broadcastable("score_cam: baseline", baseline, inputs, "inputs")
     (a,) = widen(activations)
     # min-max does not see a shift or a scale; taken off before the resizing, a constant channel is exactly 0, not noise
-    units = _minmax(a)
+    units = minmax(a)
     chosen = None if top_k is None else _strongest(activations, grads, tail, _count(top_k, a.shape[1]), by)
     tried = units if chosen is None else _take(units, chosen)
     # where samples see one another, as in training, another pairing of masks is another batch
@@ -225,7 +222,7 @@ def score_cam(
     different, place = _distinct(tried) if apart else (tried, None)
 
     def masked(units: Tensor) -> Tensor:
-        mask = _minmax(resize(units[:, None], inputs.shape[2:])).to(inputs.dtype)
+        mask = minmax(resize(units[:, None], inputs.shape[2:])).to(inputs.dtype)
         return inputs * mask if base is None else base + (inputs - base) * mask
 
     rows = different.transpose(0, 1)
@@ -241,13 +238,6 @@ def score_cam(
     if chosen is not None:
         weights = torch.zeros(a.shape[:2], dtype=weights.dtype, device=a.device).scatter(1, chosen, weights)
     return weighted_sum(a, weights.to(a.dtype)).to(activations.dtype)
-
-
-def _minmax(maps: Tensor) -> Tensor:
-    """Rescale each map of (B, C, *S) to [0, 1]; a constant one to 0."""
-    space = tuple(range(2, maps.ndim))
-    low = maps.amin(space, keepdim=True)
-    return safe_divide(maps - low, maps.amax(space, keepdim=True) - low)
 
 
 def _take(maps: Tensor, index: Tensor) -> Tensor:
