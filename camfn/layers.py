@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ._capture import capture_many
 from ._check import CaptureError, describe
-from ._graft import call, copied, graft
+from ._graft import call, copied, floating_leaves, graft
 from ._types import Inputs, Layout, Target
 from .layout import Reading, read
 
@@ -68,7 +68,7 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
     inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
     if not model.training and not callable(target):
         inputs, target = _first_sample(inputs), _first_sample(target)
-    image = next((t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.is_floating_point()), None)
+    image = next(iter(floating_leaves(inputs)), None)
     if image is None or image.ndim < 3:
         raise CaptureError(f"suggest: expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
     found = _candidates(model, *_survey(model, inputs), image)

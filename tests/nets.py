@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 
 def seeded(build: Callable[[], nn.Module], *, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -146,8 +145,3 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         snapshot.check()
-
-
-def with_parameter(model: nn.Module, name: str, value: Tensor) -> Callable[[Tensor], Any]:
-    """Return the model as a function of its input, with one parameter replaced."""
-    return lambda x: functional_call(model, {name: value}, (x,))

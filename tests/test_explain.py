@@ -393,20 +393,15 @@ SCALE = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64).reshape(3, 1, 1, 1)
 
 def ways(name: str) -> list[Any]:
     """Every way to call the network with an image and a scale."""
-    marks: list[pytest.MarkDecorator] = []
     found: dict[str, Callable[[Tensor], Any]] = {
         "tuple": lambda x: (x, SCALE),
         "list": lambda x: [x, SCALE],
         "dict": lambda x: {"image": x, "scale": SCALE, "flip": False},
-    }
-    mappings: dict[str, Callable[[Tensor], Any]] = {
         "UserDict": lambda x: UserDict(image=x, scale=SCALE),
         "MappingProxyType": lambda x: MappingProxyType({"image": x, "scale": SCALE}),
         "Mapping": lambda x: Keywords(image=x, scale=SCALE),
     }
-    return [pytest.param(name, way, id=f"{name}-{key}") for key, way in found.items()] + [
-        pytest.param(name, way, id=f"{name}-{key}", marks=marks) for key, way in mappings.items()
-    ]
+    return [pytest.param(name, way, id=f"{name}-{key}") for key, way in found.items()]
 
 
 @pytest.mark.parametrize(
