@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import camfn
-from camfn import image, layers, layout, methods, targets
+from camfn import image, layers, layout, methods, targets, transforms
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -50,5 +50,6 @@ def test_every_public_name_is_in_the_docs() -> None:
             for name, value in vars(module).items()
             if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__ and callable(value)
         ]
+    public += [name for name in vars(transforms) if not name.startswith("_") and name != "annotations"]
     missing = [name for name in public if not re.search(rf"\b{name}\b", text)]
     assert not missing

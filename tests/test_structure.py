@@ -38,6 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_resume": CUT,
     "_explain": {*CUT, "_capture", "_resume"},
     "layers": {*CUT, "_capture", "_resume", "layout"},
+    "_fuse": {*CUT, "_capture", "_explain", "_maps"},
+    "transforms": {"_fuse"},
     INIT: {*CUT, "_capture", "_resume", "_explain", "_diagnose", "layout"},
     **{name: {"_types", "_maps"} | SHARED - {name} for name in METHODS},
     "methods.__init__": METHODS,
