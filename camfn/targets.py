@@ -15,6 +15,9 @@ from torch import Tensor
 from ._check import class_in_range, describe, length_matches, one_score_a_sample
 from ._types import ScoreFn, Target
 
+Move: TypeAlias = Callable[[Tensor], Tensor]
+"""Where a mask (B, *S) on an image ends up when the image is moved."""
+
 Classes: TypeAlias = "int | Tensor | Sequence[int] | None"
 """The top class of each sample, one class for all, or a class a sample."""
 
@@ -26,12 +29,20 @@ class Score:
         function: model outputs to (B,) scores.
         pinned: outputs to the same target with every choice that was left to them (the top class, the classes to
             contrast with) made once; perturbation methods use it, so that no perturbed forward changes the question.
+        moved: for a target with places of its own, such as a mask on a segmentation: the target whose places moved
+            with the image, given what moves a mask (B, *S); `transforms.augment` uses it. Any callable may have it.
     """
 
     # a plain class: not every compiler that camfn supports can make a frozen dataclass while tracing
-    def __init__(self, function: ScoreFn, pinned: Callable[[Any], ScoreFn] | None = None) -> None:
+    def __init__(
+        self,
+        function: ScoreFn,
+        pinned: Callable[[Any], ScoreFn] | None = None,
+        moved: Callable[[Move], ScoreFn] | None = None,
+    ) -> None:
         self.function = function
         self.pinned = pinned
+        self.moved = moved
 
     def __call__(self, outputs: Any) -> Tensor:
         """Score each sample, (B,)."""
@@ -40,16 +51,13 @@ class Score:
     def __add__(self, other: ScoreFn) -> Score:
         """Sum of two targets."""
         _require_target(other)
-        return Score(
-            lambda outputs: self(outputs) + other(outputs),
-            lambda outputs: Score(pin(self, outputs)) + pin(other, outputs),
-        )
+        return _combined([self, other], lambda one, two: one + two)
 
     def __mul__(self, factor: float) -> Score:
         """Multiple of a target."""
         if callable(factor):
             raise TypeError("a target can be multiplied by a number only, not by another target")
-        return Score(lambda outputs: self(outputs) * factor, lambda outputs: Score(pin(self, outputs)) * factor)
+        return _combined([self], lambda one: one * factor)
 
     __rmul__ = __mul__
 
@@ -64,7 +72,7 @@ class Score:
 
     def log(self) -> Score:
         """Logarithm of a positive target: with `class_score`, the log-logit of BagCAMs (2207.07818)."""
-        return Score(lambda outputs: self(outputs).log(), lambda outputs: Score(pin(self, outputs)).log())
+        return _combined([self], lambda one: one.log())
 
 
 def class_score(classes: Classes = None) -> Score:
@@ -259,6 +267,24 @@ def pin(target: Target, outputs: Any) -> ScoreFn:
     return score.pinned(outputs) if isinstance(score, Score) and score.pinned else score
 
 
+def moved(target: ScoreFn, move: Move) -> ScoreFn:
+    """Move the places that a target has of its own along with the image; other targets stay as they are.
+
+    Args:
+        target: a function of the outputs; one with places has a method `moved`, as `Score` describes.
+        move: where a mask (B, *S) ends up.
+
+    Example:
+        >>> import torch
+        >>> masked = lambda mask: Score(lambda y: (y * mask).sum(1), moved=lambda move: masked(move(mask)))
+        >>> left = masked(torch.tensor([[1.0, 0.0]]))
+        >>> moved(left, lambda mask: mask.flip(-1))(torch.tensor([[3.0, 4.0]]))
+        tensor([4.])
+    """
+    change = getattr(target, "moved", None)
+    return change(move) if change else target
+
+
 def logits_of(outputs: Any) -> Tensor:
     """Find the (B, K) logits in a model's outputs: the tensor itself, or what is called `logits`.
 
@@ -350,12 +376,21 @@ def _others(y: Tensor, chosen: Tensor, classes: Classes, against: Any, count: in
 
 
 def _each(scores: list[ScoreFn]) -> Score:
-    def score(outputs: Any) -> Tensor:
-        columns = [item(outputs) for item in scores]
+    def diagonal(*columns: Tensor) -> Tensor:
         for column in columns:
             if not isinstance(column, Tensor) or column.ndim != 1:
                 one_score_a_sample(column, {len(scores)})
         length_matches("targets", len(scores), columns[0].shape[0])
         return torch.stack([column[i] for i, column in enumerate(columns)])
 
-    return Score(score, lambda outputs: _each([pin(item, outputs) for item in scores]))
+    return _combined(scores, diagonal)
+
+
+def _combined(parts: Sequence[ScoreFn], formula: Callable[..., Tensor]) -> Score:
+    """Compute a target from others, pinned and moved with them."""
+    places = any(getattr(part, "moved", None) for part in parts)
+    return Score(
+        lambda outputs: formula(*[part(outputs) for part in parts]),
+        lambda outputs: _combined([pin(part, outputs) for part in parts], formula),
+        (lambda move: _combined([moved(part, move) for part in parts], formula)) if places else None,
+    )

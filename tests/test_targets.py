@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from camfn import capture, targets
+from camfn._types import ScoreFn
 from camfn.methods import grad_cam
 from camfn.targets import (
     Score,
@@ -640,3 +641,36 @@ def test_capture_wants_one_number_a_sample(target: Any, words: str) -> None:
 def test_capture_refuses_a_wrong_target(target: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=r"out of range|expected"):
         capture(pooled(), "body")(photos(), target)
+
+
+# ------------------------------------------------------------------------------------------------ targets with places
+
+
+def masked(mask: Tensor) -> targets.Score:
+    return targets.Score(lambda outputs: (outputs * mask).sum(1), moved=lambda move: masked(move(mask)))
+
+
+def flipped_mask(mask: Tensor) -> Tensor:
+    return mask.flip(-1)
+
+
+def test_places_move_through_sums_multiples_logarithms_and_pinning() -> None:
+    outputs, mask = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[1.0, 0.5, 0.0]])
+    left, right = masked(mask), masked(mask.flip(-1))
+    cases: list[tuple[ScoreFn, ScoreFn]] = [
+        (left, right),
+        (2 * left, 2 * right),
+        (-left, -right),
+        (left.log(), right.log()),
+        (targets.class_score(None) - left, targets.class_score(2) - right),
+        (targets.as_score([left]), targets.as_score([right])),
+    ]
+    for before, after in cases:
+        assert torch.equal(targets.moved(before, flipped_mask)(outputs), after(outputs))
+        assert torch.equal(targets.moved(targets.pin(before, outputs), flipped_mask)(outputs), after(outputs))
+
+
+def test_targets_without_places_stay_as_they_are() -> None:
+    plain: list[ScoreFn] = [targets.class_score(1), targets.class_score(1) + targets.rest(2), targets.contrast(0)]
+    for score in [*plain, lambda outputs: outputs[:, 0]]:
+        assert targets.moved(score, flipped_mask) is score
