@@ -227,7 +227,7 @@ def _differentiate(
 
         outputs, activations = _forward(cut, inputs, select, delta)
         scores = one_score_a_sample(score(outputs), batch_sizes(inputs, activations.values()))
-        tensors, rebuild = _tensors(outputs)
+        tensors, rebuild = tensors_of(outputs)
         structure.append(rebuild)
         wanted = [deltas[name] for name in activations]
         return seed, (list(activations.values()), _gradients(scores, wanted, create_graph), tensors)
@@ -255,7 +255,7 @@ def _pull_back(
 
     def scores_of(deltas: dict[str, Tensor]) -> tuple[Tensor, tuple[dict[str, Tensor], list[Tensor]]]:
         outputs, activations = _forward(cut, inputs, select, lambda name, output: deltas[name])
-        tensors, rebuild = _tensors(outputs)
+        tensors, rebuild = tensors_of(outputs)
         structure.append(rebuild)
         return one_score_a_sample(score(outputs), batch_sizes(inputs, activations.values())), (activations, tensors)
 
@@ -265,7 +265,7 @@ def _pull_back(
     return activations, grads, structure[0](tensors)
 
 
-def _tensors(outputs: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
+def tensors_of(outputs: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
     """Take the tensors out of a model's outputs, since only they may leave a `vjp`; and put them back.
 
     An object of a class that pytrees do not know is a leaf: its attributes are looked at, and it comes back as a copy.

@@ -69,12 +69,13 @@ def largest(x: Tensor, dims: int | tuple[int, ...]) -> Tensor:
     return found
 
 
-def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
     """Resize maps linearly, with pixel centers at half integers (`align_corners=False`), not antialiased.
 
     Args:
         maps: (B, C, *S) with one to three spatial dimensions.
         size: the new spatial shape, as long as S; (height, width) for images.
+        align_corners: lay the centers of the corner pixels on each other instead.
 
     Returns:
         (B, C, *size), of the dtype of `maps`; half precision is interpolated in float32.
@@ -92,7 +93,9 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
             f"{tuple(maps.shape)} and size {tuple(size)}; for example resize(maps, (224, 224)) for (B, C, H, W)"
         )
     (wide,) = widen(maps)
-    resized: Tensor = functional.interpolate(wide, size=tuple(size), mode=_LINEAR[len(size)], align_corners=False)
+    resized: Tensor = functional.interpolate(
+        wide, size=tuple(size), mode=_LINEAR[len(size)], align_corners=align_corners
+    )
     return resized.to(maps.dtype)
 
 

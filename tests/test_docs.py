@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import camfn
-from camfn import image, layers, layout, methods, targets, transforms
+from camfn import image, layers, layout, methods, network, targets, transforms
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -32,7 +32,7 @@ def test_the_readme_and_a_page_have_code() -> None:
 @pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
 def test_every_method_has_its_row(page: str) -> None:
     rows = re.findall(r"^\| `(\w+)` \|", (ROOT / page).read_text(), re.MULTILINE)
-    assert rows == methods.__all__
+    assert rows == [*methods.__all__, *network.__all__]
 
 
 def test_links_to_files_lead_somewhere() -> None:
@@ -44,6 +44,7 @@ def test_links_to_files_lead_somewhere() -> None:
 def test_every_public_name_is_in_the_docs() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     public = [name for name in vars(camfn) if not name.startswith("_") and callable(getattr(camfn, name))]
+    public += [name for name, value in vars(network).items() if not name.startswith("_") and callable(value)]
     for module in (targets, image, layers, layout):
         public += [
             name

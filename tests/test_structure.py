@@ -24,6 +24,7 @@ INIT = "__init__"
 """The package itself, among the names of its modules."""
 
 SHARED = {"methods._rows", "methods._score", "methods._affine"}
+NETWORK = {name for name in FILES if name.startswith("network.")} - {"network.__init__"}
 METHODS = {name for name in FILES if name.startswith("methods.")} - {"methods.__init__"}
 CUT = {"_types", "_check", "_graft", "targets"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -43,6 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     INIT: {*CUT, "_capture", "_resume", "_explain", "_diagnose", "layout"},
     **{name: {"_types", "_maps"} | SHARED - {name} for name in METHODS},
     "methods.__init__": METHODS,
+    **{name: {*CUT, "_maps", "_capture", "_explain", "methods._gradient"} | NETWORK - {name} for name in NETWORK},
+    "network.__init__": NETWORK,
 }
 HEAVY = {"kornia", "timm", "torchvision", "matplotlib", "PIL", "scipy", "skimage", "typer", "rich", "pandas"}
 
@@ -139,7 +142,7 @@ def run(program: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "modules", ["camfn", "camfn, camfn.methods, camfn.targets, camfn.layers, camfn.layout, camfn.image"]
+    "modules", ["camfn", "camfn, camfn.methods, camfn.network, camfn.targets, camfn.layers, camfn.layout, camfn.image"]
 )
 def test_import_loads_nothing_heavy(modules: str) -> None:
     loaded = run(

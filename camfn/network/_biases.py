@@ -1,0 +1,71 @@
+"""What each kind of module adds to the linear part of what it computes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from .._maps import widen
+
+CLIPPED = (nn.Hardtanh, nn.ReLU6)
+"""Linear in pieces, with an offset on some of them."""
+
+SMOOTH = (
+    nn.CELU, nn.ELU, nn.GELU, nn.GLU, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid, nn.LogSoftmax, nn.Mish,
+    nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softmax, nn.Softmax2d, nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh,
+    nn.Tanhshrink, nn.Threshold, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, _InstanceNorm,
+)  # fmt: skip
+"""Neither linear nor linear in pieces through zero: of one tensor, and with a forward derivative."""
+
+
+def on_a_grid(module: nn.Module) -> bool:
+    """Whether a module adds a bias at every position of a (B, C, *S) map: the layers of a FullGrad map."""
+    return isinstance(module, _BatchNorm) or (isinstance(module, _ConvNd) and module.bias is not None)
+
+
+def biased(module: nn.Module) -> bool:
+    """Whether a module is affine, or linear in pieces, with an offset."""
+    if isinstance(module, nn.Linear):
+        return module.bias is not None
+    return on_a_grid(module) or isinstance(module, CLIPPED)
+
+
+def biased_or_smooth(module: nn.Module) -> bool:
+    """Whether a module is not positively homogeneous, for any reason that is known here."""
+    return biased(module) or isinstance(module, SMOOTH)
+
+
+def offset_of(module: nn.Module, z: Tensor) -> Tensor:
+    """`f(z) - J_f(z) z`, which for an affine module is its bias; broadcasts against the module's output."""
+    if isinstance(module, _BatchNorm):
+        if module.training or module.running_mean is None or module.running_var is None:
+            raise ValueError(
+                "FullGrad needs BatchNorm with fixed statistics, since a batch's own make samples depend on each "
+                f"other; here is a {type(module).__name__} that takes the batch's. Call model.eval() first"
+            )
+        if type(module).forward is _BatchNorm.forward:
+            return _spread(_batch_norm_bias(module), z.ndim - 2)
+    if isinstance(module, (_ConvNd, nn.Linear)) and module.bias is not None:
+        return _spread(module.bias.detach(), len(module.kernel_size) if isinstance(module, _ConvNd) else 0)
+    at = z.detach().clone()
+    value, tangent = torch.func.jvp(lambda x: module.forward(x.clone()), (at,), (at,))  # type: ignore[misc]
+    rest: Tensor = value - tangent
+    return rest.detach()
+
+
+def _batch_norm_bias(module: _BatchNorm) -> Tensor:
+    """`beta - gamma mu / sqrt(var + eps)`."""
+    assert module.running_mean is not None
+    assert module.running_var is not None
+    mean, var = widen(module.running_mean, module.running_var)
+    bias = -mean / (var + module.eps).sqrt()
+    if module.affine:
+        bias = module.bias.detach() + module.weight.detach() * bias
+    return bias
+
+
+def _spread(bias: Tensor, spatial: int) -> Tensor:
+    return bias.reshape(-1, *(1,) * spatial)

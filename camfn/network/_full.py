@@ -1,0 +1,267 @@
+"""FullGrad: a score as the sum of an input-gradient term and a bias-gradient term for every biased layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .._maps import channel_sum, resize, safe_divide, widen
+from .._types import Inputs, Target
+from ._biases import biased, biased_or_smooth, offset_of, on_a_grid
+from ._level import differentiator, pinned
+from ._noise import draws, noisy
+
+
+class FullGradients(NamedTuple):
+    """A score taken apart: `score = <input_grad, image> + sum of all bias terms`.
+
+    Attributes:
+        outputs: what the model returned.
+        score: (B,).
+        image: (B, C, *S), the first floating-point tensor of the inputs.
+        input_grad: same shape, the derivative of each sample's score.
+        biases: for each call of a biased layer, in order of execution, the product of its bias and the derivative in
+            its output, in the shape of that output: (B, C, *S) of a convolution, (B, C) of a linear layer. The key is
+            the layer's dotted name; the second call of a layer is "name#2".
+    """
+
+    outputs: Any
+    score: Tensor
+    image: Tensor
+    input_grad: Tensor
+    biases: dict[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of all terms of each sample, (B,), added up in float64 where the device has it."""
+        terms = [self.input_grad * self.image, *self.biases.values()]
+        wide = torch.float32 if self.image.device.type == "mps" else torch.float64
+        sums = [term.reshape(term.shape[0], -1).sum(1, dtype=wide) for term in terms]
+        return torch.stack(sums).sum(0).to(self.score.dtype)
+
+    @property
+    def completeness_gap(self) -> Tensor:
+        """What the terms leave of the score, (B,): 0 but for rounding where every bias was seen."""
+        return self.score - self.total
+
+
+def full_gradients(model: nn.Module, *, implicit: bool = False) -> Callable[..., FullGradients]:
+    """Full-gradient decomposition: a score as a sum of input-gradient and bias-gradient terms.
+
+    `f(x) = <df/dx, x> + sum_l <df/dy_l, b_l>`, over all layers `l` whose output is `y_l = linear(...) + b_l`. The bias
+    of a convolution or linear layer is its own, that of a BatchNorm in evaluation mode `beta - gamma mu / sqrt(var +
+    eps)`, and that of a clipped ReLU (`nn.ReLU6`, `nn.Hardtanh`) the part it clips at. Exact for networks that are
+    linear in pieces between these; `completeness_gap` is what is left. With `implicit=True` smooth activations and
+    LayerNorm, GroupNorm and InstanceNorm have their implicit bias too, `phi(z) - phi'(z) z` for an element-wise one and
+    `f(z) - J_f(z) z` in general, exact at each input.
+
+    All terms come from one forward and one backward; layers that run several times or never are no obstacle. Not seen,
+    and so left in the gap: biases added by functions (`F.conv2d`, `F.relu6`, a bare parameter), products of activations
+    (attention, squeeze-and-excitation gates), and modules that fuse their parts (`nn.MultiheadAttention`).
+
+    Source: arXiv 1905.00780, the full-gradient decomposition; the authors' code for the biases of BatchNorm. That code
+    pairs biases and gradients by the order of registration, as pytorch-grad-cam does, which breaks where a branch is
+    not run or modules run in another order; here each is taken where it arises.
+
+    Args:
+        model: any module in evaluation mode; left exactly as it is.
+        implicit: count smooth activations and per-sample normalizations among the biased layers.
+
+    Returns:
+        A function of the inputs and a target (as for `camfn.capture`) that returns `FullGradients`. Under `vmap` over
+        targets sum its terms inside.
+
+    Raises:
+        ValueError: a BatchNorm takes its statistics from the batch; the target does not give one number a sample.
+        TypeError: the inputs hold no floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+        >>> full = full_gradients(net)(torch.ones(2, 3, 8, 8), 4)
+        >>> list(full.biases), full.biases["0"].shape
+        (['0', '3'], torch.Size([2, 4, 6, 6]))
+        >>> bool((full.completeness_gap.abs() < 1e-5).all())
+        True
+    """
+    derive = differentiator(model, taps=biased_or_smooth if implicit else biased, offset=offset_of)
+
+    def run(inputs: Inputs, target: Target = None) -> FullGradients:
+        outputs, score, image, grad, grads, offsets = derive(inputs, target)
+        return FullGradients(outputs, score, image, grad, {key: _product(grads[key], offsets[key]) for key in grads})
+
+    return run
+
+
+def full_grad(model: nn.Module, *, align_corners: bool = False) -> Callable[..., Tensor]:
+    """FullGrad: the input-gradient and bias-gradient terms of all layers, each rescaled and added up.
+
+    `L(p) = sum_c psi(x df/dx)_c(p) + sum_l sum_c psi(b_l df/dy_l)_c(p)` over convolutions and BatchNorms with
+    `psi(t) = upsample(minmax(|t|))`, the minimum and maximum of each layer taken over its channels and positions
+    together for each sample. Channels are summed before they are upsampled, which is the same, since upsampling is
+    linear, and far cheaper. Biases of linear layers belong to the decomposition (`full_gradients`) but have no place,
+    so they are not in the map. One forward and one backward.
+
+    The authors' code upsamples with `align_corners=True` and adds 1e-6 to the range of a layer; here pixel centers are
+    at half integers as everywhere in camfn, unless asked, and a layer without range gives 0. pytorch-grad-cam rescales
+    every channel by itself, so that all count the same.
+
+    Source: arXiv 1905.00780, the section on saliency maps; the authors' code for the joint rescaling.
+
+    Args:
+        model: any module in evaluation mode; left exactly as it is.
+        align_corners: upsample as the authors' code does.
+
+    Returns:
+        A function of the inputs and a target (as for `camfn.capture`) that returns the map, (B, *S), at the resolution
+        of the image, never negative.
+
+    Raises:
+        ValueError: as for `full_gradients`; images without one to three spatial dimensions.
+        TypeError: the inputs hold no floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5))
+        >>> full_grad(net)(torch.ones(2, 3, 8, 8), 4).shape
+        torch.Size([2, 8, 8])
+    """
+    derive = differentiator(model, taps=on_a_grid, offset=offset_of)
+
+    def explain(inputs: Inputs, target: Target = None) -> Tensor:
+        _, _, image, grad, grads, offsets = derive(inputs, target)
+        terms = (_product(grads.pop(key), offsets[key]) for key in list(grads))
+        return _saliency(chain([grad * image], terms), image, align_corners)
+
+    return explain
+
+
+def simple_full_grad(model: nn.Module, *, align_corners: bool = False) -> Callable[..., Tensor]:
+    """Simple FullGrad: FullGrad with gradients in the outputs of biased layers in place of bias times gradient.
+
+    `L(p) = sum_c psi(x df/dx)_c(p) + sum_l sum_c psi(df/dy_l)_c(p)`, otherwise as `full_grad`, over the same layers.
+    One forward and one backward. No peer has it.
+
+    Source: the authors' code of arXiv 1905.00780, which calls it a convenience.
+
+    Args:
+        model: any module in evaluation mode; left exactly as it is.
+        align_corners: upsample as the authors' code does.
+
+    Returns:
+        A function of the inputs and a target that returns the map, (B, *S), never negative.
+
+    Raises:
+        ValueError: as for `full_grad`.
+        TypeError: the inputs hold no floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5))
+        >>> simple_full_grad(net)(torch.ones(2, 3, 8, 8), 4).shape
+        torch.Size([2, 8, 8])
+    """
+    derive = differentiator(model, taps=on_a_grid, offset=offset_of)
+
+    def explain(inputs: Inputs, target: Target = None) -> Tensor:
+        _, _, image, grad, grads, _ = derive(inputs, target)
+        return _saliency(chain([grad * image], grads.values()), image, align_corners)
+
+    return explain
+
+
+def smooth_full_grad(
+    model: nn.Module,
+    *,
+    samples: int = 25,
+    sigma: float = 0.15,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    align_corners: bool = False,
+) -> Callable[..., Tensor]:
+    """Smooth FullGrad: FullGrad of terms that are averaged, with their sign, over noisy images.
+
+    `L(p) = sum_c psi(mean_n x_n df/dx_n)_c(p) + sum_l sum_c psi(mean_n b_l df/dy_l)_c(p)` with the noisy images
+    `x_n = x + sigma (max x - min x) noise_n`, otherwise as `full_grad`, which it is without noise. One forward and one
+    backward for each noise; one more forward where the target leaves a choice (the top class) to the outputs, which is
+    made on the clean image.
+
+    The authors' code takes the range over the batch, the top class of each noisy image anew, and sums the channels of
+    the input term before its absolute value, which their FullGrad does not; here the range is each image's own.
+
+    Source: the authors' code of arXiv 1905.00780; the noise of arXiv 1706.03825.
+
+    Args:
+        model: any module in evaluation mode; left exactly as it is.
+        samples: how many noises a generator draws.
+        sigma: deviation of the noise, in ranges of each image.
+        generator: where to draw normal noise from, on its own device, in float32 whatever the images are; it goes on
+            from call to call.
+        noise: (n, *image.shape), the noise of unit deviation itself, in place of a generator.
+        align_corners: upsample as the authors' code does.
+
+    Returns:
+        A function of the inputs and a target that returns the map, (B, *S), never negative.
+
+    Raises:
+        ValueError: neither or both of `generator` and `noise`, noise of another shape, `samples` below 1, a negative
+            `sigma`; as for `full_grad`.
+        TypeError: the inputs hold no floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5))
+        >>> explain = smooth_full_grad(net, samples=3, generator=torch.Generator().manual_seed(0))
+        >>> explain(torch.rand(2, 3, 8, 8), 4).shape
+        torch.Size([2, 8, 8])
+    """
+    drawn = draws("smooth_full_grad", samples, sigma, generator, noise)
+    derive = differentiator(model, taps=on_a_grid, offset=offset_of)
+
+    def explain(inputs: Inputs, target: Target = None) -> Tensor:
+        score = pinned(model, inputs, target)
+        first: Tensor | None = None
+        sums: dict[str, Tensor] = {}
+        for changed in noisy(inputs, drawn, sigma):
+            _, _, image, grad, grads, offsets = derive(changed, score)
+            first = grad * image if first is None else first + grad * image
+            for key in list(grads):
+                product = _product(grads.pop(key), offsets[key])
+                sums[key] = sums[key] + product if key in sums else product
+        assert first is not None
+        return _saliency(chain([first], sums.values()), first, align_corners)
+
+    return explain
+
+
+def _product(grad: Tensor, offset: Tensor) -> Tensor:
+    return (grad * offset).to(grad.dtype)
+
+
+def _saliency(terms: Iterable[Tensor], image: Tensor, align_corners: bool) -> Tensor:
+    """Sum of psi over the terms that have as many dimensions as the image."""
+    if image.ndim not in (3, 4, 5):
+        raise ValueError(
+            f"FullGrad: expected images (B, C, *S) with one to three spatial dimensions, got {tuple(image.shape)}; "
+            "full_gradients gives the terms of any input"
+        )
+    size = image.shape[2:]
+    total = torch.zeros((image.shape[0], 1, *size), dtype=widen(image)[0].dtype, device=image.device)
+    for term in terms:
+        if term.ndim == image.ndim:
+            total = total + resize(_rescaled(term), size, align_corners=align_corners)
+    return total[:, 0].to(image.dtype)
+
+
+def _rescaled(term: Tensor) -> Tensor:
+    """`sum_c minmax(|t|)_c`, (B, C, *S) to (B, 1, *S)."""
+    (wide,) = widen(term)
+    size = wide.abs()
+    dims = tuple(range(1, size.ndim))
+    low, high = size.amin(dims, keepdim=True), size.amax(dims, keepdim=True)
+    return safe_divide(channel_sum(size - low)[:, None], high - low)

@@ -1,0 +1,67 @@
+"""One table: the methods of a whole network, with the options they are held to the contract with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from camfn import network
+
+Options = dict[str, Any]
+KINDS = {1: (nn.Conv1d, nn.BatchNorm1d), 2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}
+SIZES = {1: (11,), 2: (7, 6), 3: (4, 5, 6)}
+
+
+class Plain(nn.Module):
+    """Two convolutions with biases, a BatchNorm, a linear head, for inputs of one to three dimensions."""
+
+    def __init__(self, dims: int = 2) -> None:
+        super().__init__()
+        conv, norm = KINDS[dims]
+        self.first = conv(3, 4, 3, stride=2, padding=1)
+        self.norm = norm(4)
+        self.act = nn.ReLU(inplace=True)
+        self.second = conv(4, 5, 2)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.first(x)))
+        out: Tensor = self.head(self.second(x).relu().flatten(2).mean(2))
+        return out
+
+
+def nothing(x: Tensor) -> Options:
+    return {}
+
+
+def noise(x: Tensor) -> Options:
+    shape = (3, *x.shape)
+    return {"noise": torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)}
+
+
+class Case(NamedTuple):
+    """A method with its options; `tensors` makes those that depend on the images."""
+
+    name: str
+    options: Mapping[str, Any] = MappingProxyType({})
+    tensors: Callable[[Tensor], Options] = nothing
+
+    def __str__(self) -> str:
+        return "-".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+
+    def build(self, model: nn.Module, x: Tensor) -> Callable[..., Tensor]:
+        """The method's `explain`, for images such as these."""
+        method: Callable[..., Callable[..., Tensor]] = getattr(network, self.name)
+        return method(model, **self.options, **self.tensors(x))
+
+
+CASES = (
+    Case("full_grad"),
+    Case("full_grad", {"align_corners": True}),
+    Case("simple_full_grad"),
+    Case("smooth_full_grad", {"sigma": 0.2}, noise),
+)

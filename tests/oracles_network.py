@@ -1,0 +1,52 @@
+"""Naive float64 versions of the methods of a whole network: loops over positions, backward passes written by hand.
+
+Imports nothing from camfn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def at(values: Tensor, place: Sequence[float]) -> float:
+    """Linear interpolation of (*S,) at a place, one dimension at a time; beyond the border, the border."""
+    if values.ndim == 0:
+        return float(values)
+    low = min(max(math.floor(place[0]), 0), values.shape[0] - 1)
+    high = min(low + 1, values.shape[0] - 1)
+    share = min(max(place[0] - low, 0.0), 1.0)
+    return (1 - share) * at(values[low], place[1:]) + share * at(values[high], place[1:])
+
+
+def upsampled(values: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """(*S,) to (*size,)."""
+    out = torch.zeros(*size, dtype=torch.float64)
+    for index in itertools.product(*map(range, size)):
+        if align_corners:
+            place = [i * (old - 1) / max(new - 1, 1) for i, old, new in zip(index, values.shape, size)]
+        else:
+            place = [(i + 0.5) * old / new - 0.5 for i, old, new in zip(index, values.shape, size)]
+        out[index] = at(values, place)
+    return out
+
+
+def psi(term: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """(C, *S) to (*size,): each channel stretched by the layer's own range, upsampled, and only then added."""
+    sizes = term.double().abs()
+    low, high = float(sizes.min()), float(sizes.max())
+    total = torch.zeros(*size, dtype=torch.float64)
+    for channel in sizes:
+        stretched = (channel - low) / (high - low) if high > low else torch.zeros_like(channel)
+        total += upsampled(stretched, size, align_corners)
+    return total
+
+
+def full_grad(terms: Sequence[Tensor], size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """Terms (B, C, *S) to the map (B, *size)."""
+    batch = range(len(terms[0]))
+    return torch.stack([sum((psi(term[i], size, align_corners) for term in terms), torch.zeros(1)) for i in batch])
