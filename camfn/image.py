@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ._draw import montage as montage
 from ._draw import save as save
+from ._legend import concepts as concepts
 from ._maps import resize, safe_divide
 from ._pixels import as_float, as_maps, as_photo, within_unit
 from ._regions import to_boxes as to_boxes
@@ -16,6 +17,7 @@ from ._regions import to_mask as to_mask
 
 __all__ = [
     "colorize",
+    "concepts",
     "montage",
     "normalize",
     "overlay",

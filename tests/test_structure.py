@@ -35,6 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "targets": {"_types", "_check"},
     "layout": {"_types", "_check"},
     "_diagnose": {"_types", "_check"},
+    "_nmf": {"_check", "_maps"},
+    "factorize": {"_types", "_check", "_maps", "_nmf", "targets"},
     "_capture": CUT,
     "_resume": CUT,
     "_explain": {*CUT, "_capture", "_resume"},
@@ -142,7 +144,11 @@ def run(program: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "modules", ["camfn", "camfn, camfn.methods, camfn.network, camfn.targets, camfn.layers, camfn.layout, camfn.image"]
+    "modules",
+    [
+        "camfn",
+        "camfn, camfn.methods, camfn.network, camfn.targets, camfn.layers, camfn.layout, camfn.image, camfn.factorize",
+    ],
 )
 def test_import_loads_nothing_heavy(modules: str) -> None:
     loaded = run(
