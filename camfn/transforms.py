@@ -2,5 +2,11 @@
 
 from __future__ import annotations
 
+from ._augment import Augmentation as Augmentation
+from ._augment import augment as augment
+from ._augment import flip as flip
+from ._augment import multiply as multiply
 from ._fuse import fuse as fuse
 from ._fuse import fuse_maps as fuse_maps
+from ._smooth import eigen_smooth as eigen_smooth
+from ._smooth import smooth as smooth
