@@ -8,5 +8,7 @@ from ._augment import flip as flip
 from ._augment import multiply as multiply
 from ._fuse import fuse as fuse
 from ._fuse import fuse_maps as fuse_maps
+from ._path import path_integral as path_integral
+from ._scales import multi_scale as multi_scale
 from ._smooth import eigen_smooth as eigen_smooth
 from ._smooth import smooth as smooth

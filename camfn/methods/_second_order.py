@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._maps import channel_sum, spatial_mean, spatial_sum, weighted_sum, widen
+from .._maps import channel_sum, gauss_legendre, spatial_mean, spatial_sum, weighted_sum, widen
 from ._rows import ChunkSize, Progress, map_rows, one_score
 from ._score import at_least_one, no_nan
 
@@ -129,7 +128,7 @@ def lift_cam(
         tensor([[24., 40.]])
     """
     at_least_one("lift_cam", points=points)
-    nodes, lengths = _gauss_legendre(points)
+    nodes, lengths = gauss_legendre(points)
     (a,) = widen(activations)
 
     def contribution(t: Tensor) -> Tensor:
@@ -143,25 +142,3 @@ def lift_cam(
     weights = einsum(found[..., :-1], torch.tensor(lengths, dtype=a.dtype, device=a.device), "n b c, n -> b c")
     no_nan("lift_cam: the derivative of tail", weights, activations)
     return weighted_sum(a, weights).to(activations.dtype)
-
-
-def _gauss_legendre(count: int) -> tuple[list[float], list[float]]:
-    """Nodes and weights of the Gauss-Legendre rule on [0, 1]."""
-    nodes, weights = [], []
-    for i in range(count):
-        x, slope = math.cos(math.pi * (i + 0.75) / (count + 0.5)), 0.0
-        # Newton's method from there is quadratic from the first step; six double the digits past those of a float
-        for _ in range(6):
-            value, slope = _legendre(count, x)
-            x -= value / slope
-        nodes.append((1 - x) / 2)
-        weights.append(1 / ((1 - x * x) * slope * slope))
-    return nodes, weights
-
-
-def _legendre(degree: int, x: float) -> tuple[float, float]:
-    """Legendre polynomial and its slope, by Bonnet's recursion."""
-    before, value = 0.0, 1.0
-    for n in range(1, degree + 1):
-        before, value = value, ((2 * n - 1) * x * value - (n - 1) * before) / n
-    return value, degree * (x * value - before) / (x * x - 1)
