@@ -23,8 +23,8 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FIL
 INIT = "__init__"
 """The package itself, among the names of its modules."""
 
-SHARED = {"methods._rows", "methods._score", "methods._affine"}
 NETWORK = {name for name in FILES if name.startswith("network.")} - {"network.__init__"}
+SHARED = {"methods._rows", "methods._score", "methods._affine", "methods._ablated"}
 METHODS = {name for name in FILES if name.startswith("methods.")} - {"methods.__init__"}
 CUT = {"_types", "_check", "_graft", "targets"}
 MAY_IMPORT: dict[str, set[str]] = {

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.func import vjp
 
 from .._maps import over_space, resize, safe_divide, spatial_mean, spatial_sum, weighted_sum, widen
+from ._ablated import Ablated
 from ._affine import affine_at
 from ._rows import ChunkSize, Progress, constant, map_scores, one_score, readable
-from ._score import fits_inputs, minmax
+from ._score import fits_inputs, minmax, no_nan
 
 
 def ablation_cam(
@@ -64,8 +65,8 @@ def ablation_cam(
         The raw signed map, (B, *S).
 
     Raises:
-        ValueError: if the tail does not return one score a sample; for no channels or one out of range, a baseline that
-            does not broadcast, an unknown slope or chunk size.
+        ValueError: if the tail does not return one score a sample, or NaN for finite activations; for no channels or
+            one out of range, a baseline that does not broadcast, an unknown slope or chunk size.
 
     Example:
         >>> activations = torch.tensor([[[1.0, 3.0], [1.0, 1.0]]])
@@ -78,7 +79,7 @@ def ablation_cam(
     base = _broadcastable("ablation_cam: baseline", baseline, activations, "activations")
     watched = closed_form is None and readable(activations, base)
     score, affine = affine_at(tail, activations) if watched else (tail(activations), bool(closed_form))
-    one_score("ablation_cam: tail", score, activations.shape[0])
+    no_nan("ablation_cam: tail", one_score("ablation_cam: tail", score, activations.shape[0]), activations)
     drops = _affine_drops(tail, activations, base) if affine else None
     if drops is not None and watched and not _adds_up(drops, score, tail(base.expand_as(activations))):
         drops = None
@@ -119,8 +120,15 @@ def _drops(
         # three times faster than a `where` over all channels
         return activations.index_copy(1, channel[None], filled.index_select(1, channel[None]))
 
-    without = map_scores("ablation_cam: tail", tail, ablated, index, chunk_size=chunk_size, progress=progress)
-    return none.index_copy(1, index, y[:, None] - widen(without.movedim(0, 1))[0])
+    def together(fold: Callable[[Tensor], Tensor], part: Tensor) -> Tensor:
+        # as the fold would have them, so that it need not copy them
+        return Ablated(activations, filled, part, convolves=getattr(tail, "convolves", False)).through(fold)
+
+    without = map_scores(
+        "ablation_cam: tail", tail, ablated, index, together=together, chunk_size=chunk_size, progress=progress
+    )
+    without = no_nan("ablation_cam: tail", without.movedim(0, 1), activations)
+    return none.index_copy(1, index, y[:, None] - widen(without)[0])
 
 
 def _affine_drops(tail: Callable[[Tensor], Tensor], activations: Tensor, base: Tensor) -> Tensor:
@@ -198,9 +206,9 @@ def score_cam(
         The raw map, (B, *S).
 
     Raises:
-        ValueError: if `forward` does not return one score a sample, the inputs have other spatial dimensions than the
-            activations, the baseline does not broadcast, gradients are asked for and neither given nor to be had; for
-            an unknown form, order, number of channels or chunk size.
+        ValueError: if `forward` does not return one score a sample, or NaN for finite inputs; if the inputs have other
+            spatial dimensions than the activations, the baseline does not broadcast, gradients are asked for and
+            neither given nor to be had; for an unknown form, order, number of channels or chunk size.
 
     Example:
         >>> activations = torch.tensor([[[0.0, 1.0], [5.0, 5.0]]])  # masks (0, 1) and 0
@@ -227,7 +235,7 @@ def score_cam(
 
     rows = different.transpose(0, 1)
     scores = map_scores("score_cam: forward", forward, masked, rows, chunk_size=chunk_size, progress=progress)
-    (weights,) = widen(scores.transpose(0, 1))
+    (weights,) = widen(no_nan("score_cam: forward", scores.transpose(0, 1), activations, inputs))
     weights = weights if place is None else weights.gather(1, place)
     if form == "softmax":
         weights = weights.softmax(1)

@@ -6,6 +6,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -66,6 +67,7 @@ def map_scores(
     change: Callable[[Tensor], Tensor],
     rows: Tensor,
     *,
+    together: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor] | None = None,
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Tensor:
@@ -80,6 +82,8 @@ def map_scores(
         scores: a batch (B, ...) to (B,).
         change: one row to a batch (B, ...); must run under `torch.vmap`.
         rows: (R, ...).
+        together: given `scores.fold` and some rows, what the fold makes of them; None is
+            `fold(vmap(change)(rows))`.
         chunk_size: rows at once, as in `map_rows`.
         progress: told (rows done, R) after each chunk.
 
@@ -102,6 +106,8 @@ def map_scores(
 
     if fold is None or not _agrees(fold, checked, change(rows[0])):
         return map_rows(lambda row: checked(change(row)), rows, chunk_size=chunk_size, progress=progress)
+    if together is not None:
+        return _chunked(partial(together, fold), rows, chunk_size, progress)
     stacked = torch.vmap(change)
     return _chunked(lambda part: fold(stacked(part)), rows, chunk_size, progress)
 

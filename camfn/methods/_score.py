@@ -15,7 +15,7 @@ def no_nan(what: str, scores: Tensor, *given: Tensor) -> Tensor:
     A sample that came with a NaN keeps it, and leaves the others alone.
     """
     sound = torch.stack([x.flatten(1).isfinite().all(1) for x in given]).all(0)
-    lost = sound & scores.flatten(1).isnan().any(1)
+    lost = sound & scores.reshape(len(scores), -1).isnan().any(1)
     if readable(lost) and bool(lost.any()):
         raise ValueError(
             f"{what} returned NaN for sample {int(lost.int().argmax())}, whose activations and inputs are finite. Look "
