@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ._capture import capture, observe
 from ._check import describe, layer_name, spatial_map
+from ._folded import Folded
 from ._graft import call, copied, floating_leaves, graft
 from ._resume import record, repeated
 from ._types import Inputs, Layout, ScoreFn, Select, Target
@@ -86,7 +87,13 @@ def explainer(
             context["tail"] = _scores(model, recorded.tail, score, convolves=recorded.convolves)
         if asked.context & {"forward", "inputs"}:
             context["inputs"], rebuild = _images(inputs)
-            context["forward"] = _scores(model, lambda x: call(graft(model, _nothing), copied(rebuild(x))), score)
+            together = Folded(model)
+            context["forward"] = _scores(
+                model,
+                lambda x: call(graft(model, _nothing), copied(rebuild(x))),
+                score,
+                many=lambda x: together(copied(rebuild(x))),
+            )
         # in inference mode a tail has no derivatives
         keep = differentiable and torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
@@ -141,9 +148,11 @@ class _Folding(_Scores):
 
     couples = False
 
-    def __init__(self, run: Callable[[Tensor], Any], score: ScoreFn, *, convolves: bool) -> None:
+    def __init__(
+        self, run: Callable[[Tensor], Any], score: ScoreFn, many: Callable[[Tensor], Any], *, convolves: bool
+    ) -> None:
         super().__init__(run, score)
-        self.convolves = convolves
+        self.many, self.convolves = many, convolves
 
     def fold(self, batches: Tensor) -> Tensor:
         """(n, B, ...) to (n, B)."""
@@ -152,7 +161,7 @@ class _Folding(_Scores):
         if self.convolves and together.ndim == 4 and together.device.type == "cpu":
             # oneDNN then reorders neither what goes into a convolution nor what comes out
             together = together.contiguous(memory_format=torch.channels_last)
-        leaves, spec = pytree.tree_flatten(self.run(together))
+        leaves, spec = pytree.tree_flatten(self.many(together))
         rows = [isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == together.shape[0] for leaf in leaves]
         split = [leaf.unflatten(0, apart) if row else leaf for leaf, row in zip(leaves, rows)]
         each = torch.vmap(
@@ -162,10 +171,18 @@ class _Folding(_Scores):
         return torch.as_tensor(each(*split))
 
 
-def _scores(model: nn.Module, run: Callable[[Tensor], Any], score: ScoreFn, *, convolves: bool = True) -> _Scores:
+def _scores(
+    model: nn.Module,
+    run: Callable[[Tensor], Any],
+    score: ScoreFn,
+    *,
+    many: Callable[[Tensor], Any] | None = None,
+    convolves: bool = True,
+) -> _Scores:
+    """A function of one batch, and of several unless the network is training: `many` then runs them as one."""
     # a BatchNorm in training would see the other batches, and a dropout would draw anew
     training = any(module.training for module in model.modules())
-    return _Scores(run, score) if training else _Folding(run, score, convolves=convolves)
+    return _Scores(run, score) if training else _Folding(run, score, many or run, convolves=convolves)
 
 
 def _images(inputs: Inputs) -> tuple[Tensor, Callable[[Tensor], Inputs]]:

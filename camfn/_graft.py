@@ -105,6 +105,26 @@ def shallow_copy(module: nn.Module) -> nn.Module:
     return copy
 
 
+def put(copy: nn.Module, **tensors: Tensor) -> None:
+    """Give a private copy other tensors in the place of its parameters of these names."""
+    for name, tensor in tensors.items():
+        copy._parameters.pop(name, None)
+        copy.__dict__[name] = tensor
+
+
+def answer(copy: nn.Module, forward: Callable[..., Any] | None) -> None:
+    """Give a private copy another `forward`, or with None its own again; its hooks stay."""
+    if forward is None:
+        copy.__dict__.pop("forward", None)
+    else:
+        copy.__dict__["forward"] = forward
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether a module has hooks of the user's."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def call(run: Callable[..., Any], inputs: Any) -> Any:
     """Call with one tensor, with a tuple or list of positional arguments, or with a mapping of keyword arguments."""
     if isinstance(inputs, Mapping):

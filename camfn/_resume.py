@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ._check import batch_sizes, chosen_tensor, layer_name, ran_once, shapes_agree
-from ._graft import call, copied, graft, lifted, zero_like
+from ._graft import answer, call, copied, graft, lifted, zero_like
 from ._types import Inputs, Layout, Select, Tail
 
 
@@ -291,16 +291,16 @@ def _replay(
     )
     for key, values in answers.items():
         module = replaying.owned[key]
-        module.__dict__["forward"] = _answer(values, change, module.forward)
+        answer(module, _answer(values, change, module.forward))
     at_cut = replaying.owned[id(layer)]
-    at_cut.__dict__["forward"] = lambda *args, **kwargs: output
+    answer(at_cut, lambda *args, **kwargs: output)
     at_cut.register_forward_hook(lambda module, args, changed_by_other_hooks: output)
     try:
         return call(replaying, inputs)
     finally:
         # a module that holds a function which holds the module would keep its tensors until the next collection
         for module in replaying.owned.values():
-            module.__dict__.pop("forward", None)
+            answer(module, None)
 
 
 def _answer(values: list[_Kept], change: _Change, forward: Callable[..., Any]) -> Callable[..., Any]:

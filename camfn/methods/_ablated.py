@@ -27,8 +27,8 @@ class Ablated:
         self.activations, self.channels = activations, channels
         images = convolves and activations.ndim == 4 and activations.device.type == "cpu"
         form = torch.channels_last if images else torch.contiguous_format
-        kind = {"dtype": activations.dtype, "device": activations.device, "memory_format": form}
-        own = torch.empty((len(channels) * len(activations), *activations.shape[1:]), **kind)
+        shape = (len(channels) * len(activations), *activations.shape[1:])
+        own = torch.empty(shape, dtype=activations.dtype, device=activations.device, memory_format=form)
         self.rows = own.view(len(channels), *activations.shape)
         self.rows.copy_(activations.contiguous(memory_format=form))
         filled = baseline[:, channels].transpose(0, 1)

@@ -1,0 +1,108 @@
+"""A network for many runs without a derivative: BatchNorm folded into the convolution before it, in a private copy."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ._graft import Graft, answer, call, graft, hooked, put
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+Pairs = dict[int, nn.Module]
+"""A convolution by its id, and the BatchNorm that its output goes into."""
+
+
+class Folded:
+    """Runs a network in evaluation mode as it is once, and from then on with BatchNorm folded.
+
+    A pair is folded if, in the first run, the BatchNorm was given the very tensor that the convolution returned, and
+    each ran once. Whoever else may have read that tensor shows in the second run: unless it gives what the first gave,
+    up to rounding, nothing is folded.
+
+    Args:
+        model: the user's; left as it is.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.graft: Graft | None = None
+
+    def __call__(self, inputs: Any) -> Any:
+        """Run on inputs that may be written to."""
+        if torch.is_grad_enabled():
+            return call(graft(self.model, lambda module: False), inputs)
+        if self.graft is None:
+            return self.first(inputs)
+        return call(self.graft, inputs)
+
+    def first(self, inputs: Any) -> Any:
+        """Run as it is and folded, and keep what is right."""
+        again = pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
+        outputs, pairs = _watched(self.model, inputs)
+        self.graft = _folded(self.model, pairs)
+        if pairs and not _same(outputs, call(self.graft, again)):
+            self.graft = _folded(self.model, {})
+        return outputs
+
+
+def _watched(model: nn.Module, inputs: Any) -> tuple[Any, Pairs]:
+    """Run the network, and see which BatchNorm was given what a convolution returned."""
+    watching = graft(model, lambda module: type(module) in _CONVOLUTIONS + _NORMS and not hooked(module))
+    returned: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
+    pairs: Pairs = {}
+    calls: dict[int, int] = {}
+
+    def leave(key: int, output: Tensor) -> None:
+        calls[key] = calls.get(key, 0) + 1
+        returned[id(output)] = (weakref.ref(output), output._version, key)
+
+    def enter(norm: nn.Module, key: int, x: Tensor) -> None:
+        calls[key] = calls.get(key, 0) + 1
+        made, version, convolution = returned.get(id(x), (None, 0, 0))
+        if made is not None and made() is x and version == x._version:
+            pairs[convolution] = norm
+
+    originals = {id(module): module for module in model.modules()}
+    for key, module in watching.owned.items():
+        if type(module) in _CONVOLUTIONS:
+            module.register_forward_hook(lambda _, args, output, key=key: leave(key, output))
+        elif type(module) in _NORMS and module.running_mean is not None:
+            module.register_forward_pre_hook(lambda _, args, key=key: enter(originals[key], key, args[0]))
+    outputs = call(watching, inputs)
+    return outputs, {key: norm for key, norm in pairs.items() if calls[key] == calls[id(norm)] == 1}
+
+
+def _folded(model: nn.Module, pairs: Pairs) -> Graft:
+    norms = {id(norm) for norm in pairs.values()}
+    folding = graft(model, lambda module: id(module) in pairs or id(module) in norms)
+    for key, norm in pairs.items():
+        put(folding.owned[key], **_parameters(folding.owned[key], norm))
+        answer(folding.owned[id(norm)], lambda x: x)
+    return folding
+
+
+def _parameters(convolution: Any, norm: Any) -> dict[str, Tensor]:
+    """Write `gamma (W x + b - mean) / sqrt(var + eps) + beta` as one convolution."""
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else norm.weight * scale
+    bias = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
+    bias = bias * scale if norm.bias is None else bias * scale + norm.bias
+    weight = convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.ndim - 1))
+    return {"weight": weight.to(convolution.weight.dtype), "bias": bias.to(convolution.weight.dtype)}
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two outputs have the same numbers, to half of the digits."""
+    pairs = list(zip(pytree.tree_leaves(first), pytree.tree_leaves(second)))
+    return all(_close(one, other) for one, other in pairs if isinstance(one, Tensor) and one.is_floating_point())
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    scale, off = (x.nan_to_num(0.0, 0.0, 0.0).abs().max() for x in (one, one - other))
+    return torch.equal(one.isfinite(), other.isfinite()) and bool(off <= torch.finfo(one.dtype).eps ** 0.5 * scale)
