@@ -94,6 +94,9 @@ def _parameters(convolution: Any, norm: Any) -> dict[str, Tensor]:
     bias = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
     bias = bias * scale if norm.bias is None else bias * scale + norm.bias
     weight = convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.ndim - 1))
+    if weight.ndim == 4:
+        # as the images of many runs are, else torch copies them for each run
+        weight = weight.contiguous(memory_format=torch.channels_last)
     return {"weight": weight.to(convolution.weight.dtype), "bias": bias.to(convolution.weight.dtype)}
 
 
