@@ -473,3 +473,14 @@ def test_bfloat16_is_close(method: Callable[..., Tensor]) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         cast = explainer(method, net, "blocks.0")(x, 1)
     assert ((cast - expected).abs().amax() / scale) < 0.15
+
+
+@pytest.mark.parametrize("method", [ablation_cam, score_cam])
+def test_a_score_that_is_nan_is_refused(method: Callable[..., Tensor]) -> None:
+    def lost(x: Tensor) -> Tensor:
+        return torch.stack([x[0].sum(), (x[1].sum() * 0 - 1).sqrt()])
+
+    x = images(2, 3, 6, 10, dtype=torch.float64)
+    given: dict[str, Any] = {"tail": lost} if method is ablation_cam else {"forward": lost, "inputs": x}
+    with pytest.raises(ValueError, match=f"{method.__name__}: .* returned NaN for sample 1"):
+        method(A, **given)
