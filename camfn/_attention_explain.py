@@ -1,0 +1,152 @@
+"""Explainer of attention: a method, a model and its attentions, composed into one function of inputs and target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import signature
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from . import _relevance as relevance
+from ._attend import AttentionRecord, capture_attention, observe_attention
+from ._check import CaptureError, describe
+from ._graft import floating_leaves
+from ._types import Inputs, Target
+from .layout import read
+
+METHODS: Mapping[str, Callable[..., Tensor]] = {
+    method.__name__: method
+    for method in (
+        relevance.raw_attention,
+        relevance.attention_rollout,
+        relevance.gradient_rollout,
+        relevance.le_grad,
+        relevance.grad_eclip,
+    )
+}
+"""The methods on attention, by name: what the command line offers beside `camfn.methods`."""
+
+_INSTEAD = "Take a class activation map: camfn.explainer(camfn.methods.grad_cam, model, layer)"
+_FORWARD_ONLY = (relevance.raw_attention, relevance.attention_rollout)
+
+
+def attention_explainer(
+    method: Callable[..., Tensor],
+    model: nn.Module,
+    layers: Sequence[str | nn.Module] | str | nn.Module | None = None,
+    *,
+    grid: Sequence[int] | None = None,
+    prefix: int | None = None,
+    query: int | Literal["auto"] | None = "auto",
+    differentiable: bool = False,
+) -> Callable[..., Tensor]:
+    """Compose a method on attention with a model: `attention_explainer(le_grad, model)(images, target)` is the map.
+
+    The function returned is called as that of `camfn.explainer`. What the method needs is what is computed: no backward
+    for raw attention and rollout, the score of each layer for LeGrad. A function of yours gets the records of
+    `capture_attention`, and those of the keywords `prefix` and `query` that it has.
+
+    Args:
+        method: one of `camfn.attention.METHODS`, a `functools.partial` of one, or a function of yours: records to
+            (B, N - prefix).
+        model: any module with attention over the whole image; left exactly as it is.
+        layers: attentions, or modules that hold some; None takes all there are.
+        grid: patches along each dimension, (height, width); None reads it from the image and the number of tokens.
+        prefix: tokens with no place, which come first; None reads it from the model, or from the number of tokens.
+        query: the token whose row is read; None for the mean over patches; "auto" takes the first token, where there
+            are prefix tokens and the model does not say that it averages patches.
+        differentiable: keep the outer graph, so that the map may be part of a loss (methods with a gradient).
+
+    Returns:
+        A function of the inputs and a target that returns the raw map, (B, *grid).
+
+    Raises:
+        CaptureError: no attention, or its tokens are no grid of the image.
+        ValueError: attention in windows.
+
+    Example:
+        >>> import torch
+        >>> class Net(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.patches = torch.nn.Conv2d(3, 8, 4, stride=4)
+        ...         self.block = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        ...
+        ...     def forward(self, x):
+        ...         return self.block(self.patches(x).flatten(2).transpose(1, 2)).mean(1)
+        >>> attention_explainer(METHODS["gradient_rollout"], Net().eval())(torch.randn(2, 3, 16, 16), 1).shape
+        torch.Size([2, 4, 4])
+    """
+    plain = method
+    while isinstance(plain, partial):
+        plain = plain.func
+    run: Callable[..., Any]
+    if plain in _FORWARD_ONLY:
+        see = observe_attention(model, layers)
+
+        def run(inputs: Inputs, target: Target) -> Any:
+            return see(inputs)
+    else:
+        scores: Literal["model", "layers"] = "layers" if plain is relevance.le_grad else "model"
+        run = capture_attention(model, layers, scores=scores, differentiable=differentiable)
+    asked = signature(method).parameters
+
+    def explain(inputs: Inputs, target: Target = None) -> Tensor:
+        records = run(inputs, target).records
+        image = _image(inputs)
+        last = records[-1]
+        tokens = last.probabilities.shape[-1]
+        if last.probabilities.shape[0] != image.shape[0]:
+            raise CaptureError(
+                f"attention in {last.name!r} is {tuple(last.probabilities.shape)} for {image.shape[0]} images: "
+                f"in windows, whose places are not the image's. {_INSTEAD}"
+            )
+        places = tuple(grid) if grid is not None else _grid(model, image, records, prefix)
+        before = tokens - math.prod(places)
+        if before < 0 or (prefix is not None and prefix != before):
+            raise CaptureError(
+                f"attention in {last.name!r} is over {tokens} tokens, which are not a grid of {places} behind "
+                f"{'any number of' if prefix is None else prefix} tokens"
+            )
+        context = {"prefix": before, "query": _query(model, before) if query == "auto" else query}
+        with torch.inference_mode(False), torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+            found = method(records, **{key: value for key, value in context.items() if key in asked})
+        return found.reshape(found.shape[0], *places)
+
+    return explain
+
+
+def _image(inputs: Inputs) -> Tensor:
+    image = next(iter(floating_leaves(dict(inputs) if isinstance(inputs, Mapping) else inputs)), None)
+    if image is None or image.ndim < 3:
+        raise CaptureError(f"expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
+    return image
+
+
+def _grid(model: nn.Module, image: Tensor, records: Sequence[AttentionRecord], prefix: int | None) -> tuple[int, ...]:
+    """Read the grid from the image and the number of tokens."""
+    last = records[-1]
+    tokens = last.probabilities.shape[-1]
+    if prefix is None and last.probabilities.shape[-2] == tokens:
+        # attention that pools may leave the model's prefix out
+        prefix = getattr(model, "num_prefix_tokens", None)
+    reading = read((image.shape[0], tokens, 1), image.shape[2:], prefix=prefix)
+    if reading is None:
+        behind = "" if prefix is None else f" behind {prefix} tokens"
+        raise CaptureError(
+            f"attention in {last.name!r} is over {tokens} tokens, in which there is no grid of a "
+            f"{' x '.join(map(str, image.shape[2:]))} image{behind}: pass grid=(height, width) and prefix=. Attention "
+            f"over channels (XCiT) or in windows (Swin, MaxViT) has none. {_INSTEAD}"
+        )
+    return reading.spatial
+
+
+def _query(model: nn.Module, prefix: int) -> int | None:
+    """Tell the token that a model reads out, from what timm and Hugging Face say of themselves."""
+    averages = str(getattr(model, "global_pool", "")).startswith(("avg", "max"))
+    averages = averages or getattr(getattr(model, "config", None), "use_mean_pooling", False)
+    return None if averages or not prefix else 0
