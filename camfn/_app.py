@@ -116,11 +116,11 @@ def explain(
 @app.command("methods")
 def list_methods() -> None:
     """List the methods, each with its meaning in one line."""
-    from . import methods
+    from ._ask import named_methods
 
     table = Table("method", "meaning")
-    for name in methods.__all__:
-        table.add_row(name, _first_line(getattr(methods, name)))
+    for name, method in named_methods().items():
+        table.add_row(name, _first_line(method))
     Console().print(table)
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import image, methods
+from . import attention, image, methods
 from ._check import layer_name
 from ._names import synonyms
 from .zoo import Loaded
@@ -51,11 +51,17 @@ class Plan(NamedTuple):
     bases: list[Path]
 
 
+def named_methods() -> dict[str, Callable[..., Tensor]]:
+    """List the methods on a layer, then those on attention."""
+    return {name: getattr(methods, name) for name in methods.__all__} | dict(attention.METHODS)
+
+
 def pick_method(name: str, seed: int) -> Callable[..., Tensor]:
     """Find a method by name; one that draws gets its generator."""
-    if name not in methods.__all__:
-        raise UsageError(f"no method {name!r}. {_near(name, methods.__all__)} All of them: camfn methods")
-    method: Callable[..., Tensor] = getattr(methods, name)
+    known = named_methods()
+    if name not in known:
+        raise UsageError(f"no method {name!r}. {_near(name, list(known))} All of them: camfn methods")
+    method = known[name]
     if "generator" in signature(method).parameters:
         return partial(method, generator=torch.Generator().manual_seed(seed))
     return method

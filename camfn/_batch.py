@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from . import Captured, Layout, diagnose, explainer, layers, methods, observe
+from . import Captured, Layout, attention, diagnose, explainer, layers, methods, observe
 from ._ask import UsageError, Wanted
 from .layout import read
 from .targets import logits_of
+
+ALL = "*"
+"""Stands for every attention of a network."""
 
 
 class Layer(NamedTuple):
     """A layer to explain at.
 
     Attributes:
-        name: dotted.
+        name: dotted; for methods on attention also `ALL`.
         channels: C.
         layout: what makes its output a map; None where it is one already.
         reason: why it was taken.
@@ -47,13 +50,19 @@ class Explained(NamedTuple):
     problems: list[str | None]
 
 
-def choose_layer(model: nn.Module, inputs: Tensor, name: str | None) -> Layer:
-    """Take the layer that was named, or the first that is suggested, with its layout.
+def choose_layer(
+    model: nn.Module, inputs: Tensor, name: str | None, method: Callable[..., Tensor] = methods.grad_cam
+) -> Layer:
+    """Take the layer that was named, or the first that is suggested, with its layout; or attention, named or all.
 
     Raises:
         UsageError: the named layer gives no map of the image.
         CaptureError: it never runs, or no layer gives a map.
     """
+    if on_attention(method):
+        records = attention.observe_attention(model, name)(inputs[:1]).records
+        many = f"{len(records)} attentions, from {records[0].name} to {records[-1].name}"
+        return Layer(name or ALL, 0, None, many if len(records) > 1 else f"the attention in {records[0].name}")
     if name is None:
         best = layers.suggest(model, inputs)[0]
         return Layer(best.name, best.channels, best.layout, best.reason)
@@ -68,6 +77,11 @@ def choose_layer(model: nn.Module, inputs: Tensor, name: str | None) -> Layer:
     return Layer(name, reading.channels, reading.layout, f"as asked for ({reading.words})")
 
 
+def on_attention(method: Callable[..., Tensor]) -> bool:
+    """Whether a method takes records of attention, not a layer's activations."""
+    return method in attention.METHODS.values()
+
+
 def explain_batch(
     method: Callable[..., Tensor],
     model: nn.Module,
@@ -80,7 +94,7 @@ def explain_batch(
     """Explain each photo of a batch for its own classes.
 
     Args:
-        method: a method of `camfn.methods`, or a partial of one; `cam` gets the rows of the model's head.
+        method: one of `camfn.methods` or `camfn.attention`, or a partial; `cam` gets the rows of the model's head.
         model: a classifier, on the device of `inputs`.
         layer: where to explain.
         inputs: (B, 3, H, W).
@@ -93,17 +107,33 @@ def explain_batch(
     cams: list[list[Tensor]] = [[] for _ in inputs]
     problems: list[list[str | None]] = [[] for _ in inputs]
     for target in classes.T:
-        bound = partial(methods.cam, weights=_rows(model, layer, target)) if method is methods.cam else method
-        captured: list[Captured] = []
-        explain = explainer(_watched(bound, captured), model, layer.name, layout=layer.layout, chunk_size=chunk_size)
-        cam = explain(inputs, target)
+        captured, cam = _explain(method, model, layer, inputs, target, chunk_size)
         if method is methods.cam:
             _check_cam(model, layer, cam, target, logits)
-        for i, problem in enumerate(diagnose(captured[0], cam)):
+        for i, problem in enumerate(diagnose(captured, cam)):
             cams[i].append(cam[i].float().cpu())
             problems[i].append(problem if logits[i].isfinite().all() else "the model's scores are not finite.")
     rows = zip(logits.cpu(), classes.tolist(), cams, problems, strict=True)
     return [Explained(*row) for row in rows]
+
+
+def _explain(
+    method: Callable[..., Tensor],
+    model: nn.Module,
+    layer: Layer,
+    inputs: Tensor,
+    target: Tensor,
+    chunk_size: int | None,
+) -> tuple[Captured, Tensor]:
+    """Make the maps of one class a photo, and keep what they were made of."""
+    if on_attention(method):
+        cam = attention.attention_explainer(method, model, None if layer.name == ALL else layer.name)(inputs, target)
+        return Captured(cam[:, None], cast("Tensor", None), None), cam
+    bound = partial(methods.cam, weights=_rows(model, layer, target)) if method is methods.cam else method
+    captured: list[Captured] = []
+    explain = explainer(_watched(bound, captured), model, layer.name, layout=layer.layout, chunk_size=chunk_size)
+    cam = explain(inputs, target)
+    return captured[0], cam
 
 
 def _classes(logits: Tensor, wanted: Wanted) -> Tensor:

