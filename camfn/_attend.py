@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import vjp
 from torch.utils import _pytree as pytree
 
-from ._capture import _gradients, _tensors
+from ._capture import _gradients, tensors_of
 from ._check import CaptureError, batch_sizes, layer_name, one_score_a_sample
 from ._graft import call, copied, graft
 from ._resume import resume
@@ -99,6 +99,7 @@ def capture_attention(
     layers: Sequence[str | nn.Module] | str | nn.Module | None = None,
     *,
     scores: Scores = "model",
+    readout: Callable[[Tensor], Any] | None = None,
     differentiable: bool = False,
 ) -> Callable[..., Attended]:
     """Run a model and keep what its attentions computed, with the gradients of the score.
@@ -113,7 +114,9 @@ def capture_attention(
         layers: attentions, or modules that hold some, by name or as themselves; None takes all there are.
         scores: "model" differentiates the score of the outputs. "layers" differentiates, for each attention, the score
             of what the rest of the network makes of its own block's tokens, averaged over tokens, as if that block were
-            the last (LeGrad); this runs a second forward.
+            the last (LeGrad).
+        readout: for `scores="layers"`, what the rest of the network is: tokens to outputs, as `model.forward_head` of
+            timm. None finds it with a second forward.
         differentiable: keep the outer graph, so that a map may be part of a loss.
 
     Returns:
@@ -149,10 +152,12 @@ def capture_attention(
             if scores == "model":
                 grads = _gradients(found, deltas, keep)
             else:
-                grads = _own_gradients(model, sites, wanted, inputs, pin(target, outputs), keep)
+                grads = _own_gradients(
+                    wanted, readout or _rest(model, sites, wanted, inputs), pin(target, outputs), keep
+                )
             pairs = zip(wanted, grads[::2], grads[1::2])
             records = [_record(site, inputs, grad, output_grad) for site, grad, output_grad in pairs]
-            tensors, rebuild = _tensors(Attended(records, outputs))
+            tensors, rebuild = tensors_of(Attended(records, outputs))
             structure.append(rebuild)
             return seed, tensors
 
@@ -266,24 +271,32 @@ def _record(
     )
 
 
-def _own_gradients(
-    model: nn.Module, sites: list[Site], wanted: list[Site], inputs: Inputs, score: ScoreFn, create_graph: bool
-) -> list[Tensor]:
-    """Differentiate, for each attention, the score of its own block's tokens, averaged, in the place of the last's."""
-    blocks = [site for site in sites if site.block]
+def _rest(model: nn.Module, sites: list[Site], wanted: list[Site], inputs: Inputs) -> Callable[[Tensor], Any]:
+    """Cut the network after the last block with tokens of its own."""
+    _check_blocks(wanted)
+    return resume(model, [site.block for site in sites if site.block][-1])(inputs)
+
+
+def _check_blocks(wanted: list[Site]) -> None:
     for site in wanted:
-        if site.tokens is None:
+        if not site.block:
             raise CaptureError(
                 f"the attention in {site.name!r} is in no block that returns its {site.q.shape[-2]} tokens, (B, N, C), "
                 "so it has no score of its own: attention in windows (Swin, MaxViT) has none, nor has one that pools. "
                 "Name the layers that have one, or take scores='model'"
             )
-    tail = resume(model, blocks[-1].block)(inputs)
+
+
+def _own_gradients(
+    wanted: list[Site], readout: Callable[[Tensor], Any], score: ScoreFn, create_graph: bool
+) -> list[Tensor]:
+    """Differentiate, for each attention, the score of its own block's tokens, averaged, in the place of the last's."""
+    _check_blocks(wanted)
     grads = []
     for site in wanted:
         assert site.tokens is not None
         assert site.delta is not None
         assert site.output_delta is not None
         tokens = site.tokens.mean(site.per_token, keepdim=True).expand_as(site.tokens)
-        grads += _gradients(score(tail(tokens)), [site.delta, site.output_delta], create_graph)
+        grads += _gradients(score(readout(tokens)), [site.delta, site.output_delta], create_graph)
     return grads

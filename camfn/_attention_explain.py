@@ -42,6 +42,7 @@ def attention_explainer(
     grid: Sequence[int] | None = None,
     prefix: int | None = None,
     query: int | Literal["auto"] | None = "auto",
+    readout: Callable[[Tensor], Any] | None = None,
     differentiable: bool = False,
 ) -> Callable[..., Tensor]:
     """Compose a method on attention with a model: `attention_explainer(le_grad, model)(images, target)` is the map.
@@ -59,6 +60,7 @@ def attention_explainer(
         prefix: tokens with no place, which come first; None reads it from the model, or from the number of tokens.
         query: the token whose row is read; None for the mean over patches; "auto" takes the first token, where there
             are prefix tokens and the model does not say that it averages patches.
+        readout: for LeGrad, tokens to outputs, as for `capture_attention`; saves a forward.
         differentiable: keep the outer graph, so that the map may be part of a loss (methods with a gradient).
 
     Returns:
@@ -92,7 +94,7 @@ def attention_explainer(
             return see(inputs)
     else:
         scores: Literal["model", "layers"] = "layers" if plain is relevance.le_grad else "model"
-        run = capture_attention(model, layers, scores=scores, differentiable=differentiable)
+        run = capture_attention(model, layers, scores=scores, readout=readout, differentiable=differentiable)
     asked = signature(method).parameters
 
     def explain(inputs: Inputs, target: Target = None) -> Tensor:

@@ -217,6 +217,26 @@ def test_own_scores_equal_those_of_truncated_networks(kind: str, pool: str) -> N
     assert_close(attended.outputs, net(x).detach())
 
 
+def test_a_readout_saves_the_second_forward() -> None:
+    calls: list[int] = []
+
+    class Counted(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(1)
+            return super().forward(x)
+
+    net, x = transformer("fused"), batch()
+    net.patches.__class__ = Counted
+    found = capture_attention(net, scores="layers")(x, 3).records
+    assert len(calls) == 2
+    said = capture_attention(net, scores="layers", readout=lambda tokens: net.head(net.norm(tokens[:, 0])))(
+        x, 3
+    ).records
+    assert len(calls) == 3
+    for one, other in zip(found, said, strict=True):
+        assert_close(one.grads, other.grads)
+
+
 def test_own_scores_explain_the_class_of_the_whole_network() -> None:
     net, x = transformer("fused"), batch()
     top = capture_attention(net, scores="layers")(x).records

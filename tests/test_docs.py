@@ -9,6 +9,7 @@ import pytest
 
 import camfn
 from camfn import factorize, image, layers, layout, methods, network, targets, transforms
+from camfn import attention, image, layers, layout, methods, network, targets, transforms
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -46,6 +47,8 @@ def test_every_public_name_is_in_the_docs() -> None:
     public = [name for name in vars(camfn) if not name.startswith("_") and callable(getattr(camfn, name))]
     public += [name for name, value in vars(network).items() if not name.startswith("_") and callable(value)]
     for module in (targets, image, layers, layout, factorize):
+    public += [name for name in vars(attention) if not name.startswith("_")]
+    for module in (targets, image, layers, layout):
         public += [
             name
             for name, value in vars(module).items()
