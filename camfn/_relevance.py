@@ -197,9 +197,9 @@ def grad_eclip(
 ) -> Tensor:
     """Grad-ECLIP: values weighted by the gradient of the attention's output, and by how alike query and key are.
 
-    `r(j) = ReLU( lambda_j sum_d g_d v_j,d )` with `g` the gradient of the output of `query`, before its projection, and
+    `r(j) = lambda_j sum_d g_d v_j,d` with `g` the gradient of the output of `query`, before its projection, and
     `lambda` the cosine between the query and each patch's key, heads joined, stretched to [0, 1] over patches. For
-    `query=None` the products are summed over all patch queries before the ReLU.
+    `query=None` the products are summed over all patch queries. The paper's outer ReLU is not applied.
 
     The authors' code runs the last layer again with one head in place of the model's, and passes queries and keys
     through the output projection before taking the cosine; here they are the model's own.
@@ -213,7 +213,7 @@ def grad_eclip(
         layer: which record; the paper takes the last.
 
     Returns:
-        (B, Nk - prefix), not negative.
+        The raw signed map, (B, Nk - prefix).
 
     Raises:
         ValueError: no gradients, or the record is windowed.
@@ -233,7 +233,7 @@ def grad_eclip(
     cosine = _unit(q[:, queries]) @ _unit(k).transpose(-2, -1)
     low, high = cosine.amin(-1, keepdim=True), cosine.amax(-1, keepdim=True)
     products = g[:, queries] @ v.transpose(-2, -1)
-    return (products * safe_divide(cosine - low, high - low)).sum(1).relu().to(record.probabilities.dtype)
+    return (products * safe_divide(cosine - low, high - low)).sum(1).to(record.probabilities.dtype)
 
 
 def _global(what: str, records: Sequence[AttentionRecord], prefix: int, query: int | None) -> Sequence[AttentionRecord]:

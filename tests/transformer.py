@@ -226,5 +226,5 @@ def eclip(layer: Exposed, prefix: int, query: int) -> Tensor:
             products.append(float(g @ v))
         low, high = min(cosines), max(cosines)
         for j in range(count - prefix):
-            found[b, j] = max(products[j] * (cosines[j] - low) / (high - low), 0.0)
+            found[b, j] = products[j] * (cosines[j] - low) / (high - low)
     return found
