@@ -46,9 +46,8 @@ def test_every_public_name_is_in_the_docs() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     public = [name for name in vars(camfn) if not name.startswith("_") and callable(getattr(camfn, name))]
     public += [name for name, value in vars(network).items() if not name.startswith("_") and callable(value)]
-    for module in (targets, image, layers, layout, factorize):
     public += [name for name in vars(attention) if not name.startswith("_")]
-    for module in (targets, image, layers, layout):
+    for module in (targets, image, layers, layout, factorize):
         public += [
             name
             for name, value in vars(module).items()

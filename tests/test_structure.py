@@ -49,7 +49,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_path": {*CUT, "_capture", "_explain", "_maps", "_resume", "_variants"},
     "_scales": {*CUT, "_capture", "_explain", "_maps"},
     "transforms": {"_fuse", "_augment", "_smooth", "_path", "_scales"},
-    "transforms": {"_fuse"},
     "_softmax": {"_maps"},
     "_attend": {*CUT, "_capture", "_resume", "_softmax"},
     "_relevance": {"_maps", "_attend"},
