@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 import camfn
-from camfn import factorize, image, layers, layout, methods, network, targets, transforms
-from camfn import attention, image, layers, layout, methods, network, targets, transforms
+from camfn import attention, factorize, image, layers, layout, methods, network, targets, transforms
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
