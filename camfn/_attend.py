@@ -274,7 +274,15 @@ def _record(
 def _rest(model: nn.Module, sites: list[Site], wanted: list[Site], inputs: Inputs) -> Callable[[Tensor], Any]:
     """Cut the network after the last block with tokens of its own."""
     _check_blocks(wanted)
-    return resume(model, [site.block for site in sites if site.block][-1])(inputs)
+    last = [site for site in sites if site.block][-1]
+    for site in wanted:
+        if site.q.shape[-2] != last.q.shape[-2]:
+            raise CaptureError(
+                f"the network goes on from the {last.q.shape[-2]} tokens of {last.block!r}, but {site.block!r} gives "
+                f"{site.q.shape[-2]}: its score is not that of the last block's head. Name the layers whose tokens are "
+                "those of the last, or take scores='model'"
+            )
+    return resume(model, last.block)(inputs)
 
 
 def _check_blocks(wanted: list[Site]) -> None:

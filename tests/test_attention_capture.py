@@ -237,6 +237,16 @@ def test_a_readout_saves_the_second_forward() -> None:
         assert_close(one.grads, other.grads)
 
 
+def test_own_scores_of_blocks_with_other_tokens_are_refused() -> None:
+    model = seeded(lambda: timm.create_model("convit_tiny", depth=2, local_up_to_layer=1, num_classes=7))
+    x = images(1, 3, 224, 224)
+    with pytest.raises(CaptureError, match=r"the 197 tokens of 'blocks\.1', but 'blocks\.0' gives 196"):
+        capture_attention(model, scores="layers")(x)
+    (record,) = capture_attention(model, "blocks.1", scores="layers")(x).records
+    assert record.grads is not None
+    assert record.grads.any()
+
+
 def test_own_scores_explain_the_class_of_the_whole_network() -> None:
     net, x = transformer("fused"), batch()
     top = capture_attention(net, scores="layers")(x).records
