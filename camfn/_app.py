@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -34,6 +35,17 @@ WeightsOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+class FusionOption(str, Enum):
+    """What makes one map of several."""
+
+    mean = "mean"
+    max = "max"
+    tanh_max = "tanh_max"
+    product = "product"
+
+
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
 
 
@@ -67,6 +79,18 @@ def explain(
     seed: Annotated[int, typer.Option(help="Of the methods that draw: random_cam, ss_cam, rise.")] = 0,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the overlay.")] = 0.5,
     colormap: Annotated[str, typer.Option(help="Of the overlay; seismic keeps the map's sign.")] = "turbo",
+    augment: Annotated[bool, typer.Option("--augment", help="Average over flips and brightness.")] = False,
+    eigen_smooth: Annotated[
+        bool, typer.Option("--eigen-smooth", help="Take the first component of the weighted channels.")
+    ] = False,
+    smooth: Annotated[int, typer.Option(min=0, help="Average over so many noisy copies.", metavar="N")] = 0,
+    several: Annotated[
+        str | None,
+        typer.Option("--layers", help="Several layers, names or patterns: a,b or features.*.conv.", show_default=False),
+    ] = None,
+    fuse: Annotated[
+        FusionOption, typer.Option(help="How their maps become one.", case_sensitive=False)
+    ] = FusionOption.mean,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
     """Explain photos: an overlay, the raw map, and a record of the run.
@@ -77,10 +101,21 @@ def explain(
     ones are numbered: cat, cat-2.
 
     Ends with 0 if all went well; with 1 if a photo could not be read or a map shows nothing, the others' results kept;
-    with 2, before any forward, if what was asked for cannot be done.
+    with 2, before any forward, if what was asked for cannot be done; with 130 if it was interrupted, every file that
+    was written whole.
     """
     with _refusals():
-        from ._ask import pick_colormap, pick_device, pick_layer, pick_method, pick_target, plan
+        from ._ask import (
+            UsageError,
+            pick_colormap,
+            pick_device,
+            pick_layer,
+            pick_layers,
+            pick_method,
+            pick_target,
+            plan,
+        )
+        from ._batch import Changes, on_attention
         from ._job import Job, versions
         from .zoo import load
 
@@ -88,6 +123,17 @@ def explain(
         pick_colormap(colormap)
         loaded = load(model, weights=weights)
         wanted = pick_target(target, loaded)
+        if several is not None and (layer != "auto" or method == "cam" or on_attention(chosen)):
+            raise UsageError(
+                "--layers fuses several layers: give no --layer beside it, and another method than cam or one "
+                "on attention"
+            )
+        names = () if several is None else pick_layers(loaded.model, several)
+        if eigen_smooth:
+            from .transforms import eigen_smooth as smoothed
+
+            smoothed(chosen)  # refuses what cannot be smoothed
+        changes = Changes(eigen_smooth, names, fuse.value, augment, smooth, seed)
         job = Job(
             plans=plan(photos, out, method, wanted, force),
             out=out,
@@ -100,11 +146,13 @@ def explain(
             chunk_size=chunk_size,
             alpha=alpha,
             colormap=colormap,
+            changes=changes,
             header={
                 "model": model,
                 "weights": weights or "default",
                 "method": method,
                 "target": target,
+                **_told(changes._asdict()),
                 "device": str(place),
                 "versions": versions(),
             },
@@ -147,24 +195,113 @@ def list_layers(
     Console().print(table)
 
 
+@app.command()
+def compare(
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="An image file.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("compare.png"),
+    methods: Annotated[
+        str, typer.Option(help="Names separated by commas; cheap, those that run the network once; or all.")
+    ] = "cheap",
+    model: ModelOption = "lite0",
+    layer: Annotated[str, typer.Option(help="A dotted name (see: camfn layers), or auto.")] = "auto",
+    target: Annotated[str, typer.Option(help="A class index, a class name, or top.")] = "top",
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    chunk_size: Annotated[int | None, typer.Option(min=1, help="Perturbed forwards at a time.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the methods that draw: random_cam, ss_cam, rise.")] = 0,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the overlay.")] = 0.5,
+    colormap: Annotated[str, typer.Option(help="Of the overlay; seismic keeps the map's sign.")] = "turbo",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Draw one photo's maps by several methods side by side, each with its method and class below.
+
+    With all, the methods that perturb the photo or the layer thousands of times are run as well, with a progress bar;
+    what a method cannot do with this model is said, and its place left out.
+    """
+    with _refusals():
+        from ._ask import UsageError, pick_colormap, pick_device, pick_layer, pick_methods, pick_target, writable
+        from ._compare import comparison
+        from ._job import write_whole
+        from ._photo import read_photo
+        from .image import save
+        from .zoo import load
+
+        chosen, place = pick_methods(methods, seed), pick_device(device)
+        pick_colormap(colormap)
+        writable(out, force)
+        picture = read_photo(photo)
+        loaded = load(model, weights=weights)
+        wanted = pick_target(target, loaded)
+        if wanted.best > 1:
+            raise UsageError(f"compare draws one class: give --target top, an index or a name, not {target!r}")
+        loaded.model.to(place)
+        with _progress() as progress:
+            tasks = progress.add_task("methods", total=len(chosen)), progress.add_task("perturbing", visible=False)
+            montage, told = comparison(
+                loaded,
+                picture,
+                chosen,
+                wanted,
+                pick_layer(loaded.model, layer),
+                place,
+                strict=methods not in ("all", "cheap"),
+                chunk_size=chunk_size,
+                look=(alpha, colormap),
+                progress=_second_bar(progress, tasks[1]),
+                finished=lambda: progress.advance(tasks[0]),
+            )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, lambda path: save(montage, path))
+    for line in told:
+        print(line)
+    print(f"comparison: {out}")
+
+
 def _run(job: Job) -> int:
     """Run a job, printing as it goes; count the photos and maps that came out useless."""
-    console = Console(stderr=True)
-    columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # print, unlike typer.echo, goes through what rich puts in the place of sys.stdout to keep lines and bar apart;
-    # what is piped from stdout must not go there
-    redirect = sys.stdout.isatty()
     problems, announced = 0, False
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=redirect
-    ) as progress:
-        for record in progress.track(job.run(), total=len(job.plans)):
+    with _progress() as progress:
+        photos = progress.add_task("explaining", total=len(job.plans))
+        job.progress = _second_bar(progress, progress.add_task("perturbing", visible=False))
+        for record in progress.track(job.run(), total=len(job.plans), task_id=photos):
             if job.layer and not announced:
                 print(f"layer {job.layer.name}: {job.layer.reason}")
                 announced = True
             problems += _show(record, job.out)
     print(f"record of the run: {job.record_file}")
     return problems
+
+
+def _progress() -> Progress:
+    """Bars with the time left, on a terminal only."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # print, unlike typer.echo, goes through what rich puts in the place of sys.stdout to keep lines and bar apart;
+    # what is piped from stdout must not go there
+    redirect = sys.stdout.isatty()
+    return Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=redirect
+    )
+
+
+def _second_bar(progress: Progress, task: TaskID) -> Callable[[int, int], None]:
+    """A bar for the perturbed forwards of one method, seen only while they run."""
+    before = [0]
+
+    def told(done: int, total: int) -> None:
+        if done <= before[0]:
+            progress.reset(task)  # another method or photo: its own time
+        before[0] = done if done < total else 0
+        progress.update(task, completed=done, total=total, visible=done < total)
+
+    return told
+
+
+def _told(changes: dict[str, Any]) -> dict[str, Any]:
+    """The transformations that were asked for, as the record has them."""
+    told = {key: value for key, value in changes.items() if value and key not in ("how", "seed")}
+    told |= {"fuse": changes["how"]} if changes["layers"] else {}
+    return {"changes": told} if told else {}
 
 
 def _show(record: dict[str, Any], out: Path) -> int:
@@ -187,9 +324,12 @@ def _first_line(method: object) -> str:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Turn what cannot be done into one line and exit code 2."""
+    """Turn what cannot be done into one line and exit code 2, and an interruption into one line and 130."""
     try:
         yield
+    except KeyboardInterrupt:
+        typer.echo("camfn: interrupted; what was written is whole", err=True)
+        raise typer.Exit(130) from None
     except ValueError as error:
         # camfn's refusals are ValueErrors whose text says what to do
         typer.echo("camfn: " + " ".join(str(error).split()), err=True)

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from . import attention, image, methods
 from ._check import layer_name
+from ._fuse import matching
 from ._names import synonyms
 from .zoo import Loaded
 
 RECORD = "explanations.json"
+PERTURBING = {"tail", "forward", "inputs"}
+"""Keywords of the methods that run the network again."""
 
 
 class UsageError(ValueError):
@@ -121,6 +124,23 @@ def pick_layer(model: nn.Module, name: str) -> str | None:
     return None if name == "auto" else layer_name(model, name)
 
 
+def pick_layers(model: nn.Module, names: str) -> tuple[str, ...]:
+    """Check names and patterns of several layers, separated by commas."""
+    given = tuple(filter(None, (name.strip() for name in names.split(","))))
+    return tuple(matching(model, given))
+
+
+def pick_methods(names: str, seed: int) -> dict[str, Callable[..., Tensor]]:
+    """Find methods by name, separated by commas; `all`; or `cheap`, those that ask nothing more of the network."""
+    if names in ("all", "cheap"):
+        every = {name: pick_method(name, seed) for name in methods.__all__}
+        return {name: m for name, m in every.items() if names == "all" or not PERTURBING & set(signature(m).parameters)}
+    given = list(dict.fromkeys(filter(None, (name.strip() for name in names.split(",")))))
+    if not given:
+        raise UsageError("methods: expected all, cheap, or names separated by commas, as grad_cam,layer_cam")
+    return {name: pick_method(name, seed) for name in given}
+
+
 def plan(photos: Sequence[Path], out: Path, method: str, wanted: Wanted, force: bool) -> list[Plan]:
     """Choose the files to write, and see that they may be written.
 
@@ -138,10 +158,23 @@ def plan(photos: Sequence[Path], out: Path, method: str, wanted: Wanted, force: 
             raise UsageError(f"the output {file} would replace a photo given: choose another --out")
         if os.path.lexists(file) and not force:
             raise UsageError(f"{file} exists already: give --force to replace it, or choose another --out")
+    _may_hold_files(out)
+    return plans
+
+
+def writable(file: Path, force: bool) -> None:
+    """See that one picture may be written."""
+    if file.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UsageError(f"--out {file}: expected a name in .png or .jpg")
+    if os.path.lexists(file) and not force:
+        raise UsageError(f"{file} exists already: give --force to replace it, or choose another --out")
+    _may_hold_files(file.parent)
+
+
+def _may_hold_files(out: Path) -> None:
     folder = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UsageError(f"cannot write to {out}: {folder} is not a folder that may be written to")
-    return plans
 
 
 def with_ending(base: Path, end: str) -> Path:

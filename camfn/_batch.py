@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from . import Captured, Layout, attention, diagnose, explainer, layers, methods, observe
 from ._ask import UsageError, Wanted
+from ._fuse import Fusion, matching
 from .layout import read
 from .targets import logits_of
+from .transforms import augment, eigen_smooth, fuse, smooth
 
 ALL = "*"
 """Stands for every attention of a network."""
@@ -32,6 +34,29 @@ class Layer(NamedTuple):
     channels: int
     layout: Layout | None
     reason: str
+
+
+class Changes(NamedTuple):
+    """Transformations of a method, in the order they are applied.
+
+    Attributes:
+        eigen_smooth: replace its sum over channels by their first component.
+        layers: names or patterns of several layers, whose maps are fused; empty for one layer.
+        how: the rule of the fusion.
+        augment: average over flips and brightness.
+        smooth: average over so many noisy copies; 0 for none.
+        seed: of that noise.
+    """
+
+    eigen_smooth: bool = False
+    layers: tuple[str, ...] = ()
+    how: Fusion = "mean"
+    augment: bool = False
+    smooth: int = 0
+    seed: int = 0
+
+
+_NONE = Changes()
 
 
 class Explained(NamedTuple):
@@ -82,6 +107,18 @@ def on_attention(method: Callable[..., Tensor]) -> bool:
     return method in attention.METHODS.values()
 
 
+def choose_layers(model: nn.Module, inputs: Tensor, names: tuple[str, ...]) -> Layer:
+    """Take several layers; the last stands for all.
+
+    Raises:
+        UsageError: one gives no map, or they lay out their maps in different ways.
+    """
+    taken = [choose_layer(model, inputs, name) for name in matching(model, names)]
+    if len({item.layout is None for item in taken}) > 1:
+        raise UsageError("these layers lay out their maps in different ways, which cannot be fused: name others")
+    return taken[-1]._replace(name=", ".join(item.name for item in taken), reason="as asked for, their maps fused")
+
+
 def explain_batch(
     method: Callable[..., Tensor],
     model: nn.Module,
@@ -89,7 +126,9 @@ def explain_batch(
     inputs: Tensor,
     wanted: Wanted,
     *,
+    changes: Changes = _NONE,
     chunk_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Explained]:
     """Explain each photo of a batch for its own classes.
 
@@ -99,7 +138,9 @@ def explain_batch(
         layer: where to explain.
         inputs: (B, 3, H, W).
         wanted: the classes.
+        changes: transformations of the method.
         chunk_size: how many perturbed forwards run at once.
+        progress: told (done, in all) after each chunk of them.
     """
     with torch.no_grad():
         logits = logits_of(model(inputs)).float()
@@ -107,33 +148,50 @@ def explain_batch(
     cams: list[list[Tensor]] = [[] for _ in inputs]
     problems: list[list[str | None]] = [[] for _ in inputs]
     for target in classes.T:
-        captured, cam = _explain(method, model, layer, inputs, target, chunk_size)
+        explain, captured = _composed(method, model, layer, target, changes, chunk_size, progress)
+        cam = explain(inputs, target)
         if method is methods.cam:
             _check_cam(model, layer, cam, target, logits)
-        for i, problem in enumerate(diagnose(captured, cam)):
+        for i, problem in enumerate(diagnose(_seen(captured, cam), cam)):
             cams[i].append(cam[i].float().cpu())
             problems[i].append(problem if logits[i].isfinite().all() else "the model's scores are not finite.")
     rows = zip(logits.cpu(), classes.tolist(), cams, problems, strict=True)
     return [Explained(*row) for row in rows]
 
 
-def _explain(
+def _composed(
     method: Callable[..., Tensor],
     model: nn.Module,
     layer: Layer,
-    inputs: Tensor,
     target: Tensor,
+    changes: Changes,
     chunk_size: int | None,
-) -> tuple[Captured, Tensor]:
-    """Make the maps of one class a photo, and keep what they were made of."""
-    if on_attention(method):
-        cam = attention.attention_explainer(method, model, None if layer.name == ALL else layer.name)(inputs, target)
-        return Captured(cam[:, None], cast("Tensor", None), None), cam
-    bound = partial(methods.cam, weights=_rows(model, layer, target)) if method is methods.cam else method
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Callable[..., Tensor], list[Captured]]:
+    """Compose a method with its transformations, and keep what it is given when it runs."""
     captured: list[Captured] = []
-    explain = explainer(_watched(bound, captured), model, layer.name, layout=layer.layout, chunk_size=chunk_size)
-    cam = explain(inputs, target)
-    return captured[0], cam
+    context: dict[str, Any] = {"layout": layer.layout, "chunk_size": chunk_size, "progress": progress}
+    bound = partial(methods.cam, weights=_rows(model, layer, target)) if method is methods.cam else method
+    if on_attention(method):
+        explain = attention.attention_explainer(method, model, None if layer.name == ALL else layer.name)
+    else:
+        seen = _watched(eigen_smooth(bound) if changes.eigen_smooth else bound, captured)
+        if changes.layers:
+            explain = fuse(seen, model, changes.layers, how=changes.how, **context)
+        else:
+            explain = explainer(seen, model, layer.name, **context)
+    # one variant at a time: what a user bounds by --batch-size stays bounded
+    if changes.augment:
+        explain = augment(explain, chunk_size=1)
+    if changes.smooth:
+        drawn = torch.Generator().manual_seed(changes.seed)
+        explain = smooth(explain, changes.smooth, generator=drawn, chunk_size=1)
+    return explain, captured
+
+
+def _seen(captured: list[Captured], cam: Tensor) -> Captured:
+    """What the map was made of; of a method on attention, the map itself."""
+    return captured[-1] if captured else Captured(cam[:, None], cast("Tensor", None), None)
 
 
 def _classes(logits: Tensor, wanted: Wanted) -> Tensor:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from . import image
 from ._ask import RECORD, Plan, Wanted, with_ending
-from ._batch import Explained, Layer, choose_layer, explain_batch
+from ._batch import Changes, Explained, Layer, choose_layer, choose_layers, explain_batch
 from ._photo import PhotoError, read_photo
 from .zoo import Loaded
 
@@ -43,6 +44,8 @@ class Job:
         alpha: opacity of the overlay.
         colormap: of the overlay.
         header: what the record of the run says beside the layer and the photos.
+        changes: transformations of the method.
+        progress: told (done, in all) after each chunk of perturbed forwards.
         layer: once it is chosen.
         records: one a photo, in order.
     """
@@ -59,6 +62,8 @@ class Job:
     alpha: float
     colormap: str
     header: Record
+    changes: Changes = field(default_factory=Changes)
+    progress: Callable[[int, int], None] | None = None
     layer: Layer | None = None
     records: list[Record] = field(default_factory=list)
 
@@ -84,8 +89,13 @@ class Job:
             return []
         inputs = torch.stack([self.loaded.preprocess(photo) for photo in photos]).to(self.device)
         model = self.loaded.model
-        self.layer = self.layer or choose_layer(model, inputs, self.layer_name, self.method)
-        return explain_batch(self.method, model, self.layer, inputs, self.wanted, chunk_size=self.chunk_size)
+        if self.layer is None:
+            several, one = self.changes.layers, self.layer_name
+            self.layer = (
+                choose_layers(model, inputs, several) if several else choose_layer(model, inputs, one, self.method)
+            )
+        knobs: dict[str, Any] = {"chunk_size": self.chunk_size, "progress": self.progress, "changes": self.changes}
+        return explain_batch(self.method, model, self.layer, inputs, self.wanted, **knobs)
 
     def _write(self, item: Plan, photo: Image.Image, explained: Explained) -> Record:
         """Write a photo's maps, and the overlays of those that show something."""
@@ -94,10 +104,11 @@ class Job:
         found = []
         for base, index, cam, problem in zip(item.bases, *explained[1:], strict=True):
             raw, overlay = with_ending(base, "npy"), with_ending(base, "png")
-            np.save(raw, cam.numpy())
+            write_whole(raw, partial(np.save, arr=cam.numpy()))
             if problem is None:
                 heatmap = image.normalize(cam[None], signed=self.colormap == "seismic")
-                image.save(image.overlay(view, heatmap, alpha=self.alpha, colormap=self.colormap)[0], overlay)
+                picture = image.overlay(view, heatmap, alpha=self.alpha, colormap=self.colormap)[0]
+                write_whole(overlay, partial(image.save, picture))
             found.append(
                 self._class(explained.logits, index)
                 | {"map": raw.name, "overlay": None if problem else overlay.name, "problem": problem}
@@ -125,9 +136,17 @@ class Job:
         self.out.mkdir(parents=True, exist_ok=True)
         layer = self.layer and {"name": self.layer.name, "reason": self.layer.reason}
         text = json.dumps(self.header | {"layer": layer, "photos": self.records}, indent=2, allow_nan=False)
-        unfinished = self.out / f".{RECORD}.part"
-        unfinished.write_text(text + "\n", encoding="utf-8")
-        os.replace(unfinished, self.record_file)
+        write_whole(self.record_file, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+
+
+def write_whole(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under another name and rename it, so that an interruption leaves the old one, or none."""
+    unfinished = file.with_name(f"{file.stem}.unfinished{file.suffix}")
+    try:
+        write(unfinished)
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:

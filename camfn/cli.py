@@ -1,4 +1,4 @@
-"""The command line: `camfn explain`, `camfn methods`, `camfn layers`. A client of the public API; no mathematics."""
+"""The command line: `camfn explain`, `compare`, `methods`, `layers`. A client of the public API; no mathematics."""
 
 from __future__ import annotations
 
@@ -16,3 +16,6 @@ def main() -> None:
             print(f"camfn: the command line needs {error.name}: pip install 'camfn[cli]'", file=sys.stderr)
             raise SystemExit(2) from error
         raise
+    except KeyboardInterrupt:  # while the libraries are loaded
+        print("camfn: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
