@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import camfn
-from camfn import attention, factorize, image, layers, layout, methods, network, targets, transforms
+from camfn import attention, factorize, image, layers, layout, methods, metrics, network, targets, transforms
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -33,6 +33,11 @@ def test_the_readme_and_a_page_have_code() -> None:
 def test_every_method_has_its_row(page: str) -> None:
     rows = re.findall(r"^\| `(\w+)` \|", (ROOT / page).read_text(), re.MULTILINE)
     assert rows == [*methods.__all__, *network.__all__]
+
+
+def test_every_metric_has_its_row() -> None:
+    rows = re.findall(r"^\| `(\w+)[(`]", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
+    assert rows == metrics.__all__
 
 
 def test_links_to_files_lead_somewhere() -> None:

@@ -1,0 +1,87 @@
+"""Metrics of heatmaps: pure functions of tensors, one number a sample.
+
+`__all__` is the registry that the docs check reads. Faithfulness is asked of a score, images (B, C, *S) to (B,), as
+`scores_of(model, images)` makes it.
+"""
+
+from __future__ import annotations
+
+from ._complexity import adcc as adcc
+from ._complexity import arcc as arcc
+from ._complexity import coherency as coherency
+from ._complexity import complexity as complexity
+from ._complexity import entropy as entropy
+from ._complexity import sparseness as sparseness
+from ._confidence import average_drop as average_drop
+from ._confidence import average_gain as average_gain
+from ._confidence import average_increase as average_increase
+from ._confidence import confidence_change as confidence_change
+from ._confidence import masked as masked
+from ._curves import Curve as Curve
+from ._curves import blur as blur
+from ._curves import deletion as deletion
+from ._curves import insertion as insertion
+from ._curves import pixel_flipping as pixel_flipping
+from ._curves import removal_curve as removal_curve
+from ._impute import impute as impute
+from ._localization import box_ious as box_ious
+from ._localization import box_masks as box_masks
+from ._localization import boxes_in_pixels as boxes_in_pixels
+from ._localization import energy_in_box as energy_in_box
+from ._localization import iou as iou
+from ._localization import max_box_acc as max_box_acc
+from ._localization import pointing_game as pointing_game
+from ._localization import pxap as pxap
+from ._order import most_relevant as most_relevant
+from ._road import road as road
+from ._road import road_combined as road_combined
+from ._robustness import infidelity as infidelity
+from ._robustness import max_sensitivity as max_sensitivity
+from ._sanity import Cascade as Cascade
+from ._sanity import randomization as randomization
+from ._sanity import randomized as randomized
+from ._sanity import resampled as resampled
+from ._sanity import spearman as spearman
+from ._sanity import ssim as ssim
+from ._scores import scores_of as scores_of
+
+__all__ = [  # noqa: RUF022  grouped by what a metric is about, which is the order of the docs
+    "scores_of",
+    "masked",
+    "most_relevant",
+    "average_drop",
+    "average_increase",
+    "average_gain",
+    "confidence_change",
+    "deletion",
+    "insertion",
+    "pixel_flipping",
+    "removal_curve",
+    "blur",
+    "Curve",
+    "road",
+    "road_combined",
+    "impute",
+    "infidelity",
+    "max_sensitivity",
+    "complexity",
+    "entropy",
+    "sparseness",
+    "coherency",
+    "adcc",
+    "arcc",
+    "pointing_game",
+    "energy_in_box",
+    "iou",
+    "box_ious",
+    "max_box_acc",
+    "pxap",
+    "box_masks",
+    "boxes_in_pixels",
+    "randomization",
+    "randomized",
+    "resampled",
+    "spearman",
+    "ssim",
+    "Cascade",
+]

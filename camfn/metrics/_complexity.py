@@ -1,0 +1,190 @@
+"""How much a map says by itself: no network is asked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._check import shapes_agree
+from .._maps import safe_divide
+from .._pixels import as_maps, within_unit
+from ._scores import number_a_sample
+
+
+def complexity(heatmap: Tensor) -> Tensor:
+    """Complexity of ADCC: the mean of the heatmap, its L1 norm over the number of pixels.
+
+    Source: arXiv 2104.10252, section 3.
+
+    Args:
+        heatmap: (B, *S) in [0, 1].
+
+    Returns:
+        (B,), in [0, 1], lower is better; 0 for a map of zeros, 1 for a map of ones.
+
+    Raises:
+        ValueError: a heatmap outside [0, 1], or with NaN (samples named).
+
+    Example:
+        >>> complexity(torch.tensor([[0.0, 0.5, 1.0, 0.5]]))
+        tensor([0.5000])
+    """
+    work = as_maps(heatmap, "complexity: heatmap")
+    if not within_unit(work):
+        raise ValueError("complexity: expected a heatmap in [0, 1]; pass camfn.image.normalize(cam)")
+    return work.flatten(1).mean(1).to(heatmap.dtype)
+
+
+def entropy(heatmap: Tensor) -> Tensor:
+    """Entropy of the map as a distribution over pixels, `-sum_p a ln a` with `a = |m| / sum |m|`, in nats.
+
+    Source: arXiv 2005.00631, definition 3 (there called complexity).
+
+    Args:
+        heatmap: (B, *S), raw or normalized; its magnitude counts, its scale does not.
+
+    Returns:
+        (B,), lower is better: 0 where one pixel has everything, ln N for a constant map, one of zeros included.
+
+    Raises:
+        ValueError: NaN or infinity, naming the samples.
+
+    Example:
+        >>> entropy(torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 3.0, 0.0, 0.0]])).exp()
+        tensor([2., 1.])
+    """
+    weights = _weights(as_maps(heatmap, "entropy: heatmap"))
+    found: Tensor = torch.special.entr(safe_divide(weights, weights.sum(1, keepdim=True))).sum(1)
+    return found.to(heatmap.dtype)
+
+
+def sparseness(heatmap: Tensor) -> Tensor:
+    """Gini index of the magnitudes: `sum_i (2i - n - 1) a_(i) / (n sum a)`, with a in ascending order.
+
+    Source: arXiv 1810.06583, section 4 (Chalasani et al.). Quantus adds 1e-7 to each value; nothing is added here.
+
+    Args:
+        heatmap: (B, *S), raw or normalized; its magnitude counts, its scale does not.
+
+    Returns:
+        (B,), in [0, 1 - 1/n], higher is sparser: 0 for a constant map, one of zeros included, 1 - 1/n where one pixel
+        has everything.
+
+    Raises:
+        ValueError: NaN or infinity, naming the samples.
+
+    Example:
+        >>> sparseness(torch.tensor([[0.0, 0.0, 0.0, 5.0], [1.0, 1.0, 1.0, 1.0]]))
+        tensor([0.7500, 0.0000])
+    """
+    ordered = _weights(as_maps(heatmap, "sparseness: heatmap")).sort(1).values
+    n = ordered.shape[1]
+    place = 2 * torch.arange(1, n + 1, device=ordered.device, dtype=ordered.dtype) - n - 1
+    return ((place * ordered).sum(1) / (n * ordered.sum(1))).to(heatmap.dtype)
+
+
+def coherency(heatmap: Tensor, again: Tensor) -> Tensor:
+    """Coherency of ADCC: correlation of a map with that of the image seen through it, `(rho + 1) / 2`.
+
+    Source: arXiv 2104.10252, eq. 1 and the authors' code. Where a map is constant there is no correlation; the result
+    is then 0, as in that code (pytorch-grad-cam gives 0.5, by an eps).
+
+    Args:
+        heatmap: (B, *S), the map of x.
+        again: (B, *S), the map of `masked(x, heatmap)`, for the same class.
+
+    Returns:
+        (B,), in [0, 1], higher is better.
+
+    Raises:
+        ValueError: other shapes; NaN or infinity, naming the samples.
+
+    Example:
+        >>> coherency(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[5.0, 7.0, 9.0]]))
+        tensor([1.])
+    """
+    first, second = as_maps(heatmap, "coherency: heatmap"), as_maps(again, "coherency: again")
+    shapes_agree("coherency: again", second.shape, first.shape)
+    rho, defined = correlation(first.flatten(1), second.flatten(1))
+    return torch.where(defined, (rho + 1) / 2, 0).to(heatmap.dtype)
+
+
+def adcc(coherency: Tensor, complexity: Tensor, drop: Tensor) -> Tensor:
+    """ADCC: the harmonic mean of coherency, 1 - complexity and 1 - average drop.
+
+    Source: arXiv 2104.10252, eq. 4.
+
+    Args:
+        coherency: (B,), in [0, 1], from `coherency`.
+        complexity: (B,), in [0, 1], from `complexity`.
+        drop: (B,), in [0, 1], from `average_drop`.
+
+    Returns:
+        (B,), in [0, 1], higher is better; 0 where one of the three is.
+
+    Raises:
+        ValueError: numbers outside [0, 1], as drops in percent.
+
+    Example:
+        >>> adcc(torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([0.5]))
+        tensor([0.6000])
+    """
+    return _harmonic("adcc", coherency, complexity, 1 - _unit("adcc", "drop", drop))
+
+
+def arcc(coherency: Tensor, complexity: Tensor, road: Tensor) -> Tensor:
+    """ARCC: the harmonic mean of coherency, 1 - complexity and ROAD, `min(1, max(0, 2 r))`.
+
+    As pytorch-grad-cam has it, which names it a geometric mean and computes the harmonic one.
+
+    Source: arXiv 2605.14641; its text was not checked.
+
+    Args:
+        coherency: (B,), in [0, 1], from `coherency`.
+        complexity: (B,), in [0, 1], from `complexity`.
+        road: r, (B,), from `road_combined` with probabilities as scores.
+
+    Returns:
+        (B,), in [0, 1], higher is better; 0 where one of the three is.
+
+    Raises:
+        ValueError: numbers outside [0, 1], or r outside [-0.5, 0.5], as it is with logits.
+
+    Example:
+        >>> arcc(torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([0.25]))
+        tensor([0.6000])
+    """
+    advice = "Take road_combined of probabilities, as scores_of(model, images) gives, not of logits."
+    found = number_a_sample("arcc", "road", road, -0.5, 0.5, advice)
+    return _harmonic("arcc", coherency, complexity, (2 * found).clamp(0, 1))
+
+
+def correlation(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Pearson correlation of rows (B, N), 0 where it is not defined, and where it is, (B,)."""
+    x, y = (_centered(row) for row in (first, second))
+    norms = x.norm(dim=1) * y.norm(dim=1)
+    return safe_divide((x * y).sum(1), norms).clamp(-1, 1), norms > 0
+
+
+def _centered(rows: Tensor) -> Tensor:
+    """Rows less their mean, of largest magnitude 1; exactly 0 where they are constant."""
+    constant = (rows == rows[:, :1]).all(1, keepdim=True)
+    above = torch.where(constant, 0, rows - rows.mean(1, keepdim=True))
+    return safe_divide(above, above.abs().amax(1, keepdim=True))
+
+
+def _weights(maps: Tensor) -> Tensor:
+    """Magnitudes (B, N) of largest 1; ones for a map of zeros, which says as little as any constant one."""
+    magnitudes = maps.flatten(1).abs()
+    top = magnitudes.amax(1, keepdim=True)
+    return torch.where(top == 0, 1, safe_divide(magnitudes, top))
+
+
+def _unit(what: str, name: str, value: Tensor) -> Tensor:
+    return number_a_sample(what, name, value, 0, 1, "Shares, not percent.")
+
+
+def _harmonic(what: str, coherency: Tensor, complexity: Tensor, third: Tensor) -> Tensor:
+    parts = torch.stack([_unit(what, "coherency", coherency), 1 - _unit(what, "complexity", complexity), third])
+    # 1 / 0 is infinite and 3 / inf is 0: what the limit is
+    return 3 / (1 / parts.clamp(min=0)).sum(0)

@@ -1,0 +1,326 @@
+"""Whether a heatmap lies where the object is, given as boxes or as a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .._check import length_matches, shapes_agree
+from .._maps import safe_divide
+from .._pixels import as_maps
+from .._regions import to_boxes, to_mask
+
+Boxes: TypeAlias = "Tensor | Sequence[Tensor]"
+"""x0, y0, x1, y1 in pixels of the heatmap, half-open: (B, 4), (B, n, 4), or a sequence with an (n, 4) a sample."""
+
+
+def boxes_in_pixels(fractions: Tensor, size: Sequence[int]) -> Tensor:
+    """Scale boxes from fractions of the image to pixels.
+
+    Args:
+        fractions: (..., 4), x0, y0, x1, y1 in [0, 1].
+        size: (height, width) in pixels.
+
+    Returns:
+        Same shape, in pixels, not rounded.
+
+    Raises:
+        ValueError: numbers outside [0, 1], as those in pixels already.
+
+    Example:
+        >>> boxes_in_pixels(torch.tensor([[0.25, 0.5, 0.75, 1.0]]), (100, 200))
+        tensor([[ 50.,  50., 150., 100.]])
+    """
+    if fractions.shape[-1:] != (4,) or not bool(((fractions >= 0) & (fractions <= 1)).all()):
+        raise ValueError(
+            f"boxes_in_pixels: expected (..., 4) in [0, 1], got {tuple(fractions.shape)}, up to {fractions.max():g}"
+        )
+    height, width = size
+    return fractions * fractions.new_tensor([width, height, width, height])
+
+
+def box_masks(boxes: Boxes, size: Sequence[int]) -> Tensor:
+    """Mark the pixels whose centers lie in a sample's boxes.
+
+    Args:
+        boxes: x0, y0, x1, y1 in pixels, as `image.to_boxes` returns them: (B, 4), (B, n, 4), or a sequence with an
+            (n, 4) a sample; they need not be whole.
+        size: (height, width) in pixels.
+
+    Returns:
+        (B, height, width), bool, the union of each sample's boxes.
+
+    Raises:
+        ValueError: boxes of another shape, empty or outside the image, naming the sample.
+
+    Example:
+        >>> box_masks(torch.tensor([[1, 0, 3, 1]]), (2, 4)).int()
+        tensor([[[0, 1, 1, 0],
+                 [0, 0, 0, 0]]], dtype=torch.int32)
+    """
+    height, width = size
+    masks = []
+    for x0, y0, x1, y1 in (each.unbind(-1) for each in _a_sample("box_masks", boxes, size)):
+        rows = torch.arange(height, device=x0.device)[:, None] + 0.5
+        columns = torch.arange(width, device=x0.device) + 0.5
+        tall = (y0[:, None, None] <= rows) & (rows < y1[:, None, None])
+        wide = (x0[:, None, None] <= columns) & (columns < x1[:, None, None])
+        masks.append((tall & wide).any(0))
+    return torch.stack(masks)
+
+
+def pointing_game(heatmap: Tensor, region: Boxes, *, tolerance: float = 0.0) -> Tensor:
+    """Pointing game: whether the largest value lies on the object.
+
+    Where several pixels share the largest value, the result is the share of them that hit: for a constant map the area
+    of the object, where taking the first would always point to the upper left corner.
+
+    Source: Zhang et al., IJCV 2018 (1608.00507), with a tolerance of 15 pixels around the point; 2301.07002 has none.
+
+    Args:
+        heatmap: (B, H, W), raw or normalized.
+        region: boxes in pixels of the heatmap (see `box_masks`), or a bool mask (B, H, W).
+        tolerance: in pixels: a hit may be this far from the nearest pixel of the object.
+
+    Returns:
+        (B,), in [0, 1], higher is better.
+
+    Raises:
+        ValueError: other shapes, a sample without an object, NaN or infinity.
+
+    Example:
+        >>> heatmap = torch.tensor([[[0.0, 5.0], [1.0, 0.0]]])
+        >>> pointing_game(heatmap, torch.tensor([[1, 0, 2, 2]]))
+        tensor([1.])
+    """
+    maps, masks = _on_region("pointing_game", heatmap, region)
+    if tolerance > 0:
+        masks = _grown(masks, tolerance)
+    top = maps == maps.amax((1, 2), keepdim=True)
+    hits, all_ = (x.flatten(1).sum(1) for x in (top & masks, top))
+    return (hits / all_).to(heatmap.dtype)
+
+
+def energy_in_box(heatmap: Tensor, region: Boxes) -> Tensor:
+    """Energy-based pointing game: the share of the heatmap that lies on the object.
+
+    Source: arXiv 1910.01279, section 4.3. The authors' code takes the two axes of the box for one another.
+
+    Args:
+        heatmap: (B, H, W), not negative.
+        region: boxes in pixels of the heatmap (see `box_masks`), or a bool mask (B, H, W).
+
+    Returns:
+        (B,), in [0, 1], higher is better: the area of the object for a constant map, 0 for a map of zeros.
+
+    Raises:
+        ValueError: negative values, other shapes, a sample without an object, NaN or infinity.
+
+    Example:
+        >>> energy_in_box(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[0, 0, 1, 1]]))
+        tensor([0.7500])
+    """
+    maps, masks = _on_region("energy_in_box", heatmap, region)
+    if bool((maps < 0).any()):
+        raise ValueError("energy_in_box: expected a heatmap without negative values; pass camfn.image.normalize(cam)")
+    total = maps.sum((1, 2))
+    return safe_divide((maps * masks).sum((1, 2)), total).to(heatmap.dtype)
+
+
+def iou(heatmap: Tensor, region: Boxes, *, threshold: float = 0.2) -> Tensor:
+    """Intersection over union of the object and of where the heatmap exceeds a share of its maximum.
+
+    Args:
+        heatmap: (B, H, W).
+        region: boxes in pixels of the heatmap (see `box_masks`), or a bool mask (B, H, W).
+        threshold: share of each map's maximum, exceeded strictly, as in `image.to_mask`.
+
+    Returns:
+        (B,), in [0, 1], higher is better; 0 for a map of zeros.
+
+    Raises:
+        ValueError: a threshold out of range, other shapes, a sample without an object, NaN or infinity.
+
+    Example:
+        >>> iou(torch.tensor([[[1.0, 1.0, 0.0]]]), torch.tensor([[1, 0, 3, 1]]))
+        tensor([0.3333])
+    """
+    maps, masks = _on_region("iou", heatmap, region)
+    found = to_mask(maps, threshold=threshold)
+    return ((found & masks).sum((1, 2)) / (found | masks).sum((1, 2))).to(heatmap.dtype)
+
+
+def box_ious(
+    heatmap: Tensor,
+    boxes: Boxes,
+    *,
+    thresholds: Sequence[float] | None = None,
+    parts: Literal["largest", "all"] = "largest",
+) -> Tensor:
+    """Best IoU of the boxes around a thresholded heatmap with the boxes of the object, for each threshold.
+
+    What `max_box_acc` needs of a sample: a run over many photos keeps these, (B, T), and joins them at its end. SciPy
+    finds the connected parts, on the CPU.
+
+    Args:
+        heatmap: (B, H, W).
+        boxes: in pixels of the heatmap (see `box_masks`).
+        thresholds: shares of the maximum, exceeded strictly; by default k / 255 for k = 0 to 254, since the authors
+            round maps to 8 bits.
+        parts: the box of the part with most pixels, or that of every part.
+
+    Returns:
+        (B, T); 0 where nothing exceeds the threshold.
+
+    Raises:
+        ValueError: as `image.to_boxes` and `box_masks`, or other `parts`.
+        ImportError: SciPy is missing.
+
+    Example:
+        >>> heatmap = torch.tensor([[[0.0, 1.0, 1.0, 0.4]]])
+        >>> box_ious(heatmap, torch.tensor([[1, 0, 3, 1]]), thresholds=(0.2, 0.5))
+        tensor([[0.6667, 1.0000]])
+    """
+    if parts not in ("largest", "all"):
+        raise ValueError(f"parts: expected 'largest' or 'all', got {parts!r}")
+    levels = [k / 255 for k in range(255)] if thresholds is None else list(thresholds)
+    maps = as_maps(heatmap, "box_ious: heatmap", spatial=2)
+    truth = _a_sample("box_ious", boxes, maps.shape[1:])
+    length_matches("box_ious: boxes", len(truth), len(maps))
+    columns = []
+    for level in levels:
+        found = to_boxes(maps, threshold=level, largest=parts == "largest")
+        columns.append(torch.stack([_best_iou(ours.to(maps), theirs.to(maps)) for ours, theirs in zip(found, truth)]))
+    return torch.stack(columns, 1).to(heatmap.dtype)
+
+
+def max_box_acc(ious: Tensor, *, at: Sequence[float] = (0.5,)) -> Tensor:
+    """MaxBoxAcc: the share of samples whose box is found, at the one threshold that is best for all of them.
+
+    Version 1 is `max_box_acc(box_ious(heatmap, boxes))`; version 2 takes all parts and the mean over three bounds,
+    `max_box_acc(box_ious(heatmap, boxes, parts="all"), at=(0.3, 0.5, 0.7))`. A number of a data set, not of a sample.
+
+    Boxes are half-open here. The authors' code counts both ends as pixels of the box, and takes the contour of largest
+    area, where `image.to_boxes` takes the part with most pixels.
+
+    Source: arXiv 2001.07437, section 4; version 2 from the journal version, 2007.04178.
+
+    Args:
+        ious: (B, T), from `box_ious`, all samples.
+        at: IoU that counts as found.
+
+    Returns:
+        A scalar in [0, 1], higher is better.
+
+    Raises:
+        ValueError: no samples, or another shape.
+
+    Example:
+        >>> max_box_acc(torch.tensor([[0.6, 0.4], [0.6, 0.9]]))
+        tensor(1.)
+    """
+    if ious.ndim != 2 or not ious.numel():
+        raise ValueError(f"max_box_acc: expected (B, T) from box_ious, got {tuple(ious.shape)}")
+    each = [(ious >= bound).to(ious.dtype).mean(0).amax() for bound in at]
+    return torch.stack(each).mean()
+
+
+def pxap(heatmap: Tensor, masks: Tensor, *, pooled: bool = False) -> Tensor:
+    """PxAP: average precision of the pixels, ordered by the heatmap, against a mask.
+
+    `sum_k (R_k - R_(k-1)) P_k` over all distinct values of the map, equal ones at once; the authors take 1000
+    thresholds, which comes to the same but for rounding.
+
+    Source: arXiv 2001.07437, section 4.
+
+    Args:
+        heatmap: (B, *S).
+        masks: (B, *S), bool.
+        pooled: put the pixels of all samples into one order, as the paper does: heatmaps must be comparable then, such
+            as normalized ones.
+
+    Returns:
+        (B,), higher is better, the area of the object for a constant map; a scalar if `pooled`.
+
+    Raises:
+        ValueError: other shapes, a mask that is not bool or is empty, NaN or infinity.
+
+    Example:
+        >>> pxap(torch.tensor([[0.9, 0.8, 0.1]]), torch.tensor([[True, False, True]]))
+        tensor([0.8333])
+    """
+    maps = as_maps(heatmap, "pxap: heatmap")
+    _check_masks("pxap", masks, maps)
+    values, wanted = maps.flatten(1), masks.flatten(1)
+    if pooled:
+        values, wanted = values.reshape(1, -1), wanted.reshape(1, -1)
+    ordered, order = (-values).sort(1)
+    positive = wanted.gather(1, order)
+    # how many pixels are at least as large
+    above = torch.searchsorted(ordered, ordered.contiguous(), right=True)
+    precision = positive.cumsum(1).gather(1, above - 1) / above
+    found = ((precision * positive).sum(1) / positive.sum(1)).to(heatmap.dtype)
+    return found[0] if pooled else found
+
+
+def _a_sample(what: str, boxes: Boxes, size: Sequence[int]) -> list[Tensor]:
+    """Boxes as a list of (n, 4), checked."""
+    height, width = size
+    found = [each.reshape(-1, 4) if each.shape[-1:] == (4,) else each for each in boxes]
+    for index, each in enumerate(found):
+        shape = tuple(each.shape)
+        if each.ndim != 2 or not each.numel():
+            raise ValueError(f"{what}: boxes: expected (n, 4) with n > 0 for sample {index}, got {shape}")
+        x0, y0, x1, y1 = each.unbind(1)
+        inside = (x0 >= 0) & (y0 >= 0) & (x1 <= width) & (y1 <= height) & (x0 < x1) & (y0 < y1)
+        if not bool(inside.all()):
+            bad = each[~inside][0].tolist()
+            raise ValueError(
+                f"{what}: boxes: expected x0 < x1 and y0 < y1 within {width} x {height} pixels of the heatmap, got "
+                f"{bad} for sample {index}; upsample the heatmap to the photo, or scale the boxes"
+            )
+    return found
+
+
+def _on_region(what: str, heatmap: Tensor, region: Boxes) -> tuple[Tensor, Tensor]:
+    """Maps in the type to compute in, and the masks of their objects."""
+    maps = as_maps(heatmap, f"{what}: heatmap", spatial=2)
+    masks = region if isinstance(region, Tensor) and region.dtype == torch.bool else box_masks(region, maps.shape[1:])
+    masks = masks.to(maps.device)
+    _check_masks(what, masks, maps)
+    return maps, masks
+
+
+def _check_masks(what: str, masks: Tensor, maps: Tensor) -> None:
+    if masks.dtype != torch.bool:
+        raise ValueError(f"{what}: expected a mask of bool, got {masks.dtype}; pass mask > 0")
+    shapes_agree(f"{what}: mask", masks.shape, maps.shape)
+    empty = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"{what}: no pixel belongs to the object of sample {empty[0]}; if the boxes are fractions of the image, "
+            "pass boxes_in_pixels(boxes, heatmap.shape[1:])"
+        )
+
+
+def _grown(masks: Tensor, tolerance: float) -> Tensor:
+    """Masks with all pixels at most `tolerance` away."""
+    reach = int(tolerance)
+    line = torch.arange(-reach, reach + 1, device=masks.device)
+    disk = (line[:, None] ** 2 + line**2 <= tolerance**2).float()[None, None]
+    return functional.conv2d(masks[:, None].float(), disk, padding=reach)[:, 0] > 0.5
+
+
+def _best_iou(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Largest IoU of boxes (m, 4) with boxes (n, 4); 0 for none."""
+    if not len(ours):
+        return ours.new_zeros(())
+    a, b = ours[:, None], theirs[None]
+    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    both = sides.prod(-1)
+    either = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - both
+    return (both / either).amax()

@@ -1,0 +1,59 @@
+"""Heatmaps laid on images, and their pixels in the order of relevance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._maps import resize
+from .._pixels import as_maps
+
+
+def most_relevant(heatmap: Tensor, share: float) -> Tensor:
+    """Mark a share of the pixels, those with the largest values: exactly `round(share * N)` of the N in each map.
+
+    Pixels of equal value come in reading order, so a map with many zeros, or a constant one, still gives the exact
+    count. `most_relevant(-heatmap, share)` marks the least relevant.
+
+    Args:
+        heatmap: (B, *S), raw or normalized.
+        share: of the pixels, 0 to 1.
+
+    Returns:
+        (B, *S), bool.
+
+    Raises:
+        ValueError: a share outside [0, 1]; NaN or infinity, naming the samples.
+
+    Example:
+        >>> most_relevant(torch.tensor([[0.0, 3.0, 0.0, 1.0]]), 0.75)
+        tensor([[ True,  True, False,  True]])
+    """
+    return ranks(as_maps(heatmap, "heatmap")) < count_of("most_relevant", share, heatmap[0].numel())
+
+
+def count_of(what: str, share: float, total: int) -> int:
+    """Pixels that a share stands for."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"{what}: expected shares of the pixels in [0, 1], got {share}")
+    return round(share * total)
+
+
+def ranks(heatmap: Tensor) -> Tensor:
+    """(B, *S) -> (B, *S): 0 for the most relevant pixel; equal ones in reading order."""
+    order = heatmap.flatten(1).argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places).reshape(heatmap.shape)
+
+
+def on_images(what: str, heatmap: Tensor, images: Tensor) -> Tensor:
+    """Check maps (B, *S) against images (B, C, *T) and resize them to T where S differs."""
+    heatmap = heatmap.to(images.dtype) if isinstance(heatmap, Tensor) and heatmap.dtype == torch.bool else heatmap
+    work = as_maps(heatmap, f"{what}: heatmap")
+    if work.ndim != images.ndim - 1 or work.shape[0] != images.shape[0]:
+        raise ValueError(
+            f"{what}: expected images (B, C, *T) and a heatmap (B, *S) with as many samples and spatial dimensions, "
+            f"got {tuple(images.shape)} and {tuple(heatmap.shape)}"
+        )
+    size = tuple(images.shape[2:])
+    return work if tuple(work.shape[1:]) == size else resize(work[:, None], size)[:, 0]

@@ -1,0 +1,130 @@
+"""ROAD: scores while pixels are removed by filling them in from their neighbors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ._curves import Curve
+from ._impute import impute
+from ._order import count_of, on_images, ranks
+from ._scores import ScoreOf, score_once
+
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def road(
+    score: ScoreOf,
+    images: Tensor,
+    heatmap: Tensor,
+    *,
+    shares: Sequence[float] = SHARES,
+    least: bool = False,
+    noise: float = 0.01,
+    generator: torch.Generator | None = None,
+    tolerance: float = 1e-5,
+) -> Curve:
+    """ROAD: scores after the most relevant pixels (or the least relevant) were imputed from their neighbors.
+
+    Exactly `round(share * N)` pixels are removed, equal ones in reading order, and replaced by `impute`. The same noise
+    is added for all samples and shares. `len(shares)` forwards. Not differentiable.
+
+    Like all metrics that remove and do not retrain, it favors blurred maps (2304.13836). pytorch-grad-cam removes by a
+    percentile: of a map with 96 % zeros it removes everything, whatever was asked; its percentile p is the share
+    1 - p / 100.
+
+    Source: arXiv 2202.00449.
+
+    Args:
+        score: images (B, C, H, W) to (B,), as `scores_of(model, images)` makes it.
+        images: (B, C, H, W), as the model takes them.
+        heatmap: (B, h, w), raw or normalized; resized linearly to the images where the size differs.
+        shares: of the pixels to remove, ascending.
+        least: remove the least relevant first: `road(-heatmap)`.
+        noise: standard deviation of what is added to imputed pixels, in the units of the images; 0 for none.
+        generator: where the noise is drawn from, on its own device.
+        tolerance: relative residual of the imputation.
+
+    Returns:
+        A `Curve`; its `.average` is the metric, lower is better (higher with `least`).
+
+    Raises:
+        ValueError: other shapes, a share outside [0, 1], noise without a generator, NaN in the map or from `score`.
+
+    Example:
+        >>> images, heatmap = torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4)
+        >>> images[0, 0, 1, 1] = heatmap[0, 1, 1] = 1.0
+        >>> road(lambda x: x.amax((1, 2, 3)), images, heatmap, shares=(0.0, 1 / 16), noise=0.0).scores
+        tensor([[1., 0.]])
+    """
+    maps = on_images("road", -heatmap if least else heatmap, images)
+    field = _drawn(noise, generator, images)
+    order = ranks(maps)
+    scores = []
+    for share in shares:
+        missing = order < count_of("road: shares", share, order[0].numel())
+        filled = impute(images, missing, tolerance=tolerance)
+        if field is not None:
+            filled = torch.where(missing[:, None], filled + field, filled)
+        scores.append(score_once("road", score, filled))
+    found = torch.stack(scores, 1)
+    return Curve(torch.tensor(list(shares)).to(found), found)
+
+
+def road_combined(
+    score: ScoreOf,
+    images: Tensor,
+    heatmap: Tensor,
+    *,
+    shares: Sequence[float] = SHARES,
+    noise: float = 0.01,
+    generator: torch.Generator | None = None,
+    tolerance: float = 1e-5,
+) -> Tensor:
+    """ROAD, combined: half of how much better the image does without its least relevant pixels than without its most.
+
+    `(mean over shares of LeRF - mean over shares of MoRF) / 2`, as pytorch-grad-cam has it. Two times `len(shares)`
+    forwards.
+
+    Args:
+        score: as in `road`; with probabilities the result is within [-0.5, 0.5].
+        images: (B, C, H, W).
+        heatmap: (B, h, w).
+        shares: as in `road`.
+        noise: as in `road`; both halves draw, one after the other.
+        generator: as in `road`.
+        tolerance: as in `road`.
+
+    Returns:
+        (B,), higher is better.
+
+    Raises:
+        ValueError: as `road`.
+
+    Example:
+        >>> images = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        >>> score = lambda x: x.mean((1, 2, 3))
+        >>> road_combined(score, images, images[:, 0], shares=(0.5,), noise=0.0) > 0
+        tensor([True])
+    """
+    most, fewest = (
+        road(
+            score, images, heatmap, shares=shares, least=least, noise=noise, generator=generator, tolerance=tolerance
+        ).average
+        for least in (False, True)
+    )
+    return (fewest - most) / 2
+
+
+def _drawn(noise: float, generator: torch.Generator | None, images: Tensor) -> Tensor | None:
+    """One field of noise for all samples, (C, H, W): a batch of two is then two batches of one."""
+    if not noise:
+        return None
+    if generator is None:
+        raise ValueError(
+            "road: expected a generator for the noise; pass generator=torch.Generator().manual_seed(0), or noise=0"
+        )
+    field = torch.randn(images.shape[1:], generator=generator, device=generator.device, dtype=torch.float32)
+    return noise * field.to(images)

@@ -1,0 +1,188 @@
+"""What noise on the image does to a map, and whether the map says what it does to the score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from einops import einsum
+from torch import Tensor
+
+from .._check import shapes_agree
+from .._maps import safe_divide, widen
+from .._pixels import require_finite
+from ..methods._rows import ChunkSize, Progress, map_rows
+from ._order import on_images
+from ._scores import ScoreOf, score_once, score_rows
+
+
+def infidelity(
+    score: ScoreOf,
+    images: Tensor,
+    attribution: Tensor,
+    *,
+    samples: int = 100,
+    std: float = 0.2,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    optimal_scale: bool = True,
+    chunk_size: ChunkSize = "auto",
+    progress: Progress | None = None,
+) -> Tensor:
+    """Infidelity: how badly a map predicts what noise does to the score, `E_I (<I, M> - (f(x) - f(x - I)))^2`.
+
+    A heatmap has no scale of its own. So by default it is multiplied by the number that fits best,
+    `beta = E <I, M> D / E <I, M>^2` with D the drop, as the authors' code always does, and Captum if asked. The same
+    noise serves all samples. `samples + 1` forwards. Not differentiable.
+
+    Source: arXiv 1901.09392, definition 2.1; number and deviation of the noise are this library's.
+
+    Args:
+        score: f: images (B, C, *T) to (B,), as `scores_of(model, images)` makes it.
+        images: x, (B, C, *T).
+        attribution: M: one number for each input, (B, C, *T), or a map (B, *S), resized linearly to T where S differs,
+            that counts for all channels.
+        samples: how many perturbations a generator draws.
+        std: the standard deviation of what it draws.
+        generator: where to draw normal noise from, on its own device.
+        noise: I, (n, C, *T), the perturbations themselves, in place of a generator.
+        optimal_scale: scale the map by beta.
+        chunk_size: perturbations at once: a number, None for all, or "auto" for what memory allows.
+        progress: told (perturbations done, in all).
+
+    Returns:
+        (B,), not negative, lower is better. Without `optimal_scale` in squared units of the score.
+
+    Raises:
+        ValueError: neither or both of generator and noise, other shapes, NaN in the map or from `score`.
+
+    Example:
+        >>> images, weights = torch.ones(1, 1, 2, 2), torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+        >>> noise = torch.eye(4).reshape(4, 1, 2, 2)
+        >>> infidelity(lambda x: (x * weights).sum((1, 2, 3)), images, 10 * weights, noise=noise)
+        tensor([0.])
+    """
+    fields = _fields(
+        "infidelity", images, samples, generator, noise, lambda size, like: std * torch.randn(size, **like)
+    )
+    if attribution.ndim == images.ndim:
+        shapes_agree("infidelity: attribution", attribution.shape, images.shape)
+        require_finite(attribution, "infidelity: attribution")
+        weights = attribution
+    else:
+        weights = on_images("infidelity", attribution, images)[:, None].expand_as(images)
+    before = score_once("infidelity", score, images)
+    rows = torch.arange(len(fields), device=images.device)
+    after = score_rows(
+        "infidelity", score, lambda row: images - fields[row], rows, chunk_size=chunk_size, progress=progress
+    )
+    drop = before - after
+    changes, slopes = widen(fields.flatten(1), weights.flatten(1))
+    predicted = einsum(changes, slopes, "n p, b p -> n b").to(drop)
+    if optimal_scale:
+        predicted = predicted * safe_divide((predicted * drop).sum(0), predicted.square().sum(0))
+    found: Tensor = (predicted - drop).square().mean(0)
+    return found
+
+
+def max_sensitivity(
+    explain: Callable[[Tensor], Tensor],
+    images: Tensor,
+    *,
+    radius: float = 0.02,
+    samples: int = 10,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    relative: bool = True,
+    chunk_size: ChunkSize = 1,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Max-sensitivity: how far a map moves under noise on the image, `max_d |M(x + d) - M(x)| / |M(x)|`.
+
+    The maximum over uniform noise within the radius, a lower bound of the true one. The same noise serves all samples.
+    `samples + 1` explanations.
+
+    Source: arXiv 1901.09392, eq. 5, and the authors' code, which divides by the norm; radius and samples are
+    Captum's defaults.
+
+    Args:
+        explain: images (B, C, *T) to maps (B, *S), for classes that do not change with the noise, such as
+            `lambda x: explain(x, classes)`.
+        images: x, (B, C, *T).
+        radius: largest change of a pixel, in the units of the images.
+        samples: how many perturbations a generator draws.
+        generator: where to draw from, on its own device.
+        noise: d, (n, C, *T), the perturbations themselves, in place of a generator; the radius does not matter then.
+        relative: divide by the norm of the unperturbed map.
+        chunk_size: perturbations at once, by `torch.vmap` over `explain`; 1 calls it plainly, and asks nothing of it.
+        progress: told (perturbations done, in all).
+
+    Returns:
+        (B,), not negative, lower is better. Relative to a map of zeros: 0 if the map stays one, otherwise infinite.
+
+    Raises:
+        ValueError: neither or both of generator and noise, other shapes, NaN in a map.
+
+    Example:
+        >>> images = torch.ones(1, 1, 2, 2)
+        >>> noise = torch.tensor([0.1, -0.3]).reshape(2, 1, 1, 1).expand(2, 1, 2, 2)
+        >>> max_sensitivity(lambda x: x.sum(1), images, noise=noise)
+        tensor([0.3000])
+    """
+    fields = _fields(
+        "max_sensitivity",
+        images,
+        samples,
+        generator,
+        noise,
+        lambda size, like: radius * (2 * torch.rand(size, **like) - 1),
+    )
+    plain = explain(images).detach()
+    require_finite(plain, "max_sensitivity: the map of the images")
+
+    def moved(field: Tensor) -> Tensor:
+        distance: Tensor = (explain(images + field).detach() - plain).flatten(1).norm(dim=1)
+        return distance
+
+    if chunk_size == 1:
+        parts = []
+        for field in fields:
+            parts.append(moved(field))
+            if progress:
+                progress(len(parts), len(fields))
+        distances = torch.stack(parts)
+    else:
+        distances = map_rows(moved, fields, chunk_size=chunk_size, progress=progress)
+    require_finite(distances.mT, "max_sensitivity: a map of the noisy images")
+    worst: Tensor = distances.amax(0)
+    if not relative:
+        return worst
+    ratio: Tensor = worst / plain.flatten(1).norm(dim=1)
+    return torch.where(worst == 0, worst, ratio)
+
+
+def _fields(
+    what: str,
+    images: Tensor,
+    samples: int,
+    generator: torch.Generator | None,
+    noise: Tensor | None,
+    draw: Callable[..., Tensor],
+) -> Tensor:
+    """Perturbations (n, C, *T), given or drawn; the same for all samples of a batch."""
+    if (generator is None) == (noise is None):
+        raise ValueError(
+            f"{what}: expected one of generator and noise, got {'neither' if noise is None else 'both'}. "
+            "For example generator=torch.Generator().manual_seed(0)"
+        )
+    shape = tuple(images.shape[1:])
+    if noise is not None:
+        if not len(noise) or tuple(noise.shape[1:]) != shape:
+            raise ValueError(f"{what}: expected noise of shape (n, *{shape}), got {tuple(noise.shape)}")
+        return noise.to(images)
+    if samples < 1:
+        raise ValueError(f"{what}: samples: expected at least 1, got {samples}")
+    assert generator is not None
+    return draw((samples, *shape), {"generator": generator, "device": generator.device, "dtype": torch.float32}).to(
+        images
+    )

@@ -1,0 +1,227 @@
+"""Whether a map depends on what the network has learned: its parameters are drawn anew, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from .._check import layer_name, shapes_agree
+from .._pixels import as_maps, within_unit
+from ._complexity import correlation
+
+Redraw: TypeAlias = Callable[[str, Tensor, torch.Generator], Tensor]
+"""Name of a parameter, its value and a generator, to a value of the same shape."""
+
+
+class Cascade(NamedTuple):
+    """Similarity of maps to the original ones, as more and more of the network is random.
+
+    Attributes:
+        names: S modules, the top one first.
+        similarity: (B, S), after the module and (cascading) all before it in `names` were drawn anew.
+    """
+
+    names: tuple[str, ...]
+    similarity: Tensor
+
+
+def resampled(name: str, value: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a parameter anew: normal, with the mean and deviation that its own entries have.
+
+    So activations keep their scale, under BatchNorm statistics that stay as they are. The paper draws from the
+    initializer of each layer instead; pass a function of yours for that.
+
+    Args:
+        name: of the parameter, not used.
+        value: its trained value.
+        generator: where to draw from, on its own device.
+
+    Returns:
+        Same shape, dtype and device; a parameter whose entries are all equal stays as it is.
+
+    Example:
+        >>> resampled("bias", torch.zeros(3), torch.Generator())
+        tensor([0., 0., 0.])
+    """
+    draw = torch.randn(value.shape, generator=generator, device=generator.device, dtype=torch.float32)
+    wide = value.detach().float()
+    drawn = wide.mean() + draw.to(value.device) * wide.std(correction=0)
+    return drawn.to(value.dtype)
+
+
+def randomized(
+    model: nn.Module,
+    *,
+    generator: torch.Generator,
+    names: Iterable[str] | None = None,
+    redraw: Redraw = resampled,
+    cascading: bool = True,
+) -> Iterator[tuple[str, nn.Module]]:
+    """Copies of a model, more and more of whose parameters are drawn anew, from the top down.
+
+    The model itself is not touched, not even while a copy runs, as it would be by `torch.func.functional_call`: a copy
+    has modules and buffers of its own, and shares the parameters that are not drawn.
+
+    Args:
+        model: any module.
+        generator: where to draw from.
+        names: dotted names of modules, the top one first; all parameters inside one are drawn. By default every module
+            that has parameters of its own, in the reverse of the order in which they were registered.
+        redraw: (name, value, generator) to a new value.
+        cascading: keep what was drawn before; False draws one module at a time.
+
+    Yields:
+        The name, and a copy of the model.
+
+    Raises:
+        CaptureError: no such module.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+        >>> [name for name, copy in randomized(net, generator=torch.Generator())]
+        ['1', '0']
+    """
+    owners = [name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))]
+    chosen = list(reversed(owners)) if names is None else [layer_name(model, name) for name in names]
+    drawn: dict[int, Tensor] = {}
+    for name in chosen:
+        drawn = dict(drawn) if cascading else {}
+        for key, parameter in model.get_submodule(name).named_parameters():
+            if id(parameter) not in drawn:
+                drawn[id(parameter)] = redraw(f"{name}.{key}" if name else key, parameter.detach(), generator)
+        yield name, _with(model, drawn)
+
+
+def randomization(
+    explain: Callable[[nn.Module], Tensor],
+    model: nn.Module,
+    *,
+    generator: torch.Generator,
+    similarity: Callable[[Tensor, Tensor], Tensor] | None = None,
+    names: Iterable[str] | None = None,
+    redraw: Redraw = resampled,
+    cascading: bool = True,
+) -> Cascade:
+    """Sanity check by model randomization: how alike maps stay while the network is forgotten from the top down.
+
+    A map that does not change says nothing about what was learned. Methods without a class, such as Eigen-CAM, stay at
+    1 until the cascade reaches their layer: nothing before that is theirs to see. One explanation for each module.
+
+    Source: arXiv 1810.03292, section 3.
+
+    Args:
+        explain: a model to maps (B, *S), always of the same images and classes, such as
+            `lambda net: explainer(grad_cam, net, "layer4")(images, classes)`.
+        model: any module; left as it is.
+        generator: where to draw from.
+        similarity: two batches of maps to (B,); by default `spearman`.
+        names: as in `randomized`.
+        redraw: as in `randomized`.
+        cascading: as in `randomized`.
+
+    Returns:
+        A `Cascade`; lower is better.
+
+    Raises:
+        CaptureError: no such module.
+        ValueError: NaN or infinity in a map, naming the samples.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(4, 2))
+        >>> images = torch.arange(16.0).reshape(1, 1, 4, 4)
+        >>> explain = lambda net: net[0](images)[:, 0]
+        >>> found = randomization(explain, net, generator=torch.Generator().manual_seed(0), names=["2"])
+        >>> found.similarity
+        tensor([[1.]])
+    """
+    compare = similarity or spearman
+    original = explain(model).detach()
+    names_, columns = [], []
+    for name, copy in randomized(model, generator=generator, names=names, redraw=redraw, cascading=cascading):
+        names_.append(name)
+        columns.append(compare(original, explain(copy).detach()))
+    return Cascade(tuple(names_), torch.stack(columns, 1))
+
+
+def spearman(first: Tensor, second: Tensor, *, absolute: bool = False) -> Tensor:
+    """Rank correlation of maps; equal values have the mean of their ranks.
+
+    Source: arXiv 1810.03292, section 3.1.1, with and without absolute values.
+
+    Args:
+        first: (B, *S).
+        second: (B, *S).
+        absolute: rank magnitudes.
+
+    Returns:
+        (B,), in [-1, 1]; 0 where a map is constant, unless both are: 1.
+
+    Raises:
+        ValueError: other shapes; NaN or infinity, naming the samples.
+
+    Example:
+        >>> spearman(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 8.0, 27.0]]))
+        tensor([1.])
+    """
+    maps = [as_maps(each, f"spearman: {name}") for each, name in ((first, "first"), (second, "second"))]
+    shapes_agree("spearman: second", second.shape, first.shape)
+    rows = [each.abs().flatten(1) if absolute else each.flatten(1) for each in maps]
+    rho, defined = correlation(*(_mean_ranks(each) for each in rows))
+    constant = torch.stack([(each == each[:, :1]).all(1) for each in rows]).all(0)
+    return torch.where(defined, rho, constant.to(rho)).to(first.dtype)
+
+
+def ssim(first: Tensor, second: Tensor, *, window: int = 11) -> Tensor:
+    """Structural similarity of heatmaps, the mean of the SSIM index over the image.
+
+    Source: arXiv 1810.03292, section 3.1.1; kornia computes the index.
+
+    Args:
+        first: (B, H, W) in [0, 1].
+        second: (B, H, W) in [0, 1].
+        window: side of the Gaussian window in pixels, odd.
+
+    Returns:
+        (B,), at most 1.
+
+    Raises:
+        ValueError: other shapes, values outside [0, 1], NaN, or a window that does not fit.
+
+    Example:
+        >>> heatmap = torch.rand(2, 16, 16)
+        >>> ssim(heatmap, heatmap)
+        tensor([1., 1.])
+    """
+    maps = [as_maps(each, f"ssim: {name}", spatial=2) for each, name in ((first, "first"), (second, "second"))]
+    shapes_agree("ssim: second", second.shape, first.shape)
+    if not all(map(within_unit, maps)):
+        raise ValueError("ssim: expected heatmaps in [0, 1]; pass camfn.image.normalize(cam)")
+    if window % 2 == 0 or window // 2 >= min(first.shape[1:]):
+        raise ValueError(
+            f"ssim: window: expected an odd side, at most {2 * min(first.shape[1:]) - 1} for maps of "
+            f"{tuple(first.shape[1:])}, got {window}"
+        )
+    from kornia.metrics import ssim as index
+
+    found: Tensor = index(maps[0][:, None], maps[1][:, None], window)
+    return found.flatten(1).mean(1).to(first.dtype)
+
+
+def _mean_ranks(rows: Tensor) -> Tensor:
+    """Ranks along (B, N) from 1, equal values sharing the mean of theirs."""
+    ordered = rows.sort(1).values
+    low, high = (torch.searchsorted(ordered, rows.contiguous(), right=right) for right in (False, True))
+    return (low + high + 1).to(rows.dtype) / 2
+
+
+def _with(model: nn.Module, drawn: dict[int, Tensor]) -> nn.Module:
+    """A copy of a model that shares its parameters, but for those drawn."""
+    copy = deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    names = model.named_parameters(remove_duplicate=False)
+    new = {name: drawn[id(parameter)] for name, parameter in names if id(parameter) in drawn}
+    copy.load_state_dict(new, strict=False, assign=True)
+    return copy

@@ -1,0 +1,132 @@
+"""Scores of inputs, the only thing that faithfulness metrics ask of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .._check import is_concrete
+from .._types import ScoreFn, Target
+from ..methods._rows import ChunkSize, Progress, map_scores, one_score
+from ..targets import class_probability, pin
+
+ScoreOf: TypeAlias = Callable[[Tensor], Tensor]
+"""Images (B, C, *S) to scores (B,). With a method `fold`, (n, B, ...) to (n, B), many batches run as one."""
+
+_TOP = class_probability()
+
+
+def scores_of(model: nn.Module, images: Tensor, target: Target = _TOP) -> ScoreOf:
+    """Make the score that the metrics ask for: images to one number a sample, always for the same classes.
+
+    The model runs once, on `images`, and choices that the target leaves to the outputs (the top class) are made there,
+    so that no masked image changes the question. `lambda x: target(model(x))` does as well where nothing is left open.
+
+    Args:
+        model: in evaluation mode; it is only called, without a graph.
+        images: (B, C, *S), as the model takes them.
+        target: as everywhere; by default the probability of each sample's top class. A class index is its logit: for a
+            probability, which most metrics want, `targets.class_probability(281)`.
+
+    Returns:
+        A function (B, C, *S) -> (B,), for these B samples in this order. Its method `fold` runs n such batches as one.
+
+    Raises:
+        ValueError: the model is in training mode, where a score depends on chance and on its neighbors.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)).eval()
+        >>> images = torch.ones(2, 3, 2, 2)
+        >>> scores_of(net, images)(0.5 * images).shape
+        torch.Size([2])
+    """
+    if model.training:
+        raise ValueError(f"scores_of: this {type(model).__name__} is in training mode; call model.eval() first")
+    with torch.no_grad():
+        outputs = model(images)
+    return _Pinned(model, pin(target, outputs))
+
+
+class _Pinned:
+    """A model and a target that chooses nothing any more."""
+
+    def __init__(self, model: nn.Module, score: ScoreFn) -> None:
+        self.model, self.score = model, score
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.score(self.model(images))
+
+    def fold(self, batches: Tensor) -> Tensor:
+        """(n, B, ...) to (n, B)."""
+        apart, total = batches.shape[:2], batches.shape[0] * batches.shape[1]
+        with torch.no_grad():
+            leaves, spec = pytree.tree_flatten(self.model(batches.flatten(0, 1)))
+            rows = [isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == total for leaf in leaves]
+            split = [leaf.unflatten(0, apart) if row else leaf for leaf, row in zip(leaves, rows)]
+            each = torch.vmap(
+                lambda *one: self.score(pytree.tree_unflatten(one, spec)),
+                in_dims=tuple(0 if row else None for row in rows),
+            )
+            return torch.as_tensor(each(*split))
+
+
+def score_once(what: str, score: ScoreOf, images: Tensor) -> Tensor:
+    """Score one batch, (B,), and refuse NaN."""
+    with torch.no_grad():
+        return _no_nan(what, one_score(f"{what}: score", score(images), images.shape[0]))
+
+
+def score_rows(
+    what: str,
+    score: ScoreOf,
+    change: Callable[[Tensor], Tensor],
+    rows: Tensor,
+    *,
+    chunk_size: ChunkSize = "auto",
+    progress: Progress | None = None,
+) -> Tensor:
+    """Score `change(row)`, a batch of images, for each row: (R, ...) -> (R, B).
+
+    A score with `fold` takes a chunk of rows as one larger batch; of any other nothing is asked but to take a batch.
+    """
+    with torch.no_grad():
+        if hasattr(score, "fold"):
+            found = map_scores(f"{what}: score", score, change, rows, chunk_size=chunk_size, progress=progress)
+            return _no_nan(what, found)
+        done: list[Tensor] = []
+        for row in rows:
+            images = change(row)
+            done.append(one_score(f"{what}: score", score(images), images.shape[0]))
+            if progress:
+                progress(len(done), len(rows))
+        return _no_nan(what, torch.stack(done))
+
+
+def _no_nan(what: str, scores: Tensor) -> Tensor:
+    """Refuse NaN among (..., B) scores, naming the sample."""
+    lost = scores.isnan().reshape(-1, scores.shape[-1]).any(0)
+    if is_concrete(lost) and bool(lost.any()):
+        raise ValueError(
+            f"{what}: score returned NaN for sample {int(lost.int().argmax())}. Look at what the network gives for "
+            "masked images: a division by a norm of 0, a logarithm of 0, half precision?"
+        )
+    return scores
+
+
+def number_a_sample(what: str, name: str, value: Any, low: float, high: float, advice: str) -> Tensor:
+    """Refuse anything but (B,) floating-point numbers in [low, high], with some slack for rounding."""
+    if not isinstance(value, Tensor) or value.ndim != 1 or not value.is_floating_point():
+        got = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{what}: {name}: expected one floating-point number a sample, shape (B,); got {got}")
+    slack = 16 * torch.finfo(value.dtype).eps
+    if is_concrete(value) and not bool(((value >= low - slack) & (value <= high + slack)).all()):
+        bad = int(((value >= low - slack) & (value <= high + slack)).logical_not().int().argmax())
+        raise ValueError(
+            f"{what}: {name}: expected numbers in [{low:g}, {high:g}], got {value[bad]:.4g} for sample {bad}. {advice}"
+        )
+    return value
