@@ -43,6 +43,13 @@ def noise(x: Tensor) -> Options:
     return {"noise": torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)}
 
 
+def layer_of(name: str, model: nn.Module) -> Options:
+    """A convolutional layer of the networks of the contract, for the method that is taken at one."""
+    if name != "guided_grad_cam":
+        return {}
+    return {"layer": "first" if isinstance(model, Plain) else "blocks.0"}
+
+
 class Case(NamedTuple):
     """A method with its options; `tensors` makes those that depend on the images."""
 
@@ -56,7 +63,7 @@ class Case(NamedTuple):
     def build(self, model: nn.Module, x: Tensor) -> Callable[..., Tensor]:
         """The method's `explain`, for images such as these."""
         method: Callable[..., Callable[..., Tensor]] = getattr(network, self.name)
-        return method(model, **self.options, **self.tensors(x))
+        return method(model, **self.options, **self.tensors(x), **layer_of(self.name, model))
 
 
 CASES = (
@@ -64,4 +71,11 @@ CASES = (
     Case("full_grad", {"align_corners": True}),
     Case("simple_full_grad"),
     Case("smooth_full_grad", {"sigma": 0.2}, noise),
+    Case("input_gradient"),
+    Case("smooth_grad", {"sigma": 0.2}, noise),
+    Case("integrated_gradients", {"steps": 3}),
+    Case("integrated_gradients", {"steps": 3, "rule": "riemann", "baseline": 0.2}),
+    Case("guided_backprop"),
+    Case("deconvnet"),
+    Case("guided_grad_cam"),
 )

@@ -50,3 +50,35 @@ def full_grad(terms: Sequence[Tensor], size: Sequence[int], align_corners: bool 
     """Terms (B, C, *S) to the map (B, *size)."""
     batch = range(len(terms[0]))
     return torch.stack([sum((psi(term[i], size, align_corners) for term in terms), torch.zeros(1)) for i in batch])
+
+
+# ------------------------------------------------------------------------------------- backward passes of ReLU networks
+
+
+def backward(
+    layers: Sequence[tuple[list[list[float]], list[float]]], x: list[float], target: int, rule: str
+) -> list[float]:
+    """Derivative of one output of linear layers with ReLUs between, one unit at a time, under a rule for the ReLUs."""
+    before: list[list[float]] = []
+    signal = x
+    for depth, (weight, bias) in enumerate(layers):
+        signal = [math.fsum(w * v for w, v in zip(row, signal)) + b for row, b in zip(weight, bias)]
+        if depth < len(layers) - 1:
+            before.append(signal)
+            signal = [max(v, 0.0) for v in signal]
+    grad = [1.0 if unit == target else 0.0 for unit in range(len(signal))]
+    for depth in reversed(range(len(layers))):
+        weight = layers[depth][0]
+        grad = [math.fsum(weight[out][i] * grad[out] for out in range(len(grad))) for i in range(len(weight[0]))]
+        if depth:
+            grad = [through(rule, z, g) for z, g in zip(before[depth - 1], grad)]
+    return grad
+
+
+def through(rule: str, z: float, g: float) -> float:
+    """What a ReLU hands back of the gradient g where its input was z."""
+    if rule == "deconv":
+        return g if g > 0 else 0.0
+    if rule == "guided":
+        return g if g > 0 and z > 0 else 0.0
+    return g if z > 0 else 0.0

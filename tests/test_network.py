@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from camfn import network
-from tests.cases_network import CASES, SIZES, Case, Plain
+from tests.cases_network import CASES, SIZES, Case, Plain, layer_of
 from tests.nets import Net, images, seeded, unchanged
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -55,7 +55,7 @@ def test_a_batch_is_its_samples_and_classes_are_theirs(case: Case) -> None:
     both = case.build(net, x)(x, CLASSES)
     options = {key: value[:, :1] for key, value in case.tensors(x).items()}
     others = {key: value[:, 1:] for key, value in case.tensors(x).items()}
-    method = partial(getattr(network, case.name), net, **case.options)
+    method = partial(getattr(network, case.name), net, **case.options, **layer_of(case.name, net))
     close(both[:1], method(**options)(x[:1], 1))
     close(both[1:], method(**others)(x[1:], [3]))
     assert not torch.allclose(both[:1], method(**options)(x[:1], 3))

@@ -10,5 +10,22 @@ from ._full import full_grad as full_grad
 from ._full import full_gradients as full_gradients
 from ._full import simple_full_grad as simple_full_grad
 from ._full import smooth_full_grad as smooth_full_grad
+from ._guided import deconvnet as deconvnet
+from ._guided import guided_backprop as guided_backprop
+from ._guided import guided_grad_cam as guided_grad_cam
+from ._guided import unguided as unguided
+from ._input import input_gradient as input_gradient
+from ._input import integrated_gradients as integrated_gradients
+from ._input import smooth_grad as smooth_grad
 
-__all__ = ["full_grad", "simple_full_grad", "smooth_full_grad"]
+__all__ = [  # noqa: RUF022  maps first, then pictures with the channels of the image
+    "full_grad",
+    "simple_full_grad",
+    "smooth_full_grad",
+    "input_gradient",
+    "smooth_grad",
+    "integrated_gradients",
+    "guided_backprop",
+    "deconvnet",
+    "guided_grad_cam",
+]

@@ -1,0 +1,200 @@
+"""Backward passes that let positive gradients only through a ReLU, and what they are multiplied with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._explain import explainer
+from .._graft import call, copied, graft
+from .._maps import resize
+from .._types import Inputs, Layout, Select, Target
+from ..methods._gradient import grad_cam
+from ._level import differentiator
+from ._rectify import Rectify, Rule
+
+
+def guided_backprop(model: nn.Module) -> Callable[..., Tensor]:
+    """Guided backpropagation: the input gradient with only what is positive let through each ReLU.
+
+    At a ReLU of input z, `df/dz := g [g > 0] [z > 0]` of the gradient g in its output; everything else as in the
+    gradient. One forward and one backward. What comes out shows edges that excite the class's units, more of the image
+    than of the class: it hardly changes when the last layers are randomized (arXiv 1810.03292).
+
+    ReLUs are found where they are called: `nn.ReLU` and `nn.ReLU6` modules, `F.relu`, `torch.relu`, `x.relu()`, in
+    place or not, once or many times, `F.hardtanh`, `clamp` and `threshold` from zero. The model is not edited. Other
+    activations (GELU, SiLU, Hardswish, LeakyReLU, sigmoid gates ...) keep their own derivative: `unguided` names them.
+    Where a network has such activations and no ReLU, guiding would be the plain gradient, and is refused. Not seen:
+    ReLUs inside `torch.jit` scripts and custom autograd functions.
+
+    pytorch-grad-cam replaces `nn.ReLU` modules in the model itself, loses their `inplace`, does not see functional
+    ones, and returns the first sample of a batch only.
+
+    Source: arXiv 1412.6806.
+
+    Args:
+        model: any module; left exactly as it is.
+
+    Returns:
+        A function of the inputs and a target (as for `camfn.capture`) that returns (B, C, *S), like the image, which is
+        the first floating-point tensor of the inputs.
+
+    Raises:
+        ValueError: no ReLU ran but other activations did; the target does not give one number a sample.
+        TypeError: the inputs hold no floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+        >>> net[0].weight.data, net[2].weight.data = torch.eye(2), torch.tensor([[1.0, -1.0]])
+        >>> guided_backprop(net)(torch.tensor([[2.0, 3.0]]), 0)  # the gradient is (1, -1)
+        tensor([[1., 0.]])
+    """
+    return _rectified_gradient("guided_backprop", model, "guided")
+
+
+def deconvnet(model: nn.Module) -> Callable[..., Tensor]:
+    """Deconvnet: the input gradient with the positive part of the gradient in the place of each ReLU's own backward.
+
+    At a ReLU, `df/dz := g [g > 0]`, wherever its input is; everything else as in the gradient, which for max pooling is
+    the unpooling with switches and for a convolution the transposed one. ReLUs are found and others left as by
+    `guided_backprop`. One forward and one backward.
+
+    Source: arXiv 1311.2901, and as a rule for the backward arXiv 1412.6806. Normalizations, which it does not treat,
+    are differentiated.
+
+    Args:
+        model: any module; left exactly as it is.
+
+    Returns:
+        A function of the inputs and a target that returns (B, C, *S), like the image.
+
+    Raises:
+        ValueError: no ReLU ran but other activations did; the target does not give one number a sample.
+        TypeError: the inputs hold no floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+        >>> net[0].weight.data, net[2].weight.data = torch.eye(2), torch.tensor([[1.0, -1.0]])
+        >>> deconvnet(net)(torch.tensor([[-2.0, 3.0]]), 0)  # the gradient is (0, -1)
+        tensor([[1., 0.]])
+    """
+    return _rectified_gradient("deconvnet", model, "deconv")
+
+
+def guided_grad_cam(
+    model: nn.Module, layer: str | nn.Module, *, select: Select | None = None, layout: Layout | None = None
+) -> Callable[..., Tensor]:
+    """Guided Grad-CAM: guided backpropagation where Grad-CAM is positive.
+
+    `G(c, p) = guided(c, p) upsample(ReLU(L))(p)`, L the Grad-CAM map, upsampled linearly between half-pixel centers as
+    everywhere in camfn. Nothing is stretched. Two forwards, one backward to the layer and one through all. captum
+    upsamples to the nearest neighbor unless told; pytorch-grad-cam has only the parts, and stretches the map.
+
+    Source: arXiv 1610.02391, the section on Guided Grad-CAM.
+
+    Args:
+        model: any module; left exactly as it is.
+        layer: where Grad-CAM is taken, a dotted name or the module itself.
+        select: which tensor, where the layer returns a tuple or a dict.
+        layout: turns the layer's own shape into (B, C, *S).
+
+    Returns:
+        A function of the inputs and a target that returns (B, C, *S), like the image.
+
+    Raises:
+        ValueError: as for `guided_backprop`; a map of another number of spatial dimensions than the image.
+        CaptureError: no such layer, or its activations are not a map.
+        TypeError: the inputs hold no floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+        >>> guided_grad_cam(net, "1")(torch.ones(2, 3, 8, 8), 4).shape
+        torch.Size([2, 3, 8, 8])
+    """
+    locate = explainer(grad_cam, model, layer, select=select, layout=layout)
+    guide = _rectified_gradient("guided_grad_cam", model, "guided")
+
+    def explain(inputs: Inputs, target: Target = None) -> Tensor:
+        where, fine = locate(inputs, target).relu(), guide(inputs, target)
+        return fine * resize(where[:, None], fine.shape[2:]).to(fine.dtype)
+
+    return explain
+
+
+def unguided(model: nn.Module) -> Callable[[Inputs], dict[str, str]]:
+    """Name the activations that `guided_backprop` and `deconvnet` leave alone: those that are no ReLU.
+
+    One forward, without a backward.
+
+    Source: none; it tells what arXiv 1412.6806 does not say of other activations.
+
+    Args:
+        model: any module; left exactly as it is.
+
+    Returns:
+        A function of the inputs that returns, for each module that called such an activation, its dotted name and what
+        it called, several joined by ", ". The name is that of the innermost module; "" is the model itself. Empty where
+        all activations are guided.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> unguided(net)(torch.ones(1, 4))
+        {'1': 'gelu'}
+    """
+
+    def run(inputs: Inputs) -> dict[str, str]:
+        inside: list[str] = []
+        found: dict[str, list[str]] = {}
+        mode = Rectify("guided", lambda what: found.setdefault(inside[-1] if inside else "", []).append(what))
+        copy = graft(model, lambda module: True)
+        for name, module in model.named_modules():
+            _announce(copy.owned[id(module)], name, inside)
+        with torch.inference_mode(False), torch.no_grad(), mode:
+            call(copy, copied(inputs))
+        return {name: ", ".join(dict.fromkeys(called)) for name, called in found.items()}
+
+    return run
+
+
+def _announce(module: nn.Module, name: str, inside: list[str]) -> None:
+    def enter(module: nn.Module, args: Any) -> None:
+        inside.append(name)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        inside.pop()
+
+    module.register_forward_pre_hook(enter)
+    module.register_forward_hook(leave)
+
+
+def _rectified_gradient(name: str, model: nn.Module, rule: Rule) -> Callable[..., Tensor]:
+    derive = differentiator(model, around=lambda: _rectified(name, rule))
+    return lambda inputs, target=None: derive(inputs, target).image_grad
+
+
+@contextmanager
+def _rectified(name: str, rule: Rule) -> Iterator[None]:
+    """Run a network under the rule; refuse, before the backward, where it changed nothing but should have."""
+    others: list[str] = []
+    mode = Rectify(rule, others.append)
+    with mode:
+        yield
+    if others and not mode.guided:
+        kinds = ", ".join(dict.fromkeys(others))
+        raise ValueError(
+            f"{name}: no ReLU ran in this network, but {kinds} did, which keep their own derivative, so the result "
+            "would be the plain gradient. Take camfn.network.input_gradient(model) for that, or smooth_grad; "
+            "camfn.network.unguided(model)(inputs) names the modules"
+        )
