@@ -222,6 +222,17 @@ def test_a_linear_network_is_its_gradient(method: Callable[..., Any]) -> None:
     torch.testing.assert_close(method(net)(x, 4).flatten(1), weight[4].detach().expand(2, 12))
 
 
+def test_without_max_pooling_deconvnet_does_not_see_the_image() -> None:
+    net = seeded(Net)
+    first, second = (deconvnet(net)(images(1, 3, 8, 8, seed=seed), 2) for seed in (1, 2))
+    assert torch.equal(first, second)
+    pooled = seeded(
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
+    )
+    first, second = (deconvnet(pooled)(images(1, 3, 8, 8, seed=seed), 2) for seed in (1, 2))
+    assert not torch.allclose(first, second)
+
+
 def test_a_transformer_layer_that_would_run_fused() -> None:
     net = seeded(
         lambda: nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Flatten(), nn.Linear(40, 3))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.func import vjp
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -18,7 +21,7 @@ SMOOTH = (
     nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softmax, nn.Softmax2d, nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh,
     nn.Tanhshrink, nn.Threshold, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, _InstanceNorm,
 )  # fmt: skip
-"""Neither linear nor linear in pieces through zero: of one tensor, and with a forward derivative."""
+"""Neither linear nor linear in pieces through zero: of one tensor, and twice differentiable by `torch.func`."""
 
 
 def on_a_grid(module: nn.Module) -> bool:
@@ -51,8 +54,11 @@ def offset_of(module: nn.Module, z: Tensor) -> Tensor:
     if isinstance(module, (_ConvNd, nn.Linear)) and module.bias is not None:
         return _spread(module.bias.detach(), len(module.kernel_size) if isinstance(module, _ConvNd) else 0)
     at = z.detach().clone()
-    value, tangent = torch.func.jvp(lambda x: module.forward(x.clone()), (at,), (at,))  # type: ignore[misc]
-    rest: Tensor = value - tangent
+    found: Any = vjp(lambda x: module.forward(x.clone()), at)
+    value, pullback = found
+    # J z is the transpose of the pullback at z; torch.func.jvp would first script decompositions, with a warning
+    push: Any = vjp(lambda u: pullback(u)[0], torch.zeros_like(value))[1]
+    rest: Tensor = value - push(at)[0]
     return rest.detach()
 
 

@@ -63,7 +63,8 @@ def deconvnet(model: nn.Module) -> Callable[..., Tensor]:
 
     At a ReLU, `df/dz := g [g > 0]`, wherever its input is; everything else as in the gradient, which for max pooling is
     the unpooling with switches and for a convolution the transposed one. ReLUs are found and others left as by
-    `guided_backprop`. One forward and one backward.
+    `guided_backprop`. One forward and one backward. What it shows of the image comes from the switches of max pooling
+    alone: over a network that has none, it is one and the same pattern for every image.
 
     Source: arXiv 1311.2901, and as a rule for the backward arXiv 1412.6806. Normalizations, which it does not treat,
     are differentiated.
