@@ -61,10 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     INIT: {*CUT, "_capture", "_resume", "_explain", "_diagnose", "layout"},
     **{name: {"_types", "_maps"} | SHARED - {name} for name in METHODS},
     "methods.__init__": METHODS,
-    **{
-        name: {*CUT, "_maps", "_capture", "_explain", "methods._gradient"} | NETWORK - {name}
-        for name in NETWORK
-    },
+    **{name: {*CUT, "_maps", "_capture", "_explain", "methods._gradient"} | NETWORK - {name} for name in NETWORK},
     "network.__init__": NETWORK,
     **{
         name: {"_types", "_check", "_maps", "_pixels", "_regions", "targets", "methods._rows"} | METRICS_SHARED - {name}
