@@ -8,18 +8,20 @@ from difflib import get_close_matches
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from . import attention, image, methods
+from . import attention, image, methods, network
 from ._check import layer_name
 from ._fuse import matching
 from ._names import synonyms
 from .zoo import Loaded
 
 RECORD = "explanations.json"
+PICTURES = tuple(name for name in network.__all__ if not name.endswith("full_grad"))
+"""Methods of a whole network whose result has the channels of the image; that of the others is a map."""
 PERTURBING = {"tail", "forward", "inputs"}
 """Keywords of the methods that run the network again."""
 
@@ -54,17 +56,49 @@ class Plan(NamedTuple):
     bases: list[Path]
 
 
-def named_methods() -> dict[str, Callable[..., Tensor]]:
-    """List the methods on a layer, then those on attention."""
-    return {name: getattr(methods, name) for name in methods.__all__} | dict(attention.METHODS)
+def named_methods() -> dict[str, Callable[..., Any]]:
+    """List the methods on a layer, then those on attention, then those of a whole network, maps ahead of pictures."""
+    on_layers = {name: getattr(methods, name) for name in methods.__all__}
+    return on_layers | dict(attention.METHODS) | {name: getattr(network, name) for name in network.__all__}
 
 
-def pick_method(name: str, seed: int) -> Callable[..., Tensor]:
-    """Find a method by name; one that draws gets its generator."""
+def pick_method(name: str, seed: int) -> Callable[..., Any]:
+    """Find a method that gives maps by name; one that draws gets its generator."""
+    if name in PICTURES:
+        raise UsageError(f"{name} gives a picture, no map: camfn guided --method {name}")
     known = named_methods()
     if name not in known:
-        raise UsageError(f"no method {name!r}. {_near(name, list(known))} All of them: camfn methods")
-    method = known[name]
+        near = _near(name, [other for other in known if other not in PICTURES])
+        raise UsageError(f"no method {name!r}. {near} All of them: camfn methods")
+    return _seeded(known[name], seed)
+
+
+def pick_picture(name: str, seed: int) -> Callable[..., Any]:
+    """Find a method whose result has the channels of the image; one that draws gets its generator."""
+    known = named_methods()
+    if name not in PICTURES:
+        found = f"{name} gives a map: camfn explain --method {name}." if name in known else f"no method {name!r}."
+        raise UsageError(f"{found} Of pictures there are {', '.join(PICTURES)}")
+    return _seeded(known[name], seed)
+
+
+def of_network(method: Callable[..., Any]) -> bool:
+    """Whether a method is of a whole network, and takes the model."""
+    return getattr(method, "func", method) in [getattr(network, name) for name in network.__all__]
+
+
+def takes_layer(method: Callable[..., Any]) -> bool:
+    """Whether a method is taken at a layer, or at attention."""
+    return not of_network(method) or "layer" in signature(method).parameters
+
+
+def refuse_layer(method: Callable[..., Any], name: str, layer: str) -> None:
+    """Refuse a layer for a method that has none."""
+    if layer != "auto" and not takes_layer(method):
+        raise UsageError(f"{name} is of the whole network and takes no layer: leave --layer out")
+
+
+def _seeded(method: Callable[..., Any], seed: int) -> Callable[..., Any]:
     if "generator" in signature(method).parameters:
         return partial(method, generator=torch.Generator().manual_seed(seed))
     return method

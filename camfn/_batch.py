@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import Captured, Layout, attention, diagnose, explainer, layers, methods, observe
-from ._ask import UsageError, Wanted
+from ._ask import UsageError, Wanted, of_network, takes_layer
 from ._fuse import Fusion, matching
 from .layout import read
 from .targets import logits_of
@@ -65,7 +65,7 @@ class Explained(NamedTuple):
     Attributes:
         logits: (K,).
         classes: those explained.
-        cams: raw maps, (h, w), one a class.
+        cams: raw maps, (h, w), or pictures, (3, H, W), one a class.
         problems: why a map is useless, or None, one a class.
     """
 
@@ -122,7 +122,7 @@ def choose_layers(model: nn.Module, inputs: Tensor, names: tuple[str, ...]) -> L
 def explain_batch(
     method: Callable[..., Tensor],
     model: nn.Module,
-    layer: Layer,
+    layer: Layer | None,
     inputs: Tensor,
     wanted: Wanted,
     *,
@@ -133,9 +133,10 @@ def explain_batch(
     """Explain each photo of a batch for its own classes.
 
     Args:
-        method: one of `camfn.methods` or `camfn.attention`, or a partial; `cam` gets the rows of the model's head.
+        method: one of `camfn.methods`, `camfn.attention` or `camfn.network`, or a partial; `cam` gets the rows of the
+            model's head.
         model: a classifier, on the device of `inputs`.
-        layer: where to explain.
+        layer: where to explain; None for a method that is taken at none.
         inputs: (B, 3, H, W).
         wanted: the classes.
         changes: transformations of the method.
@@ -150,7 +151,7 @@ def explain_batch(
     for target in classes.T:
         explain, captured = _composed(method, model, layer, target, changes, chunk_size, progress)
         cam = explain(inputs, target)
-        if method is methods.cam:
+        if method is methods.cam and layer is not None:
             _check_cam(model, layer, cam, target, logits)
         for i, problem in enumerate(diagnose(_seen(captured, cam), cam)):
             cams[i].append(cam[i].float().cpu())
@@ -162,7 +163,7 @@ def explain_batch(
 def _composed(
     method: Callable[..., Tensor],
     model: nn.Module,
-    layer: Layer,
+    layer: Layer | None,
     target: Tensor,
     changes: Changes,
     chunk_size: int | None,
@@ -170,11 +171,13 @@ def _composed(
 ) -> tuple[Callable[..., Tensor], list[Captured]]:
     """Compose a method with its transformations, and keep what it is given when it runs."""
     captured: list[Captured] = []
-    context: dict[str, Any] = {"layout": layer.layout, "chunk_size": chunk_size, "progress": progress}
-    bound = partial(methods.cam, weights=_rows(model, layer, target)) if method is methods.cam else method
-    if on_attention(method):
+    if layer is None or of_network(method):
+        explain = _of_network(method, model, layer)
+    elif on_attention(method):
         explain = attention.attention_explainer(method, model, None if layer.name == ALL else layer.name)
     else:
+        context: dict[str, Any] = {"layout": layer.layout, "chunk_size": chunk_size, "progress": progress}
+        bound = partial(methods.cam, weights=_rows(model, layer, target)) if method is methods.cam else method
         seen = _watched(eigen_smooth(bound) if changes.eigen_smooth else bound, captured)
         if changes.layers:
             explain = fuse(seen, model, changes.layers, how=changes.how, **context)
@@ -189,8 +192,15 @@ def _composed(
     return explain, captured
 
 
+def _of_network(method: Callable[..., Any], model: nn.Module, layer: Layer | None) -> Callable[..., Tensor]:
+    """Give a method of a whole network its model, and its layer if it is taken at one."""
+    at = {"layer": layer.name, "layout": layer.layout} if layer and takes_layer(method) else {}
+    explain: Callable[..., Tensor] = method(model, **at)
+    return explain
+
+
 def _seen(captured: list[Captured], cam: Tensor) -> Captured:
-    """What the map was made of; of a method on attention, the map itself."""
+    """What the map was made of; of a method on attention or of a whole network, the map itself."""
     return captured[-1] if captured else Captured(cam[:, None], cast("Tensor", None), None)
 
 

