@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -17,7 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ._factorize_job import FactorizeJob
     from ._job import Job
+    from .factorize import Negative
 
 app = typer.Typer(
     help="Class activation maps: where in a photo a network sees a class.",
@@ -225,6 +227,66 @@ def guided(
     raise typer.Exit(1 if problems else 0)
 
 
+@app.command()
+def factorize(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("maps"),
+    model: ModelOption = "lite0",
+    rank: Annotated[int, typer.Option(min=1, max=10, help="Number of concepts.")] = 5,
+    layer: Annotated[str, typer.Option(help="A dotted name (see: camfn layers), or auto.")] = "auto",
+    together: Annotated[
+        bool, typer.Option("--together/--apart", help="The same concepts in all photos, or own ones in each.")
+    ] = True,
+    negative: Annotated[str, typer.Option(help="Negative activations: error, or relu to set them to 0.")] = "error",
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 8,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the strongest colors.")] = 0.8,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+) -> None:
+    """Find the concepts that a layer sees in photos, without a class (Deep Feature Factorization).
+
+    Writes STEM.concepts.png, the part of the photo that the network sees, each place in the color of its strongest
+    concept, with a legend that names what the network makes of each; STEM.concepts.npy, the maps; and one
+    concepts.json with the classes of each concept and its share of each photo.
+
+    Ends with 0 if all went well; with 1 if a photo could not be read or has no concept, the others' results kept; with
+    2 if what was asked for cannot be done.
+    """
+    with _refusals():
+        from ._ask import UsageError, Wanted, pick_device, pick_layer, plan
+        from ._factorize_job import RECORD, FactorizeJob
+        from ._job import versions
+        from .zoo import load
+
+        if negative not in ("error", "relu"):
+            raise UsageError(f"--negative {negative!r}: expected error or relu")
+        place, loaded = pick_device(device), load(model, weights=weights)
+        job = FactorizeJob(
+            plans=plan(photos, out, "concepts", Wanted(None), force, RECORD),
+            out=out,
+            loaded=loaded,
+            rank=rank,
+            together=together,
+            negative=cast("Negative", negative),
+            layer_name=pick_layer(loaded.model, layer),
+            device=place,
+            batch_size=batch_size,
+            alpha=alpha,
+            header={
+                "model": model,
+                "weights": weights or "default",
+                "rank": rank,
+                "together": together,
+                "negative": negative,
+                "device": str(place),
+                "versions": versions(),
+            },
+        )
+        problems = _run(job)
+    raise typer.Exit(1 if problems else 0)
+
+
 @app.command("methods")
 def list_methods() -> None:
     """List the methods, each with its meaning in one line."""
@@ -321,7 +383,7 @@ def compare(
     print(f"comparison: {out}")
 
 
-def _run(job: Job) -> int:
+def _run(job: Job | FactorizeJob) -> int:
     """Run a job, printing as it goes; count the photos and maps that came out useless."""
     problems, announced = 0, False
     with _progress() as progress:
@@ -371,7 +433,11 @@ def _told(changes: dict[str, Any]) -> dict[str, Any]:
 def _show(record: dict[str, Any], out: Path) -> int:
     """Print what came of one photo; count what did not."""
     problems = [record["problem"]] if record["problem"] else []
-    for found in record["explanations"]:
+    if record.get("picture"):
+        shown = max(record["concepts"], key=lambda concept: concept["share"])
+        best = shown["classes"][0]["name"]
+        print(f"{record['photo']}: most of it {best} (concept {shown['concept']}): {out / record['picture']}")
+    for found in record.get("explanations", ()):
         label = f"{found['name']} ({found['index']})" if found["name"] else f"class {found['index']}"
         if found["problem"]:
             problems.append(f"{record['photo']}: no overlay for {label}: {found['problem']}")

@@ -175,7 +175,9 @@ def pick_methods(names: str, seed: int) -> dict[str, Callable[..., Tensor]]:
     return {name: pick_method(name, seed) for name in given}
 
 
-def plan(photos: Sequence[Path], out: Path, method: str, wanted: Wanted, force: bool) -> list[Plan]:
+def plan(
+    photos: Sequence[Path], out: Path, method: str, wanted: Wanted, force: bool, record: str = RECORD
+) -> list[Plan]:
     """Choose the files to write, and see that they may be written.
 
     A photo's files are named after its stem. Where several photos have one stem, in any case of letters, the later ones
@@ -185,7 +187,7 @@ def plan(photos: Sequence[Path], out: Path, method: str, wanted: Wanted, force: 
         Plan(photo, [out / f"{stem}.{method}{suffix}" for suffix in wanted.suffixes])
         for photo, stem in zip(photos, _unique(photo.stem for photo in photos), strict=True)
     ]
-    files = [with_ending(base, end) for item in plans for base in item.bases for end in ("png", "npy")] + [out / RECORD]
+    files = [with_ending(base, end) for item in plans for base in item.bases for end in ("png", "npy")] + [out / record]
     inputs = {photo.resolve() for photo in photos}
     for file in files:
         if file.resolve() in inputs:

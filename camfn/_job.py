@@ -72,7 +72,7 @@ class Job:
         self.loaded.model.to(self.device)
         plans = iter(self.plans)
         while batch := list(islice(plans, self.batch_size)):
-            photos = [_read(item.photo) for item in batch]
+            photos = [read_or_error(item.photo) for item in batch]
             explained = iter(self._explain([photo for photo in photos if isinstance(photo, Image.Image)]))
             for item, photo in zip(batch, photos, strict=True):
                 record: Record = {"photo": str(item.photo), "problem": None, "top": [], "explanations": []}
@@ -137,11 +137,15 @@ class Job:
         return self.out / RECORD
 
     def _save(self) -> None:
-        """Replace the record of the run as a whole, so that it is never seen half written."""
-        self.out.mkdir(parents=True, exist_ok=True)
         layer = self.layer and {"name": self.layer.name, "reason": self.layer.reason}
-        text = json.dumps(self.header | {"layer": layer, "photos": self.records}, indent=2, allow_nan=False)
-        write_whole(self.record_file, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        save_record(self.record_file, self.header | {"layer": layer, "photos": self.records})
+
+
+def save_record(file: Path, content: Record) -> None:
+    """Replace the record of a run as a whole, so that it is never seen half written."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=2, allow_nan=False)
+    write_whole(file, lambda path: path.write_text(text + "\n", encoding="utf-8"))
 
 
 def write_whole(file: Path, write: Callable[[Path], object]) -> None:
@@ -159,7 +163,8 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("camfn", "torch", "torchvision", "timm")}
 
 
-def _read(path: Path) -> Image.Image | PhotoError:
+def read_or_error(path: Path) -> Image.Image | PhotoError:
+    """Read a photo, or say why it cannot be."""
     try:
         return read_photo(path)
     except PhotoError as error:

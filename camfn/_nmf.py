@@ -34,7 +34,7 @@ class Factors(NamedTuple):
 
 
 @torch.no_grad()
-def nmf(values: Tensor, rank: int, *, steps: int = 500, tolerance: float = 1e-6) -> Factors:
+def nmf(values: Tensor, rank: int, *, steps: int = 500, tolerance: float = 1e-5) -> Factors:
     """Nonnegative matrix factorization in the Frobenius norm, of a whole batch of matrices at once.
 
     Minimizes `|V - H W|` over `H, W >= 0`. Each step minimizes exactly over one column of H or row of W at a time
@@ -77,14 +77,14 @@ def nmf(values: Tensor, rank: int, *, steps: int = 500, tolerance: float = 1e-6)
         n, c = values.shape[-2:]
         raise ValueError(f"rank: expected 1 to {min(n, c)} for matrices of {n} x {c}, got {rank}")
     x, scale = _unit(values)
-    count = x.shape[0]
     starts = zip(_singular_start(x, rank), _separable_start(x, rank))
-    h, w = (torch.cat(pair) for pair in starts)
-    h, w, error, taken = _descend(torch.cat([x, x]), h, w, steps, tolerance)
-    better = error[:count] <= error[count:]
-    h, w = (_where(better, found[:count], found[count:]) for found in (h, w))
-    error, taken = (torch.where(better, found[:count], found[count:]) for found in (error, taken))
+    h, w = (torch.stack(pair, 1).flatten(0, 1) for pair in starts)
+    h, w, squares, taken = _descend(x, h, w, steps, tolerance)
+    better = squares[::2] <= squares[1::2]
+    h, w, taken = (_where(better, found[::2], found[1::2]) for found in (h, w, taken))
     weights, concepts = _gauge(h, w)
+    rest = torch.linalg.vector_norm(torch.baddbmm(x, h.mT, w, alpha=-1), dim=(-2, -1))
+    error = safe_divide(rest, torch.linalg.vector_norm(x, dim=(-2, -1)))
     lead = values.shape[:-2]
     return Factors(
         (weights * scale).mT.reshape(*lead, -1, rank).to(values.dtype),
@@ -141,34 +141,84 @@ def nnls(values: Tensor, concepts: Tensor, *, steps: int = 1000, tolerance: floa
     return (h * scale).mT.reshape(*lead, *values.shape[-2:-1], -1).to(values.dtype)
 
 
+class _Descent(NamedTuple):
+    """Pairs of factors on their way down; those that stand for one matrix come one after the other."""
+
+    h: Tensor
+    w: Tensor
+    ahead: Tensor  # w, extrapolated
+    error: Tensor  # squared
+    pace: Tensor
+    failed: Tensor
+    active: Tensor
+    taken: Tensor
+
+
 def _descend(x: Tensor, h: Tensor, w: Tensor, steps: int, tolerance: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Lower the error of each matrix until it stands still; return factors, error and steps."""
-    ahead, error = w, _error(x, h, w)
-    pace = torch.full_like(error, 0.5)
-    active = torch.ones_like(error, dtype=torch.bool)
-    failed = ~active
-    taken = torch.zeros_like(error, dtype=torch.long)
+    """Lower the error of each pair until it stands still; return factors, squared error and steps."""
+    times = h.shape[0] // x.shape[0]
+    energy = x.square().sum((-2, -1), dtype=torch.float64).repeat_interleave(times)
+    error = _squared_error(energy, _times(h, x), h @ h.mT, w)
+    no = torch.zeros_like(error, dtype=torch.bool)
+    now = whole = _Descent(h, w, w, error, torch.full_like(error, 0.5), no, ~no, torch.zeros_like(error).long())
+    place = torch.arange(h.shape[0], device=x.device)
     for _ in range(steps):
-        beta = torch.where(failed, 0.0, pace)[:, None, None]
-        new_h = _sweep(h, ahead @ x.mT, ahead @ ahead.mT, _SWEEPS)
-        new_h = (new_h + beta * (new_h - h)).relu_()
-        new_w = _sweep(ahead, new_h @ x, new_h @ new_h.mT, _SWEEPS)
-        new_error = _error(x, new_h, new_w)
-        good = active & (new_error < error)
-        ahead = _where(good, (new_w + beta * (new_w - w)).relu_(), w)
-        h, w = _where(good, new_h, h), _where(good, new_w, w)
-        taken = taken + active
-        # only a step without extrapolation, if it fails, says that there is nothing left to gain
-        active = active & torch.where(good, error - new_error > tolerance * error, ~failed)
-        error = torch.where(good, new_error, error)
-        pace = torch.where(good, (1.05 * pace).clamp(max=1), pace / 1.5)
-        failed = ~good
-        if is_concrete(active) and not bool(active.any()):
+        now = _step(x, energy, now, tolerance)
+        if not is_concrete(now.active):
+            continue
+        live = now.active.reshape(-1, times).any(1)
+        count = int(live.sum())
+        if 2 * count <= len(live):
+            # matrices that are done no longer take part
+            whole = _Descent(*(all_.index_copy(0, place, part) for all_, part in zip(whole, now)))
+            pairs = live.repeat_interleave(times)
+            x, energy, place = x[live], energy[pairs], place[pairs]
+            now = _Descent(*(part[pairs] for part in now))
+        if not count:
             break
-    return h, w, error, taken
+    if is_concrete(now.active):
+        now = _Descent(*(all_.index_copy(0, place, part) for all_, part in zip(whole, now)))
+    return now.h, now.w, now.error, now.taken
 
 
-def _sweep(factor: Tensor, product: Tensor, gram: Tensor, times: int) -> Tensor:
+def _step(x: Tensor, energy: Tensor, now: _Descent, tolerance: float) -> _Descent:
+    """Minimize over one factor, then over the other, each extrapolated; keep what is better."""
+    h, w, ahead, error, pace, failed, active, taken = now
+    beta = torch.where(failed, 0.0, pace)[:, None, None].to(x)
+    new_h = _sweep(h, _times(ahead, x.mT), ahead @ ahead.mT)
+    new_h = (new_h + beta * (new_h - h)).relu_()
+    product, gram = _times(new_h, x), new_h @ new_h.mT
+    new_w = _sweep(ahead, product, gram)
+    new_error = _squared_error(energy, product, gram, new_w)
+    good = active & (new_error < error)
+    # only a step without extrapolation, if it fails, says that there is nothing left to gain
+    going = torch.where(good, error - new_error > 2 * tolerance * error, ~failed)
+    return _Descent(
+        _where(good, new_h, h),
+        _where(good, new_w, w),
+        _where(good, (new_w + beta * (new_w - w)).relu_(), w),
+        torch.where(good, new_error, error),
+        torch.where(good, (1.05 * pace).clamp(max=1), pace / 1.5),
+        ~good,
+        active & going,
+        taken + active,
+    )
+
+
+def _times(factor: Tensor, x: Tensor) -> Tensor:
+    """Multiply all factors of a matrix with it at once: thin products cost as much as the reading of x."""
+    rank = factor.shape[1]
+    return (factor.reshape(x.shape[0], -1, factor.shape[-1]) @ x).reshape(-1, rank, x.shape[-1])
+
+
+def _squared_error(energy: Tensor, product: Tensor, gram: Tensor, w: Tensor) -> Tensor:
+    """`|X - H W|^2 = |X|^2 - 2 <H^T X, W> + <H^T H, W W^T>`, which makes no matrix of the size of X."""
+    along = (product * w).sum((-2, -1), dtype=torch.float64)
+    own = (gram * (w @ w.mT)).sum((-2, -1), dtype=torch.float64)
+    return energy - 2 * along + own
+
+
+def _sweep(factor: Tensor, product: Tensor, gram: Tensor, times: int = _SWEEPS) -> Tensor:
     """Minimize over one row after the other: `F_k <- ReLU(F_k + (P_k - (G F)_k) / G_kk)`."""
     diagonal = gram.diagonal(dim1=-2, dim2=-1)[..., None]
     aim = safe_divide(product, diagonal)
@@ -180,11 +230,6 @@ def _sweep(factor: Tensor, product: Tensor, gram: Tensor, times: int) -> Tensor:
             row = slice(k, k + 1)
             factor[:, row] = torch.baddbmm(aim[:, row], mix[:, row], factor).relu_()
     return factor
-
-
-def _error(x: Tensor, h: Tensor, w: Tensor) -> Tensor:
-    rest = torch.baddbmm(x, h.mT, w, alpha=-1)
-    return safe_divide(*(torch.linalg.vector_norm(each, dim=(-2, -1)) for each in (rest, x)))
 
 
 def _singular_start(x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -219,7 +264,7 @@ def _separable_start(x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         rest = rest - (rest @ far.mT) @ far
     w = torch.cat(picked, 1)
     product = w @ x.mT
-    return _sweep(torch.zeros_like(product), product, w @ w.mT, _SWEEPS), w
+    return _sweep(torch.zeros_like(product), product, w @ w.mT), w
 
 
 def _gauge(h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,7 +278,7 @@ def _gauge(h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _where(which: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    return torch.where(which[:, None, None], one, other)
+    return torch.where(which.reshape(-1, *(1,) * (one.ndim - 1)), one, other)
 
 
 def _unit(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,7 @@
-"""The command line: `camfn explain`, `compare`, `methods`, `layers`. A client of the public API; no mathematics."""
+"""The command line: `camfn explain`, `compare`, `factorize`, `methods`, `layers`.
+
+A client of the public API; no mathematics.
+"""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def deep_feature_factorization(
     together: bool = True,
     negative: Negative = "error",
     steps: int = 500,
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-5,
 ) -> Concepts:
     """Deep Feature Factorization: nonnegative concepts, and a map of each in every image.
 

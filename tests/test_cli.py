@@ -672,7 +672,15 @@ def test_without_its_libraries_the_entry_point_says_what_to_install(
 ) -> None:
     from camfn.cli import main
 
-    ours = ("camfn._app", "camfn._ask", "camfn._batch", "camfn._job", "camfn._photo", "camfn.zoo")
+    ours = (
+        "camfn._app",
+        "camfn._ask",
+        "camfn._batch",
+        "camfn._job",
+        "camfn._factorize_job",
+        "camfn._photo",
+        "camfn.zoo",
+    )
     for name in [name for name in sys.modules if name in ours or name.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
