@@ -9,6 +9,7 @@ from ._capture import capture_many as capture_many
 from ._capture import observe as observe
 from ._check import CaptureError as CaptureError
 from ._diagnose import diagnose as diagnose
+from ._each import capture_each as capture_each
 from ._explain import explainer as explainer
 from ._resume import resume as resume
 from ._types import Captured as Captured

@@ -232,7 +232,17 @@ def _differentiate(
         wanted = [deltas[name] for name in activations]
         return seed, (list(activations.values()), _gradients(scores, wanted, create_graph), tensors)
 
-    kept: Any = vjp(at_own_level, torch.zeros(()), has_aux=True)[-1]
+    kept: Any
+    try:
+        kept = vjp(at_own_level, torch.zeros(()), has_aux=True)[-1]
+    except RuntimeError as error:
+        if "setup_context" not in str(error) or torch._C._functorch.peek_interpreter_stack() is not None:
+            raise
+        # operations registered through torch.library (torchvision's roi_align) refuse any level of torch.func
+        with torch.enable_grad():
+            kept = at_own_level(torch.zeros((), requires_grad=True))[1]
+        if not create_graph:
+            kept = pytree.tree_map(lambda tensor: tensor.detach(), kept)
     activations, grads, tensors = kept
     return dict(zip(cut.names, activations)), dict(zip(cut.names, grads)), structure[0](tensors)
 

@@ -7,72 +7,30 @@ Every target is a plain callable, so any function of the outputs will do. Those 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ._check import class_in_range, describe, length_matches, one_score_a_sample
+from ._boxes import Box as Box
+from ._boxes import BoxHead as BoxHead
+from ._boxes import box_score as box_score
+from ._boxes import detection_similarity as detection_similarity
+from ._boxes import detr_head as detr_head
+from ._boxes import overlap_score as overlap_score
+from ._boxes import torchvision_head as torchvision_head
+from ._check import describe, length_matches, one_score_a_sample
+from ._dense import mask_score as mask_score
+from ._dense import regression as regression
+from ._dense import several as several
+from ._dense import similarity as similarity
+from ._dense import token_log_probability as token_log_probability
+from ._score import Classes as Classes
+from ._score import Move as Move
+from ._score import Score as Score
+from ._score import class_index, combined, named_output, whole
+from ._score import moved as moved
 from ._types import ScoreFn, Target
-
-Move: TypeAlias = Callable[[Tensor], Tensor]
-"""Where a mask (B, *S) on an image ends up when the image is moved."""
-
-Classes: TypeAlias = "int | Tensor | Sequence[int] | None"
-"""The top class of each sample, one class for all, or a class a sample."""
-
-
-class Score:
-    """A target that can be added, subtracted and scaled.
-
-    Attributes:
-        function: model outputs to (B,) scores.
-        pinned: outputs to the same target with every choice that was left to them (the top class, the classes to
-            contrast with) made once; perturbation methods use it, so that no perturbed forward changes the question.
-        moved: for a target with places of its own, such as a mask on a segmentation: the target whose places moved
-            with the image, given what moves a mask (B, *S); `transforms.augment` uses it. Any callable may have it.
-    """
-
-    # a plain class: not every compiler that camfn supports can make a frozen dataclass while tracing
-    def __init__(
-        self,
-        function: ScoreFn,
-        pinned: Callable[[Any], ScoreFn] | None = None,
-        moved: Callable[[Move], ScoreFn] | None = None,
-    ) -> None:
-        self.function = function
-        self.pinned = pinned
-        self.moved = moved
-
-    def __call__(self, outputs: Any) -> Tensor:
-        """Score each sample, (B,)."""
-        return self.function(outputs)
-
-    def __add__(self, other: ScoreFn) -> Score:
-        """Sum of two targets."""
-        _require_target(other)
-        return _combined([self, other], lambda one, two: one + two)
-
-    def __mul__(self, factor: float) -> Score:
-        """Multiple of a target."""
-        if callable(factor):
-            raise TypeError("a target can be multiplied by a number only, not by another target")
-        return _combined([self], lambda one: one * factor)
-
-    __rmul__ = __mul__
-
-    def __neg__(self) -> Score:
-        """Counterfactual: what speaks against the target (Grad-CAM, 1610.02391, section 3.3)."""
-        return self * -1.0
-
-    def __sub__(self, other: ScoreFn) -> Score:
-        """Difference of two targets."""
-        _require_target(other)
-        return self + -(other if isinstance(other, Score) else Score(other))
-
-    def log(self) -> Score:
-        """Logarithm of a positive target: with `class_score`, the log-logit of BagCAMs (2207.07818)."""
-        return _combined([self], lambda one: one.log())
 
 
 def class_score(classes: Classes = None) -> Score:
@@ -156,7 +114,7 @@ def binary_score(positive: bool = True) -> Score:
     """
 
     def score(outputs: Any) -> Tensor:
-        values = _called_logits(outputs)
+        values = named_output(outputs, "logits")
         if not isinstance(values, Tensor) or values.ndim not in (1, 2) or values[..., None].shape[1] != 1:
             raise ValueError(
                 f"binary_score expects one logit a sample, shape (B,) or (B, 1); the model returned "
@@ -198,7 +156,7 @@ def contrast(
 
     def score(outputs: Any) -> Tensor:
         y = logits_of(outputs)
-        chosen = y.gather(1, _index(y, classes))
+        chosen = y.gather(1, class_index(y, classes))
         others = _others(y, chosen, classes, against, count)
         terms = chosen - gamma * y.gather(1, others)
         if not weighted:
@@ -208,7 +166,7 @@ def contrast(
 
     def pinned(outputs: Any) -> ScoreFn:
         y = logits_of(outputs)
-        index = _index(y, classes)
+        index = class_index(y, classes)
         others = _others(y, y.gather(1, index), index[:, 0], against, count)
         return contrast(index[:, 0], others, gamma=gamma, weighted=weighted)
 
@@ -267,24 +225,6 @@ def pin(target: Target, outputs: Any) -> ScoreFn:
     return score.pinned(outputs) if isinstance(score, Score) and score.pinned else score
 
 
-def moved(target: ScoreFn, move: Move) -> ScoreFn:
-    """Move the places that a target has of its own along with the image; other targets stay as they are.
-
-    Args:
-        target: a function of the outputs; one with places has a method `moved`, as `Score` describes.
-        move: where a mask (B, *S) ends up.
-
-    Example:
-        >>> import torch
-        >>> masked = lambda mask: Score(lambda y: (y * mask).sum(1), moved=lambda move: masked(move(mask)))
-        >>> left = masked(torch.tensor([[1.0, 0.0]]))
-        >>> moved(left, lambda mask: mask.flip(-1))(torch.tensor([[3.0, 4.0]]))
-        tensor([4.])
-    """
-    change = getattr(target, "moved", None)
-    return change(move) if change else target
-
-
 def logits_of(outputs: Any) -> Tensor:
     """Find the (B, K) logits in a model's outputs: the tensor itself, or what is called `logits`.
 
@@ -296,7 +236,7 @@ def logits_of(outputs: Any) -> Tensor:
         >>> logits_of({"logits": torch.zeros(2, 5), "loss": None}).shape
         torch.Size([2, 5])
     """
-    found = _called_logits(outputs)
+    found = named_output(outputs, "logits")
     if isinstance(found, Tensor) and found.ndim == 2:
         return found
     raise ValueError(
@@ -306,63 +246,26 @@ def logits_of(outputs: Any) -> Tensor:
     )
 
 
-def _require_target(other: Any) -> None:
-    if not callable(other):
-        raise TypeError(
-            f"only a target can be added to a target, got {describe(other)}; a constant would not change the map. "
-            "For a multiple: 2 * class_score(281)"
-        )
-
-
 def _is_class(value: Any) -> bool:
     return hasattr(value, "__index__") and not getattr(value, "shape", ())  # ints, numpy's too, and tensors of one
-
-
-def _called_logits(outputs: Any) -> Any:
-    return outputs.get("logits") if isinstance(outputs, dict) else getattr(outputs, "logits", outputs)
 
 
 def _of_class(classes: Classes, transform: Callable[[Tensor], Tensor]) -> Score:
     def score(outputs: Any) -> Tensor:
         logits = logits_of(outputs)
-        return transform(logits).gather(1, _index(logits, classes))[:, 0]
+        return transform(logits).gather(1, class_index(logits, classes))[:, 0]
 
     def pinned(outputs: Any) -> ScoreFn:
-        return _of_class(_index(logits_of(outputs), classes)[:, 0], transform)
+        return _of_class(class_index(logits_of(outputs), classes)[:, 0], transform)
 
     return Score(score, pinned)
-
-
-def _index(logits: Tensor, classes: Classes) -> Tensor:
-    """One class a sample, (B, 1); a comparison or a gather, since `one_hot` reads data and breaks tracing."""
-    batch, count = logits.shape
-    if classes is None:
-        return logits.detach().argmax(1, keepdim=True)
-    if isinstance(classes, int) and not isinstance(classes, bool):
-        class_in_range(classes, count)
-        return torch.full((batch, 1), classes, device=logits.device)
-    index = _whole("classes", classes, logits, f"() or ({batch},)")
-    if index.ndim > 1:
-        raise ValueError(f"classes: expected integers, shape () or ({batch},); got {tuple(index.shape)}")
-    if index.ndim:
-        length_matches("classes", index.shape[0], batch)
-    return index.expand(batch)[:, None]
-
-
-def _whole(what: str, given: Any, logits: Tensor, shape: str) -> Tensor:
-    """Return class indices as a tensor, or say what was expected."""
-    index = torch.as_tensor(given, device=logits.device)
-    if not index.numel() or index.is_floating_point() or index.is_complex() or index.dtype is torch.bool:
-        raise ValueError(f"{what}: expected integers, shape {shape}; got {tuple(index.shape)} of {index.dtype}")
-    class_in_range(index, logits.shape[1])
-    return index.long()
 
 
 def _others(y: Tensor, chosen: Tensor, classes: Classes, against: Any, count: int) -> Tensor:
     """Classes to compare with, (B, n): those given, or the nearest by logit."""
     batch, total = y.shape
     if against is not None:
-        others = _whole("against", against, y, f"(), (n,) or ({batch}, n)")
+        others = whole("against", against, y, f"(), (n,) or ({batch}, n)")
         if others.ndim < 2:
             return others.reshape(1, -1).expand(batch, -1)
         if others.ndim > 2 or others.shape[0] != batch:
@@ -371,7 +274,7 @@ def _others(y: Tensor, chosen: Tensor, classes: Classes, against: Any, count: in
     if min(count, total - 1) < 1:
         raise ValueError(f"contrast needs at least one class to compare with: count is {count}, of {total} classes")
     distance = (y - chosen).detach().abs()
-    own = torch.arange(total, device=y.device) == _index(y, classes)
+    own = torch.arange(total, device=y.device) == class_index(y, classes)
     return distance.masked_fill(own, torch.inf).topk(min(count, total - 1), dim=1, largest=False).indices
 
 
@@ -383,14 +286,4 @@ def _each(scores: list[ScoreFn]) -> Score:
         length_matches("targets", len(scores), columns[0].shape[0])
         return torch.stack([column[i] for i, column in enumerate(columns)])
 
-    return _combined(scores, diagonal)
-
-
-def _combined(parts: Sequence[ScoreFn], formula: Callable[..., Tensor]) -> Score:
-    """Compute a target from others, pinned and moved with them."""
-    places = any(getattr(part, "moved", None) for part in parts)
-    return Score(
-        lambda outputs: formula(*[part(outputs) for part in parts]),
-        lambda outputs: _combined([pin(part, outputs) for part in parts], formula),
-        (lambda move: _combined([moved(part, move) for part in parts], formula)) if places else None,
-    )
+    return combined(scores, diagonal)

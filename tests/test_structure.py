@@ -31,12 +31,16 @@ METRICS_SHARED = {
     f"metrics.{name}" for name in ("_scores", "_order", "_confidence", "_curves", "_impute", "_complexity")
 }
 CUT = {"_types", "_check", "_graft", "targets"}
+TARGETS = {"_score", "_boxes", "_dense"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_types": set(),
     "_maps": set(),
     "_check": {"_types"},
     "_graft": {"_types", "_check"},
-    "targets": {"_types", "_check"},
+    "_score": {"_types", "_check"},
+    "_boxes": {"_check", "_maps", "_score"},
+    "_dense": {"_check", "_maps", "_score"},
+    "targets": {"_types", "_check", *TARGETS},
     "layout": {"_types", "_check"},
     "_diagnose": {"_types", "_check"},
     "_nmf": {"_check", "_maps"},
@@ -44,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_folded": {"_graft"},
     "_capture": CUT,
     "_resume": CUT,
+    "_each": {*CUT, "_capture"},
     "_explain": {*CUT, "_capture", "_resume", "_folded"},
     "layers": {*CUT, "_capture", "_resume", "layout"},
     "_fuse": {*CUT, "_capture", "_explain", "_maps"},
@@ -53,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_path": {*CUT, "_capture", "_explain", "_maps", "_resume", "_variants"},
     "_scales": {*CUT, "_capture", "_explain", "_maps"},
     "transforms": {"_fuse", "_augment", "_smooth", "_path", "_scales"},
+    "_each": {*CUT, "_capture"},
     "_softmax": {"_maps"},
     "_attend": {*CUT, "_capture", "_resume", "_softmax"},
     "_relevance": {"_maps", "_attend"},
