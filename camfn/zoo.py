@@ -3,6 +3,7 @@
 lite0               EfficientNet-Lite0 with the ImageNet weights of a package: nothing to download
 torchvision:NAME    any classifier of torchvision
 timm:NAME           any model of timm, with or without a tag: timm:resnet50.a1_in1k
+tiny:NAME           cnn, vit, segmenter or detector of `camfn.tiny`, for scenes of digits; their weights ship with them
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from . import tiny
 from ._check import near
 from ._names import imagenet_classes
 from ._weights import INSTEAD, fetching, fill, library, reachable, read_state_dict, source_of
@@ -56,7 +58,7 @@ def load(spec: str, *, weights: str | os.PathLike[str] | None = None) -> Loaded:
     """Load a model by name.
 
     Args:
-        spec: "lite0", "torchvision:NAME" or "timm:NAME".
+        spec: "lite0", "torchvision:NAME", "timm:NAME" or "tiny:NAME".
         weights: None for the library's own default weights (downloaded once, by that library); "none" for random ones,
             always the same, the global generator untouched; or the path of a local state dict (.pth, .safetensors).
 
@@ -74,9 +76,9 @@ def load(spec: str, *, weights: str | os.PathLike[str] | None = None) -> Loaded:
         (torch.Size([3, 224, 224]), (336, 336), 'tabby')
     """
     kind, _, name = spec.partition(":")
-    build = {"lite0": _lite0, "torchvision": _torchvision, "timm": _timm}.get(kind)
+    build = {"lite0": _lite0, "torchvision": _torchvision, "timm": _timm, "tiny": _tiny}.get(kind)
     if build is None or (kind == "lite0") == bool(name):
-        expected = "expected lite0, torchvision:NAME or timm:NAME"
+        expected = "expected lite0, torchvision:NAME, timm:NAME or tiny:NAME"
         raise LoadError(f"unknown model {spec!r}: {expected}. {_near_spec(spec)}")
     state = None if weights is None or weights == "none" else read_state_dict(weights)
     with _private_rng():
@@ -141,6 +143,17 @@ def _torchvision(name: str, pretrained: bool, state: dict[str, Tensor] | None) -
     resize = torchvision.transforms.Resize(preset.resize_size)
     view = partial(_view, resize=resize, crop=preset.crop_size * 2)
     return Loaded(model, preset, view, list(weights.meta["categories"]), "")
+
+
+def _tiny(name: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:
+    if name not in tiny.NAMES:
+        raise LoadError(f"the tiny world has no model {name!r}: expected one of {', '.join(tiny.NAMES)}")
+    torchvision = library("torchvision")
+    resize = torchvision.transforms.Resize(tiny.SIZE)
+    steps = [resize, torchvision.transforms.CenterCrop(tiny.SIZE), torchvision.transforms.ToTensor()]
+    view = partial(_view, resize=resize, crop=(tiny.SIZE, tiny.SIZE))
+    classes = ["background", *tiny.DIGITS] if name == "segmenter" else tiny.DIGITS
+    return Loaded(tiny.load(name, trained=pretrained), torchvision.transforms.Compose(steps), view, classes, "")
 
 
 def _view(photo: Image.Image, *, resize: Callable[[Image.Image], Image.Image], crop: Sequence[int]) -> Image.Image:

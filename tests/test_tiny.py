@@ -1,0 +1,199 @@
+"""The tiny world: its scenes are what they say, its models see, and maps land on the digit that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import camfn
+from camfn import explainer, image, layout, methods, tiny
+from camfn.tiny._scenes import _glyphs
+from camfn.tiny._train import quality
+from camfn.zoo import load as load_model
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@cache
+def world() -> tiny.Scenes:
+    """Scenes of two digits, which no model was trained on."""
+    return tiny.scenes(32, generator=seeded(7))
+
+
+@cache
+def inside() -> Tensor:
+    """(B, D, H, W), the boxes as masks."""
+    x0, y0, x1, y1 = world().boxes[..., None, None].unbind(2)
+    line = torch.arange(tiny.SIZE) + 0.5
+    return ((line > x0) & (line < x1) & (line[:, None] > y0) & (line[:, None] < y1)).float()
+
+
+def shares(cam: Tensor, digit: int) -> tuple[Tensor, Tensor]:
+    """Shares of a map's positive energy in the box of a digit and in the other's, (B,) each."""
+    heat = image.upsample(cam.relu(), (tiny.SIZE, tiny.SIZE))
+    total = heat.sum((1, 2))
+    within = (heat[:, None] * inside()).sum((2, 3)) / torch.where(total == 0, 1, total)[:, None]
+    return within[:, digit], within[:, 1 - digit]
+
+
+def margin(explain: Callable[[Tensor, Any], Tensor], target: Callable[[int], Any]) -> float:
+    """Mean, over scenes and both digits, of the share in the right box less that in the wrong one."""
+    found = []
+    for digit in range(2):
+        own, other = shares(explain(world().images, target(digit)), digit)
+        found.append(own - other)
+    return torch.cat(found).mean().item()
+
+
+def label(digit: int) -> Tensor:
+    return world().labels[:, digit]
+
+
+# ----------------------------------------------------------------------------------------------------------- the scenes
+
+
+def test_scenes_are_drawn_from_the_generator_alone() -> None:
+    before = torch.get_rng_state()
+    one, two = (tiny.scenes(3, generator=seeded(1), digits=3) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(one.images, tiny.scenes(3, generator=seeded(2), digits=3).images)
+
+
+def test_the_truth_about_a_scene_is_exact() -> None:
+    scene = tiny.scenes(40, generator=seeded(3), digits=4)
+    assert scene.images.min() >= 0
+    assert scene.images.max() <= 1
+    assert (scene.masks.sum(1) <= 1).all(), "digits do not touch"
+    assert all(len(set(labels)) == 4 for labels in scene.labels.tolist())
+    for masks, boxes in zip(scene.masks.flatten(0, 1), scene.boxes.flatten(0, 1), strict=True):
+        rows, columns = masks.nonzero().T
+        assert boxes.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+def test_a_digit_is_brighter_than_what_is_around_it() -> None:
+    scene = tiny.scenes(20, generator=seeded(4))
+    gray, there = scene.images.mean(1), scene.masks.any(1)
+    for picture, mask in zip(gray, there, strict=True):
+        assert picture[mask].mean() > picture[~mask].mean() + 0.25
+
+
+def test_handwriting_is_held_out() -> None:
+    assert _glyphs().shape == (10, 150, 8, 8)
+    train, test = _glyphs()[:, :110].flatten(2), _glyphs()[:, 110:].flatten(2)
+    assert torch.cdist(train, test).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"digits": 5}, "1 to 4"), ({"digits": 0}, "1 to 4"), ({"split": "all"}, "'test'")]
+)
+def test_other_scenes_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny.scenes(1, generator=seeded(0), **options)
+
+
+# ----------------------------------------------------------------------------------------------------------- the models
+
+
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_a_model_is_small_and_draws_nothing(name: str) -> None:
+    before = torch.get_rng_state()
+    model = tiny.load(name)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not model.training
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert Path(camfn.__file__).parent.joinpath("tiny", "data", f"{name}.pt").stat().st_size < 1e6
+    untrained = tiny.load(name, trained=False)
+    assert not torch.equal(next(untrained.parameters()), next(model.parameters()))
+
+
+QUALITY = {"cnn": 0.9, "vit": 0.8, "segmenter": 0.7, "detector": 0.9}
+"""A little less than what training printed: .97 of the scenes, ..."""
+
+
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_a_model_sees(name: str) -> None:
+    scene = tiny.scenes(100, generator=seeded(11))
+    with torch.no_grad():
+        found = quality(tiny.load(name)(scene.images), scene)
+    assert float(found.split()[-1]) > QUALITY[name]
+
+
+def test_another_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="cnn, vit, segmenter, detector"):
+        tiny.load("resnet")
+
+
+def test_the_zoo_knows_the_tiny_world() -> None:
+    from PIL import Image
+
+    loaded = load_model("tiny:cnn")
+    pixels = (world().images[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    seen = loaded.preprocess(Image.fromarray(pixels))
+    torch.testing.assert_close(seen, world().images[0], atol=0.6 / 255, rtol=0)
+    assert loaded.classes == [str(digit) for digit in range(10)]
+    top = loaded.model(seen[None])[0].topk(2).indices
+    assert sorted(top.tolist()) == sorted(world().labels[0].tolist())
+    with pytest.raises(ValueError, match="cnn, vit, segmenter, detector"):
+        load_model("tiny:resnet")
+
+
+# ------------------------------------------------------------------------------------------------- maps: classification
+
+# (layer, what was measured on 64 scenes of seed 0: the mean share of a map's energy in the box of the digit asked for,
+# less that in the other's; a box is a tenth of a picture)
+MEASURED = {
+    "grad_cam": ("body.3", 0.515),
+    "hires_cam": ("body.3", 0.613),
+    "elementwise_grad_cam": ("body.3", 0.334),
+    "grad_cam_plusplus": ("body.3", 0.165),
+    "xgrad_cam": ("body.3", 0.539),
+    "layer_cam": ("body.3", 0.334),
+    "bag_cam": ("body.3", 0.335),
+    "eigen_grad_cam": ("body.3", 0.511),
+    "seg_eigen_cam": ("body.3", 0.507),
+    "lift_cam": ("body.3", 0.378),
+    "shapley_cam": ("body.3", 0.515),
+    "recipro_cam": ("body.4", 0.651),
+    "fd_cam": ("body.4", 0.539),
+    "ablation_cam": ("body.4", 0.5),
+    "group_cam": ("body.4", 0.454),
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_map_lands_on_the_digit_that_was_asked_for(name: str) -> None:
+    layer, measured = MEASURED[name]
+    found = margin(explainer(getattr(methods, name), tiny.load("cnn"), layer), label)
+    assert found > 0.8 * measured
+
+
+def test_cam_lands_on_the_digit_that_was_asked_for() -> None:
+    model = tiny.load("cnn")
+    head = model.get_submodule("head")
+    assert isinstance(head, nn.Linear)
+    rows = head.weight.detach()
+
+    def explain(images: Tensor, target: Tensor) -> Tensor:
+        return explainer(partial(methods.cam, weights=rows[target]), model, "body")(images, target)
+
+    assert margin(explain, label) > 0.4
+
+
+@pytest.mark.parametrize("name", ["eigen_cam", "kpca_cam", "fem"])
+def test_a_map_without_a_class_cannot_tell_the_digits_apart(name: str) -> None:
+    explain = explainer(getattr(methods, name), tiny.load("cnn"), "body.3")
+    assert torch.equal(explain(world().images, label(0)), explain(world().images, label(1)))
+
+
+def test_a_map_of_the_transformer_lands_on_the_digit() -> None:
+    explain = explainer(methods.hires_cam, tiny.load("vit"), "blocks.2.norm1", layout=layout.tokens((8, 8)))
+    assert margin(explain, label) > 0.2
