@@ -58,13 +58,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_path": {*CUT, "_capture", "_explain", "_maps", "_resume", "_variants"},
     "_scales": {*CUT, "_capture", "_explain", "_maps"},
     "transforms": {"_fuse", "_augment", "_smooth", "_path", "_scales"},
-    "_each": {*CUT, "_capture"},
     "_softmax": {"_maps"},
     "_attend": {*CUT, "_capture", "_resume", "_softmax"},
     "_relevance": {"_maps", "_attend"},
     "_attention_explain": {"_types", "_check", "_graft", "_attend", "_relevance", "layout"},
     "attention": {"_attend", "_relevance", "_attention_explain"},
-    INIT: {*CUT, "_capture", "_resume", "_explain", "_diagnose", "layout"},
+    **{name: {name for name in FILES if name.startswith("tiny._")} for name in FILES if name.startswith("tiny.")},
+    INIT: {*CUT, "_capture", "_each", "_resume", "_explain", "_diagnose", "layout"},
     **{name: {"_types", "_maps"} | SHARED - {name} for name in METHODS},
     "methods.__init__": METHODS,
     **{name: {*CUT, "_maps", "_capture", "_explain", "methods._gradient"} | NETWORK - {name} for name in NETWORK},
@@ -75,7 +75,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "metrics.__init__": METRICS,
 }
-ON_USE = {"metrics._curves": {"kornia"}, "metrics._sanity": {"kornia"}, "metrics._impute": {"numpy"}}
+ON_USE = {
+    "metrics._curves": {"kornia"},
+    "metrics._sanity": {"kornia"},
+    "metrics._impute": {"numpy"},
+    "tiny._train": {"sklearn"},
+}
 """What else a core module may import, inside a function."""
 
 HEAVY = {"kornia", "timm", "torchvision", "matplotlib", "PIL", "scipy", "skimage", "typer", "rich", "pandas"}

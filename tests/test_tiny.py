@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import camfn
 from camfn import explainer, image, layout, methods, tiny
+from camfn.targets import BoxHead, box_score, mask_score, overlap_score, similarity
 from camfn.tiny._scenes import _glyphs
 from camfn.tiny._train import quality
 from camfn.zoo import load as load_model
@@ -115,8 +116,8 @@ def test_a_model_is_small_and_draws_nothing(name: str) -> None:
     assert not torch.equal(next(untrained.parameters()), next(model.parameters()))
 
 
-QUALITY = {"cnn": 0.9, "vit": 0.8, "segmenter": 0.7, "detector": 0.9}
-"""A little less than what training printed: .97 of the scenes, ..."""
+QUALITY = {"cnn": 0.92, "vit": 0.92, "segmenter": 0.78, "detector": 0.97}
+"""A little less than what training printed on 200 scenes: .970, .975, .830 and 1.000."""
 
 
 @pytest.mark.parametrize("name", tiny.NAMES)
@@ -197,3 +198,74 @@ def test_a_map_without_a_class_cannot_tell_the_digits_apart(name: str) -> None:
 def test_a_map_of_the_transformer_lands_on_the_digit() -> None:
     explain = explainer(methods.hires_cam, tiny.load("vit"), "blocks.2.norm1", layout=layout.tokens((8, 8)))
     assert margin(explain, label) > 0.2
+
+
+# ---------------------------------------------------------------------------- maps: detection, segmentation, similarity
+
+
+def corners(outputs: Tensor) -> Tensor:
+    center, size = outputs[..., :2], outputs[..., 2:4]
+    return torch.cat([center - size / 2, center + size / 2], -1)
+
+
+YOLO = BoxHead(
+    boxes_of=corners,
+    scores_of=lambda outputs: outputs[..., 4:5].sigmoid() * outputs[..., 5:].softmax(-1),
+    objectness_of=lambda outputs: outputs[..., 4].sigmoid(),
+)
+
+BOXES: dict[str, Callable[[int], Any]] = {
+    "class": lambda digit: box_score(world().boxes[:, digit], label(digit), head=YOLO),
+    "overlap": lambda digit: overlap_score(world().boxes[:, digit], label(digit), head=YOLO),
+    "objectness": lambda digit: box_score(world().boxes[:, digit], head=YOLO, part="objectness"),
+    "width": lambda digit: box_score(world().boxes[:, digit], head=YOLO, part="width"),
+}
+
+
+@pytest.mark.parametrize("name", ["hires_cam", "layer_cam"])
+@pytest.mark.parametrize("target", BOXES)
+def test_a_map_of_a_box_lands_on_its_digit(name: str, target: str) -> None:
+    """Measured: .93 to .97."""
+    assert margin(explainer(getattr(methods, name), tiny.load("detector"), "body.3"), BOXES[target]) > 0.85
+
+
+def test_grad_cam_cannot_tell_boxes_apart_and_that_is_why_odam_is() -> None:
+    """The mean of a gradient that is at one place says little about where; measured: .06."""
+    assert margin(explainer(methods.grad_cam, tiny.load("detector"), "body.3"), BOXES["class"]) < 0.2
+
+
+REGIONS: dict[str, Callable[[int], Any]] = {
+    "mask": lambda digit: mask_score(label(digit) + 1, world().masks[:, digit]),
+    "predicted": lambda digit: mask_score(label(digit) + 1, "predicted"),
+}
+SEGMENTED = {"grad_cam": 0.70, "hires_cam": 0.91, "layer_cam": 0.85, "xgrad_cam": 0.46}
+"""Measured."""
+
+
+@pytest.mark.parametrize("name", SEGMENTED)
+@pytest.mark.parametrize("region", REGIONS)
+def test_a_map_of_a_region_lands_on_its_digit(name: str, region: str) -> None:
+    explain = explainer(getattr(methods, name), tiny.load("segmenter"), "body.3")
+    assert margin(explain, REGIONS[region]) > 0.85 * SEGMENTED[name]
+
+
+SIMILAR = {"grad_cam": 0.58, "hires_cam": 0.66, "layer_cam": 0.25, "xgrad_cam": 0.61}
+"""Measured."""
+
+
+@pytest.mark.parametrize("name", SIMILAR)
+def test_a_map_of_a_similarity_lands_on_the_digit_that_is_alike(name: str) -> None:
+    tower = nn.Sequential(*list(tiny.load("cnn").children())[:-1])
+    alone = tiny.scenes(300, generator=seeded(5), digits=1)
+    first = [int((alone.labels[:, 0] == digit).nonzero()[0]) for digit in range(10)]
+    with torch.no_grad():
+        references = tower(alone.images[first])
+    explain = explainer(getattr(methods, name), tower, "0.3")
+    assert margin(explain, lambda digit: similarity(references[label(digit)])) > 0.8 * SIMILAR[name]
+
+
+@pytest.mark.parametrize(("name", "layer"), [("detector", "body.3"), ("segmenter", "body.3")])
+def test_eigen_cam_is_the_same_for_every_box_and_region(name: str, layer: str) -> None:
+    explain = explainer(methods.eigen_cam, tiny.load(name), layer)
+    targets = BOXES["class"] if name == "detector" else REGIONS["mask"]
+    assert torch.equal(explain(world().images, targets(0)), explain(world().images, targets(1)))
