@@ -107,6 +107,7 @@ CASES = (
     Case("grad_cam_plusplus", oracles.grad_cam_plusplus, {"normalized": True}),
     Case("xgrad_cam", oracles.xgrad_cam),
     Case("layer_cam", oracles.layer_cam),
+    Case("odam", oracles.odam),
     Case("bag_cam", oracles.bag_cam),
     Case("eigen_cam", oracles.eigen_cam),
     Case("eigen_cam", oracles.eigen_cam, {"sign": "absmax"}),
@@ -153,6 +154,7 @@ CASES = (
     Case("opti_cam", oracles_perturbation.opti_cam, {"steps": 4}, whole),
     Case("rise", oracles_perturbation.rise, context=seen),
     Case("rise", oracles_perturbation.rise, {"probability": 0.3, "chunk_size": 3}, seen),
+    Case("d_rise", oracles_perturbation.d_rise, context=seen),
 )
 
 

@@ -138,6 +138,14 @@ elementwise_grad_cam = each_place(lambda a, g: relu(g * a))
 layer_cam = each_place(lambda a, g: relu(g) * a)
 
 
+def odam(activations: Tensor, grads: Tensor) -> Tensor:
+    maps = []
+    for channels, gs in zip(samples(activations), samples(grads), strict=True):
+        products = product(channels, gs)
+        maps.append([relu(math.fsum(row[p] for row in products)) for p in range(len(channels[0]))])
+    return as_maps(maps, activations)
+
+
 def grad_cam_plusplus(activations: Tensor, grads: Tensor, *, normalized: bool = False) -> Tensor:
     method = grad_cam_plusplus_normalized if normalized else grad_cam_plusplus_paper
     return method(activations, grads)

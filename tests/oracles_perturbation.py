@@ -309,3 +309,13 @@ def rise(
             total += score_of(forward, image * mask) * mask
         maps.append((total / (len(masks) * probability)).flatten().tolist())
     return as_maps(maps, inputs)
+
+
+def d_rise(inputs: Tensor, grads: Tensor, *, forward: Scores, masks: Tensor, **_: Any) -> Tensor:
+    maps = []
+    for image in inputs.double():
+        total = torch.zeros(image.shape[1:], dtype=torch.float64)
+        for mask in masks.double():
+            total += score_of(forward, image * mask) * mask
+        maps.append(total.flatten().tolist())
+    return as_maps(maps, inputs)

@@ -502,7 +502,7 @@ def test_every_method_runs(net: Net, noise: Callable[..., Path], tmp_path: Path,
     assert len(made) == 3
     for photo in made:
         (found,) = photo["explanations"]
-        side = SIDE if name == "rise" else SIDE // 4  # its map has the resolution of the input
+        side = SIDE if name in ("rise", "d_rise") else SIDE // 4  # its map has the resolution of the input
         assert np.load(tmp_path / "out" / found["map"]).shape == (side, side)
         assert (found["problem"] is None) == (found["overlay"] is not None)
     problems = sum(photo["explanations"][0]["problem"] is not None for photo in made)

@@ -113,13 +113,14 @@ BOUND: dict[str, Callable[..., Tensor]] = {
     "cam": partial(cam, weights=ROWS),
     "random_cam": partial(random_cam, weights=ROWS.expand(3, 5)),
     "ss_cam": partial(methods.ss_cam, noise=images(3, 9, 11, dtype=torch.float64)),
+    "d_rise": partial(methods.d_rise, masks=images(4, 9, 11, dtype=torch.float64).sigmoid()),
     "rise": partial(methods.rise, masks=images(4, 9, 11, dtype=torch.float64).sigmoid()),
 }
 NO_GRADIENT = ["cam", "eigen_cam", "kpca_cam", "fem", "random_cam", "ablation_cam", "score_cam", "recipro_cam"]
-NO_GRADIENT += ["ss_cam", "is_cam", "poly_cam", "rise"]
+NO_GRADIENT += ["ss_cam", "is_cam", "poly_cam", "rise", "d_rise"]
 OWN_GRADIENT = ["lift_cam", "shapley_cam", "opti_cam"]
 """Methods that differentiate the tail or the network themselves."""
-PERTURB_INPUT = ["score_cam", "group_cam", "ss_cam", "is_cam", "poly_cam", "opti_cam", "rise"]
+PERTURB_INPUT = ["score_cam", "group_cam", "ss_cam", "is_cam", "poly_cam", "opti_cam", "rise", "d_rise"]
 every_method = pytest.mark.parametrize("name", methods.__all__)
 
 

@@ -33,6 +33,7 @@ NEW = {
     "poly_cam",
     "opti_cam",
     "rise",
+    "d_rise",
 }
 cases = pytest.mark.parametrize("case", [case for case in CASES if case.name in NEW], ids=str)
 
@@ -509,7 +510,7 @@ def test_chunks_do_not_matter_and_progress_reaches_the_end(case: Case) -> None:
     run = method_of(case._replace(options=options), context)
     expected = run(a, g)
     told: list[tuple[int, int]] = []
-    if case.name in ("shapley_cam", "opti_cam"):
+    if case.name in ("shapley_cam", "opti_cam", "d_rise"):
         chunks: list[dict[str, Any]] = [{}]
     else:
         chunks = [{"chunk_size": size} for size in (1, 3, None, "auto")]
@@ -521,6 +522,7 @@ def test_chunks_do_not_matter_and_progress_reaches_the_end(case: Case) -> None:
 
 BOUND: dict[str, dict[str, Any]] = {
     "ss_cam": {"noise": normal(2, 12, 10, seed=1).float()},
+    "d_rise": {"masks": normal(5, 12, 10, seed=2).float().abs()},
     "rise": {"masks": normal(5, 12, 10, seed=2).float().abs()},
     "opti_cam": {"steps": 4},
     "is_cam": {"steps": 2},
@@ -535,7 +537,7 @@ def test_a_network_explained_with_a_class_a_sample_is_its_images_one_by_one(name
     explain = explainer(partial(getattr(methods, name), **BOUND.get(name, {})), net, layer)
     with unchanged(net):
         together = explain(x, classes)
-    assert together.shape == (3, 12, 10) if name == "rise" else together.shape[0] == 3
+    assert together.shape == (3, 12, 10) if name in ("rise", "d_rise") else together.shape[0] == 3
     for i in range(3):
         alone = explain(x[i : i + 1], int(classes[i]))
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-3, atol=1e-4)
@@ -548,7 +550,7 @@ def test_a_network_explained_with_a_class_a_sample_is_its_images_one_by_one(name
 
 def given(name: str) -> dict[str, Any]:
     case = next(case for case in CASES if case.name == name)
-    return {**case.context(PLANE, 1), **({"inputs": normal(*PLANE)} if name == "rise" else {})}
+    return {**case.context(PLANE, 1), **({"inputs": normal(*PLANE)} if name in ("rise", "d_rise") else {})}
 
 
 @pytest.mark.parametrize("name", sorted(NEW))
@@ -574,7 +576,7 @@ def test_chunk_sizes_that_are_none_are_refused(name: str, size: Any) -> None:
         getattr(methods, name)(normal(*PLANE), normal(*PLANE, seed=1), **{**given(name), "chunk_size": size})
 
 
-@pytest.mark.parametrize("name", sorted(NEW - {"shapley_cam", "lift_cam", "recipro_cam", "rise"}))
+@pytest.mark.parametrize("name", sorted(NEW - {"shapley_cam", "lift_cam", "recipro_cam", "rise", "d_rise"}))
 def test_activations_without_a_channel_are_refused(name: str) -> None:
     empty = torch.zeros(PLANE[0], 0, *PLANE[2:], dtype=torch.float64)
     with pytest.raises(ValueError, match=rf"{name}: expected .*at least one channel, got \(2, 0"):

@@ -18,6 +18,7 @@ from ._gradient import grad_cam as grad_cam
 from ._gradient import grad_cam_plusplus as grad_cam_plusplus
 from ._gradient import hires_cam as hires_cam
 from ._gradient import layer_cam as layer_cam
+from ._gradient import odam as odam
 from ._gradient import xgrad_cam as xgrad_cam
 from ._groups import fd_cam as fd_cam
 from ._groups import poly_cam as poly_cam
@@ -28,6 +29,7 @@ from ._masks import ss_cam as ss_cam
 from ._optimized import opti_cam as opti_cam
 from ._perturbation import ablation_cam as ablation_cam
 from ._perturbation import score_cam as score_cam
+from ._rise import d_rise as d_rise
 from ._rise import rise as rise
 from ._second_order import lift_cam as lift_cam
 from ._second_order import shapley_cam as shapley_cam
@@ -40,6 +42,7 @@ __all__ = [  # noqa: RUF022  grouped by what a method needs, which is the order 
     "grad_cam_plusplus",
     "xgrad_cam",
     "layer_cam",
+    "odam",
     "bag_cam",
     "eigen_cam",
     "eigen_grad_cam",
@@ -59,4 +62,5 @@ __all__ = [  # noqa: RUF022  grouped by what a method needs, which is the order 
     "poly_cam",
     "opti_cam",
     "rise",
+    "d_rise",
 ]

@@ -192,6 +192,39 @@ def layer_cam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor
     return channel_sum(g.relu() * a).to(activations.dtype)
 
 
+def odam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
+    """ODAM: the positive part of gradient times activation, summed over channels, for one number of one box.
+
+    `L(p) = ReLU(sum_k g_k(p) A_k(p))`: HiResCAM with the outer ReLU, which is part of the formula here, under a target
+    of a detector (`targets.box_score`): a box's gradient lies at a few places, and its mean, Grad-CAM's weight, forgets
+    which. All boxes of an image cost one forward, by `vmap` over boxes or `capture_each`.
+
+    Levels of a feature pyramid are layers of their own: `transforms.fuse(odam, model, levels, how="max",
+    scaling="none")` takes the largest value at each place. The authors' code takes the level that the box comes from;
+    the others' maps are zero unless the levels meet in the layers between. pytorch-grad-cam's recipe for Faster R-CNN
+    takes absolute values, in which what speaks against a box looks like what speaks for it.
+
+    Source: arXiv 2304.06354 and the authors' code.
+
+    Args:
+        activations: (B, C, *S), one to three spatial dimensions.
+        grads: (B, C, *S), derivative of each sample's score.
+        outputs: not used.
+
+    Returns:
+        The raw map, (B, *S), not negative.
+
+    Example:
+        >>> import torch
+        >>> activations = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
+        >>> grads = torch.tensor([[[1.0, 3.0], [-1.0, -1.0]]])
+        >>> odam(activations, grads)
+        tensor([[1., 0.]])
+    """
+    a, g = widen(activations, grads)
+    return channel_sum(g * a).relu().to(activations.dtype)
+
+
 def bag_cam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
     """BagCAMs: the regional classifiers of every channel, each place weighing the products of all places.
 
