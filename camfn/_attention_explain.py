@@ -15,8 +15,8 @@ from . import _relevance as relevance
 from ._attend import AttentionRecord, capture_attention, observe_attention
 from ._check import CaptureError, describe
 from ._graft import floating_leaves
+from ._reading import token_grid
 from ._types import Inputs, Target
-from .layout import read
 
 METHODS: Mapping[str, Callable[..., Tensor]] = {
     method.__name__: method
@@ -136,15 +136,15 @@ def _grid(model: nn.Module, image: Tensor, records: Sequence[AttentionRecord], p
     if prefix is None and last.probabilities.shape[-2] == tokens:
         # attention that pools may leave the model's prefix out
         prefix = getattr(model, "num_prefix_tokens", None)
-    reading = read((image.shape[0], tokens, 1), image.shape[2:], prefix=prefix)
-    if reading is None:
+    grid = token_grid(tokens, image.shape[2:], prefix)
+    if grid is None:
         behind = "" if prefix is None else f" behind {prefix} tokens"
         raise CaptureError(
             f"attention in {last.name!r} is over {tokens} tokens, in which there is no grid of a "
             f"{' x '.join(map(str, image.shape[2:]))} image{behind}: pass grid=(height, width) and prefix=. Attention "
             f"over channels (XCiT) or in windows (Swin, MaxViT) has none. {_INSTEAD}"
         )
-    return reading.spatial
+    return grid
 
 
 def _query(model: nn.Module, prefix: int) -> int | None:

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from . import Captured, Layout, attention, diagnose, explainer, layers, methods, observe
+from . import Captured, CaptureError, Layout, attention, diagnose, explainer, layers, layout, methods
 from ._ask import UsageError, Wanted, of_network, takes_layer
 from ._fuse import Fusion, matching
-from .layout import read
 from .targets import logits_of
 from .transforms import augment, eigen_smooth, fuse, smooth
 
@@ -81,8 +80,8 @@ def choose_layer(
     """Take the layer that was named, or the first that is suggested, with its layout; or attention, named or all.
 
     Raises:
-        UsageError: the named layer gives no map of the image.
-        CaptureError: it never runs, or no layer gives a map.
+        UsageError: the named layer never runs, or gives no map of the image.
+        CaptureError: no layer gives a map.
     """
     if on_attention(method):
         records = attention.observe_attention(model, name)(inputs[:1]).records
@@ -91,15 +90,14 @@ def choose_layer(
     if name is None:
         best = layers.suggest(model, inputs)[0]
         return Layer(best.name, best.channels, best.layout, best.reason)
-    activations, _ = observe(model, name)(inputs[:1])
-    reading = read(activations.shape, inputs.shape[2:], prefix=getattr(model, "num_prefix_tokens", None))
-    if reading is None or max(reading.spatial) == 1:
-        size = " x ".join(map(str, inputs.shape[2:]))
-        raise UsageError(
-            f"layer {name!r} gives {tuple(activations.shape)}, which is no map of a {size} image: name a layer before "
-            "the pooling (see: camfn layers MODEL), or take --layer auto"
-        )
-    return Layer(name, reading.channels, reading.layout, f"as asked for ({reading.words})")
+    instead = "name another (see: camfn layers MODEL), or take --layer auto"
+    try:
+        reading = layout.find(model, name, inputs[:1])
+    except CaptureError as error:
+        raise UsageError(f"{error}; {instead}") from error
+    if max(reading.spatial) == 1:
+        raise UsageError(f"layer {name!r} gives one position only, after the pooling: {instead}")
+    return Layer(name, reading.channels, reading.layout, f"as asked for ({reading.reason})")
 
 
 def on_attention(method: Callable[..., Tensor]) -> bool:

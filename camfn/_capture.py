@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.func import vjp
 from torch.utils import _pytree as pytree
 
-from ._check import CaptureError, batch_sizes, chosen_tensor, floating, layer_name, one_score_a_sample, ran_once
-from ._graft import Graft, call, copied, graft, swapped
-from ._types import Captured, Inputs, Layout, ScoreFn, Select, Target
+from ._check import (
+    CaptureError,
+    bare,
+    batch_sizes,
+    chosen_calls,
+    chosen_tensor,
+    differentiable_tail,
+    floating,
+    layer_name,
+    one_score_a_sample,
+)
+from ._graft import Graft, copied, graft, swapped
+from ._graft import call as run_on
+from ._reading import settle
+from ._types import AnyLayout, Call, Captured, Inputs, ScoreFn, Select, Target
 from .targets import as_score
 
 
@@ -23,7 +36,8 @@ def observe(
     layer: str | nn.Module,
     *,
     select: Select | None = None,
-    layout: Layout | None = None,
+    layout: AnyLayout = None,
+    call: Call | None = None,
     differentiable: bool = False,
 ) -> Callable[[Inputs], tuple[Tensor, Any]]:
     """Run a model and keep what one layer returned: forward only.
@@ -32,7 +46,9 @@ def observe(
         model: any module; left exactly as it is.
         layer: a dotted name as in `model.named_modules()`, or the module itself.
         select: which tensor, where the layer returns a tuple or a dict: an index, a key or a function.
-        layout: turns the layer's own shape into (B, C, *spatial).
+        layout: turns the layer's own shape into (B, C, *spatial); "auto" finds it, as `layout.find`.
+        call: which of several runs of the layer in one forward, 0 the first and -1 the last; or "all", one after the
+            other along the channels, so that maps which sum over channels become the sum of the runs' maps.
         differentiable: keep the graph that leads from the inputs and parameters to the activations.
 
     Returns:
@@ -51,14 +67,15 @@ def observe(
     """
     plant = _planter(model, [layer])
     ahead = plant()
+    model = bare(model)
 
     def run(inputs: Inputs) -> tuple[Tensor, Any]:
         cut = ahead if torch.compiler.is_compiling() else plant()
         keep = differentiable and torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
-            outputs, activations = _forward(cut, inputs, select)
-        (found,) = activations.values()
-        return layout.to_map(found) if layout else found, outputs
+            outputs, activations = _forward(cut, inputs, select, call)
+        ((name, found),) = activations.items()
+        return _maps(model, name, found, found, inputs, layout), outputs
 
     return run
 
@@ -68,7 +85,8 @@ def capture(
     layer: str | nn.Module,
     *,
     select: Select | None = None,
-    layout: Layout | None = None,
+    layout: AnyLayout = None,
+    call: Call | None = None,
     differentiable: bool = False,
 ) -> Callable[..., Captured]:
     """Run a model and keep a layer's activations and the gradient of the score with respect to them.
@@ -81,7 +99,9 @@ def capture(
         model: any module; one in training mode is run as it is, on copies of its buffers.
         layer: a dotted name as in `model.named_modules()`, or the module itself.
         select: which tensor, where the layer returns a tuple or a dict: an index, a key or a function.
-        layout: turns the layer's own shape into (B, C, *spatial), for activations and gradients alike.
+        layout: turns the layer's own shape into (B, C, *spatial), for activations and gradients alike; "auto" finds
+            it, as `layout.find`.
+        call: as for `observe`.
         differentiable: keep the outer graph, so that a map may be part of a loss (needed too inside `torch.func.grad`).
             Fused attention kernels have no second derivative: run under `sdpa_kernel(SDPBackend.MATH)` then.
 
@@ -100,7 +120,7 @@ def capture(
         >>> grads.shape == activations.shape
         True
     """
-    run_many = capture_many(model, [layer], select=select, layout=layout, differentiable=differentiable)
+    run_many = capture_many(model, [layer], select=select, layout=layout, call=call, differentiable=differentiable)
 
     def run(inputs: Inputs, target: Target = None) -> Captured:
         (captured,) = run_many(inputs, target).values()
@@ -114,7 +134,8 @@ def capture_many(
     layers: Sequence[str | nn.Module],
     *,
     select: Select | None = None,
-    layout: Layout | None = None,
+    layout: AnyLayout = None,
+    call: Call | None = None,
     differentiable: bool = False,
 ) -> Callable[..., dict[str, Captured]]:
     """Capture several layers with one forward and one backward.
@@ -123,7 +144,8 @@ def capture_many(
         model: any module; see `capture`.
         layers: dotted names or modules; one may lie inside another.
         select: as for `capture`, for every layer.
-        layout: as for `capture`, for every layer.
+        layout: as for `capture`, for every layer; "auto" finds each its own.
+        call: as for `capture`, for every layer.
         differentiable: as for `capture`.
 
     Returns:
@@ -137,19 +159,40 @@ def capture_many(
     """
     plant = _planter(model, layers)
     ahead = plant()
+    model = bare(model)
 
     def run(inputs: Inputs, target: Target = None) -> dict[str, Captured]:
         score = as_score(target)
         keep = differentiable and torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
             if torch.compiler.is_compiling():
-                activations, grads, outputs = _pull_back(ahead, inputs, score, select)
+                activations, grads, outputs = _pull_back(ahead, inputs, score, select, call)
             else:
-                activations, grads, outputs = _differentiate(plant(), inputs, score, select, keep)
-        to_map = layout.to_map if layout else (lambda raw: raw)
-        return {name: Captured(to_map(activations[name]), to_map(grads[name]), outputs) for name in activations}
+                activations, grads, outputs = _differentiate(plant(), inputs, score, select, call, keep)
+        return {
+            name: Captured(
+                _maps(model, name, raw, raw, inputs, layout),
+                _maps(model, name, grads[name], raw, inputs, layout),
+                outputs,
+            )
+            for name, raw in activations.items()
+        }
 
     return run
+
+
+def _maps(
+    model: nn.Module, name: str, values: list[Tensor], raw: list[Tensor], inputs: Inputs, layout: AnyLayout
+) -> Tensor:
+    """Lay out what the chosen calls gave, and join them along the channels."""
+    maps = []
+    for value, like in zip(values, raw):
+        found = settle(layout, model, name, like, inputs)
+        maps.append(found.to_map(value) if found else value)
+    if len({(*one.shape[:1], *one.shape[2:]) for one in maps}) > 1:
+        shapes = ", ".join(str(tuple(one.shape)) for one in maps)
+        raise CaptureError(f"layer {name!r}: its calls give {shapes}, which do not join: take one, as in call=0")
+    return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
 
 
 class _Slot:
@@ -170,6 +213,7 @@ class _Cut:
 def _planter(model: nn.Module, layers: Sequence[str | nn.Module]) -> Callable[[], _Cut]:
     """Check the layers now; return what makes a fresh cut, so that calls share no state and see the model as it is."""
     names = tuple(layer_name(model, layer) for layer in layers)
+    model = bare(model)
     if not names:
         raise CaptureError("expected at least one layer, got an empty list")
 
@@ -188,49 +232,68 @@ def _hand_over(name: str, slot: _Slot) -> Callable[[nn.Module, Any, Any], Any]:
     return lambda module, args, output: slot.tap(name, output)
 
 
+_Point: TypeAlias = tuple[str, int]
+"""A layer and which of its runs."""
+
+
 def _forward(
-    cut: _Cut, inputs: Inputs, select: Select | None, delta: Callable[[str, Tensor], Tensor] | None = None
-) -> tuple[Any, dict[str, Tensor]]:
+    cut: _Cut,
+    inputs: Inputs,
+    select: Select | None,
+    wanted: Call | None,
+    delta: Callable[[_Point, Tensor], Tensor] | None = None,
+) -> tuple[Any, dict[str, list[Tensor]]]:
     """Run the graft; keep a copy of each layer's output, and hand the network the output plus its delta."""
-    calls = dict.fromkeys(cut.names, 0)
-    activations: dict[str, Tensor] = {}
+    activations: dict[str, list[Tensor]] = {name: [] for name in cut.names}
 
     def tap(name: str, output: Any) -> Any:
-        calls[name] += 1
         picked = floating(name, chosen_tensor(name, output, select))
-        activations[name] = picked.clone()
-        return output if delta is None else swapped(output, picked, picked + delta(name, picked))
+        activations[name].append(picked.clone())
+        point = name, len(activations[name]) - 1
+        return output if delta is None else swapped(output, picked, picked + delta(point, picked))
 
     cut.slot.tap = tap
-    outputs = call(cut.graft, copied(inputs))
+    outputs = run_on(cut.graft, copied(inputs))
     del cut.slot.tap
-    for name in cut.names:
-        ran_once(name, calls[name], cut.graft.root)
-    return outputs, {name: activations[name] for name in cut.names}
+    return outputs, {
+        name: [found[i] for i in chosen_calls(name, len(found), wanted, cut.graft.root)]
+        for name, found in activations.items()
+    }
+
+
+def _points(cut: _Cut, deltas: Mapping[_Point, Tensor], wanted: Call | None) -> list[_Point]:
+    ran = Counter(name for name, _ in deltas)
+    return [(name, i) for name in cut.names for i in chosen_calls(name, ran[name], wanted, cut.graft.root)]
+
+
+def _by_layer(cut: _Cut, points: list[_Point], values: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    return {name: [value for point, value in zip(points, values) if point[0] == name] for name in cut.names}
 
 
 def _differentiate(
-    cut: _Cut, inputs: Inputs, score: ScoreFn, select: Select | None, create_graph: bool
-) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], Any]:
+    cut: _Cut, inputs: Inputs, score: ScoreFn, select: Select | None, wanted: Call | None, create_graph: bool
+) -> tuple[Mapping[str, list[Tensor]], Mapping[str, list[Tensor]], Any]:
     """Differentiate the score in a zero added to each layer's output, at a level of differentiation of its own.
 
     `vjp` opens the level, in a scalar: the shapes of the deltas are known only once the layers have run.
     """
     structure: list[Any] = []
+    points: list[_Point] = []
 
-    def at_own_level(seed: Tensor) -> tuple[Tensor, tuple[list[Tensor], list[Tensor], list[Tensor]]]:
-        deltas: dict[str, Tensor] = {}
+    def at_own_level(seed: Tensor) -> tuple[Tensor, tuple[dict[str, list[Tensor]], list[Tensor], list[Tensor]]]:
+        deltas: dict[_Point, Tensor] = {}
 
-        def delta(name: str, output: Tensor) -> Tensor:
-            deltas[name] = seed.to(output).expand_as(output)
-            return deltas[name]
+        def delta(point: _Point, output: Tensor) -> Tensor:
+            deltas[point] = seed.to(output).expand_as(output)
+            return deltas[point]
 
-        outputs, activations = _forward(cut, inputs, select, delta)
-        scores = one_score_a_sample(score(outputs), batch_sizes(inputs, activations.values()))
+        outputs, activations = _forward(cut, inputs, select, wanted, delta)
+        scores = one_score_a_sample(score(outputs), batch_sizes(inputs, _flat(activations)))
+        differentiable_tail(scores, cut.graft.root)
         tensors, rebuild = tensors_of(outputs)
         structure.append(rebuild)
-        wanted = [deltas[name] for name in activations]
-        return seed, (list(activations.values()), _gradients(scores, wanted, create_graph), tensors)
+        points.extend(_points(cut, deltas, wanted))
+        return seed, (activations, _gradients(scores, [deltas[point] for point in points], create_graph), tensors)
 
     kept: Any
     try:
@@ -244,7 +307,11 @@ def _differentiate(
         if not create_graph:
             kept = pytree.tree_map(lambda tensor: tensor.detach(), kept)
     activations, grads, tensors = kept
-    return dict(zip(cut.names, activations)), dict(zip(cut.names, grads)), structure[0](tensors)
+    return activations, _by_layer(cut, points, grads), structure[0](tensors)
+
+
+def _flat(activations: Mapping[str, list[Tensor]]) -> list[Tensor]:
+    return [value for values in activations.values() for value in values]
 
 
 def _gradients(scores: Tensor, deltas: list[Tensor], create_graph: bool) -> list[Tensor]:
@@ -256,23 +323,30 @@ def _gradients(scores: Tensor, deltas: list[Tensor], create_graph: bool) -> list
 
 
 def _pull_back(
-    cut: _Cut, inputs: Inputs, score: ScoreFn, select: Select | None
-) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], Any]:
+    cut: _Cut, inputs: Inputs, score: ScoreFn, select: Select | None, wanted: Call | None
+) -> tuple[Mapping[str, list[Tensor]], Mapping[str, list[Tensor]], Any]:
     """Do the same by a pullback, which can be compiled; the first forward, needed for its shapes, is dropped there."""
-    _, first = _forward(cut, inputs, select)
-    zeros = {name: torch.zeros(a.shape, dtype=a.dtype, device=a.device) for name, a in first.items()}
+    _, first = _forward(cut, inputs, select, "all" if wanted is not None else None)
+    zeros = {
+        name: [torch.zeros(a.shape, dtype=a.dtype, device=a.device) for a in calls] for name, calls in first.items()
+    }
     structure: list[Any] = []
 
-    def scores_of(deltas: dict[str, Tensor]) -> tuple[Tensor, tuple[dict[str, Tensor], list[Tensor]]]:
-        outputs, activations = _forward(cut, inputs, select, lambda name, output: deltas[name])
+    def scores_of(deltas: Any) -> tuple[Tensor, tuple[dict[str, list[Tensor]], list[Tensor]]]:
+        outputs, activations = _forward(cut, inputs, select, wanted, lambda point, output: deltas[point[0]][point[1]])
         tensors, rebuild = tensors_of(outputs)
         structure.append(rebuild)
-        return one_score_a_sample(score(outputs), batch_sizes(inputs, activations.values())), (activations, tensors)
+        scores = one_score_a_sample(score(outputs), batch_sizes(inputs, _flat(activations)))
+        return scores, (activations, tensors)
 
     found: Any = vjp(scores_of, zeros, has_aux=True)
     scores, pullback, (activations, tensors) = found
     (grads,) = pullback(torch.ones_like(scores))
-    return activations, grads, structure[0](tensors)
+    picked = {
+        name: [all_calls[i] for i in chosen_calls(name, len(all_calls), wanted, cut.graft.root)]
+        for name, all_calls in grads.items()
+    }
+    return activations, picked, structure[0](tensors)
 
 
 def tensors_of(outputs: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -16,14 +17,41 @@ class CaptureError(ValueError):
     """A layer cannot be captured as asked; the message says what to ask instead."""
 
 
+def bare(model: nn.Module) -> nn.Module:
+    """Take a model out of the wrappers that run it as a whole: `torch.compile`, `DataParallel` and its kin."""
+    while (inner := wrapped(model)) is not None:
+        model = inner
+    return model
+
+
+def wrapped(module: nn.Module) -> nn.Module | None:
+    """Return what a wrapper wraps; None for any other module."""
+    inner = None
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inner = module.module
+    elif type(module).__name__ == "OptimizedModule":
+        # torch's class for compiled modules, known by name since its import takes seconds
+        inner = getattr(module, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else None
+
+
 def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
     """Dotted name of `layer` in `model`, which may be given by that name or as the module itself."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {describe(model)}")
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise CaptureError("the model has lazy modules that never ran: call it once on real inputs, then capture")
+    away = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
+    if away:
+        raise CaptureError(
+            f"the parameter {away!r} is on the meta device, without data: it was never loaded, or is offloaded. Load "
+            "the whole model on one device first, for example without device_map, or model.to_empty(device='cpu') and "
+            "load_state_dict"
+        )
+    inner = bare(model)
     if isinstance(layer, nn.Module):
-        found = [name for name, module in model.named_modules() if module is layer]
+        layer = inner if layer is model else bare(layer)
+        found = [name for name, module in inner.named_modules() if module is layer]
         if found:
             return str(found[0])
         raise CaptureError(
@@ -32,9 +60,13 @@ def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
         )
     if not isinstance(layer, str):
         raise TypeError(f"layer: expected a dotted name or a module, got {type(layer).__name__}")
-    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    names = [name for name, _ in inner.named_modules(remove_duplicate=False)]
     if layer in names:
         return layer
+    # a dotted name as the wrapper around the model has it
+    short = re.sub(r"^((_orig_mod|module)(\.|$))+", "", layer)
+    if inner is not model and short in names:
+        return short
     raise CaptureError(f"{type(model).__name__} has no layer {layer!r}. {near(layer, names)}")
 
 
@@ -48,20 +80,41 @@ def near(name: str, names: Iterable[str]) -> str:
     return f"It has {', '.join(map(repr, known[:8]))}{' ...' if len(known) > 8 else ''}."
 
 
-def ran_once(name: str, calls: int, model: nn.Module) -> None:
-    """Refuse a layer that ran never or several times in one forward."""
-    if calls == 1:
-        return
-    if calls == 0:
+def chosen_calls(name: str, ran: int, call: Any, model: nn.Module) -> list[int]:
+    """Which of the runs of a layer in one forward are meant; refuse one that ran never, or several times unasked."""
+    if ran == 0:
         inside = [other for other, _ in model.named_modules() if other.startswith(name + ".")]
         raise CaptureError(
             f"layer {name!r} never ran in this forward: it is a container whose parts are called one by one, a branch "
             f"that was not taken, or replaced by a fused kernel.{' ' + near(name, inside) if inside else ''}"
         )
-    raise CaptureError(
-        f"layer {name!r} ran {calls} times in this forward, so its activations are ambiguous. Take a layer that runs "
-        "once: the block around it, or a neighbor of its own."
-    )
+    if call == "all":
+        return list(range(ran))
+    if call is None:
+        if ran == 1:
+            return [0]
+        raise CaptureError(
+            f"layer {name!r} ran {ran} times in this forward, so its activations are ambiguous. Say which run is "
+            f"meant, call=0 to call={ran - 1}, or call='all'; or take a layer that runs once, the block around it."
+        )
+    if not isinstance(call, int) or isinstance(call, bool):
+        raise TypeError(f"call: expected an index, 'all' or None, got {call!r}")
+    if not -ran <= call < ran:
+        raise CaptureError(f"call={call} is out of range: layer {name!r} ran {ran} times, call=0 to call={ran - 1}")
+    return [call % ran]
+
+
+def differentiable_tail(scores: Tensor, model: nn.Module) -> None:
+    """Refuse a network whose quantized modules cut the score off from the layer: their outputs have no derivative."""
+    if scores.requires_grad:
+        return
+    cut = next((name for name, module in model.named_modules() if "quantized" in type(module).__module__), None)
+    if cut is not None:
+        raise CaptureError(
+            f"the score has no derivative at the layer, for {cut!r} is a quantized module, which has none. Take a "
+            "method without gradients (ablation_cam, recipro_cam, score_cam, eigen_cam), or the model before it was "
+            "quantized"
+        )
 
 
 def chosen_tensor(name: str, output: Any, select: Any) -> Tensor:
@@ -72,6 +125,12 @@ def chosen_tensor(name: str, output: Any, select: Any) -> Tensor:
         leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
         if len(leaves) == 1:
             return leaves[0]
+        final = output.get("last_hidden_state") if isinstance(output, dict) else None
+        if isinstance(final, Tensor):
+            return final
+        maps = _without_attention([leaf for leaf in leaves if leaf.ndim > 2 and leaf.is_floating_point()])
+        if len(maps) == 1:
+            return maps[0]
         raise CaptureError(
             f"layer {name!r} returns {describe(output)}: say which tensor is meant, "
             "as in select=0, select='hidden_states' or select=lambda output: output[0]."
@@ -88,6 +147,12 @@ def chosen_tensor(name: str, output: Any, select: Any) -> Tensor:
             f"it gave {describe(picked)}"
         )
     return picked
+
+
+def _without_attention(tensors: list[Tensor]) -> list[Tensor]:
+    """Leave out the (B, heads, N, N) that transformers return beside tokens (B, N, C)."""
+    matrices = {(tokens.shape[0], tokens.shape[1], tokens.shape[1]) for tokens in tensors if tokens.ndim == 3}
+    return [x for x in tensors if x.ndim != 4 or (x.shape[0], *x.shape[2:]) not in matrices]
 
 
 def floating(name: str, activations: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ._capture import tensors_of
-from ._check import batch_sizes, chosen_tensor, describe, floating, layer_name, one_score_a_sample, ran_once
+from ._check import bare, batch_sizes, chosen_calls, chosen_tensor, describe, floating, layer_name, one_score_a_sample
 from ._graft import call, copied, graft, swapped
-from ._types import Captured, Inputs, Layout, Select, Target
+from ._reading import settle
+from ._types import AnyLayout, Captured, Inputs, Select, Target
 from .targets import as_score
 
 Targets = Sequence[Target] | Callable[[Any], Tensor]
@@ -22,7 +23,7 @@ def capture_each(
     layer: str | nn.Module,
     *,
     select: Select | None = None,
-    layout: Layout | None = None,
+    layout: AnyLayout = None,
 ) -> Callable[[Inputs, Targets], Captured]:
     """Capture a layer for several targets: one forward, and one backward a target.
 
@@ -53,7 +54,7 @@ def capture_each(
         >>> torch.vmap(grad_cam, in_dims=(None, 0))(activations, grads).shape
         torch.Size([3, 2, 6, 6])
     """
-    name = layer_name(model, layer)
+    name, model = layer_name(model, layer), bare(model)
 
     def run(inputs: Inputs, targets: Targets) -> Captured:
         module = model.get_submodule(name)
@@ -70,12 +71,13 @@ def capture_each(
         cut.owned[id(module)].register_forward_hook(tap)
         with torch.inference_mode(False), torch.enable_grad():
             outputs = call(cut, copied(inputs))
-            ran_once(name, len(kept), cut.root)
+            chosen_calls(name, len(kept), None, cut.root)
             ((activations, leaf),) = kept
             rows = _scores(outputs, targets, batch_sizes(inputs, [activations]))
             grads = [_gradient(row, leaf) for row in rows]
         tensors, rebuild = tensors_of(outputs)
-        to_map = layout.to_map if layout else (lambda raw: raw)
+        found = settle(layout, model, name, activations, inputs)
+        to_map = found.to_map if found else (lambda raw: raw)
         return Captured(
             to_map(activations), torch.stack([to_map(row) for row in grads]), rebuild([t.detach() for t in tensors])
         )

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ._capture import capture, observe
-from ._check import describe, layer_name, spatial_map
+from ._check import bare, describe, layer_name, spatial_map
 from ._folded import Folded
-from ._graft import call, copied, floating_leaves, graft
+from ._graft import call as run_on
+from ._graft import copied, floating_leaves, graft
 from ._resume import record, repeated
-from ._types import Inputs, Layout, ScoreFn, Select, Target
+from ._types import AnyLayout, Call, Inputs, ScoreFn, Select, Target
 from .targets import pin
 
 CONTEXT = ("tail", "forward", "inputs", "chunk_size", "progress")
@@ -28,7 +29,8 @@ def explainer(
     layer: str | nn.Module,
     *,
     select: Select | None = None,
-    layout: Layout | None = None,
+    layout: AnyLayout = "auto",
+    call: Call | None = None,
     chunk_size: int | Literal["auto"] | None = None,
     progress: Callable[[int, int], None] | None = None,
     differentiable: bool = False,
@@ -45,7 +47,9 @@ def explainer(
         model: any module; left exactly as it is.
         layer: a dotted name as in `model.named_modules()`, or the module itself.
         select: which tensor, where the layer returns a tuple or a dict.
-        layout: turns the layer's own shape into (B, C, *spatial), and back.
+        layout: turns the layer's own shape into (B, C, *spatial), and back; "auto" finds it, as `layout.find`, and None
+            takes the layer's output as it is.
+        call: which of several runs of the layer in one forward, or "all", as for `capture`.
         chunk_size: how many perturbed forwards run at once, for the methods that perturb: a number, or "auto" for what
             fits a quarter of the free memory; None leaves it to the method.
         progress: told (done, in all) after each chunk of perturbed forwards, for the methods that perturb.
@@ -67,9 +71,11 @@ def explainer(
     """
     name = layer_name(model, layer)
     asked = _asked(method)
-    see = observe(model, name, select=select, layout=layout, differentiable=differentiable)
-    derive = capture(model, name, select=select, layout=layout, differentiable=differentiable)
-    cut = record(model, name, select=select, layout=layout)
+    model = bare(model)
+    what: dict[str, Any] = {"select": select, "layout": layout, "call": call}
+    see = observe(model, name, **what, differentiable=differentiable)
+    derive = capture(model, name, **what, differentiable=differentiable)
+    cut = record(model, name, **what)
 
     def explain(inputs: Inputs, target: Target = None) -> Tensor:
         recorded = cut(inputs) if "tail" in asked.context else None
@@ -90,7 +96,7 @@ def explainer(
             together = Folded(model)
             context["forward"] = _scores(
                 model,
-                lambda x: call(graft(model, _nothing), copied(rebuild(x))),
+                lambda x: run_on(graft(model, _nothing), copied(rebuild(x))),
                 score,
                 many=lambda x: together(copied(rebuild(x))),
             )

@@ -14,7 +14,7 @@ from ._capture import capture_many
 from ._check import CaptureError, layer_name, near, spatial_map
 from ._explain import _asked, explainer
 from ._maps import resize, safe_divide, widen
-from ._types import Inputs, Layout, Select, Target
+from ._types import AnyLayout, Inputs, Select, Target
 
 Fusion: TypeAlias = Literal["mean", "max", "tanh_max", "product", "weighted"]
 """What makes one map of several."""
@@ -138,7 +138,7 @@ def fuse(
     gamma: float = 2.0,
     weights: Sequence[float] | Tensor | None = None,
     select: Select | None = None,
-    layout: Layout | None = None,
+    layout: AnyLayout = "auto",
     chunk_size: int | Literal["auto"] | None = None,
     progress: Callable[[int, int], None] | None = None,
     differentiable: bool = False,

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
+
+from ._check import wrapped
 
 _OWN = (
     "_modules",
@@ -83,6 +86,16 @@ def _visit(
     """Return what stands for `module` in the graft: itself, where nothing below it moved."""
     if id(module) in seen:
         return seen[id(module)]
+    inner = wrapped(module)
+    if inner is not None:
+        # a wrapper calls what it wraps, never a copy of it, and compiled code refuses a level of differentiation
+        within = _visit(inner, wanted, owned, seen)
+        if within is inner and wanted(module):
+            within = owned[id(inner)] = seen[id(inner)] = shallow_copy(inner)
+        if within is not inner:
+            owned[id(module)] = within
+        seen[id(module)] = within
+        return within
     children = {
         name: None if child is None else _visit(child, wanted, owned, seen) for name, child in module._modules.items()
     }
@@ -102,6 +115,10 @@ def shallow_copy(module: nn.Module) -> nn.Module:
     copy: nn.Module = object.__new__(type(module))
     copy.__dict__.update(module.__dict__)
     copy.__dict__.update({key: type(module.__dict__[key])(module.__dict__[key]) for key in _OWN})
+    forward = module.__dict__.get("forward")
+    if isinstance(forward, MethodType) and forward.__self__ is module:
+        # an instance with a forward of its own, which would run the original's children
+        copy.__dict__["forward"] = MethodType(forward.__func__, copy)
     return copy
 
 

@@ -13,7 +13,7 @@ from ._check import layer_name, spatial_map
 from ._explain import _asked, _images
 from ._maps import gauss_legendre, widen
 from ._resume import record
-from ._types import Inputs, Layout, ScoreFn, Select, Tail, Target
+from ._types import AnyLayout, Inputs, ScoreFn, Select, Tail, Target
 from ._variants import Variant, explain_variants
 from .targets import pin
 
@@ -38,7 +38,7 @@ def path_integral(
     sigma: float = 0.0,
     generator: torch.Generator | None = None,
     select: Select | None = None,
-    layout: Layout | None = None,
+    layout: AnyLayout = "auto",
     chunk_size: int | None = None,
 ) -> Callable[..., Tensor]:
     """Compose a gradient method with a layer, its gradient averaged over the paths from baselines to the sample.

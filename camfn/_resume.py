@@ -11,13 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ._check import batch_sizes, chosen_tensor, layer_name, ran_once, shapes_agree
-from ._graft import answer, call, copied, graft, lifted, zero_like
-from ._types import Inputs, Layout, Select, Tail
+from ._check import CaptureError, bare, batch_sizes, chosen_calls, chosen_tensor, layer_name, shapes_agree
+from ._graft import answer, copied, graft, lifted, zero_like
+from ._graft import call as run_on
+from ._reading import settle
+from ._types import AnyLayout, Call, Inputs, Layout, Select, Tail
 
 
 def resume(
-    model: nn.Module, layer: str | nn.Module, *, select: Select | None = None, layout: Layout | None = None
+    model: nn.Module,
+    layer: str | nn.Module,
+    *,
+    select: Select | None = None,
+    layout: AnyLayout = None,
+    call: Call | None = None,
 ) -> Callable[[Inputs], Tail]:
     """Cut a model at a layer, and give the part after the cut as a function.
 
@@ -30,7 +37,9 @@ def resume(
         model: any module; left exactly as it is.
         layer: a dotted name as in `model.named_modules()`, or the module itself.
         select: which tensor, where the layer returns a tuple or a dict: an index, a key or a function.
-        layout: the tail then takes activations as (B, C, *spatial), and puts them back into the layer's own shape.
+        layout: the tail then takes activations as (B, C, *spatial), and puts them back into the layer's own shape;
+            "auto" finds it, as `layout.find`.
+        call: as for `capture`. The earlier runs of the layer are replayed too, the later ones run again.
 
     Returns:
         A function of the inputs that returns the tail: activations to outputs.
@@ -46,7 +55,7 @@ def resume(
         >>> torch.equal(tail(net[0](images)), net(images))
         True
     """
-    run = record(model, layer, select=select, layout=layout)
+    run = record(model, layer, select=select, layout=layout, call=call)
     return lambda inputs: run(inputs).tail
 
 
@@ -67,32 +76,39 @@ class Recorded(NamedTuple):
 
 
 def record(
-    model: nn.Module, layer: str | nn.Module, *, select: Select | None = None, layout: Layout | None = None
+    model: nn.Module,
+    layer: str | nn.Module,
+    *,
+    select: Select | None = None,
+    layout: AnyLayout = None,
+    call: Call | None = None,
 ) -> Callable[[Inputs], Recorded]:
     """Cut a model at a layer and keep both sides: `resume`, with the activations and outputs of its one forward."""
-    name = layer_name(model, layer)
+    name, model = layer_name(model, layer), bare(model)
 
     def run(inputs: Inputs) -> Recorded:
-        recorder = _Recorder(model, name)
         with torch.inference_mode(False), torch.no_grad():
+            at = _first_call(model, name, call, inputs)
+            recorder = _Recorder(model, name, at, call)
             outputs = recorder.run(copied(inputs))
-        answers, cut, given = recorder.settled()
-        raw = chosen_tensor(name, cut.value(), select)
-        batches = batch_sizes(inputs, [raw])
+        answers, earlier, cuts, given = recorder.settled()
+        raws = [chosen_tensor(name, cut.value(), select) for cut in cuts]
+        layouts = [settle(layout, model, name, raw, inputs) for raw in raws]
+        maps = [found.to_map(raw) if found else raw for raw, found in zip(raws, layouts)]
+        batches = batch_sizes(inputs, raws)
         lift_all = repeat = False
 
         def tail(activations: Tensor) -> Any:
             nonlocal lift_all, repeat
-            own, times = _own(activations, raw, layout)
-            shapes_agree(f"tail at layer {name!r}, beyond the batch", own.shape[1:], raw.shape[1:])
+            owns, times = _owns(name, activations, raws, layouts, maps)
             while True:
-                change = _Change(own, lift_all, times, batches)
+                change = _Change(owns[0], lift_all, times, batches)
                 start = given.value(change)
                 if not repeat:
                     # most tails read no recorded value: copies for those that do, once they have complained
                     change = change._replace(batches=batches & {1})
                 try:
-                    return _replay(model, name, answers, start, cut, raw, change)
+                    return _replay(model, name, answers, start, _Runs(earlier, cuts, raws, owns), change)
                 except torch.OutOfMemoryError:
                     raise
                 except RuntimeError as error:
@@ -103,9 +119,31 @@ def record(
                     else:
                         raise
 
-        return Recorded(layout.to_map(raw) if layout else raw, outputs, tail, _convolves(model, name, answers))
+        joined = maps[0] if len(maps) == 1 else _joined(name, maps)
+        return Recorded(joined, outputs, tail, _convolves(model, name, answers))
 
     return run
+
+
+def _joined(name: str, maps: list[Tensor]) -> Tensor:
+    if len({(*one.shape[:1], *one.shape[2:]) for one in maps}) > 1:
+        shapes = ", ".join(str(tuple(one.shape)) for one in maps)
+        raise CaptureError(f"layer {name!r}: its calls give {shapes}, which do not join: take one, as in call=0")
+    return torch.cat(maps, 1)
+
+
+def _first_call(model: nn.Module, name: str, call: Call | None, inputs: Inputs) -> int:
+    """Index of the run to cut at; one that is counted from the end takes a forward to count."""
+    if call is None or call == "all":
+        return 0
+    if call >= 0:
+        return call
+    ran: list[int] = []
+    layer = model.get_submodule(name)
+    counting = graft(model, lambda module: module is layer)
+    counting.owned[id(layer)].register_forward_hook(lambda module, args, output: ran.append(1))
+    run_on(counting, copied(inputs))
+    return chosen_calls(name, len(ran), call, model)[0]
 
 
 def _convolves(model: nn.Module, name: str, answers: dict[int, list[_Kept]]) -> bool:
@@ -122,12 +160,18 @@ def repeated(leaf: Any, times: int, batches: set[int]) -> Any:
     return leaf.expand(times, *leaf.shape[1:]) if leaf.shape[0] == 1 else leaf.repeat(times, *(1,) * (leaf.ndim - 1))
 
 
-def _own(activations: Tensor, raw: Tensor, layout: Layout | None) -> tuple[Tensor, int]:
-    """Activations in the layer's own shape, and how many batches they are."""
-    if layout is None:
-        return activations, activations.shape[0] // raw.shape[0]
-    times = activations.shape[0] // layout.to_map(raw).shape[0]
-    return layout.from_map(activations, repeated(raw, times, {raw.shape[0]})), times
+def _owns(
+    name: str, activations: Tensor, raws: list[Tensor], layouts: list[Layout | None], maps: list[Tensor]
+) -> tuple[list[Tensor], int]:
+    """Activations in the layer's own shape, one for each run that is cut, and how many batches they are."""
+    parts = [activations] if len(raws) == 1 else list(torch.split(activations, [one.shape[1] for one in maps], 1))
+    owns, times = [], 1
+    for part, raw, layout, like in zip(parts, raws, layouts, maps):
+        times = part.shape[0] // like.shape[0]
+        own = layout.from_map(part, repeated(raw, times, {raw.shape[0]})) if layout else part
+        shapes_agree(f"tail at layer {name!r}, beyond the batch", own.shape[1:], raw.shape[1:])
+        owns.append(own)
+    return owns, times
 
 
 class _Change(NamedTuple):
@@ -194,7 +238,7 @@ class _Recorder:
     value, and only those of the network itself make a value one that replays have to copy.
     """
 
-    def __init__(self, model: nn.Module, name: str) -> None:
+    def __init__(self, model: nn.Module, name: str, at: int = 0, call: Call | None = None) -> None:
         layer = model.get_submodule(name)
         aliases = [other for other, module in model.named_modules(remove_duplicate=False) if module is layer]
         ancestors = {
@@ -203,8 +247,9 @@ class _Recorder:
             for i in range(len(parts))
         }
         inside = {id(module) for module in layer.modules()}
-        self.name, self.depth, self.calls = name, 0, 0
-        self.cut: _Value | None = None
+        self.name, self.at, self.call, self.depth, self.calls = name, at, call, 0, 0
+        self.earlier: list[_Value] = []
+        self.cuts: list[_Value] = []
         self.leaves: dict[int, _Leaf] = {}
         self.entered: list[tuple[_Leaf, int]] = []
         self.answers: defaultdict[int, list[_Value]] = defaultdict(list)
@@ -213,13 +258,15 @@ class _Recorder:
         for key in outside:
             self.graft.owned[key].register_forward_pre_hook(self.enter, with_kwargs=True)
             self.graft.owned[key].register_forward_hook(self.leave(key), prepend=True)
+        if at:
+            self.graft.owned[id(layer)].register_forward_pre_hook(self.enter, with_kwargs=True)
         self.graft.owned[id(layer)].register_forward_hook(self.reach)
 
     def run(self, inputs: Any) -> Any:
         self.given = self.keep(inputs)
         try:
-            outputs = call(self.graft, inputs)
-            ran_once(self.name, self.calls, self.graft.root)
+            outputs = run_on(self.graft, inputs)
+            chosen_calls(self.name, self.calls, self.call, self.graft.root)
         finally:
             # its hooks hold the recorder: without this the tensors would wait for the next collection
             del self.graft
@@ -236,34 +283,41 @@ class _Recorder:
         return known
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self.cut is None and self.depth == 0:
+        if not self.cuts and self.depth == 0:
             known = [self.leaves[id(item)] for item in pytree.tree_leaves((args, kwargs)) if id(item) in self.leaves]
             self.entered = [(leaf, leaf.tensor._version) for leaf in known]
-        self.depth += self.cut is None
+        self.depth += not self.cuts
 
     def leave(self, key: int) -> Callable[[nn.Module, Any, Any], None]:
         def left(module: nn.Module, args: Any, output: Any) -> None:
-            if self.cut is not None:
+            if self.cuts:
                 return
             self.depth -= 1
             if self.depth:
                 return
-            for leaf, version in self.entered:
-                if leaf.version == version != leaf.tensor._version:
-                    leaf.refresh()
+            self.see_writes()
             self.answers[key].append(self.keep(output))
 
         return left
 
+    def see_writes(self) -> None:
+        for leaf, version in self.entered:
+            if leaf.version == version != leaf.tensor._version:
+                leaf.refresh()
+
     def reach(self, module: nn.Module, args: Any, output: Any) -> None:
         self.calls += 1
-        if self.cut is None:
-            self.cut = self.keep(output)
+        if self.calls <= self.at:
+            self.depth -= 1
+            self.see_writes()
+            self.earlier.append(self.keep(output))
+        elif not self.cuts or self.call == "all":
+            self.cuts.append(self.keep(output))
 
-    def settled(self) -> tuple[dict[int, list[_Kept]], _Kept, _Kept]:
-        assert self.cut is not None
+    def settled(self) -> tuple[dict[int, list[_Kept]], list[_Kept], list[_Kept], _Kept]:
         answers = {key: [_settle(value) for value in values] for key, values in self.answers.items()}
-        return answers, _settle(self.cut), _settle(self.given)
+        earlier, cuts = ([_settle(value) for value in values] for values in (self.earlier, self.cuts))
+        return answers, earlier, cuts, _settle(self.given)
 
 
 def _settle(value: _Value) -> _Kept:
@@ -273,30 +327,57 @@ def _settle(value: _Value) -> _Kept:
     return _Kept(plain, written, spec)
 
 
+class _Runs(NamedTuple):
+    """The layer's runs up to the last that is cut.
+
+    Attributes:
+        earlier: values of those before the cut.
+        cuts: values of those that are cut.
+        raws: the tensor that is meant, in each of these.
+        owns: what stands in its place.
+    """
+
+    earlier: list[_Kept]
+    cuts: list[_Kept]
+    raws: list[Tensor]
+    owns: list[Tensor]
+
+    def outputs(self, change: _Change) -> list[Any]:
+        """What the layer answers, run by run."""
+        answers = [kept.value(change) for kept in self.earlier]
+        for cut, raw, own in zip(self.cuts, self.raws, self.owns):
+            put = own.clone() if any(cut.written) else own
+            answers.append(
+                pytree.tree_map(
+                    lambda leaf, raw=raw, put=put: put if leaf is raw else repeated(leaf, change.times, change.batches),
+                    cut.value(),
+                )
+            )
+        return answers
+
+
 def _replay(
-    model: nn.Module,
-    name: str,
-    answers: dict[int, list[_Kept]],
-    inputs: Any,
-    cut: _Kept,
-    raw: Tensor,
-    change: _Change,
+    model: nn.Module, name: str, answers: dict[int, list[_Kept]], inputs: Any, runs: _Runs, change: _Change
 ) -> Any:
     """Run the model with recorded modules answering from the record, and the layer answering what it changed to."""
     layer = model.get_submodule(name)
     replaying = graft(model, lambda module: id(module) in answers or module is layer, zero_like(change.own))
-    own = change.own.clone() if any(cut.written) else change.own
-    output = pytree.tree_map(
-        lambda leaf: own if leaf is raw else repeated(leaf, change.times, change.batches), cut.value()
-    )
     for key, values in answers.items():
         module = replaying.owned[key]
         answer(module, _answer(values, change, module.forward))
     at_cut = replaying.owned[id(layer)]
-    answer(at_cut, lambda *args, **kwargs: output)
-    at_cut.register_forward_hook(lambda module, args, changed_by_other_hooks: output)
+    outputs, forward, ran = runs.outputs(change), at_cut.forward, count()
+    after = count()
+    answer(
+        at_cut,
+        lambda *args, **kwargs: outputs[i] if (i := next(ran)) < len(outputs) else forward(*args, **kwargs),
+    )
+    # whatever other hooks made of it
+    at_cut.register_forward_hook(
+        lambda module, args, changed: outputs[i] if (i := next(after)) < len(outputs) else changed
+    )
     try:
-        return call(replaying, inputs)
+        return run_on(replaying, inputs)
     finally:
         # a module that holds a function which holds the module would keep its tensors until the next collection
         for module in replaying.owned.values():

@@ -12,7 +12,7 @@ from ._capture import capture
 from ._check import layer_name, spatial_map
 from ._explain import _asked, _images
 from ._maps import resize, widen
-from ._types import Inputs, Layout, Select, Target
+from ._types import AnyLayout, Inputs, Select, Target
 from .targets import logits_of, pin
 
 
@@ -25,7 +25,7 @@ def multi_scale(
     size: Sequence[int] | None = None,
     agree: bool | None = None,
     select: Select | None = None,
-    layout: Layout | None = None,
+    layout: AnyLayout = "auto",
 ) -> Callable[..., Tensor]:
     """Compose a method with a layer whose activations and gradients are averaged over sizes of the image (CAMERAS).
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -47,6 +47,14 @@ class Layout(NamedTuple):
 
     to_map: Callable[[Tensor], Tensor]
     from_map: Callable[[Tensor, Tensor], Tensor]
+
+
+AnyLayout: TypeAlias = "Layout | Literal['auto'] | None"
+"""A layout, "auto" to find it, or None where a layer's output is (B, C, *spatial) already."""
+
+
+Call: TypeAlias = "int | Literal['all']"
+"""Which run of a layer that runs several times in one forward: by index, or all of them."""
 
 
 class Method(Protocol):

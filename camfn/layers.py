@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ._capture import capture_many
-from ._check import CaptureError, describe
-from ._graft import call, copied, floating_leaves, graft
+from ._check import CaptureError, bare, describe
+from ._graft import call, copied, graft
+from ._reading import Reading, image_of, readings
 from ._types import Inputs, Layout, Target
-from .layout import Reading, read
 
 _PASSES_ON = re.compile("dropout|droppath|identity")
-_NO_FEATURES = re.compile("(max|avg|adaptive|lp|blur).*pool|permute|flatten|softmax|linear")
-"""Modules whose output is no new feature map: pooled, reshaped, or one projection of many inside a block."""
+_NO_FEATURES = re.compile("(max|avg|adaptive|lp|blur).*pool|permute|flatten|softmax|linear|^embedding$|positional")
+"""Modules whose output is no new feature map: pooled, reshaped, positions, or one projection of many inside a block."""
 
 
 class Suggestion(NamedTuple):
@@ -68,10 +68,10 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
     inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
     if not model.training and not callable(target):
         inputs, target = _first_sample(inputs), _first_sample(target)
-    image = next(iter(floating_leaves(inputs)), None)
-    if image is None or image.ndim < 3:
+    model, image = bare(model), image_of(inputs)
+    if image is None:
         raise CaptureError(f"suggest: expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
-    found = _candidates(model, *_survey(model, inputs), image)
+    found = _candidates(model, *_survey(model, inputs), inputs)
     if not found:
         raise CaptureError(
             f"no layer of this {type(model).__name__} has a grid like the image's, {tuple(image.shape[2:])}: name the "
@@ -82,7 +82,7 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
     for name, reading in reversed(list(found.items())):
         grads = captured[name].grads
         depends = bool((reading.layout.to_map(grads) if reading.layout else grads).any())
-        about = f"{type(model.get_submodule(name)).__name__}, {reading.words}"
+        about = f"{type(model.get_submodule(name)).__name__}, {reading.reason}"
         reason = about if depends else f"{about}; the score does not depend on it at any place"
         suggestions.append(Suggestion(name, reading.spatial, reading.channels, depends, reading.layout, reason))
     suggestions.sort(key=lambda suggestion: not suggestion.depends)
@@ -127,13 +127,12 @@ def _survey(model: nn.Module, inputs: Inputs) -> tuple[list[_Seen], Any]:
     return once, outputs
 
 
-def _candidates(model: nn.Module, seen: list[_Seen], outputs: Any, image: Tensor) -> dict[str, Reading]:
+def _candidates(model: nn.Module, seen: list[_Seen], outputs: Any, inputs: Inputs) -> dict[str, Reading]:
     """Keep the layers that hold features on a grid; one of all that return the same tensor."""
     same: dict[int, list[_Seen]] = {}
     for layer in seen:
         # moved to the end: a tensor that was added to in place is as late as its last owner
         same[id(layer.output)] = [*same.pop(id(layer.output), []), layer]
-    prefix = getattr(model, "num_prefix_tokens", None)
     found = {}
     for group in same.values():
         named = [layer for layer in group if layer.name and not _is(_PASSES_ON, layer.module)]
@@ -141,9 +140,11 @@ def _candidates(model: nn.Module, seen: list[_Seen], outputs: Any, image: Tensor
             continue
         outermost = min(reversed(named), key=lambda layer: layer.name.count("."))
         output = outermost.output
-        reading = read(output.shape, image.shape[2:], prefix=prefix) if output.shape[0] == image.shape[0] else None
-        if reading and max(reading.spatial) > 1 and not _is_class_map(output, outputs):
-            found[outermost.name] = reading
+        fitting = readings(model, outermost.name, output.shape, inputs)
+        if len(fitting) != 1 or max(fitting[0].spatial) == 1 or fitting[0].name == "windows":
+            continue
+        if not _is_class_map(output, outputs):
+            found[outermost.name] = fitting[0]
     return found
 
 

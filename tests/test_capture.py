@@ -18,6 +18,17 @@ from camfn import Captured, CaptureError, Layout, capture, capture_many, observe
 from camfn.methods import grad_cam
 from tests.nets import Block, Net, Shared, images, reference, seeded, unchanged
 
+
+class Two(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x + 1, x * 2
+
+
+class First(nn.Module):
+    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+        return pair[0]
+
+
 LAYERS = ["stem", "stem.0", "stem.1", "stem.2", "blocks.0", "blocks.0.bn", "blocks.1", "blocks.1.downsample"]
 
 
@@ -438,8 +449,8 @@ class TestErrors:
             capture(seeded(Net), "blocks")(self.x, 0)
 
     def test_a_tuple_without_select(self) -> None:
-        with pytest.raises(CaptureError, match=r"returns a tuple of 2 \(Tensor, dict\).*select=0"):
-            capture(self.net, "pair")(self.x, 0)
+        with pytest.raises(CaptureError, match=r"returns a tuple of 2 \(Tensor, Tensor\).*select=0"):
+            capture(nn.Sequential(Two(), First()), "0")(self.x, lambda y: y.sum((1, 2, 3)))
         with pytest.raises(CaptureError, match="does not fit the output"):
             capture(self.net, "pair", select=7)(self.x, 0)
         with pytest.raises(CaptureError, match="must pick one of the tensors"):

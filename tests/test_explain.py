@@ -630,7 +630,7 @@ def test_keyword_that_is_not_bound(net: Small) -> None:
 
 @pytest.mark.parametrize("method", [grad_cam, eigen_cam, fem, ablation_cam, score_cam], ids=lambda m: m.__name__)
 def test_layer_without_a_grid(net: Small, method: Any) -> None:
-    with pytest.raises(CaptureError, match=r"layer 'head' gives shape \(3, 5\) without a layout.*before the pooling"):
+    with pytest.raises(CaptureError, match=r"layer 'head' gives shape \(3, 5\), in which no map.*before the pooling"):
         explainer(method, net, "head")(photos())
 
 

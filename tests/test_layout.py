@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from camfn import Layout, capture, resume
-from camfn.layout import channels_last, read, tokens
+from camfn.layout import channels_last, tokens, windows
 from tests.nets import images
 
 LAYOUTS: list[Any] = [
@@ -22,6 +22,12 @@ LAYOUTS: list[Any] = [
     pytest.param(channels_last(), (2, 5, 4), (2, 4, 5), id="channels last 1-D"),
     pytest.param(channels_last(), (2, 3, 5, 4), (2, 4, 3, 5), id="channels last"),
     pytest.param(channels_last(), (2, 2, 3, 5, 4), (2, 4, 2, 3, 5), id="channels last 3-D"),
+]
+LAYOUTS += [
+    pytest.param(tokens((3, 5), prefix=1, suffix=2), (2, 18, 4), (2, 4, 3, 5), id="detection tokens"),
+    pytest.param(windows((4, 6), (2, 3)), (8, 6, 4), (2, 4, 4, 6), id="windows"),
+    pytest.param(windows((4, 6), (2, 2), shift=(1, 1)), (12, 2, 2, 4), (2, 4, 4, 6), id="shifted windows"),
+    pytest.param(windows((3, 5), (2, 2), shift=(1, 1)), (12, 4, 4), (2, 4, 3, 5), id="padded windows"),
 ]
 every_layout = pytest.mark.parametrize(("layout", "raw_shape", "map_shape"), LAYOUTS)
 
@@ -113,71 +119,19 @@ def test_goes_through_capture_and_resume() -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- reading
-
-CHANNELS_FIRST = "channels first"
-CHANNELS_LAST = "channels last"
-
-
-@pytest.mark.parametrize(
-    ("shape", "image", "prefix", "spatial", "channels", "words"),
-    [
-        ((1, 512, 7, 7), (224, 224), None, (7, 7), 512, CHANNELS_FIRST),
-        ((1, 512, 2, 3), (64, 96), None, (2, 3), 512, CHANNELS_FIRST),
-        ((1, 64, 224, 224), (224, 224), None, (224, 224), 64, CHANNELS_FIRST),
-        ((1, 192, 35, 35), (299, 299), None, (35, 35), 192, CHANNELS_FIRST),
-        ((1, 256, 12, 9), (128, 96), None, (12, 9), 256, CHANNELS_FIRST),
-        ((1, 7, 7, 768), (224, 224), None, (7, 7), 768, CHANNELS_LAST),
-        ((1, 2, 3, 768), (64, 96), None, (2, 3), 768, CHANNELS_LAST),
-        ((1, 7, 7, 7), (224, 224), None, (7, 7), 7, CHANNELS_FIRST),
-        ((1, 14, 14, 2), (224, 32), None, (14, 2), 14, CHANNELS_FIRST),
-        ((1, 196, 384), (224, 224), None, (14, 14), 384, "tokens, 0 before a grid of (14, 14)"),
-        ((1, 197, 384), (224, 224), None, (14, 14), 384, "tokens, 1 before a grid of (14, 14)"),
-        ((1, 198, 384), (224, 224), 2, (14, 14), 384, "tokens, 2 before a grid of (14, 14)"),
-        ((1, 198, 384), (224, 224), None, (14, 14), 384, "tokens, 2 before a grid of (14, 14)"),
-        ((1, 1374, 384), (518, 518), None, (37, 37), 384, "tokens, 5 before a grid of (37, 37)"),
-        ((1, 25, 192), (64, 96), None, (4, 6), 192, "tokens, 1 before a grid of (4, 6)"),
-        ((1, 29, 192), (64, 96), 5, (4, 6), 192, "tokens, 5 before a grid of (4, 6)"),
-        ((1, 16, 128), (4096,), None, (128,), 16, CHANNELS_FIRST),
-        ((1, 32, 4, 6, 5), (16, 24, 20), None, (4, 6, 5), 32, CHANNELS_FIRST),
-        ((1, 4, 6, 5, 32), (16, 24, 20), None, (4, 6, 5), 32, CHANNELS_LAST),
-        ((1, 25, 32), (8, 8, 24), None, (2, 2, 6), 32, "tokens, 1 before a grid of (2, 2, 6)"),
-    ],
-    ids=str,
-)
-def test_read(
-    shape: tuple[int, ...],
-    image: tuple[int, ...],
-    prefix: int | None,
-    spatial: tuple[int, ...],
-    channels: int,
-    words: str,
-) -> None:
-    reading = read(shape, image, prefix=prefix)
-    assert reading is not None
-    assert (reading.spatial, reading.channels, reading.words) == (spatial, channels, words)
-    assert (reading.layout is None) == (words == CHANNELS_FIRST)
-    raw = images(*shape)
-    assert (reading.layout.to_map(raw) if reading.layout else raw).shape == (1, channels, *spatial)
+def test_places_of_windows() -> None:
+    """Cut as the network cuts: rolled up and left, padded, then window after window, row by row."""
+    grid = torch.arange(15.0).reshape(1, 1, 3, 5)
+    layout = windows((3, 5), (2, 2))
+    padded = torch.nn.functional.pad(grid, (0, 1, 0, 1), value=-1.0)
+    raw = torch.stack([padded[0, 0, r : r + 2, c : c + 2].flatten() for r in (0, 2) for c in (0, 2, 4)])[..., None]
+    assert torch.equal(layout.to_map(raw), grid)
+    whole = torch.arange(24.0).reshape(1, 1, 4, 6)
+    rolled = whole.roll((-1, -2), (-2, -1))
+    raw = torch.stack([rolled[0, 0, r : r + 2, c : c + 3] for r in (0, 2) for c in (0, 3)])[..., None]
+    assert torch.equal(windows((4, 6), (2, 3), shift=(1, 2)).to_map(raw), whole)
 
 
-@pytest.mark.parametrize(
-    ("shape", "image", "prefix"),
-    [
-        ((1, 1000), (224, 224), None),
-        ((1, 512, 7, 7, 7), (224, 224), None),
-        ((1, 512, 450, 450), (224, 224), None),
-        ((1, 64, 7, 28), (224, 224), None),
-        ((1, 12, 197, 197), (64, 96), None),
-        ((1, 211, 384), (224, 224), None),
-        ((1, 197, 384), (224, 224), 0),
-        ((1, 1, 384), (224, 224), 1),
-        ((1, 3, 384), (224, 224), 5),
-        ((1, 25, 192), (8,), None),
-        ((1, 28, 32), (16, 16, 28), None),
-        ((), (224, 224), None),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_read(shape: tuple[int, ...], image: tuple[int, ...], prefix: int | None) -> None:
-    assert read(shape, image, prefix=prefix) is None
+def test_wrong_windows() -> None:
+    with pytest.raises(ValueError, match=r"windows\(\(4, 6\), \(2, 3\)\) stands for \(B \* 4, 2, 3, C\)"):
+        windows((4, 6), (2, 3)).to_map(torch.zeros(4, 7, 2))

@@ -37,20 +37,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_maps": set(),
     "_check": {"_types"},
     "_graft": {"_types", "_check"},
+    "_layouts": {"_types"},
+    "_facts": set(),
+    "_reading": {"_types", "_check", "_graft", "_facts", "_layouts"},
+    "layout": {"_types", "_check", "_capture", "_layouts", "_reading"},
     "_score": {"_types", "_check"},
     "_boxes": {"_check", "_maps", "_score"},
     "_dense": {"_check", "_maps", "_score"},
     "targets": {"_types", "_check", *TARGETS},
-    "layout": {"_types", "_check"},
     "_diagnose": {"_types", "_check"},
     "_nmf": {"_check", "_maps"},
     "factorize": {"_types", "_check", "_maps", "_nmf", "targets"},
     "_folded": {"_graft"},
-    "_capture": CUT,
-    "_resume": CUT,
-    "_each": {*CUT, "_capture"},
+    "_capture": {*CUT, "_reading"},
+    "_resume": {*CUT, "_reading"},
+    "_each": {*CUT, "_capture", "_reading"},
     "_explain": {*CUT, "_capture", "_resume", "_folded"},
-    "layers": {*CUT, "_capture", "_resume", "layout"},
+    "layers": {*CUT, "_capture", "_resume", "_facts", "_reading"},
     "_fuse": {*CUT, "_capture", "_explain", "_maps"},
     "_variants": {"_types", "_explain", "targets"},
     "_augment": {"_types", "_maps", "_variants", "targets"},
@@ -61,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_softmax": {"_maps"},
     "_attend": {*CUT, "_capture", "_resume", "_softmax"},
     "_relevance": {"_maps", "_attend"},
-    "_attention_explain": {"_types", "_check", "_graft", "_attend", "_relevance", "layout"},
+    "_attention_explain": {"_types", "_check", "_graft", "_attend", "_reading", "_relevance"},
     "attention": {"_attend", "_relevance", "_attention_explain"},
     **{name: {name for name in FILES if name.startswith("tiny._")} for name in FILES if name.startswith("tiny.")},
     INIT: {*CUT, "_capture", "_each", "_resume", "_explain", "_diagnose", "layout"},
@@ -128,7 +131,7 @@ def outside_imports(name: str) -> set[str]:
 def test_imports_are_read_right() -> None:
     """The reader of imports itself, on one of each kind."""
     assert own_imports("methods._gradient") == {"_maps"}
-    assert {"_check", "_graft", "_types", "targets"} == own_imports("_capture")
+    assert {"_check", "_graft", "_reading", "_types", "targets"} == own_imports("_capture")
     assert {"_capture", "_explain", "_types"} < own_imports(INIT)
     assert "methods._gradient" in own_imports("methods.__init__")
     assert outside_imports("_maps") == {"torch", "einops"}

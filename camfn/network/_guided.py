@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .._explain import explainer
 from .._graft import call, copied, graft
 from .._maps import resize
-from .._types import Inputs, Layout, Select, Target
+from .._types import AnyLayout, Inputs, Select, Target
 from ..methods._gradient import grad_cam
 from ._level import differentiator
 from ._rectify import Rectify, Rule
@@ -91,7 +91,7 @@ def deconvnet(model: nn.Module) -> Callable[..., Tensor]:
 
 
 def guided_grad_cam(
-    model: nn.Module, layer: str | nn.Module, *, select: Select | None = None, layout: Layout | None = None
+    model: nn.Module, layer: str | nn.Module, *, select: Select | None = None, layout: AnyLayout = "auto"
 ) -> Callable[..., Tensor]:
     """Guided Grad-CAM: guided backpropagation where Grad-CAM is positive.
 
@@ -105,7 +105,7 @@ def guided_grad_cam(
         model: any module; left exactly as it is.
         layer: where Grad-CAM is taken, a dotted name or the module itself.
         select: which tensor, where the layer returns a tuple or a dict.
-        layout: turns the layer's own shape into (B, C, *S).
+        layout: turns the layer's own shape into (B, C, *S), as for `explainer`.
 
     Returns:
         A function of the inputs and a target that returns (B, C, *S), like the image.
