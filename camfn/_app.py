@@ -29,7 +29,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-ModelOption = Annotated[str, typer.Option("--model", help="lite0, torchvision:NAME, timm:NAME or tiny:NAME.")]
+_MODELS = "lite0, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME."
+ModelOption = Annotated[str, typer.Option("--model", help=_MODELS)]
 WeightsOption = Annotated[
     str | None,
     typer.Option(
@@ -300,7 +301,7 @@ def list_methods() -> None:
 
 @app.command("layers")
 def list_layers(
-    model: Annotated[str, typer.Argument(help="lite0, torchvision:NAME, timm:NAME or tiny:NAME.", show_default=False)],
+    model: Annotated[str, typer.Argument(help=_MODELS, show_default=False)],
     weights: WeightsOption = None,
 ) -> None:
     """List the layers of a model that can be explained, the one that `--layer auto` takes first."""

@@ -24,7 +24,7 @@ class LoadError(ValueError):
     """A model cannot be loaded as asked; the message says what to ask instead."""
 
 
-def library(name: str) -> Any:
+def library(name: str, *, extra: str = "cli") -> Any:
     """Import a library that camfn does without until a model is asked for.
 
     Raises:
@@ -33,7 +33,7 @@ def library(name: str) -> Any:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        raise LoadError(f"models are loaded through {name}: pip install 'camfn[cli]'") from error
+        raise LoadError(f"models are loaded through {name}: pip install 'camfn[{extra}]'") from error
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:

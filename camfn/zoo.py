@@ -3,6 +3,7 @@
 lite0               EfficientNet-Lite0 with the ImageNet weights of a package: nothing to download
 torchvision:NAME    any classifier of torchvision
 timm:NAME           any model of timm, with or without a tag: timm:resnet50.a1_in1k
+hf:NAME             an image classifier of Hugging Face, by repository or folder: hf:google/vit-base-patch16-224
 tiny:NAME           cnn, vit, segmenter or detector of `camfn.tiny`, for scenes of digits; their weights ship with them
 """
 
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from . import tiny
+from . import _hub, tiny
 from ._check import near
 from ._names import imagenet_classes
 from ._weights import INSTEAD, fetching, fill, library, reachable, read_state_dict, source_of
@@ -58,7 +59,7 @@ def load(spec: str, *, weights: str | os.PathLike[str] | None = None) -> Loaded:
     """Load a model by name.
 
     Args:
-        spec: "lite0", "torchvision:NAME", "timm:NAME" or "tiny:NAME".
+        spec: "lite0", "torchvision:NAME", "timm:NAME", "hf:NAME" or "tiny:NAME".
         weights: None for the library's own default weights (downloaded once, by that library); "none" for random ones,
             always the same, the global generator untouched; or the path of a local state dict (.pth, .safetensors).
 
@@ -76,9 +77,9 @@ def load(spec: str, *, weights: str | os.PathLike[str] | None = None) -> Loaded:
         (torch.Size([3, 224, 224]), (336, 336), 'tabby')
     """
     kind, _, name = spec.partition(":")
-    build = {"lite0": _lite0, "torchvision": _torchvision, "timm": _timm, "tiny": _tiny}.get(kind)
+    build = {"lite0": _lite0, "torchvision": _torchvision, "timm": _timm, "hf": _hugging_face, "tiny": _tiny}.get(kind)
     if build is None or (kind == "lite0") == bool(name):
-        expected = "expected lite0, torchvision:NAME, timm:NAME or tiny:NAME"
+        expected = "expected lite0, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME"
         raise LoadError(f"unknown model {spec!r}: {expected}. {_near_spec(spec)}")
     state = None if weights is None or weights == "none" else read_state_dict(weights)
     with _private_rng():
@@ -154,6 +155,16 @@ def _tiny(name: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loade
     view = partial(_view, resize=resize, crop=(tiny.SIZE, tiny.SIZE))
     classes = ["background", *tiny.DIGITS] if name == "segmenter" else tiny.DIGITS
     return Loaded(tiny.load(name, trained=pretrained), torchvision.transforms.Compose(steps), view, classes, "")
+
+
+def _hugging_face(name: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:
+    model, processor, classes = _hub.classifier(name, pretrained)
+
+    def view(photo: Image.Image) -> Image.Image:
+        whole, crop = _hub.resized(processor, (photo.height, photo.width))
+        return _view(photo, resize=lambda image: image.resize(whole[::-1]), crop=crop)
+
+    return Loaded(model, _hub.preprocess(processor), view, classes, "")
 
 
 def _view(photo: Image.Image, *, resize: Callable[[Image.Image], Image.Image], crop: Sequence[int]) -> Image.Image:
