@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ._boxed import boxes as boxes
 from ._draw import montage as montage
 from ._draw import save as save
 from ._legend import concepts as concepts
@@ -16,14 +17,17 @@ from ._regions import to_boxes as to_boxes
 from ._regions import to_mask as to_mask
 
 __all__ = [
+    "boxes",
     "colorize",
     "concepts",
+    "curve",
     "montage",
     "normalize",
     "overlay",
     "peer_postprocess",
     "relief",
     "save",
+    "slices",
     "to_boxes",
     "to_mask",
     "upsample",
@@ -196,6 +200,90 @@ def overlay(photo: Tensor, heatmap: Tensor, *, alpha: float = 0.5, colormap: str
     opacity = alpha * (2 * strength).clamp(max=1)
     blend = torch.lerp(photos, _paint(heat, colormap), opacity[:, None])
     return blend.to(photo.dtype) if photo.is_floating_point() else blend
+
+
+def slices(
+    volume: Tensor, heatmap: Tensor, *, axis: int = 0, count: int = 9, alpha: float = 0.5, colormap: str = "turbo"
+) -> Tensor:
+    """Cut a volume, or a video along its time, into slices, each with its part of the heatmap laid over it.
+
+    `montage(slices(volume, heatmap))` is one picture of them.
+
+    Args:
+        volume: (D, H, W) gray or (3, D, H, W) RGB, float in [0, 1] or uint8.
+        heatmap: (d, h, w) in [0, 1], as `normalize` makes it, of any size; it is upsampled to the volume.
+        axis: along which to cut: 0 the depth, 1 the height, 2 the width.
+        count: how many slices, evenly spread from the first to the last; all of them where there are fewer.
+        alpha: as in `overlay`.
+        colormap: as in `overlay`.
+
+    Returns:
+        (count, 3, *S), the slices in order, S the two dimensions that are left, in the type to compute in.
+
+    Raises:
+        ValueError: shapes, an axis or a count that do not fit; as in `overlay`.
+
+    Example:
+        >>> import torch
+        >>> from camfn.image import slices
+        >>> slices(torch.rand(16, 20, 24), torch.rand(4, 5, 6), count=4).shape
+        torch.Size([4, 3, 20, 24])
+    """
+    if volume.ndim not in (3, 4) or (volume.ndim == 4 and volume.shape[0] != 3) or heatmap.ndim != 3:
+        raise ValueError(
+            f"slices: expected a volume (D, H, W) or (3, D, H, W) and a heatmap (d, h, w), got {tuple(volume.shape)} "
+            f"and {tuple(heatmap.shape)}; one of a batch: volume[0], heatmap[0]"
+        )
+    if axis not in (0, 1, 2) or count < 1:
+        raise ValueError(f"slices: expected axis 0, 1 or 2 and at least one slice, got {axis} and {count}")
+    colored = volume if volume.ndim == 4 else volume.expand(3, *volume.shape)
+    size = colored.shape[1:]
+    place = torch.linspace(0, size[axis] - 1, min(count, size[axis]), device=volume.device).round().long()
+    heat = upsample(heatmap[None], size)[0].index_select(axis, place).movedim(axis, 0)
+    photos = colored.index_select(axis + 1, place).movedim(axis + 1, 0)
+    return overlay(photos, heat, alpha=alpha, colormap=colormap)
+
+
+def curve(series: Tensor, heatmap: Tensor, *, height: int = 120, colormap: str = "turbo", alpha: float = 0.5) -> Tensor:
+    """Draw a series as a black line on white, colored behind as `overlay` colors a photo.
+
+    Args:
+        series: (L,), or (channels, L), one curve below the other; each is scaled to its own height.
+        heatmap: (l,) in [0, 1], as `normalize` makes it, of any length; it is upsampled to the series.
+        height: of each curve in pixels; a sample is one pixel wide.
+        colormap: as in `overlay`.
+        alpha: as in `overlay`.
+
+    Returns:
+        (3, channels * height, L) in [0, 1], in the type to compute in.
+
+    Raises:
+        ValueError: other shapes, or a height below 2; as in `overlay`.
+
+    Example:
+        >>> import torch
+        >>> from camfn.image import curve
+        >>> curve(torch.arange(300) / 20, torch.rand(10)).shape
+        torch.Size([3, 120, 300])
+    """
+    if series.ndim not in (1, 2) or heatmap.ndim != 1 or height < 2:
+        raise ValueError(
+            f"curve: expected a series (L,) or (channels, L), a heatmap (l,) and a height of at least 2, got "
+            f"{tuple(series.shape)}, {tuple(heatmap.shape)} and {height}"
+        )
+    rows = as_maps(series if series.ndim == 2 else series[None], "series").detach()
+    low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+    level = (height - 1) * (1 - safe_divide(rows - low, high - low))
+    # each column spans from its own sample to halfway to its neighbors
+    before = torch.cat([level[:, :1], level[:, :-1]], 1)
+    after = torch.cat([level[:, 1:], level[:, -1:]], 1)
+    ends = torch.stack([level, (level + before) / 2, (level + after) / 2])
+    pixel = torch.arange(height, device=rows.device)[:, None]
+    ink = (pixel >= ends.amin(0)[:, None].floor()) & (pixel <= ends.amax(0)[:, None].ceil())
+    paper = (~ink).to(rows).flatten(0, 1).expand(3, -1, -1)
+    heat = upsample(heatmap[None], (rows.shape[1],))[0]
+    tinted = overlay(torch.ones_like(paper), heat.expand(paper.shape[1], -1)[None], alpha=alpha, colormap=colormap)[0]
+    return tinted * paper
 
 
 def peer_postprocess(cams: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:

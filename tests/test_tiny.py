@@ -222,7 +222,7 @@ BOXES: dict[str, Callable[[int], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["hires_cam", "layer_cam"])
+@pytest.mark.parametrize("name", ["odam", "hires_cam", "layer_cam"])
 @pytest.mark.parametrize("target", BOXES)
 def test_a_map_of_a_box_lands_on_its_digit(name: str, target: str) -> None:
     """Measured: .93 to .97."""
