@@ -24,8 +24,9 @@ def shapes(dims: int) -> Tensor:
     ramp = line.reshape(-1, *(1,) * (dims - 1)).expand(*(5,) * dims)
     block = torch.zeros(*(5,) * dims)
     block[(slice(1, 4),) * dims] = 1
-    both = torch.stack([ramp, block - block.mean()])[:, None]
-    return both / both.flatten(1).norm(dim=1).reshape(-1, *(1,) * (dims + 1))
+    both: Tensor = torch.stack([ramp, block - block.mean()])[:, None]
+    length: Tensor = both.flatten(1).norm(dim=1)
+    return both / length.reshape(-1, *(1,) * (dims + 1))
 
 
 def network(dims: int) -> nn.Module:
