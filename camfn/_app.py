@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -38,6 +39,15 @@ WeightsOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+class TaskOption(str, Enum):
+    """What a model does."""
+
+    classify = "classify"
+    detect = "detect"
+    segment = "segment"
+    similar = "similar"
 
 
 class FusionOption(str, Enum):
@@ -94,6 +104,12 @@ def explain(
     fuse: Annotated[
         FusionOption, typer.Option(help="How their maps become one.", case_sensitive=False)
     ] = FusionOption.mean,
+    task: Annotated[
+        TaskOption, typer.Option(help="What the model does; top:K are then the K best boxes, or the K largest regions.")
+    ] = TaskOption.classify,
+    like: Annotated[
+        Path | None, typer.Option(help="Of --task similar: the photo to be like.", show_default=False)
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
     """Explain photos: an overlay, the raw map, and a record of the run.
@@ -119,6 +135,7 @@ def explain(
             pick_target,
             plan,
             refuse_layer,
+            refuse_task,
         )
         from ._batch import Changes, on_attention
         from ._job import Job, versions
@@ -142,7 +159,13 @@ def explain(
 
             smoothed(chosen)  # refuses what cannot be smoothed
         changes = Changes(eigen_smooth, names, fuse.value, augment, smooth, seed)
-        job = Job(
+        refuse_task(task.value, like, chosen, changes != Changes(seed=seed))
+        kind: Callable[..., Job] = Job
+        if task is not TaskOption.classify:
+            from ._task_job import TaskJob
+
+            kind = partial(TaskJob, task=task.value, like=like)
+        job = kind(
             plans=plan(photos, out, method, wanted, force),
             out=out,
             loaded=loaded,
@@ -160,6 +183,7 @@ def explain(
                 "weights": weights or "default",
                 "method": method,
                 "target": target,
+                **({} if task is TaskOption.classify else {"task": task.value}),
                 **_told(changes._asdict()),
                 "device": str(place),
                 "versions": versions(),

@@ -98,6 +98,17 @@ def refuse_layer(method: Callable[..., Any], name: str, layer: str) -> None:
         raise UsageError(f"{name} is of the whole network and takes no layer: leave --layer out")
 
 
+def refuse_task(task: str, like: Path | None, method: Callable[..., Any], changed: bool) -> None:
+    """Refuse what the other tasks do not have."""
+    if (task == "similar") != (like is not None):
+        raise UsageError("--task similar needs --like PHOTO, the photo to be like; other tasks take none")
+    if like is not None and not like.is_file():
+        raise UsageError(f"there is no photo {like} to be like")
+    on_layer = getattr(method, "func", method) in [getattr(methods, name) for name in methods.__all__]
+    if task != "classify" and (changed or not on_layer or getattr(method, "__name__", "") == "cam"):
+        raise UsageError(f"--task {task} takes a method on one layer, without transformations, such as --method odam")
+
+
 def _seeded(method: Callable[..., Any], seed: int) -> Callable[..., Any]:
     if "generator" in signature(method).parameters:
         return partial(method, generator=torch.Generator().manual_seed(seed))

@@ -73,16 +73,22 @@ class Job:
         plans = iter(self.plans)
         while batch := list(islice(plans, self.batch_size)):
             photos = [read_or_error(item.photo) for item in batch]
-            explained = iter(self._explain([photo for photo in photos if isinstance(photo, Image.Image)]))
+            explained = self._explain_all(photos)
             for item, photo in zip(batch, photos, strict=True):
                 record: Record = {"photo": str(item.photo), "problem": None, "top": [], "explanations": []}
                 if isinstance(photo, Image.Image):
-                    record |= self._write(item, photo, next(explained))
+                    record |= self._results(item, photo, explained)
                 else:
                     record["problem"] = str(photo)
                 self.records.append(record)
                 self._save()
                 yield record
+
+    def _explain_all(self, photos: list[Image.Image | PhotoError]) -> Iterator[Explained]:
+        return iter(self._explain([photo for photo in photos if isinstance(photo, Image.Image)]))
+
+    def _results(self, item: Plan, photo: Image.Image, explained: Iterator[Explained]) -> Record:
+        return self._write(item, photo, next(explained))
 
     def _explain(self, photos: list[Image.Image]) -> list[Explained]:
         if not photos:

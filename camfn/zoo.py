@@ -1,7 +1,7 @@
 """Models by name, each with the preprocessing it was trained with, its class names, and the view it has of a photo.
 
 lite0               EfficientNet-Lite0 with the ImageNet weights of a package: nothing to download
-torchvision:NAME    any classifier of torchvision
+torchvision:NAME    any classifier, detector or segmenter of torchvision
 timm:NAME           any model of timm, with or without a tag: timm:resnet50.a1_in1k
 hf:NAME             an image classifier of Hugging Face, by repository or folder: hf:google/vit-base-patch16-224
 tiny:NAME           cnn, vit, segmenter or detector of `camfn.tiny`, for scenes of digits; their weights ship with them
@@ -127,9 +127,13 @@ def _from_timm(timm: Any, model: nn.Module, config: dict[str, Any]) -> Loaded:
 
 def _torchvision(name: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:
     torchvision = library("torchvision")
-    known = torchvision.models.list_models(module=torchvision.models)
+    models = torchvision.models
+    others = [*models.list_models(module=models.detection), *models.list_models(module=models.segmentation)]
+    if name in others:
+        return _torchvision_dense(torchvision, name, pretrained)
+    known = models.list_models(module=models)
     if name not in known:
-        raise LoadError(f"torchvision has no classifier {name!r}. {near(name, known)}")
+        raise LoadError(f"torchvision has no model {name!r}. {near(name, [*known, *others])}")
     weights = torchvision.models.get_model_weights(name).DEFAULT
     options: dict[str, Any] = {"weights": weights if pretrained else None}
     if name in ("googlenet", "inception_v3") and not pretrained:
@@ -144,6 +148,17 @@ def _torchvision(name: str, pretrained: bool, state: dict[str, Tensor] | None) -
     resize = torchvision.transforms.Resize(preset.resize_size)
     view = partial(_view, resize=resize, crop=preset.crop_size * 2)
     return Loaded(model, preset, view, list(weights.meta["categories"]), "")
+
+
+def _torchvision_dense(torchvision: Any, name: str, pretrained: bool) -> Loaded:
+    """A detector or a segmenter, which take the whole photo."""
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    if pretrained:
+        reachable(f"torchvision:{name}", weights.url)
+    options = {} if pretrained else {"weights_backbone": None}
+    with fetching(f"torchvision:{name}") if pretrained else nullcontext():
+        model = torchvision.models.get_model(name, weights=weights if pretrained else None, **options)
+    return Loaded(model, weights.transforms(), lambda photo: photo, list(weights.meta["categories"]), "")
 
 
 def _tiny(name: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:

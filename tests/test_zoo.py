@@ -249,7 +249,7 @@ def test_a_timm_model_without_weights_of_its_own(offline: list[str]) -> None:
         ("lite0:x", "expected lite0, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME"),
         ("", "expected lite0, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME"),
         ("torchvision:resnet5", "'resnet50'"),
-        ("torchvision:fasterrcnn_resnet50_fpn", "no classifier"),
+        ("torchvision:fasterrcnn_resnet50", "'fasterrcnn_resnet50_fpn'"),
         ("timm:resnet5", "'resnet50'"),
         ("timm:resnet50.a1_in1", "'resnet50.a1_in1k'"),
     ],
