@@ -495,7 +495,10 @@ def test_methods_in_the_wrong_place_are_refused(net: Net, noise: Callable[..., P
 
 
 @pytest.mark.parametrize("name", methods.__all__)
-def test_every_method_runs(net: Net, noise: Callable[..., Path], tmp_path: Path, name: str) -> None:
+def test_every_method_runs(
+    net: Net, noise: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(methods.d_rise.__kwdefaults__, "samples", 50)
     given = [noise("a.png", 1), noise("b.png", 2), noise("c.png", 3)]
     result = run("explain", *given, "--out", tmp_path / "out", "--method", name, "--target", "cat", "--batch-size", 2)
     made = record(tmp_path / "out")["photos"]

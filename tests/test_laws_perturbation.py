@@ -569,7 +569,7 @@ def test_scores_that_are_not_one_a_sample_or_not_a_number_are_refused(name: str)
         method(a, g, **{**context, key: spoiled})
 
 
-@pytest.mark.parametrize("name", sorted(NEW - {"shapley_cam", "opti_cam"}))
+@pytest.mark.parametrize("name", sorted(NEW - {"shapley_cam", "opti_cam", "d_rise"}))
 @pytest.mark.parametrize("size", [0, -1, "all"])
 def test_chunk_sizes_that_are_none_are_refused(name: str, size: Any) -> None:
     with pytest.raises(ValueError, match="chunk_size: expected"):

@@ -198,7 +198,8 @@ def test_import_loads_nothing_heavy(modules: str) -> None:
 
 
 def test_import_costs_at_most_a_tenth_of_a_second_above_torch() -> None:
-    program = "import torch, time; start = time.perf_counter(); import camfn; print(time.perf_counter() - start)"
+    # of the processor, which a busy machine does not lengthen
+    program = "import torch, time; start = time.process_time(); import camfn; print(time.process_time() - start)"
     best = float("inf")
     for _ in range(5):
         best = min(best, float(run(program)))

@@ -10,7 +10,7 @@ from einops import einsum
 from torch import Tensor
 
 from .._maps import resize, widen
-from ._rows import ChunkSize, Progress, map_scores
+from ._rows import ChunkSize, Progress, map_scores, one_score
 from ._score import at_least_one, no_nan
 
 
@@ -136,8 +136,8 @@ def d_rise(
     total = torch.zeros_like(widen(inputs[:, 0])[0])
     for i in range(count):
         mask = build(torch.tensor(i, device=inputs.device))
-        (scores,) = widen(forward(inputs * mask.to(inputs.dtype)))
-        no_nan("d_rise: forward", scores[:, None], inputs)
+        scores = one_score("d_rise: forward", forward(inputs * mask.to(inputs.dtype)), inputs.shape[0])
+        (scores,) = widen(no_nan("d_rise: forward", scores, inputs))
         total = total + einsum(scores.to(total.dtype), mask, "b, ... -> b ...")
         if progress:
             progress(i + 1, count)
