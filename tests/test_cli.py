@@ -498,7 +498,7 @@ def test_methods_in_the_wrong_place_are_refused(net: Net, noise: Callable[..., P
 def test_every_method_runs(
     net: Net, noise: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setitem(methods.d_rise.__kwdefaults__, "samples", 50)
+    monkeypatch.setattr(methods.d_rise, "__kwdefaults__", {**(methods.d_rise.__kwdefaults__ or {}), "samples": 50})
     given = [noise("a.png", 1), noise("b.png", 2), noise("c.png", 3)]
     result = run("explain", *given, "--out", tmp_path / "out", "--method", name, "--target", "cat", "--batch-size", 2)
     made = record(tmp_path / "out")["photos"]
