@@ -152,16 +152,18 @@ def test_tensors_are_solved_as_arrays_are() -> None:
 
 
 def test_the_preconditioner_is_symmetric_positive_definite() -> None:
-    from camfn.metrics._impute import _grids, _v_cycle
+    from camfn.metrics._impute import _framed, _grids, _v_cycle
 
     _, missing = case(8, 9, 11, 0.7)
-    grids = _grids(missing[:, None].double(), torch.zeros(1, 1, 9, 11, dtype=torch.float64))
+    grids = _grids(missing[:, None].double())
+    framed = _framed(missing[:, None], grids[0].shape)
     gone = missing[0].flatten()
     rows = []
     for place in gone.nonzero().flatten():
         unit = torch.zeros(99, dtype=torch.float64)
         unit[place] = 1
-        rows.append(_v_cycle(unit.reshape(1, 1, 9, 11), grids).flatten()[gone].clone())
+        found = _v_cycle(_framed(unit.reshape(1, 1, 9, 11), grids[0].shape), grids)
+        rows.append(found[framed].clone())
     matrix = torch.stack(rows)
     torch.testing.assert_close(matrix, matrix.T)
     assert torch.linalg.eigvalsh(matrix).min() > 0
