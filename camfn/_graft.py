@@ -163,7 +163,7 @@ def floating_leaves(value: Any) -> list[Tensor]:
 
 def zero_like(x: Tensor) -> Tensor:
     """Return a zero that is, under `vmap`, as batched as `x`, whatever the values of `x`."""
-    return torch.zeros_like(x.reshape(-1)[0])
+    return torch.zeros_like(x.reshape(-1)[:1].sum())  # a sum, for there may be nothing
 
 
 def lifted(x: Tensor, zero: Tensor | None) -> Tensor:

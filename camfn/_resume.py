@@ -167,7 +167,8 @@ def _owns(
     parts = [activations] if len(raws) == 1 else list(torch.split(activations, [one.shape[1] for one in maps], 1))
     owns, times = [], 1
     for part, raw, layout, like in zip(parts, raws, layouts, maps):
-        times = part.shape[0] // like.shape[0]
+        # a detector may have found nothing
+        times = part.shape[0] // like.shape[0] if like.shape[0] else 1
         own = layout.from_map(part, repeated(raw, times, {raw.shape[0]})) if layout else part
         shapes_agree(f"tail at layer {name!r}, beyond the batch", own.shape[1:], raw.shape[1:])
         owns.append(own)

@@ -12,7 +12,8 @@ from torch.utils import _pytree as pytree
 
 from ._capture import capture_many
 from ._check import CaptureError, bare, describe
-from ._graft import call, copied, graft
+from ._graft import call, copied, floating_leaves, graft
+from ._maps import resize
 from ._reading import Reading, image_of, readings
 from ._types import Inputs, Layout, Target
 
@@ -153,10 +154,18 @@ def _is(kind: re.Pattern[str], module: nn.Module) -> bool:
 
 
 def _is_class_map(output: Tensor, outputs: Any) -> bool:
-    """Whether the model's output is the mean of this one over space: a score map of each class, no features."""
-    if not isinstance(outputs, Tensor) or output.ndim < 3 or outputs.shape != output.shape[:2]:
+    """Whether a model's output is the mean of this one over space, or this one resized: a score map, no features."""
+    return output.ndim > 2 and any(_is_mean_or_resized(output, given) for given in floating_leaves(outputs))
+
+
+def _is_mean_or_resized(output: Tensor, given: Tensor) -> bool:
+    if given.shape == output.shape[:2]:
+        return torch.allclose(output.flatten(2).mean(2), given, rtol=1e-3, atol=1e-5)
+    if given.ndim != output.ndim or given.shape[:2] != output.shape[:2] or output.ndim not in (4, 5):
         return False
-    return torch.allclose(output.flatten(2).mean(2), outputs, rtol=1e-3, atol=1e-5)
+    if given.shape != output.shape:
+        output = resize(output, given.shape[2:])
+    return torch.allclose(output, given, rtol=1e-3, atol=1e-5)
 
 
 def _first_sample(value: Any) -> Any:

@@ -101,7 +101,8 @@ def reference(
     try:
         with torch.enable_grad():
             outputs = run(model)
-            (grads,) = torch.autograd.grad(score(outputs).sum(), kept["leaf"], allow_unused=True)
+            total = score(outputs).sum()
+            (grads,) = torch.autograd.grad(total, kept["leaf"], allow_unused=True) if total.requires_grad else (None,)
     finally:
         handle.remove()
     return kept["activations"], torch.zeros_like(kept["activations"]) if grads is None else grads, outputs

@@ -318,6 +318,25 @@ def test_leaves_out_what_holds_no_features() -> None:
     assert "classify" not in [s.name for s in suggest(seeded(Classes), images(1, 3, 8, 8))]
 
 
+@pytest.mark.parametrize("container", [lambda y: y, lambda y: {"out": y}], ids=["tensor", "dict"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_leaves_out_the_score_map_of_a_segmenter(container: Callable[[Tensor], Any], stride: int) -> None:
+    class Segmenter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 6, 3, stride, padding=1), nn.ReLU())
+            self.classify = nn.Conv2d(6, 5, 1)
+
+        def forward(self, x: Tensor) -> Any:
+            return container(nn.functional.interpolate(self.classify(self.body(x)), x.shape[2:], mode="bilinear"))
+
+    def score(outputs: Any) -> Tensor:
+        y: Tensor = outputs["out"] if isinstance(outputs, dict) else outputs
+        return y[:, 1].mean((1, 2))
+
+    assert [s.name for s in suggest(seeded(Segmenter), images(2, 3, 8, 12), score)] == ["body", "body.0"]
+
+
 def test_leaves_out_what_cannot_be_captured() -> None:
     names = [s.name for s in suggest(seeded(Shared), images(1, 3, 8, 8))]
     assert not {"twice", "never", "pair"} & set(names)

@@ -287,3 +287,22 @@ def test_errors() -> None:
         resume(net, "nope")
     with pytest.raises(ValueError, match=r"expected shape \(4, 8, 8\), got \(4, 7, 8\)"):
         resume(net, "stem")(x)(images(1, 4, 7, 8))
+
+
+def test_a_layer_that_was_given_nothing() -> None:
+    """As a detector's heads are, where no box is found."""
+
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.boxes, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.body(x)
+            return self.head(x.mean((2, 3))), self.boxes(x[:0])
+
+    net, x = seeded(Detector), images(2, 3, 8, 8)
+    tail = resume(net, "boxes")(x)
+    outputs, boxes = tail(torch.zeros(0, 2, 6, 6))
+    torch.testing.assert_close(outputs, net(x)[0])
+    assert boxes.shape == (0, 2, 6, 6)

@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_resume": {*CUT, "_reading"},
     "_each": {*CUT, "_capture", "_reading"},
     "_explain": {*CUT, "_capture", "_resume", "_folded"},
-    "layers": {*CUT, "_capture", "_resume", "_facts", "_reading"},
+    "layers": {*CUT, "_capture", "_maps", "_reading"},
     "_fuse": {*CUT, "_capture", "_explain", "_maps"},
     "_variants": {"_types", "_explain", "targets"},
     "_augment": {"_types", "_maps", "_variants", "targets"},

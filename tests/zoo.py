@@ -22,12 +22,14 @@ class Member(NamedTuple):
         name: as the library has it; for transformers, the configuration's name without "Config".
         size: of the image.
         options: for the constructor.
+        task: "classify", "segment" or "detect".
     """
 
     library: str
     name: str
     size: tuple[int, int] = PLAIN
     options: dict[str, Any] = {}  # noqa: RUF012
+    task: str = "classify"
 
     def __str__(self) -> str:
         return f"{self.library}:{self.name}"
@@ -146,10 +148,87 @@ def _model(member: Member) -> tuple[nn.Module, str]:
     if member.library == "torchvision":
         import torchvision
 
-        build = torchvision.models.MaxVit if member.name == "maxvit_t" else None
-        return build(**member.options) if build else torchvision.models.get_model(member.name, **member.options), ""
+        if "partition_size" in member.options:
+            return torchvision.models.MaxVit(**member.options), ""
+        return torchvision.models.get_model(member.name, **member.options), ""
     import transformers
 
     options = member.options if member.name in ("Siglip", "CLIP") else member.options | {"num_labels": 7}
     config = getattr(transformers, f"{member.name}Config")(**options)
     return getattr(transformers, f"{member.name}ForImageClassification")(config), "pixel_values"
+
+
+def _timm(size: int | tuple[int, int], *names: str, **options: Any) -> list[Member]:
+    pair = (size, size) if isinstance(size, int) else size
+    return [Member("timm", name, pair, options) for name in names]
+
+
+TIMM = [
+    *_timm(96, "test_vit", "test_vit_relpos", img_size=96),
+    *_timm(64, "beit_base_patch16_224", "deit_tiny_patch16_224", "samvit_base_patch16_224", img_size=64, depth=3),
+    *_timm(64, "cait_xxs24_224", img_size=64, depth=4),
+    *_timm(64, "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "vit_tiny_r_s16_p8_224", img_size=64),
+    *_timm(64, "swinv2_cr_tiny_224", img_size=64, window_size=2),
+    *_timm(56, "eva02_tiny_patch14_224", "vit_small_patch14_reg4_dinov2", img_size=56, depth=4),
+    *_timm(64, "vit_base_patch16_siglip_224", img_size=64, depth=3),
+    *_timm(64, "mixer_s16_224", img_size=64),
+    *_timm(128, "test_coatnet", img_size=128),
+    *_timm(64, "maxvit_tiny_tf_224", img_size=64),
+    *_timm(64, "naflexvit_base_patch16_gap", depth=3),
+    *_timm(
+        224, "coat_tiny", "convit_tiny", "efficientformer_l1", "efficientformerv2_s0", "efficientvit_m0",
+        "gcvit_xxtiny", "hiera_tiny_224", "levit_128", "mvitv2_tiny", "nest_tiny", "pit_xs_224", "sequencer2d_s",
+        "swiftformer_xs",
+        "tnt_s_legacy_patch16_224", "twins_svt_small", "visformer_tiny", "vitamin_small_224",
+        "volo_d1_224",
+    ),
+    *_timm(240, "crossvit_tiny_240"),
+    *_timm(256, "halonet_h1"),
+    *_timm(128, "tiny_vit_5m_224", "csatv2", "efficientvim_m1", "iformer_t", "lowformer_b0"),
+    *_timm(96, "inception_resnet_v2", "inception_v3", "inception_v4", "nasnetalarge", "pnasnet5large"),
+    *_timm(
+        64, "test_byobnet", "caformer_s18", "poolformer_s12", "convmixer_768_32", "test_convnext", "cpubone_nano",
+        "cs3darknet_focus_s", "cspnext_tiny", "davit_tiny", "densenet121", "dla34", "test_nfnet", "dpn48b", "vovnet39a",
+        "test_resnet", "edgenext_xx_small", "tinynet_d", "efficientvit_b0", "fasternet_s", "fastvit_t8",
+        "mobileone_s0",
+        "mobilenetv3_small_050", "focalnet_tiny_srf", "ghostnet_050", "hardcorenas_b", "hgnetv2_b0", "hrnet_w18_small",
+        "inception_next_atto", "lcnetv2_small", "legacy_seresnet18", "legacy_xception", "test_mambaout",
+        "mobilevit_xxs",
+        "nextvit_small", "pvt_v2_b0", "rdnet_tiny", "regnetx_002", "repghostnet_050", "repvit_m0_9", "res2next50",
+        "resnest14d", "resnetv2_18", "rexnet_100", "selecsls42", "shvit_s1", "skresnet18", "starnet_s050", "tresnet_m",
+        "vgg11", "xception41p", "xcit_nano_12_p16_224",
+    ),
+]  # fmt: skip
+"""One small member of each family of timm, at the smallest image that it works with."""
+
+
+def torchvision_members() -> list[Member]:
+    """Every classifier, segmenter and detector of torchvision."""
+    from torchvision import models
+
+    # what 64 does not divide into patches, a fixed number of windows, and what pools away smaller images
+    sizes = {"vit_h_14": 56, "maxvit": 224, "inception_v3": 96}
+    found = []
+    for name in models.list_models(module=models):
+        size = next((size for start, size in sizes.items() if name.startswith(start)), 64)
+        options: dict[str, Any] = {"image_size": size} if name.startswith("vit_") else {}
+        if name in ("googlenet", "inception_v3"):
+            options = {"init_weights": False, "aux_logits": False}
+        found.append(Member("torchvision", name, (size, size), options))
+    bare = {"weights_backbone": None}
+    found += [
+        Member("torchvision", name, (64, 64), bare, "segment")
+        for name in models.list_models(module=models.segmentation)
+    ]
+    for name in models.list_models(module=models.detection):
+        small: dict[str, Any] = {} if name.startswith("ssd") else {"min_size": 128, "max_size": 128}
+        # random weights are sure of nothing: a few boxes, whatever their score
+        few = {"score_thresh": 0.0, "detections_per_img": 5, "topk_candidates": 20}
+        if "rcnn" in name:
+            few = {"box_score_thresh": 0.0, "box_detections_per_img": 5, "rpn_post_nms_top_n_test": 20}
+        found.append(Member("torchvision", name, (128, 128), bare | small | few, "detect"))
+    return found
+
+
+SWEEP = [*torchvision_members(), *TIMM, *HUGGING_FACE]
+"""All that `make test-all` and docs/coverage.md are about."""
