@@ -102,7 +102,7 @@ def choose_layer(
 
 def on_attention(method: Callable[..., Tensor]) -> bool:
     """Whether a method takes records of attention, not a layer's activations."""
-    return method in attention.METHODS.values()
+    return getattr(method, "func", method) in attention.METHODS.values()
 
 
 def choose_layers(model: nn.Module, inputs: Tensor, names: tuple[str, ...]) -> Layer:
@@ -147,18 +147,18 @@ def explain_batch(
     cams: list[list[Tensor]] = [[] for _ in inputs]
     problems: list[list[str | None]] = [[] for _ in inputs]
     for target in classes.T:
-        explain, captured = _composed(method, model, layer, target, changes, chunk_size, progress)
+        explain, captured = composed(method, model, layer, target, changes, chunk_size, progress)
         cam = explain(inputs, target)
         if method is methods.cam and layer is not None:
-            _check_cam(model, layer, cam, target, logits)
-        for i, problem in enumerate(diagnose(_seen(captured, cam), cam)):
+            check_cam(model, layer, cam, target, logits)
+        for i, problem in enumerate(diagnose(seen_by(captured, cam), cam)):
             cams[i].append(cam[i].float().cpu())
             problems[i].append(problem if logits[i].isfinite().all() else "the model's scores are not finite.")
     rows = zip(logits.cpu(), classes.tolist(), cams, problems, strict=True)
     return [Explained(*row) for row in rows]
 
 
-def _composed(
+def composed(
     method: Callable[..., Tensor],
     model: nn.Module,
     layer: Layer | None,
@@ -197,7 +197,7 @@ def _of_network(method: Callable[..., Any], model: nn.Module, layer: Layer | Non
     return explain
 
 
-def _seen(captured: list[Captured], cam: Tensor) -> Captured:
+def seen_by(captured: list[Captured], cam: Tensor) -> Captured:
     """What the map was made of; of a method on attention or of a whole network, the map itself."""
     return captured[-1] if captured else Captured(cam[:, None], cast("Tensor", None), None)
 
@@ -237,7 +237,7 @@ def _rows(model: nn.Module, layer: Layer, target: Tensor) -> Tensor:
     return head.weight.detach()[target]
 
 
-def _check_cam(model: nn.Module, layer: Layer, cam: Tensor, target: Tensor, logits: Tensor) -> None:
+def check_cam(model: nn.Module, layer: Layer, cam: Tensor, target: Tensor, logits: Tensor) -> None:
     """Hold the map to the law of the original CAM: its mean and the bias make the logit."""
     bias = _head(model, layer).bias
     given = logits.gather(1, target[:, None])[:, 0]

@@ -87,7 +87,7 @@ def explainer(
         spatial_map(name, activations, layout)
         knobs = {"chunk_size": chunk_size, "progress": progress}
         context: dict[str, Any] = {key: value for key, value in knobs.items() if value is not None}
-        if recorded or "forward" in asked.context:
+        if recorded or asked.context & {"forward", "inputs"}:
             score = pin(target, outputs)
         if recorded:
             context["tail"] = _scores(model, recorded.tail, score, convolves=recorded.convolves)

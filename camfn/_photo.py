@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,18 @@ def read_photo(path: str | os.PathLike[str]) -> Image.Image:
         >>> photo.mode, photo.size, photo.getpixel((0, 0))
         ('RGB', (4, 3), (128, 128, 128))
     """
+    return decode_photo(Path(path).read_bytes, os.fspath(path))
+
+
+def decode_photo(data: Callable[[], bytes], name: str) -> Image.Image:
+    """Decode what a function reads, as `read_photo` does; errors name it `name`."""
     try:
         # from memory: Pillow (since #8390) maps an uncompressed rotated TIFF file with its sides swapped
-        with Image.open(io.BytesIO(Path(path).read_bytes())) as image:
+        with Image.open(io.BytesIO(data())) as image:
             image.load()
             return to_rgb(ImageOps.exif_transpose(image))
     except _UNREADABLE as error:
-        raise PhotoError(f"cannot read the photo {os.fspath(path)}: {_reason(error)}") from error
+        raise PhotoError(f"cannot read the photo {name}: {_reason(error)}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

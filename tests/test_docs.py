@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import camfn
-from camfn import attention, factorize, image, layers, layout, methods, metrics, network, targets, transforms
+from camfn import attention, evaluate, factorize, image, layers, layout, methods, metrics, network, targets, transforms
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -58,6 +58,8 @@ def test_every_public_name_is_in_the_docs() -> None:
             if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__ and callable(value)
         ]
     public += re.findall(r"import (\w+) as \1\n", Path(targets.__file__).read_text())
+    public += re.findall(r"import (\w+) as \1\n", Path(evaluate.__file__).read_text())
+    public += ["quantus_explain", "LayerAttribution", "torchmetric"]
     public += [name for name in vars(transforms) if not name.startswith("_") and name != "annotations"]
     missing = [name for name in public if not re.search(rf"\b{name}\b", text)]
     assert not missing

@@ -242,12 +242,12 @@ def test_a_timm_model_without_weights_of_its_own(offline: list[str]) -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("lite1", "Did you mean lite0"),
+        ("lite1", "Did you mean lite2 or lite0"),
         ("resnet50", "torchvision:resnet50"),
         ("torchvison:resnet50", "torchvision:resnet50"),
-        ("torchvision:", "expected lite0, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME"),
-        ("lite0:x", "expected lite0, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME"),
-        ("", "expected lite0, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME"),
+        ("torchvision:", "expected lite0, lite2, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME"),
+        ("lite0:x", "expected lite0, lite2, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME"),
+        ("", "expected lite0, lite2, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME"),
         ("torchvision:resnet5", "'resnet50'"),
         ("torchvision:fasterrcnn_resnet50", "'fasterrcnn_resnet50_fpn'"),
         ("timm:resnet5", "'resnet50'"),

@@ -1,0 +1,162 @@
+"""camfn where others expect something of theirs: an explain_func, an attribute, a metric that is updated.
+
+Nothing is imported here but what the other package itself is handed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import explainer
+from .image import normalize, upsample
+
+
+def quantus_explain(
+    method: Callable[..., Tensor], layer: str, *, signed: bool = False, **options: Any
+) -> Callable[..., Any]:
+    """Make the `explain_func` that Quantus asks for: (model, inputs, targets) in numpy, one heatmap a sample back.
+
+    Args:
+        method: one of `camfn.methods`, or a function of yours.
+        layer: a dotted name in the model.
+        signed: keep negative values; by default maps are clipped at zero and stretched to [0, 1].
+        options: of `explainer`, as layout and chunk_size.
+
+    Returns:
+        A function of model, inputs (B, C, *S) and targets (B,), arrays or tensors, that returns an array (B, 1, *S).
+        Its other keywords, which Quantus passes on (device, ...), are those of no one here.
+
+    Example:
+        >>> import numpy as np
+        >>> from camfn.methods import grad_cam
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))
+        >>> explain = quantus_explain(grad_cam, "0")
+        >>> explain(model=net, inputs=np.ones((2, 3, 8, 8), np.float32), targets=np.array([1, 4])).shape
+        (2, 1, 8, 8)
+    """
+
+    def explain_func(model: nn.Module, inputs: Any, targets: Any, **_: Any) -> Any:
+        like = next(model.parameters())
+        images = torch.as_tensor(inputs).to(like)
+        classes = torch.as_tensor(targets).to(like.device).long().reshape(-1)
+        cam = explainer(method, model, layer, **options)(images, classes)
+        heatmap = upsample(cam if signed else normalize(cam), images.shape[2:])
+        return heatmap[:, None].detach().cpu().numpy()
+
+    return explain_func
+
+
+class LayerAttribution:
+    """A method in the form of Captum's layer attributions: `LayerAttribution(grad_cam, net, "0").attribute(x, 3)`.
+
+    Args:
+        method: one of `camfn.methods`, or a function of yours.
+        model: any module.
+        layer: a dotted name, or the module itself.
+        options: of `explainer`.
+
+    Example:
+        >>> from camfn.methods import grad_cam
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))
+        >>> LayerAttribution(grad_cam, net, "0").attribute(torch.ones(2, 3, 8, 8), target=4).shape
+        torch.Size([2, 1, 6, 6])
+    """
+
+    def __init__(self, method: Callable[..., Tensor], model: nn.Module, layer: str | nn.Module, **options: Any) -> None:
+        self.forward_func, self.layer = model, layer
+        self.explain = explainer(method, model, layer, **options)
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: int | Tensor | None = None,
+        additional_forward_args: Any = None,
+        *,
+        interpolate: bool = False,
+    ) -> Tensor:
+        """Explain, in Captum's order of arguments.
+
+        Args:
+            inputs: (B, C, *S), or a tuple of the model's inputs with that first.
+            target: one class, one a sample, or None for the top class, where Captum expects a scalar output.
+            additional_forward_args: further arguments of the model, one or a tuple.
+            interpolate: return the map at the size of the inputs.
+
+        Returns:
+            (B, 1, *spatial), raw and signed, at the layer's resolution: what `captum.attr.LayerGradCam` returns.
+        """
+        images = inputs if isinstance(inputs, tuple) else (inputs,)
+        if additional_forward_args is not None:
+            more = additional_forward_args
+            images = (*images, *(more if isinstance(more, tuple) else (more,)))
+        cam = self.explain(images if len(images) > 1 else images[0], target)
+        if interpolate:
+            cam = upsample(cam, images[0].shape[2:])
+        return cam[:, None]
+
+
+def torchmetric(
+    metric: Callable[..., Tensor], *, join: Callable[[Tensor], Tensor] | None = None, **options: Any
+) -> Any:
+    """Make a `torchmetrics.Metric` of a metric a sample: `update` with its arguments, `compute` for the mean.
+
+    It adds up over batches and over processes, resets, clones, and goes into a `MetricCollection`.
+
+    Args:
+        metric: arguments to (B,) numbers, as `metrics.energy_in_box`; or, with `join`, to (B, T).
+        join: all samples' (n, T) to the result, as `metrics.max_box_acc` of `metrics.box_ious`; by default the mean.
+        options: bound to the metric's keywords.
+
+    Returns:
+        An instance of a subclass of `torchmetrics.Metric`.
+
+    Raises:
+        ImportError: torchmetrics is missing.
+
+    Example:
+        >>> from camfn.metrics import complexity
+        >>> mean = torchmetric(complexity)
+        >>> mean.update(torch.tensor([[0.0, 1.0], [0.25, 0.25]]))
+        >>> mean.compute().item()
+        0.375
+    """
+    try:
+        import torchmetrics
+    except ModuleNotFoundError as error:
+        raise ImportError("torchmetric makes a torchmetrics.Metric: pip install torchmetrics") from error
+
+    class Accumulated(torchmetrics.Metric):  # type: ignore[misc, name-defined, unused-ignore]
+        """Numbers of samples, kept until `compute`."""
+
+        full_state_update = False
+        total: Tensor
+        count: Tensor
+        kept: Any
+
+        def __init__(self) -> None:
+            super().__init__()
+            if join is None:
+                self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+                self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+            else:
+                self.add_state("kept", [], dist_reduce_fx="cat")
+
+        def update(self, *arguments: Any, **keywords: Any) -> None:
+            found = metric(*arguments, **(options | keywords)).detach()
+            if join is None:
+                self.total += found.double().sum()
+                self.count += len(found)
+            else:
+                self.kept.append(found)
+
+        def compute(self) -> Tensor:
+            if join is None:
+                return self.total / self.count
+            return join(self.kept if isinstance(self.kept, Tensor) else torch.cat(self.kept))
+
+    Accumulated.__name__ = Accumulated.__qualname__ = getattr(metric, "__name__", "Accumulated")
+    return Accumulated()

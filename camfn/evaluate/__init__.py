@@ -1,0 +1,26 @@
+"""Evaluation of methods on photos: rows as they come, a ranked table with intervals, a report, and the best choice."""
+
+from __future__ import annotations
+
+from ._cases import CAPPED as CAPPED
+from ._cases import Case as Case
+from ._cases import cases as cases
+from ._cases import center as center
+from ._core import Row as Row
+from ._core import evaluate_photo as evaluate_photo
+from ._measures import METRICS as METRICS
+from ._measures import Metric as Metric
+from ._photos import Photo as Photo
+from ._photos import builtin_photos as builtin_photos
+from ._photos import read_photos as read_photos
+from ._protocol import Protocol as Protocol
+from ._rank import Estimate as Estimate
+from ._rank import Standing as Standing
+from ._rank import rank as rank
+from ._rank import write_table as write_table
+from ._rank import write_tables as write_tables
+from ._report import write_report as write_report
+from ._run import run as run
+from ._store import Store as Store
+from ._tune import Tuned as Tuned
+from ._tune import tune as tune

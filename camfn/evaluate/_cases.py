@@ -1,0 +1,161 @@
+"""What is evaluated: a model, a layer, a method and its options, written as a user writes them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable
+from functools import partial
+from inspect import Parameter, signature
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import methods, network
+from .._ask import PICTURES, UsageError, named_methods
+from .._check import near
+from .._explain import CONTEXT
+
+CAPPED: dict[str, str] = {
+    "score_cam": "top_k=0.05",
+    "ss_cam": "samples=1",
+    "is_cam": "steps=2",
+    "opti_cam": "steps=30",
+    "rise": "samples=500",
+}
+"""Options under which `capped` takes the methods that cost most; those not named here run as they are."""
+
+
+class Case(NamedTuple):
+    """One way to explain a model.
+
+    Attributes:
+        model: as `zoo.load` takes it.
+        layer: a dotted name, or "auto".
+        method: the name of a method, or of a baseline: "center" or "random".
+        options: of the method, as in "top_k=0.1,by='gradient'"; empty for none.
+    """
+
+    model: str
+    layer: str
+    method: str
+    options: str = ""
+
+    @property
+    def name(self) -> str:
+        """The method with its options, as the command line takes it."""
+        return f"{self.method}:{self.options}" if self.options else self.method
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.layer} {self.name}"
+
+
+def center(height: int, width: int) -> Tensor:
+    """Gaussian in the center of the image, its deviation a quarter of each side: the baseline that needs no network.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+
+    Returns:
+        (1, height, width), largest in the middle.
+
+    Example:
+        >>> center(3, 3)[0, 1].tolist() == center(3, 3)[0, :, 1].tolist()
+        True
+    """
+    down, across = ((torch.arange(n) + 0.5) / n - 0.5 for n in (height, width))
+    return torch.exp(-(down[:, None].square() + across.square()) / (2 * 0.25**2))[None]
+
+
+BASELINES = ("center", "random")
+"""What every method is held against: `center`, and noise without any network at the layer's resolution."""
+
+
+def cases(models: Iterable[str], names: Iterable[str], layers: Iterable[str] = ("auto",)) -> list[Case]:
+    """Cross models, methods and layers, the two baselines included.
+
+    Args:
+        models: as `zoo.load` takes them.
+        names: methods, as in "grad_cam" or "score_cam:top_k=0.1"; `|` between values gives one case each, as in
+            "score_cam:top_k=0.05|0.1". "all" stands for all methods on a layer or of the whole network, "cheap" for
+            those that run the network once, "capped" for all, with fewer samples for those that cost most (the options
+            are in every table).
+        layers: dotted names, or "auto".
+
+    Returns:
+        No case twice, in the order asked for; baselines last.
+
+    Raises:
+        UsageError: an unknown method or option.
+
+    Example:
+        >>> [str(case) for case in cases(["lite0"], ["score_cam:top_k=0.05|0.1"])][:2]
+        ['lite0 auto score_cam:top_k=0.05', 'lite0 auto score_cam:top_k=0.1']
+    """
+    layers = list(layers)
+    chosen = [spec for name in names for spec in _spelled_out(name)]
+    made = [
+        Case(model, layer, *spec) for model in models for layer in layers for spec in chosen if spec[0] not in BASELINES
+    ]
+    made += [Case(model, "auto", name) for model in dict.fromkeys(case.model for case in made) for name in BASELINES]
+    return list(dict.fromkeys(made))
+
+
+def method_of(case: Case, generator: torch.Generator) -> Callable[..., Tensor]:
+    """The function of a case, its options bound; one that draws draws from the generator."""
+    function = named_methods()[case.method]
+    options = dict(_parsed(case.method, case.options))
+    if "generator" in signature(function).parameters:
+        options.setdefault("generator", generator)
+    return partial(function, **options) if options else function
+
+
+def is_cheap(function: Callable[..., Tensor]) -> bool:
+    """Whether a method runs the network once: it asks for nothing that perturbs."""
+    return not {"tail", "forward"} & set(signature(function).parameters)
+
+
+def _spelled_out(name: str) -> list[tuple[str, str]]:
+    if name in ("all", "cheap", "capped"):
+        whole = [key for key in network.__all__ if key not in PICTURES]
+        known = [key for key in methods.__all__ if name != "cheap" or is_cheap(getattr(methods, key))]
+        known += whole if name != "cheap" else []
+        return [(key, _canonical(key, CAPPED.get(key, "") if name == "capped" else "")) for key in known]
+    method, _, options = name.partition(":")
+    if method in BASELINES and not options:
+        return [(method, "")]
+    if method in PICTURES:
+        raise UsageError(f"{method} gives a picture, no map that could be evaluated")
+    if method not in named_methods():
+        raise UsageError(f"no method {method!r}. {near(method, [*named_methods(), *BASELINES])} Or all, cheap, capped")
+    alternatives = [
+        [f"{part.partition('=')[0]}={value}" for value in part.partition("=")[2].split("|")]
+        for part in filter(None, options.split(","))
+    ]
+    return [(method, _canonical(method, ",".join(chosen))) for chosen in product(*alternatives)]
+
+
+def _canonical(method: str, options: str) -> str:
+    return ",".join(f"{key}={value!r}" for key, value in sorted(_parsed(method, options)))
+
+
+def _parsed(method: str, options: str) -> list[tuple[str, Any]]:
+    """Options as they are written, as keywords that the method has."""
+    parameters = signature(named_methods()[method]).parameters.values()
+    known = [p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.name not in (*CONTEXT, "generator")]
+    found = []
+    for part in filter(None, options.split(",")):
+        key, equals, text = part.partition("=")
+        if not equals or key not in known:
+            has = f"its options are {', '.join(known)}" if known else "it has none"
+            raise UsageError(
+                f"{method} has no option {part!r}: {has}. Write {method}:{known[0] if known else 'KEY'}=VALUE"
+            )
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        found.append((key, value))
+    return found

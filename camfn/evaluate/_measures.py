@@ -1,0 +1,236 @@
+"""The metrics of one explanation, by name; `camfn.metrics` computes each, and what several need is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import image, metrics
+from .._ask import UsageError
+from ..targets import class_probability
+from ._protocol import Protocol
+
+THRESHOLDS = tuple(k / 20 for k in range(1, 20))
+"""Shares of a map's maximum at which boxes are drawn for MaxBoxAcc."""
+
+REDRAWN = 4
+"""Modules, counted from the head, whose parameters randomization draws anew one after the other."""
+
+
+class Explanation:
+    """A map, and all that the metrics ask about it.
+
+    Args:
+        model: in evaluation mode.
+        images: (1, C, H, W), as the model takes them.
+        cam: (1, *S), raw.
+        index: the class.
+        explain: a model and images to the raw map, by the same method for the same class.
+        black: what a black photo is after the preprocessing, (1, C, H, W).
+        boxes: (n, 4), x0, y0, x1, y1 in pixels of the images; none where they are not known.
+        protocol: how it is measured.
+        name: of the photo; noise is drawn for it, the same for every method.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        cam: Tensor,
+        index: int,
+        explain: Callable[[nn.Module, Tensor], Tensor],
+        black: Tensor,
+        boxes: Tensor,
+        protocol: Protocol,
+        name: str,
+    ) -> None:
+        self.model, self.images, self.cam, self.explain = model, images, cam, explain
+        self.boxes, self.protocol, self.name = boxes, protocol, name
+        self.removed = black if protocol.removed == "black" else 0.0
+        self.heatmap = self.rescaled(cam)
+        self.score = metrics.scores_of(model, images, class_probability(index))
+
+    def rescaled(self, cam: Tensor) -> Tensor:
+        """A raw map as a heatmap at the size of the images."""
+        return image.upsample(image.normalize(cam), self.images.shape[2:])
+
+    def generator(self, what: str) -> torch.Generator:
+        """One for each photo and use."""
+        return self.protocol.generator(self.name, what)
+
+    @cached_property
+    def before(self) -> Tensor:
+        return self.score(self.images)
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """The images through the heatmap."""
+        return metrics.masked(self.images, self.heatmap, baseline=self.removed)
+
+    @cached_property
+    def after(self) -> Tensor:
+        return self.score(self.seen)
+
+    @cached_property
+    def region(self) -> list[Tensor]:
+        return [self.boxes]
+
+    @cached_property
+    def masks(self) -> Tensor:
+        return metrics.box_masks(self.region, self.heatmap.shape[1:])
+
+    @cached_property
+    def coherency(self) -> Tensor:
+        return metrics.coherency(self.heatmap, self.rescaled(self.explain(self.model, self.seen)))
+
+    @cached_property
+    def road(self) -> Tensor:
+        shares = self.protocol.road_shares
+        return metrics.road_combined(
+            self.score, self.images, self.heatmap, shares=shares, generator=self.generator("road")
+        )
+
+    def curve(self, metric: Callable[..., metrics.Curve]) -> metrics.Curve:
+        """Insertion, deletion or pixel flipping."""
+        baseline = {} if metric is metrics.insertion else {"baseline": self.removed}
+        step, chunk = self.protocol.step, self.protocol.chunk_size
+        return metric(self.score, self.images, self.heatmap, step=step, chunk_size=chunk, **baseline)
+
+
+class Metric(NamedTuple):
+    """What is known of a metric.
+
+    Attributes:
+        better: 1 where higher is better, -1 where lower is, 0 where it only describes.
+        measure: an explanation to a number, or to (number, vector).
+        about: in a few words.
+        boxes: whether it needs boxes.
+        again: explanations it makes beyond the first.
+        join: vectors of all photos (n, T) to the metric, where it is no mean of numbers.
+    """
+
+    better: int
+    measure: Callable[[Explanation], Tensor | tuple[Tensor, Tensor]]
+    about: str
+    boxes: bool = False
+    again: int = 0
+    join: Callable[[Tensor], Tensor] | None = None
+
+
+def _auc(metric: Callable[..., metrics.Curve]) -> Callable[[Explanation], tuple[Tensor, Tensor]]:
+    def measure(e: Explanation) -> tuple[Tensor, Tensor]:
+        curve = e.curve(metric)
+        return curve.auc, curve.scores[0]
+
+    return measure
+
+
+def _flipping(e: Explanation) -> tuple[Tensor, Tensor]:
+    curve = e.curve(metrics.pixel_flipping)
+    return curve.aopc, curve.scores[0]
+
+
+def _ious(parts: str) -> Callable[[Explanation], tuple[Tensor, Tensor]]:
+    def measure(e: Explanation) -> tuple[Tensor, Tensor]:
+        found = metrics.box_ious(e.heatmap, e.region, thresholds=THRESHOLDS, parts=parts)  # type: ignore[arg-type]
+        return found.amax(1), found[0]
+
+    return measure
+
+
+def _infidelity(e: Explanation) -> Tensor:
+    samples, chunk = e.protocol.noise_samples, e.protocol.chunk_size
+    drawn = e.generator("infidelity")
+    return metrics.infidelity(e.score, e.images, e.heatmap, samples=samples, generator=drawn, chunk_size=chunk)
+
+
+def _sensitivity(e: Explanation) -> Tensor:
+    drawn = e.generator("max_sensitivity")
+    maps = e.protocol.noise_maps
+    return metrics.max_sensitivity(lambda x: e.explain(e.model, x), e.images, samples=maps, generator=drawn)
+
+
+def _randomization(e: Explanation) -> Tensor:
+    top = [name for name, child in e.model.named_children() if any(True for _ in child.parameters())]
+    names = list(reversed(top))[:REDRAWN]
+    drawn = e.generator("randomization")
+    found = metrics.randomization(lambda net: e.explain(net, e.images), e.model, generator=drawn, names=names)
+    return found.similarity.mean(1)
+
+
+METRICS: dict[str, Metric] = {
+    "energy_in_box": Metric(
+        1, lambda e: metrics.energy_in_box(e.heatmap, e.region), "share of the map in the boxes", True
+    ),
+    "iou": Metric(
+        1,
+        lambda e: metrics.iou(e.heatmap, e.region),
+        "overlap of the map above a fifth of its maximum with the boxes",
+        True,
+    ),
+    "pxap": Metric(
+        1, lambda e: metrics.pxap(e.heatmap, e.masks), "average precision of the pixels against the boxes", True
+    ),
+    "max_box_acc": Metric(
+        1, _ious("largest"), "share of photos whose box is found at the best threshold", True, join=metrics.max_box_acc
+    ),
+    "max_box_acc_v2": Metric(
+        1,
+        _ious("all"),
+        "the same with every part, over three bounds",
+        True,
+        join=lambda ious: metrics.max_box_acc(ious, at=(0.3, 0.5, 0.7)),
+    ),
+    "pointing_game": Metric(
+        1, lambda e: metrics.pointing_game(e.heatmap, e.region), "whether the maximum lies in a box", True
+    ),
+    "average_drop": Metric(-1, lambda e: metrics.average_drop(e.before, e.after), "probability lost through the mask"),
+    "average_increase": Metric(1, lambda e: metrics.average_increase(e.before, e.after), "whether the mask raises it"),
+    "average_gain": Metric(1, lambda e: metrics.average_gain(e.before, e.after), "probability won through the mask"),
+    "deletion": Metric(-1, _auc(metrics.deletion), "area under the probability, most relevant pixels removed first"),
+    "insertion": Metric(
+        1, _auc(metrics.insertion), "area under the probability, most relevant pixels brought back first"
+    ),
+    "pixel_flipping": Metric(1, _flipping, "area over the probability, squares of 9 x 9 removed"),
+    "road_combined": Metric(
+        1, lambda e: e.road, "the same with pixels filled in from their neighbors, least less most"
+    ),
+    "infidelity": Metric(-1, _infidelity, "how badly the map predicts what noise does to the probability"),
+    "max_sensitivity": Metric(-1, _sensitivity, "how far noise moves the map", again=6),
+    "randomization": Metric(-1, _randomization, "rank correlation with maps of networks drawn anew", again=1 + REDRAWN),
+    "coherency": Metric(1, lambda e: e.coherency, "correlation with the map of the masked photo", again=1),
+    "complexity": Metric(-1, lambda e: metrics.complexity(e.heatmap), "mean of the map"),
+    "adcc": Metric(
+        1,
+        lambda e: metrics.adcc(e.coherency, metrics.complexity(e.heatmap), metrics.average_drop(e.before, e.after)),
+        "harmonic mean of coherency, 1 - complexity, 1 - drop",
+        again=1,
+    ),
+    "arcc": Metric(
+        1,
+        lambda e: metrics.arcc(e.coherency, metrics.complexity(e.heatmap), e.road),
+        "the same with ROAD for the drop",
+        again=1,
+    ),
+    "entropy": Metric(0, lambda e: metrics.entropy(e.heatmap), "spread of the map over pixels, in nats"),
+    "sparseness": Metric(0, lambda e: metrics.sparseness(e.heatmap), "Gini index of the map"),
+}
+"""The metrics that a run measures, the order of the columns."""
+
+
+def measured(protocol: Protocol) -> tuple[str, ...]:
+    """Names of the metrics that a protocol asks for.
+
+    Raises:
+        UsageError: one is unknown.
+    """
+    if protocol.metrics is None:
+        return tuple(METRICS)
+    unknown = [name for name in protocol.metrics if name not in METRICS]
+    if unknown:
+        raise UsageError(f"no metric {unknown[0]!r}: expected some of {', '.join(METRICS)}")
+    return tuple(name for name in METRICS if name in protocol.metrics)

@@ -1,0 +1,123 @@
+"""Plots of an evaluation, by matplotlib, without its global state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from .._weights import library
+from ._core import Row
+from ._measures import METRICS
+from ._rank import Standing
+
+_SHOWN = ("energy_in_box", "iou", "insertion", "deletion", "road_combined", "average_gain", "average_drop", "adcc")
+"""Metrics with a plot against the cost, as far as they were measured; others stand in only if fewer than six were."""
+
+
+def cost_plot(standings: Sequence[Standing]) -> bytes:
+    """Each metric against the cost in forwards, with intervals; baselines are lines. PNG."""
+    ranked = [s for s in standings if not s.is_baseline and s.forwards]
+    measured = [name for name in METRICS if METRICS[name].better and any(name in s.estimates for s in standings)]
+    names = [name for name in _SHOWN if name in measured][:6]
+    names += [name for name in measured if name not in names][: 6 - len(names)]
+    columns = min(3, len(names))
+    figure = _figure(5.2 * columns, 4.2 * -(-len(names) // columns))
+    for place, name in enumerate(names, 1):
+        axes = figure.add_subplot(-(-len(names) // columns), columns, place)
+        for s in ranked:
+            if name in s.estimates:
+                e = s.estimates[name]
+                low, high = max(0.0, e.value - e.low), max(0.0, e.high - e.value)
+                axes.errorbar(
+                    s.forwards, e.value, yerr=[[low], [high]], fmt="o", color="#1f5fa8", ecolor="#b9cde4", ms=4
+                )
+        _name_points(
+            axes, [(s.forwards or 1, s.estimates[name].value, s.method) for s in ranked if name in s.estimates]
+        )
+        for s, style in ((s, "--" if s.method == "center" else ":") for s in standings if s.is_baseline):
+            if name in s.estimates:
+                axes.axhline(s.estimates[name].value, color="#c0392b", linestyle=style, linewidth=1, label=s.method)
+        axes.set_xscale("log")
+        # room for the names of the dearest
+        axes.set_xlim(right=4 * max([1.0, *(s.forwards or 1.0 for s in ranked)]))
+        axes.set_title(f"{name} ({'higher' if METRICS[name].better > 0 else 'lower'} is better)", fontsize=10)
+        axes.set_xlabel("forwards", fontsize=9)
+        axes.tick_params(labelsize=8)
+        if place == 1 and axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, frameon=False)
+    return _png(figure)
+
+
+def curve_plot(rows: Sequence[Row], standings: Sequence[Standing], step: float) -> bytes | None:
+    """Mean curves of deletion and insertion: the five best and the baselines in color, the others in gray. PNG."""
+    names = [name for name in ("deletion", "insertion") if any(name in row.vectors for row in rows)]
+    if not names:
+        return None
+    figure = _figure(6.2 * len(names), 4.4)
+    palette = ("#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
+    for place, name in enumerate(names, 1):
+        axes = figure.add_subplot(1, len(names), place)
+        order = sorted(
+            (s for s in standings if name in s.estimates and not s.is_baseline),
+            key=lambda s: -METRICS[name].better * s.estimates[name].value,
+        )
+        best = {s.case: color for s, color in zip(order, palette)}
+        for s in [*reversed(order), *(s for s in standings if s.is_baseline and name in s.estimates)]:
+            curves = [row.vectors[name] for row in rows if row.case == s.case and name in row.vectors]
+            mean = [sum(column) / len(column) for column in zip(*curves, strict=True)]
+            shares = [min(1.0, i * step) for i in range(len(mean))]
+            color = best.get(s.case, "#c0392b" if s.is_baseline else "#dddddd")
+            style = {"center": "--", "random": ":"}.get(s.method, "-")
+            label = s.method if s.case in best or s.is_baseline else None
+            axes.plot(shares, mean, style, color=color, linewidth=1.6 if label else 0.8, label=label)
+        axes.set_title(f"{name}: mean probability", fontsize=10)
+        axes.set_xlabel(f"share of pixels {'brought back' if name == 'insertion' else 'removed'}", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.legend(fontsize=8, frameon=False)
+    return _png(figure)
+
+
+def rank_plot(standings: Sequence[Standing]) -> bytes | None:
+    """Ranks of the methods (rows) by each metric (columns). PNG."""
+    ranked = [s for s in standings if s.ranks]
+    names = [name for name in METRICS if any(name in s.ranks for s in ranked)]
+    if not names:
+        return None
+    ranked.sort(key=lambda s: s.rank or 0)
+    figure = _figure(1.6 + 0.62 * len(names) + 1.6, 1.7 + 0.27 * len(ranked))
+    axes = figure.add_subplot()
+    grid = [[s.ranks.get(name, float("nan")) for name in names] for s in ranked]
+    axes.imshow(grid, cmap="RdYlBu_r", vmin=1, vmax=max(2, len(ranked)), aspect="auto")
+    for i, line in enumerate(grid):
+        for j, value in enumerate(line):
+            if value == value:
+                dark = value < 0.15 * len(ranked) or value > 0.88 * len(ranked)
+                axes.text(j, i, f"{value:g}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+    axes.set_yticks(range(len(ranked)), [f"{s.method}  ({s.rank:.1f})" for s in ranked], fontsize=8)
+    axes.set_title("rank by each metric, and the mean rank", fontsize=10)
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> Any:
+    return library("matplotlib.figure").Figure(figsize=(width, height), layout="constrained", dpi=90)
+
+
+def _name_points(axes: Any, points: list[tuple[float, float, str]]) -> None:
+    """Name each place once: methods whose points coincide share a label, and crowded ones are left to the table."""
+    if not points:
+        return
+    low, high = axes.get_ylim()
+    placed: list[tuple[float, float]] = []
+    for x, y, name in sorted(points, key=lambda point: -point[1]):
+        near = any(abs(y - other) < 0.05 * (high - low) and 0.2 < x / where < 5 for where, other in placed)
+        if not near:
+            axes.annotate(name.partition(":")[0], (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
+            placed.append((x, y))
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
