@@ -149,6 +149,7 @@ def test_tensors_are_solved_as_arrays_are() -> None:
     image, missing = case(7, 21, 30, 0.6, smooth=True)
     found = _solved(image, missing[:, None].double(), 1e-12)
     torch.testing.assert_close(found, metrics.impute(image, missing, tolerance=1e-12))
+    assert _solved(image[:0], missing[:0, None].double(), 1e-12).shape == (0, 2, 21, 30)
 
 
 def test_the_preconditioner_is_symmetric_positive_definite() -> None:

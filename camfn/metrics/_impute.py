@@ -155,15 +155,15 @@ def _sum(x: _Array) -> _Array:
     return x.sum((2, 3), keepdims=True)
 
 
-def _dot(x: _Array, y: _Array, shape: tuple[int, ...]) -> _Array:
+def _dot(x: _Array, y: _Array, shape: tuple[int, int, int, int]) -> _Array:
     """(B, C, 1)."""
-    x, y = (z.reshape(*shape[:2], -1) for z in (x, y))
+    x, y = (z.reshape(*shape[:2], shape[2] * shape[3]) for z in (x, y))
     return _namespace(x).einsum("bck,bck->bc", x, y)[..., None]
 
 
-def _scaled(x: _Array, by: _Array, out: _Array, shape: tuple[int, ...]) -> _Array:
+def _scaled(x: _Array, by: _Array, out: _Array, shape: tuple[int, int, int, int]) -> _Array:
     """Each channel of each sample by its own number (B, C, 1)."""
-    x, into = (z.reshape(*shape[:2], -1) for z in (x, out))
+    x, into = (z.reshape(*shape[:2], shape[2] * shape[3]) for z in (x, out))
     _namespace(x).multiply(x, by, out=into)
     return out
 
