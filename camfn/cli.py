@@ -6,10 +6,13 @@ A client of the public API; no mathematics.
 from __future__ import annotations
 
 import sys
+import warnings
 
 
 def main() -> None:
     """Run the command line; the entry point of the package."""
+    # torch.func.jvp warns about the insides of torch, of which a user of commands can change nothing
+    warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
     try:
         from ._evaluate_app import app
 
