@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import vjp
 from torch.utils import _pytree as pytree
 
-from ._capture import _gradients, tensors_of
+from ._capture import gradients, tensors_of
 from ._check import CaptureError, batch_sizes, layer_name, one_score_a_sample
 from ._graft import call, copied, graft
 from ._resume import resume
@@ -150,7 +150,7 @@ def capture_attention(
             found = one_score_a_sample(score(outputs), batch_sizes(inputs, ()))
             deltas = [delta for site in wanted for delta in (site.delta, site.output_delta) if delta is not None]
             if scores == "model":
-                grads = _gradients(found, deltas, keep)
+                grads = gradients(found, deltas, create_graph=keep)
             else:
                 grads = _own_gradients(
                     wanted, readout or _rest(model, sites, wanted, inputs), pin(target, outputs), keep
@@ -306,5 +306,6 @@ def _own_gradients(
         assert site.delta is not None
         assert site.output_delta is not None
         tokens = site.tokens.mean(site.per_token, keepdim=True).expand_as(site.tokens)
-        grads += _gradients(score(readout(tokens)), [site.delta, site.output_delta], create_graph)
+        deltas = [site.delta, site.output_delta]
+        grads += gradients(score(readout(tokens)), deltas, create_graph=create_graph)
     return grads

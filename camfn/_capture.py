@@ -293,7 +293,8 @@ def _differentiate(
         tensors, rebuild = tensors_of(outputs)
         structure.append(rebuild)
         points.extend(_points(cut, deltas, wanted))
-        return seed, (activations, _gradients(scores, [deltas[point] for point in points], create_graph), tensors)
+        wanted_deltas = [deltas[point] for point in points]
+        return seed, (activations, gradients(scores, wanted_deltas, create_graph=create_graph), tensors)
 
     kept: Any
     try:
@@ -314,11 +315,16 @@ def _flat(activations: Mapping[str, list[Tensor]]) -> list[Tensor]:
     return [value for values in activations.values() for value in values]
 
 
-def _gradients(scores: Tensor, deltas: list[Tensor], create_graph: bool) -> list[Tensor]:
+def gradients(
+    scores: Tensor, deltas: Sequence[Tensor], *, create_graph: bool = False, retain_graph: bool = False
+) -> list[Tensor]:
+    """Derivatives of the sum of the scores, zero where they do not depend on a delta."""
     if not scores.requires_grad:
         return [torch.zeros_like(delta) for delta in deltas]
     ones = torch.ones_like(scores)
-    found = torch.autograd.grad(scores, deltas, ones, create_graph=create_graph, allow_unused=True)
+    found = torch.autograd.grad(
+        scores, deltas, ones, retain_graph=create_graph or retain_graph, create_graph=create_graph, allow_unused=True
+    )
     return [torch.zeros_like(delta) if grad is None else grad for grad, delta in zip(found, deltas)]
 
 

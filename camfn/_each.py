@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._capture import tensors_of
+from ._capture import gradients, tensors_of
 from ._check import bare, batch_sizes, chosen_calls, chosen_tensor, describe, floating, layer_name, one_score_a_sample
 from ._graft import call, copied, graft, swapped
 from ._reading import settle
@@ -74,7 +74,7 @@ def capture_each(
             chosen_calls(name, len(kept), None, cut.root)
             ((activations, leaf),) = kept
             rows = _scores(outputs, targets, batch_sizes(inputs, [activations]))
-            grads = [_gradient(row, leaf) for row in rows]
+            grads = [gradients(row, [leaf], retain_graph=True)[0] for row in rows]
         tensors, rebuild = tensors_of(outputs)
         found = settle(layout, model, name, activations, inputs)
         to_map = found.to_map if found else (lambda raw: raw)
@@ -96,10 +96,3 @@ def _scores(outputs: Any, targets: Targets, batches: set[int]) -> list[Tensor]:
     if not rows:
         raise ValueError("targets: expected at least one, got none")
     return [one_score_a_sample(row, batches) for row in rows]
-
-
-def _gradient(scores: Tensor, leaf: Tensor) -> Tensor:
-    if not scores.requires_grad:
-        return torch.zeros_like(leaf)
-    (found,) = torch.autograd.grad(scores.sum(), leaf, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(leaf) if found is None else found

@@ -13,8 +13,7 @@ from torch.utils import _pytree as pytree
 from ._capture import capture, observe
 from ._check import bare, describe, layer_name, spatial_map
 from ._folded import Folded
-from ._graft import call as run_on
-from ._graft import copied, floating_leaves, graft
+from ._graft import copied, floating_leaves, run_apart
 from ._resume import record, repeated
 from ._types import AnyLayout, Call, Inputs, ScoreFn, Select, Target
 from .targets import pin
@@ -92,11 +91,11 @@ def explainer(
         if recorded:
             context["tail"] = _scores(model, recorded.tail, score, convolves=recorded.convolves)
         if asked.context & {"forward", "inputs"}:
-            context["inputs"], rebuild = _images(inputs)
+            context["inputs"], rebuild = images_of(inputs)
             together = Folded(model)
             context["forward"] = _scores(
                 model,
-                lambda x: run_on(graft(model, _nothing), copied(rebuild(x))),
+                lambda x: run_apart(model, copied(rebuild(x))),
                 score,
                 many=lambda x: together(copied(rebuild(x))),
             )
@@ -191,22 +190,23 @@ def _scores(
     return _Scores(run, score) if training else _Folding(run, score, many or run, convolves=convolves)
 
 
-def _images(inputs: Inputs) -> tuple[Tensor, Callable[[Tensor], Inputs]]:
-    """Return the first floating-point tensor of the inputs, and what puts another, of n batches, in its place."""
+def images_of(
+    inputs: Inputs, purpose: str = "perturbs the images, but the inputs hold no such tensor"
+) -> tuple[Tensor, Callable[[Tensor], Inputs]]:
+    """Return the first floating-point tensor of the inputs, and what puts another, of n batches, in its place.
+
+    The purpose is what an error says of the method that wants it.
+    """
     inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
     leaves = floating_leaves(inputs)
     if not leaves:
-        raise TypeError(f"this method perturbs the images, but the inputs hold no such tensor: {describe(inputs)}")
+        raise TypeError(f"this method {purpose}: {describe(inputs)}")
     images = leaves[0]
 
     def rebuild(changed: Tensor) -> Any:
-        times = changed.shape[0] // images.shape[0]
+        times = changed.shape[0] // images.shape[0] if images.shape[0] else 1
         return pytree.tree_map(
             lambda leaf: changed if leaf is images else repeated(leaf, times, {images.shape[0]}), inputs
         )
 
     return images, rebuild
-
-
-def _nothing(module: nn.Module) -> bool:
-    return False

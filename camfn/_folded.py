@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ._graft import Graft, answer, call, graft, hooked, put
+from ._graft import Graft, answer, call, copied, graft, hooked, put, run_apart
+from ._maps import same_numbers
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -36,14 +37,14 @@ class Folded:
     def __call__(self, inputs: Any) -> Any:
         """Run on inputs that may be written to."""
         if torch.is_grad_enabled():
-            return call(graft(self.model, lambda module: False), inputs)
+            return run_apart(self.model, inputs)
         if self.graft is None:
             return self.first(inputs)
         return call(self.graft, inputs)
 
     def first(self, inputs: Any) -> Any:
         """Run as it is and folded, and keep what is right."""
-        again = pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
+        again = copied(inputs)
         outputs, pairs = _watched(self.model, inputs)
         self.graft = _folded(self.model, pairs)
         if pairs and not _same(outputs, call(self.graft, again)):
@@ -101,11 +102,6 @@ def _parameters(convolution: Any, norm: Any) -> dict[str, Tensor]:
 
 
 def _same(first: Any, second: Any) -> bool:
-    """Whether two outputs have the same numbers, to half of the digits."""
+    """Whether all that two outputs hold has the same numbers."""
     pairs = list(zip(pytree.tree_leaves(first), pytree.tree_leaves(second)))
-    return all(_close(one, other) for one, other in pairs if isinstance(one, Tensor) and one.is_floating_point())
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    scale, off = (x.nan_to_num(0.0, 0.0, 0.0).abs().max() for x in (one, one - other))
-    return torch.equal(one.isfinite(), other.isfinite()) and bool(off <= torch.finfo(one.dtype).eps ** 0.5 * scale)
+    return all(same_numbers(one, other) for one, other in pairs if isinstance(one, Tensor) and one.is_floating_point())

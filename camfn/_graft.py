@@ -156,6 +156,11 @@ def copied(inputs: Any) -> Any:
     return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
 
 
+def run_apart(model: nn.Module, inputs: Any) -> Any:
+    """Run a model as it is, on copies of the buffers that training would write to."""
+    return call(graft(model, lambda module: False), inputs)
+
+
 def floating_leaves(value: Any) -> list[Tensor]:
     """Return the floating-point tensors of a tree."""
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ._capture import capture, observe
 from ._check import layer_name, spatial_map
-from ._explain import _asked, _images
+from ._explain import _asked, images_of
 from ._maps import gauss_legendre, widen
 from ._resume import record
 from ._types import AnyLayout, Inputs, ScoreFn, Select, Tail, Target
@@ -140,7 +140,7 @@ def path_integral(
         activations, outputs = recorded[:2] if recorded else see(inputs)
         spatial_map(name, activations, layout)
         score = pin(target, outputs)
-        images, rebuild = _images(inputs)
+        images, rebuild = images_of(inputs)
         end = activations if recorded else images
         run = _after(recorded.tail, score, chunk_size) if recorded else _through(derive, inputs, score, chunk_size)
         cams = []

@@ -8,7 +8,7 @@ In the equations `A` are the probabilities of a layer, (H, Nq, Nk), `g` their gr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -103,16 +103,13 @@ def attention_rollout(
     """
     if not 0 <= discard < 1:
         raise ValueError(f"discard: expected a share in [0, 1), got {discard}")
-    *inner, last = _global("attention_rollout", records, prefix, query)
+    layers = _global("attention_rollout", records, prefix, query)
 
     def step(record: AttentionRecord) -> Tensor:
         fused = _discarded(_fused(record.probabilities, fusion), discard)
         return _rows_to_one(fused + _identity(fused) if _is_square(record) else fused)
 
-    row = _row(step(last), prefix, query if _is_square(last) else query or 0)
-    for record in reversed(inner):
-        row = (row[:, None] @ step(record))[:, 0]
-    return row[:, prefix:].to(last.probabilities.dtype)
+    return _multiplied(layers, step, prefix, query)
 
 
 def gradient_rollout(records: Sequence[AttentionRecord], *, prefix: int = 1, query: int | None = 0) -> Tensor:
@@ -144,17 +141,14 @@ def gradient_rollout(records: Sequence[AttentionRecord], *, prefix: int = 1, que
         >>> gradient_rollout(capture_attention(net)(torch.randn(2, 5, 8), 1).records).shape
         torch.Size([2, 4])
     """
-    *inner, last = _global("gradient_rollout", records, prefix, query)
+    layers = _global("gradient_rollout", records, prefix, query)
 
     def step(record: AttentionRecord) -> Tensor:
         a, g = widen(record.probabilities, _given("gradient_rollout", record.grads))
         fused = (g * a).relu().mean(1)
         return fused + _identity(fused) if _is_square(record) else fused
 
-    row = _row(step(last), prefix, query if _is_square(last) else query or 0)
-    for record in reversed(inner):
-        row = (row[:, None] @ step(record))[:, 0]
-    return row[:, prefix:].to(last.probabilities.dtype)
+    return _multiplied(layers, step, prefix, query)
 
 
 def le_grad(records: Sequence[AttentionRecord], *, prefix: int = 1) -> Tensor:
@@ -259,6 +253,17 @@ def _global(what: str, records: Sequence[AttentionRecord], prefix: int, query: i
     if query is not None and not 0 <= query < records[-1].probabilities.shape[-2]:
         raise ValueError(f"{what}: query={query} is none of the {records[-1].probabilities.shape[-2]} queries")
     return records
+
+
+def _multiplied(
+    records: Sequence[AttentionRecord], step: Callable[[AttentionRecord], Tensor], prefix: int, query: int | None
+) -> Tensor:
+    """The query's row of the product of all steps, without the prefix: a vector times matrices, from the last."""
+    *inner, last = records
+    row = _row(step(last), prefix, query if _is_square(last) else query or 0)
+    for record in reversed(inner):
+        row = (row[:, None] @ step(record))[:, 0]
+    return row[:, prefix:].to(last.probabilities.dtype)
 
 
 def _given(what: str, grads: Tensor | None) -> Tensor:

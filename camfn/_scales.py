@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ._capture import capture
 from ._check import layer_name, spatial_map
-from ._explain import _asked, _images
+from ._explain import _asked, images_of
 from ._maps import resize, widen
 from ._types import AnyLayout, Inputs, Select, Target
 from .targets import logits_of, pin
@@ -76,7 +76,7 @@ def multi_scale(
     derive = capture(model, name, select=select, layout=layout)
 
     def explain(inputs: Inputs, target: Target = None) -> Tensor:
-        images, rebuild = _images(inputs)
+        images, rebuild = images_of(inputs)
         space = tuple(size) if size is not None else tuple(images.shape[2:])
         shapes = [_shape(one, images.shape[2:]) for one in sizes]
         captured = derive(inputs, target)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ._explain import _images
+from ._explain import images_of
 from ._types import Inputs, ScoreFn, Target
 from .targets import Move, Score, as_score, moved, pin
 
@@ -28,7 +28,7 @@ class Variant(NamedTuple):
 
 def first_image(inputs: Inputs) -> Tensor:
     """Return the images among the inputs: the first floating-point tensor."""
-    return _images(inputs)[0]
+    return images_of(inputs)[0]
 
 
 def explain_variants(
@@ -48,7 +48,7 @@ def explain_variants(
     """
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size: expected at least 1 variant at once, or None for all, got {chunk_size}")
-    images, rebuild = _images(inputs)
+    images, rebuild = images_of(inputs)
     batch, size = images.shape[0], chunk_size or len(variants)
     found: list[Tensor] = []
     for start in range(0, len(variants), size):

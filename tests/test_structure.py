@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_diagnose": {"_types", "_check"},
     "_nmf": {"_check", "_maps"},
     "factorize": {"_types", "_check", "_maps", "_nmf", "targets"},
-    "_folded": {"_graft"},
+    "_folded": {"_graft", "_maps"},
     "_capture": {*CUT, "_reading"},
     "_resume": {*CUT, "_reading"},
     "_each": {*CUT, "_capture", "_reading"},

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .._maps import same_numbers
+
 ChunkSize: TypeAlias = "int | Literal['auto'] | None"
 """Rows at once: a number, None for all, or "auto" for what a byte budget allows."""
 
@@ -257,7 +259,4 @@ def _agrees(fold: Callable[[Tensor], Tensor], scores: Callable[[Tensor], Tensor]
             return False
     if together.shape != alone.shape or not alone.is_floating_point() or not readable(alone, together):
         return False
-    scale, off = (x.nan_to_num(0.0, 0.0, 0.0).abs().max() for x in (alone, together - alone))
-    return torch.equal(together.isfinite(), alone.isfinite()) and bool(
-        off <= torch.finfo(alone.dtype).eps ** 0.5 * scale
-    )
+    return same_numbers(alone, together)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.func import vjp
-from torch.utils import _pytree as pytree
 
-from .._capture import tensors_of
-from .._check import describe, layer_name, one_score_a_sample
-from .._graft import call, copied, floating_leaves, graft
+from .._capture import gradients, tensors_of
+from .._check import layer_name, one_score_a_sample
+from .._explain import images_of
+from .._graft import call, copied, floating_leaves, graft, run_apart
 from .._types import Inputs, ScoreFn, Target
 from ..targets import as_score, pin
 
@@ -78,13 +78,7 @@ def differentiator(
 
 def image_of(inputs: Inputs) -> tuple[Tensor, Callable[[Tensor], Inputs]]:
     """Return the image, the first floating-point tensor of the inputs, and what puts another in its place."""
-    inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
-    leaves = floating_leaves(inputs)
-    if not leaves:
-        raise TypeError(
-            f"this method differentiates in the image, but the inputs hold no floating-point tensor: {describe(inputs)}"
-        )
-    return leaves[0], lambda image: pytree.tree_map(lambda leaf: image if leaf is leaves[0] else leaf, inputs)
+    return images_of(inputs, "differentiates in the image, but the inputs hold no floating-point tensor")
 
 
 def pinned(model: nn.Module, inputs: Inputs, target: Target) -> ScoreFn:
@@ -93,7 +87,7 @@ def pinned(model: nn.Module, inputs: Inputs, target: Target) -> ScoreFn:
     if not getattr(score, "pinned", None) or isinstance(target, (int, Tensor)):
         return score
     with torch.inference_mode(False), torch.no_grad():
-        return pin(score, call(graft(model, lambda module: False), copied(inputs)))
+        return pin(score, run_apart(model, copied(inputs)))
 
 
 class _Slot:
@@ -181,10 +175,7 @@ def _differentiate(network: _Network, image: Tensor, score: ScoreFn) -> Derived:
         outputs = network(image, calls)
         scores = _scored(score, outputs, image)
         wanted = [image, *calls.zeros.values()]
-        found: Sequence[Tensor | None] = [None] * len(wanted)
-        if scores.requires_grad:
-            found = torch.autograd.grad(scores, wanted, torch.ones_like(scores), allow_unused=True)
-        grads = [torch.zeros_like(x) if grad is None else grad for grad, x in zip(found, wanted)]
+        grads = gradients(scores, wanted)
         tensors, rebuild = tensors_of(outputs)
         structure.append(rebuild)
         return seed, (scores, grads[0], dict(zip(calls.zeros, grads[1:])), calls.offsets, tensors)

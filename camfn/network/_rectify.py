@@ -110,13 +110,15 @@ def _in_place(func: Any, args: Any, kwargs: Any) -> bool:
     return bool(args[place] if len(args) > place else kwargs.get("inplace", False))
 
 
-class _GuidedReLU(torch.autograd.Function):
+class _ClippedReLU(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(z: Tensor, ceiling: float) -> Tensor:
         return z.clamp(0, ceiling)
 
+
+class _GuidedReLU(_ClippedReLU):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         z, ceiling = inputs
@@ -128,13 +130,7 @@ class _GuidedReLU(torch.autograd.Function):
         return grad.clamp(min=0) * alive, None
 
 
-class _DeconvReLU(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(z: Tensor, ceiling: float) -> Tensor:
-        return z.clamp(0, ceiling)
-
+class _DeconvReLU(_ClippedReLU):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         pass
