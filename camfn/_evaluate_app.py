@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ._app import DeviceOption, _progress, _refusals
-from ._app import app as app
+from ._command import DeviceOption, app
+from ._terminal import progress_bars, refusals
 
 if TYPE_CHECKING:
     from .evaluate import Protocol, Standing, Store
@@ -101,7 +101,7 @@ def evaluate(
     Ends with 0 if all went well; with 1 if a photo could not be read or a case has a problem, the others kept; with 2,
     before any long work, if what was asked for cannot be done; with 130 if it was interrupted.
     """
-    with _refusals():
+    with refusals():
         from ._ask import pick_device
         from .evaluate import cases, read_photos, run, write_report, write_tables
         from .evaluate import rank as ranked
@@ -153,7 +153,7 @@ def tune(
 
     Values separated by | are tried one after the other, as in 'score_cam:top_k=0.02|0.1'.
     """
-    with _refusals():
+    with refusals():
         from ._ask import pick_device
         from .evaluate import cases, read_photos
         from .evaluate import tune as tuned
@@ -196,7 +196,7 @@ def _rankable(protocol: Protocol, by: str | None) -> None:
 
 def _shown(title: str, work: Callable[[Callable[[int, int], None]], Any]) -> Any:
     """Run with a bar that says the time left."""
-    with _progress() as progress:
+    with progress_bars() as progress:
         task = progress.add_task(title, total=None)
         return work(lambda done, total: progress.update(task, completed=done, total=total))
 

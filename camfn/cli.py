@@ -14,7 +14,7 @@ def main() -> None:
     # torch.func.jvp warns about the insides of torch, of which a user of commands can change nothing
     warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
     try:
-        from ._evaluate_app import app
+        from ._app import app
 
         app()
     except ModuleNotFoundError as error:

@@ -677,7 +677,11 @@ def test_without_its_libraries_the_entry_point_says_what_to_install(
 
     ours = (
         "camfn._app",
+        "camfn._command",
         "camfn._evaluate_app",
+        "camfn._explain_app",
+        "camfn._picture_app",
+        "camfn._terminal",
         "camfn._ask",
         "camfn._batch",
         "camfn._job",

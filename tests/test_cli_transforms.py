@@ -17,7 +17,7 @@ pytest.importorskip("timm", reason="needs timm: pip install 'camfn[cli]'")
 from rich.console import Console
 from rich.progress import Progress
 
-from camfn import _app, explainer, methods
+from camfn import _terminal, explainer, methods
 from camfn.transforms import augment, eigen_smooth, fuse, smooth
 from tests.test_cli import Net, net, noise, record, refused, run
 
@@ -160,7 +160,7 @@ def test_an_interruption_leaves_no_half_written_file(
 def test_the_second_bar_shows_perturbed_forwards_while_they_run() -> None:
     progress = Progress(console=Console(quiet=True))
     task = progress.add_task("perturbing", visible=False)
-    told = _app._second_bar(progress, task)
+    told = _terminal.second_bar(progress, task)
     seen = []
     for done, total in [(2, 6), (4, 6), (6, 6), (3, 9), (9, 9)]:
         told(done, total)
@@ -171,7 +171,7 @@ def test_the_second_bar_shows_perturbed_forwards_while_they_run() -> None:
 
 def test_a_method_that_perturbs_tells_the_bar(net: Net, noise: Noise, tmp_path: Path, monkeypatch: Any) -> None:
     told: list[tuple[int, int]] = []
-    monkeypatch.setattr(_app, "_second_bar", lambda *_: lambda done, total: told.append((done, total)))
+    monkeypatch.setattr(_terminal, "second_bar", lambda *_: lambda done, total: told.append((done, total)))
     result = run("explain", noise("a.png"), "--out", tmp_path / "o", "--method", "score_cam", "--chunk-size", 2)
     assert result.exit_code == 0, result.output
     assert told[-1] == (5, 5)
