@@ -14,7 +14,8 @@ from ._capture import capture, observe
 from ._check import bare, describe, layer_name, spatial_map
 from ._folded import Folded
 from ._graft import copied, floating_leaves, run_apart
-from ._resume import record, repeated
+from ._record import repeated
+from ._resume import record
 from ._types import AnyLayout, Call, Inputs, ScoreFn, Select, Target
 from .targets import pin
 
