@@ -1,4 +1,4 @@
-"""What each library must return before it is timed: camfn its method, a peer the formula it is known to compute."""
+"""What each package must return before it is timed: camfn its method, a peer the formula it is known to compute."""
 
 from __future__ import annotations
 
@@ -71,41 +71,41 @@ DEVIATIONS: dict[tuple[str, str], Deviation] = {
 }
 
 
-def check(library: str, method: str, found: Any, reference: Cut) -> dict[str, Any]:
+def check(package: str, method: str, found: Any, reference: Cut) -> dict[str, Any]:
     """Refuse a wrong result.
 
     Args:
-        library: key of `LIBRARIES`.
+        package: key of `PACKAGES`.
         method: key of `METHODS`.
-        found: what the library returned.
+        found: what the package returned.
         reference: activations and gradients of the same question.
 
     Returns:
         What the table tells of it: `difference`, the largest to camfn's own heatmap, and `note`, why there is one.
 
     Raises:
-        AssertionError: not the heatmap that this library is known to make.
+        AssertionError: not the heatmap that this package is known to make.
     """
     ours = METHODS[method].camfn(*reference)
-    known = DEVIATIONS.get((library, method))
+    known = DEVIATIONS.get((package, method))
     expected = known.formula(*reference) if known else ours
     result = torch.as_tensor(found).to(ours)
     # a component has no sign of its own, and this peer leaves it to the solver
-    signs = (1, -1) if library == "grad-cam" and "eigen" in method else (1,)
-    off = _difference(library, result, expected, signs)
-    assert off < TOLERANCE, f"{library} {method}: a heatmap differs by {off:.2g} from what was expected"
-    difference = _difference(library, result, ours, (1,))
+    signs = (1, -1) if package == "grad-cam" and "eigen" in method else (1,)
+    off = _difference(package, result, expected, signs)
+    assert off < TOLERANCE, f"{package} {method}: a heatmap differs by {off:.2g} from what was expected"
+    difference = _difference(package, result, ours, (1,))
     if difference < TOLERANCE:
         return {"difference": difference, "note": ""}
     return {"difference": difference, "note": known.reason if known else "leaves the sign to the solver"}
 
 
-def _difference(library: str, result: Tensor, raw: Tensor, signs: tuple[int, ...]) -> float:
+def _difference(package: str, result: Tensor, raw: Tensor, signs: tuple[int, ...]) -> float:
     """Largest difference of a sample's heatmap to that of the raw map, under the better of the signs."""
     each = []
     for sign in signs:
-        expected = HEATMAP[library](sign * raw)
-        assert result.shape == expected.shape, f"{library}: {tuple(result.shape)}, expected {tuple(expected.shape)}"
+        expected = HEATMAP[package](sign * raw)
+        assert result.shape == expected.shape, f"{package}: {tuple(result.shape)}, expected {tuple(expected.shape)}"
         each.append((result - expected).abs().flatten(1).amax(1))
     worst = torch.stack(each).amin(0).amax()
     return float(worst) if worst.isfinite() else float("inf")

@@ -11,17 +11,17 @@ from pathlib import Path
 import torch
 
 from .models import load, question
-from .peers import LIBRARIES, Case
+from .peers import PACKAGES, Case
 
 CALLS = 2
-"""Two, since what a library holds on to from one call is there in the next."""
+"""Two, since what a package holds on to from one call is there in the next."""
 
 
 def peak(case: Case) -> int | None:
     """Measure the peak of memory above that of the resident network, in bytes.
 
-    On the CPU it is the high-water mark of the resident set, all allocations of all libraries included, above its level
-    after a bare forward; on a GPU that of torch's allocator. Every process has imported every library.
+    On the CPU it is the high-water mark of the resident set, all allocations of all packages included, above its level
+    after a bare forward; on a GPU that of torch's allocator. Every process has imported every package.
 
     Returns:
         Bytes; None for the CPU of a system without /proc/self/clear_refs, as outside Linux.
@@ -41,7 +41,7 @@ def _measure(case: Case) -> int:
         subject.model(images)
     gc.collect()
     before = _reset(case.device)
-    with LIBRARIES[case.library](case.method, subject, classes) as explain:
+    with PACKAGES[case.package](case.method, subject, classes) as explain:
         for _ in range(CALLS):
             found = explain(images)
         del found

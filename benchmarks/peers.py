@@ -16,11 +16,11 @@ from camfn.image import normalize, upsample
 from .models import Subject
 
 Explain: TypeAlias = Callable[[Tensor], Any]
-"""Images to heatmaps, as the library gives them: a tensor or an array, (B, H, W)."""
+"""Images to heatmaps, as the package gives them: a tensor or an array, (B, H, W)."""
 
 
 class Method(NamedTuple):
-    """One method in the three libraries.
+    """One method in the three packages.
 
     Attributes:
         camfn: the function.
@@ -98,7 +98,7 @@ def torchcam(method: str, subject: Subject, classes: list[int]) -> Iterator[Expl
         yield lambda images: peer(classes, subject.model(images))[0]
 
 
-LIBRARIES: dict[str, Callable[[str, Subject, list[int]], AbstractContextManager[Explain]]] = {
+PACKAGES: dict[str, Callable[[str, Subject, list[int]], AbstractContextManager[Explain]]] = {
     "forward": forward,
     "camfn": camfn,
     "grad-cam": grad_cam,
@@ -113,15 +113,15 @@ class Case(NamedTuple):
     model: str
     batch: int
     method: str
-    library: str
+    package: str
 
     def __str__(self) -> str:
         return "-".join(map(str, self))
 
 
-def has(library: str, method: str) -> bool:
-    """Whether a library has a method."""
-    return library != "torchcam" or METHODS[method].torchcam is not None
+def has(package: str, method: str) -> bool:
+    """Whether a package has a method."""
+    return package != "torchcam" or METHODS[method].torchcam is not None
 
 
 def synchronized(explain: Explain, device: torch.device) -> Explain:

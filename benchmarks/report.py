@@ -19,7 +19,7 @@ MIB = 2**20
 
 
 class Row(NamedTuple):
-    """One method on one network: library (and "forward") to its record."""
+    """One method on one network: package (and "forward") to its record."""
 
     device: str
     model: str
@@ -27,22 +27,22 @@ class Row(NamedTuple):
     method: str
     records: dict[str, Record]
 
-    def ms(self, library: str) -> float | None:
+    def ms(self, package: str) -> float | None:
         """Time of the fastest round."""
-        record = self.records.get(library)
+        record = self.records.get(package)
         return None if record is None else 1e3 * float(record["min"])
 
-    def ratio(self, library: str) -> float | None:
-        """How many times as long as camfn a library takes."""
-        return _quotient(self.ms(library), self.ms("camfn"))
+    def ratio(self, package: str) -> float | None:
+        """How many times as long as camfn a package takes."""
+        return _quotient(self.ms(package), self.ms("camfn"))
 
     def forwards(self) -> float | None:
         """Time of camfn in bare forwards."""
         return _quotient(self.ms("camfn"), self.ms("forward"))
 
-    def peak(self, library: str) -> float | None:
+    def peak(self, package: str) -> float | None:
         """Peak memory in MiB."""
-        found = self.records.get(library, {}).get("peak")
+        found = self.records.get(package, {}).get("peak")
         return None if found is None else found / MIB
 
 
@@ -53,12 +53,12 @@ def load(text: str) -> tuple[dict[str, Any], list[Record]]:
 
 
 def rows(records: Iterable[Record]) -> list[Row]:
-    """Put the libraries of each case side by side."""
+    """Put the packages of each case side by side."""
     table: dict[tuple[str, str, int, str], dict[str, Record]] = {}
     for record in records:
         if record["kind"] == "speed":
             key = (record["device"], record["model"], record["batch"], record["method"])
-            table.setdefault(key, {})[record["library"]] = record
+            table.setdefault(key, {})[record["package"]] = record
     return [Row(*key, found) for key, found in table.items()]
 
 
@@ -77,7 +77,7 @@ def goals(records: Sequence[Record]) -> list[Goal]:
     resnet = [row for row in speed if row.model == "resnet50" and row.batch == 8]
     gradient = [row for row in resnet if row.method in GRADIENT]
     eigen = [row for row in resnet if row.method in EIGEN]
-    many = {record["library"]: record["min"] for record in cpu if record["kind"] == "many"}
+    many = {record["package"]: record["min"] for record in cpu if record["kind"] == "many"}
     overhead = [1e3 * record["added"] for record in cpu if record["kind"] == "overhead"]
     memory = [
         ours / theirs
@@ -133,9 +133,9 @@ def _parts(machine: dict[str, Any], records: Sequence[Record]) -> Iterator[list[
     if notes:
         yield [f"{_mark(i)} differs from camfn's map, as known: {note}" for i, note in enumerate(notes)]
     if many := [record for record in records if record["kind"] == "many"]:
-        lines = [("device", "library", "classes", "ms", "rounds")]
+        lines = [("device", "package", "classes", "ms", "rounds")]
         lines += [
-            (one["device"], one["library"], str(one["count"]), f"{1e3 * one['min']:.1f}", str(one["rounds"]))
+            (one["device"], one["package"], str(one["count"]), f"{1e3 * one['min']:.1f}", str(one["rounds"]))
             for one in many
         ]
         yield ["Grad-CAM of many classes of one image, ResNet-50 layer4, every class run and none extrapolated:"]
@@ -159,7 +159,7 @@ def _parts(machine: dict[str, Any], records: Sequence[Record]) -> Iterator[list[
 
 def _speed(table: Sequence[Row], notes: list[str]) -> list[tuple[str, ...]]:
     head = ("device", "model", "batch", "method", "camfn", *PEERS, "forward", "forwards")
-    lines = [(*head, *(f"{library} MiB" for library in ("camfn", *PEERS)))]
+    lines = [(*head, *(f"{package} MiB" for package in ("camfn", *PEERS)))]
     for row in table:
         times = [_number(row.ms("camfn"))]
         for peer in PEERS:
@@ -172,7 +172,7 @@ def _speed(table: Sequence[Row], notes: list[str]) -> list[tuple[str, ...]]:
                 + (f" {_mark(notes.index(note))}" if note else "")
             )
         times += [_number(row.ms("forward")), _number(row.forwards(), 2)]
-        peaks = [_number(row.peak(library)) for library in ("camfn", *PEERS)]
+        peaks = [_number(row.peak(package)) for package in ("camfn", *PEERS)]
         lines.append((row.device, row.model, str(row.batch), row.method, *times, *peaks))
     return lines
 

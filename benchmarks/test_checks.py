@@ -11,11 +11,11 @@ from torch import Tensor
 from . import test_many_targets
 from .checks import DEVIATIONS, Cut, check, cut
 from .models import Subject, load, question
-from .peers import LIBRARIES, METHODS, has
+from .peers import METHODS, PACKAGES, has
 from .test_overhead import added
 
 PAIRS = [
-    (library, method) for method in METHODS for library in LIBRARIES if library != "forward" and has(library, method)
+    (package, method) for method in METHODS for package in PACKAGES if package != "forward" and has(package, method)
 ]
 
 
@@ -23,60 +23,60 @@ PAIRS = [
 def tiny() -> Iterator[tuple[Subject, Tensor, list[int]]]:
     subject = load("tiny")
     yield subject, *question(subject, 2)
-    assert not any(module._forward_hooks for module in subject.model.modules()), "a library left its hooks"
+    assert not any(module._forward_hooks for module in subject.model.modules()), "a package left its hooks"
     assert all(parameter.grad is None for parameter in subject.model.parameters())
 
 
-def result_of(library: str, method: str, tiny: tuple[Subject, Tensor, list[int]]) -> Tensor:
+def result_of(package: str, method: str, tiny: tuple[Subject, Tensor, list[int]]) -> Tensor:
     subject, images, classes = tiny
-    with LIBRARIES[library](method, subject, classes) as explain:
+    with PACKAGES[package](method, subject, classes) as explain:
         return torch.as_tensor(explain(images))
 
 
-@pytest.mark.parametrize(("library", "method"), PAIRS)
-def test_what_each_library_returns_passes(library: str, method: str, tiny: tuple[Subject, Tensor, list[int]]) -> None:
-    told = check(library, method, result_of(library, method, tiny), cut(*tiny))
+@pytest.mark.parametrize(("package", "method"), PAIRS)
+def test_what_each_library_returns_passes(package: str, method: str, tiny: tuple[Subject, Tensor, list[int]]) -> None:
+    told = check(package, method, result_of(package, method, tiny), cut(*tiny))
     if not told["note"]:
         assert told["difference"] < 1e-3
 
 
-@pytest.mark.parametrize(("library", "method"), PAIRS)
-def test_a_wrong_result_does_not(library: str, method: str, tiny: tuple[Subject, Tensor, list[int]]) -> None:
-    reference, right = cut(*tiny), result_of(library, method, tiny)
+@pytest.mark.parametrize(("package", "method"), PAIRS)
+def test_a_wrong_result_does_not(package: str, method: str, tiny: tuple[Subject, Tensor, list[int]]) -> None:
+    reference, right = cut(*tiny), result_of(package, method, tiny)
     nan = right.clone()
     nan[1, 0, 0] = torch.nan
     for wrong in (right * 0.9, right.flip(0), right.flip(2), right[:1], nan):
-        with pytest.raises(AssertionError, match=library):
-            check(library, method, wrong, reference)
+        with pytest.raises(AssertionError, match=package):
+            check(package, method, wrong, reference)
 
 
-@pytest.mark.parametrize(("library", "method"), [pair for pair in PAIRS if pair[1] != "eigen_cam"])
-def test_another_class_is_noticed(library: str, method: str, tiny: tuple[Subject, Tensor, list[int]]) -> None:
+@pytest.mark.parametrize(("package", "method"), [pair for pair in PAIRS if pair[1] != "eigen_cam"])
+def test_another_class_is_noticed(package: str, method: str, tiny: tuple[Subject, Tensor, list[int]]) -> None:
     subject, images, classes = tiny
     other = cut(subject, images, [index + 1 for index in classes])
     with pytest.raises(AssertionError, match="differs"):
-        check(library, method, result_of(library, method, tiny), other)
+        check(package, method, result_of(package, method, tiny), other)
 
 
 def test_the_known_deviation_of_grad_cam_plusplus_is_seen_and_told(
     tiny: tuple[Subject, Tensor, list[int]],
 ) -> None:
-    for library in ("grad-cam", "torchcam"):
-        told = check(library, "grad_cam_plusplus", result_of(library, "grad_cam_plusplus", tiny), cut(*tiny))
+    for package in ("grad-cam", "torchcam"):
+        told = check(package, "grad_cam_plusplus", result_of(package, "grad_cam_plusplus", tiny), cut(*tiny))
         assert told["difference"] > 0.01
-        assert told["note"] == DEVIATIONS[library, "grad_cam_plusplus"].reason
+        assert told["note"] == DEVIATIONS[package, "grad_cam_plusplus"].reason
 
 
 def test_many_targets_agree_with_one_at_a_time(tiny: tuple[Subject, Tensor, list[int]]) -> None:
     subject, images, _ = tiny
     classes = [3, 1, 4]
     expected = test_many_targets.references(subject, images[:1], classes)
-    for library, prepared in test_many_targets.LIBRARIES.items():
+    for package, prepared in test_many_targets.PACKAGES.items():
         with prepared(subject, classes) as explain:
             found = explain(images[:1])
-        check(library, "grad_cam", found, expected)
+        check(package, "grad_cam", found, expected)
         with pytest.raises(AssertionError, match="differs"):
-            check(library, "grad_cam", found.roll(1, 0), expected)
+            check(package, "grad_cam", found.roll(1, 0), expected)
 
 
 def test_the_reference_is_the_gradient(tiny: tuple[Subject, Tensor, list[int]]) -> None:

@@ -63,7 +63,7 @@ def _torchcam(subject: Subject, classes: list[int]) -> Iterator[Callable[[Tensor
         yield explain
 
 
-LIBRARIES = {"camfn": _camfn, "grad-cam": _grad_cam, "torchcam": _torchcam}
+PACKAGES = {"camfn": _camfn, "grad-cam": _grad_cam, "torchcam": _torchcam}
 
 
 def references(subject: Subject, images: Tensor, classes: list[int]) -> Cut:
@@ -71,17 +71,17 @@ def references(subject: Subject, images: Tensor, classes: list[int]) -> Cut:
     return Cut(*map(torch.cat, zip(*[cut(subject, images, [index]) for index in classes])))
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("package", PACKAGES)
 @pytest.mark.parametrize("device", DEVICES)
-def test_many_targets(benchmark: BenchmarkFixture, device: str, library: str) -> None:
+def test_many_targets(benchmark: BenchmarkFixture, device: str, package: str) -> None:
     subject = load("resnet50", device)
     images, _ = question(subject, 1)
     classes = list(range(0, 1000, 1000 // COUNT))
     expected = references(subject, images, classes)
-    with LIBRARIES[library](subject, classes[:2]) as explain:
-        check(library, "grad_cam", explain(images), Cut(*[each[:2] for each in expected]))
-    with LIBRARIES[library](subject, classes) as explain:
+    with PACKAGES[package](subject, classes[:2]) as explain:
+        check(package, "grad_cam", explain(images), Cut(*[each[:2] for each in expected]))
+    with PACKAGES[package](subject, classes) as explain:
         run = synchronized(explain, subject.device)
-        found = benchmark.pedantic(run, [images], rounds=ROUNDS[library])  # type: ignore[no-untyped-call]
-    check(library, "grad_cam", found, expected)
-    benchmark.extra_info.update(kind="many", device=device, library=library, count=COUNT)
+        found = benchmark.pedantic(run, [images], rounds=ROUNDS[package])  # type: ignore[no-untyped-call]
+    check(package, "grad_cam", found, expected)
+    benchmark.extra_info.update(kind="many", device=device, package=package, count=COUNT)

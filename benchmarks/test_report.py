@@ -14,8 +14,8 @@ def one(seconds: float, **extra: Any) -> dict[str, Any]:
     return {"name": "any", "extra_info": extra, "stats": {"min": seconds, "median": 9.0, "rounds": 5}}
 
 
-def speed(library: str, seconds: float, peak: int | None, method: str = "grad_cam", note: str = "") -> dict[str, Any]:
-    case = {"device": "cpu", "model": "resnet50", "batch": 8, "method": method, "library": library}
+def speed(package: str, seconds: float, peak: int | None, method: str = "grad_cam", note: str = "") -> dict[str, Any]:
+    case = {"device": "cpu", "model": "resnet50", "batch": 8, "method": method, "package": package}
     return one(seconds, kind="speed", peak=peak, note=note, **case)
 
 
@@ -31,8 +31,8 @@ FULL = written(
     speed("torchcam", 0.150, 40 * 2**20),
     speed("camfn", 0.110, None, "eigen_cam"),
     speed("grad-cam", 0.330, None, "eigen_cam"),
-    one(0.1, kind="many", device="cpu", library="camfn", count=100),
-    one(12.5, kind="many", device="cpu", library="grad-cam", count=100),
+    one(0.1, kind="many", device="cpu", package="camfn", count=100),
+    one(12.5, kind="many", device="cpu", package="grad-cam", count=100),
     one(0.1, kind="overhead", device="cpu", batch=1, added=0.002, low=0.001, high=0.003, pairs=15),
     one(0.1, kind="overhead", device="cpu", batch=8, added=0.006, low=0.004, high=0.009, pairs=15),
 )

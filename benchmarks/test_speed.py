@@ -1,4 +1,4 @@
-"""Each method on each network in each library, checked, then timed; beside them one bare forward, the unit of cost."""
+"""Each method on each network in each package, checked, then timed; beside them one bare forward, the unit of cost."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from .checks import Cut, check, cut
 from .memory import peak
 from .models import BATCHES, DEVICES, MODELS, load, question
-from .peers import LIBRARIES, METHODS, Case, has, synchronized
+from .peers import METHODS, PACKAGES, Case, has, synchronized
 
-# the library changes fastest: what is divided by one another is measured one after the other
+# the package changes fastest: what is divided by one another is measured one after the other
 CASES = [
-    Case(device, model, batch, method, library)
+    Case(device, model, batch, method, package)
     for device in DEVICES
     for model in MODELS
     for batch in BATCHES
     for method in METHODS
-    for library in LIBRARIES
-    if has(library, method)
+    for package in PACKAGES
+    if has(package, method)
 ]
 
 
@@ -31,12 +31,12 @@ def test_speed(benchmark: BenchmarkFixture, case: Case) -> None:
     images, classes = question(subject, case.batch)
     told: dict[str, Any] = {}
     reference = _reference(case.model, case.device, case.batch)
-    with LIBRARIES[case.library](case.method, subject, classes) as explain:
+    with PACKAGES[case.package](case.method, subject, classes) as explain:
         run = synchronized(explain, subject.device)
-        if case.library != "forward":
-            told = check(case.library, case.method, run(images), reference)
+        if case.package != "forward":
+            told = check(case.package, case.method, run(images), reference)
         benchmark(run, images)
-    if case.library != "forward":
+    if case.package != "forward":
         told["peak"] = peak(case)
     benchmark.extra_info.update(kind="speed", **case._asdict(), **told)
 

@@ -24,7 +24,7 @@ from .models import DEVICES, SIZE, Subject, load, question
 from .peers import synchronized
 
 LAYERS = {"aug_smooth": ["layer4"], "two layers": ["layer3", "layer4"]}
-"""Of ResNet-50. Both libraries end in what the peer returns: clipped, stretched, resized and averaged."""
+"""Of ResNet-50. Both packages end in what the peer returns: clipped, stretched, resized and averaged."""
 
 Explain = Callable[[Tensor], Tensor]
 
@@ -54,7 +54,7 @@ def _grad_cam(work: str, subject: Subject, classes: list[int]) -> Iterator[Expla
         subject.model.zero_grad()
 
 
-LIBRARIES: dict[str, Any] = {"camfn": _camfn, "grad-cam": _grad_cam}
+PACKAGES: dict[str, Any] = {"camfn": _camfn, "grad-cam": _grad_cam}
 
 
 def reference(work: str, subject: Subject, images: Tensor, classes: list[int]) -> Tensor:
@@ -69,15 +69,15 @@ def reference(work: str, subject: Subject, images: Tensor, classes: list[int]) -
     return torch.stack(found).mean(0)
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("package", PACKAGES)
 @pytest.mark.parametrize("work", LAYERS)
 @pytest.mark.parametrize("device", DEVICES)
-def test_transforms(benchmark: BenchmarkFixture, device: str, work: str, library: str) -> None:
+def test_transforms(benchmark: BenchmarkFixture, device: str, work: str, package: str) -> None:
     subject = load("resnet50", device)
     images, classes = question(subject, 2)
     expected = reference(work, subject, images, classes).cpu()
-    with LIBRARIES[library](work, subject, classes) as explain:
+    with PACKAGES[package](work, subject, classes) as explain:
         found = explain(images).cpu()
         assert (found - expected).abs().max() <= TOLERANCE
         benchmark.pedantic(synchronized(explain, subject.device), [images], rounds=3)  # type: ignore[no-untyped-call]
-    benchmark.extra_info.update(kind="transform", device=device, work=work, library=library)
+    benchmark.extra_info.update(kind="transform", device=device, work=work, package=package)
