@@ -345,6 +345,24 @@ def test_ss_cam_draws_the_noise_it_says() -> None:
     assert not torch.equal(other, found)
 
 
+@pytest.mark.parametrize("run", [
+    partial(methods.ss_cam, noise=normal(2, 9, 11, seed=4)), partial(methods.is_cam, steps=2), methods.poly_cam,
+])  # fmt: skip
+def test_top_k_is_the_method_on_the_strongest_channels_of_each_sample(run: Callable[..., Tensor]) -> None:
+    a, x = normal(3, 6, 4, 5), image()
+    energy = a.square().sum((2, 3))
+    assert len({tuple(row.argsort()[-2:].tolist()) for row in energy}) > 1
+    rows: list[int] = []
+    found = run(a, forward=linear, inputs=x, top_k=0.3, chunk_size=1, progress=lambda done, total: rows.append(total))
+    for i, row in enumerate(energy):
+        few = a[i : i + 1, row.argsort(descending=True)[:2]]
+        close(found[i : i + 1], run(few, forward=linear, inputs=x[i : i + 1]))
+    assert rows[0] < 6
+    close(run(a, forward=linear, inputs=x, top_k=1.0), run(a, forward=linear, inputs=x))
+    with pytest.raises(ValueError, match="top_k: expected a number of channels from 1"):
+        run(a, forward=linear, inputs=x, top_k=0)
+
+
 def test_poly_cam_of_a_linear_network() -> None:
     a, x = normal(3, 6, 4, 5), image()
     masks = resize(stretched(a), (9, 11))

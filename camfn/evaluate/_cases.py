@@ -19,10 +19,12 @@ from .._explain import CONTEXT
 
 CAPPED: dict[str, str] = {
     "score_cam": "top_k=0.05",
-    "ss_cam": "samples=1",
-    "is_cam": "steps=2",
+    "ss_cam": "samples=4,top_k=0.02",
+    "is_cam": "steps=4,top_k=0.02",
+    "poly_cam": "top_k=0.05",
     "opti_cam": "steps=30",
     "rise": "samples=500",
+    "d_rise": "samples=200",
 }
 """Options under which `capped` takes the methods that cost most; those not named here run as they are."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._maps import over_space, resize, safe_divide, safe_sqrt, spatial_mean, weighted_sum, widen
 from ._rows import ChunkSize, Progress, map_scores
-from ._score import fits_inputs, has_channels, minmax, no_nan, quantile_of, raised
+from ._score import fits_inputs, has_channels, minmax, no_nan, quantile_of, raised, strongest, take
 
 Switch: TypeAlias = Literal["plus", "minus", "plus_minus"]
 """Seen through a mask, through its complement, or both."""
@@ -90,6 +90,7 @@ def poly_cam(
     inputs: Tensor,
     deeper: Tensor | None = None,
     switch: Switch = "plus_minus",
+    top_k: float | None = None,
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Tensor:
@@ -120,6 +121,8 @@ def poly_cam(
         inputs: (B, channels, *T), what the network was run on, with as many spatial dimensions as the activations.
         deeper: (B, *R), the map of the next deeper layer; None at the deepest.
         switch: "plus", "minus" or "plus_minus".
+        top_k: how many channels to try, those with the largest `sum_p A_k^2`: an int, or a float in (0, 1] for a share
+            of them; the others weigh 0. None is all.
         chunk_size: masked batches run at once; None is all, "auto" as many as memory allows.
         progress: called with masked batches done and their number.
 
@@ -146,6 +149,7 @@ def poly_cam(
             f"spatial dimensions of the activations, {tuple(activations.shape)}; got {tuple(deeper.shape)}"
         )
     (a,) = widen(activations)
+    a = a if top_k is None else take(a, strongest("poly_cam", a, top_k))
     channels = a.shape[1]
     masks = minmax(raised(a))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._maps import channel_sum, over_space, resize, safe_divide, spatial_mean, weighted_sum, widen
 from ._rows import ChunkSize, Progress, map_scores
-from ._score import at_least_one, fits_inputs, mask, no_nan, quantile_of, raised
+from ._score import at_least_one, fits_inputs, mask, no_nan, quantile_of, raised, strongest, take
 
 Form: TypeAlias = Literal["softmax", "score"]
 """Weights: the softmax of the scores over channels, or the scores themselves."""
@@ -29,6 +29,7 @@ def ss_cam(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     form: Form = "softmax",
+    top_k: float | None = None,
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Tensor:
@@ -57,6 +58,8 @@ def ss_cam(
         generator: where to draw normal noise from, on its own device, in float32 whatever the activations are.
         noise: (n, *T), the noise itself, in place of a generator; added as it is.
         form: "softmax" or "score"; with "score" a constant channel weighs 0.
+        top_k: how many channels to try, those with the largest `sum_p A_k^2`: an int, or a float in (0, 1] for a share
+            of them; the others weigh 0, and the softmax is over those tried. None is all.
         chunk_size: masked batches run at once; None is all, "auto" as many as memory allows.
         progress: called with masked batches done and their number.
 
@@ -65,7 +68,7 @@ def ss_cam(
 
     Raises:
         ValueError: if neither or both of `generator` and `noise` are given, for noise or inputs of another shape,
-            `samples` below 1, an unknown form, or scores that are not one number a sample.
+            `samples` below 1, an unknown form or number of channels, or scores that are not one number a sample.
 
     Example:
         >>> import torch
@@ -94,6 +97,7 @@ def ss_cam(
         lambda m, i: m + fields[i].to(m.dtype),
         len(fields),
         form,
+        top_k,
         chunk_size,
         progress,
     )
@@ -108,6 +112,7 @@ def is_cam(
     inputs: Tensor,
     steps: int = 10,
     form: Form = "softmax",
+    top_k: float | None = None,
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Tensor:
@@ -130,6 +135,8 @@ def is_cam(
         inputs: (B, channels, *T), what the network was run on, with as many spatial dimensions as the activations.
         steps: the number n of fractions; 1 is Score-CAM.
         form: "softmax" or "score"; with "score" a constant channel weighs 0.
+        top_k: how many channels to try, those with the largest `sum_p A_k^2`: an int, or a float in (0, 1] for a share
+            of them; the others weigh 0, and the softmax is over those tried. None is all.
         chunk_size: masked batches run at once; None is all, "auto" as many as memory allows.
         progress: called with masked batches done and their number.
 
@@ -156,6 +163,7 @@ def is_cam(
         lambda m, i: m * (i + 1).to(m.dtype) / steps,
         steps,
         form,
+        top_k,
         chunk_size,
         progress,
     )
@@ -255,6 +263,7 @@ def _mean_score_cam(
     change: Callable[[Tensor, Tensor], Tensor],
     count: int,
     form: Form,
+    top_k: float | None,
     chunk_size: ChunkSize,
     progress: Progress | None,
 ) -> Tensor:
@@ -263,6 +272,7 @@ def _mean_score_cam(
         raise ValueError(f"{method}: form: expected 'softmax' or 'score', got {form!r}")
     fits_inputs(method, activations, inputs)
     (a,) = widen(activations)
+    a = a if top_k is None else take(a, strongest(method, a, top_k))
     from_zero = raised(a)
 
     def seen(row: Tensor) -> Tensor:

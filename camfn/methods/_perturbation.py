@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -10,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from .._maps import over_space, resize, safe_divide, spatial_mean, spatial_sum, weighted_sum, widen
+from .._maps import resize, safe_divide, spatial_mean, spatial_sum, weighted_sum, widen
 from ._ablated import Ablated
 from ._affine import affine_at
 from ._rows import ChunkSize, Progress, constant, map_scores, one_score, readable
-from ._score import fits_inputs, minmax, no_nan
+from ._score import fits_inputs, largest, minmax, no_nan, strongest, take
 
 
 def ablation_cam(
@@ -223,8 +222,8 @@ def score_cam(
     (a,) = widen(activations)
     # min-max does not see a shift or a scale; taken off before the resizing, a constant channel is exactly 0, not noise
     units = minmax(a)
-    chosen = None if top_k is None else _strongest(activations, grads, tail, _count(top_k, a.shape[1]), by)
-    tried = units if chosen is None else _take(units, chosen)
+    chosen = None if top_k is None else _strongest(activations, grads, tail, top_k, by)
+    tried = units if chosen is None else take(units, chosen)
     # where samples see one another, as in training, another pairing of masks is another batch
     apart = constant(activations, inputs) and not getattr(forward, "couples", False)
     different, place = _distinct(tried) if apart else (tried, None)
@@ -248,11 +247,6 @@ def score_cam(
     return weighted_sum(a, weights.to(a.dtype)).to(activations.dtype)
 
 
-def _take(maps: Tensor, index: Tensor) -> Tensor:
-    """(B, C, *S) and channels (B, n) to (B, n, *S)."""
-    return maps.gather(1, over_space(index, maps).expand(*index.shape, *maps.shape[2:]))
-
-
 def _distinct(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Drop repeated maps of each sample.
 
@@ -270,35 +264,24 @@ def _distinct(maps: Tensor) -> tuple[Tensor, Tensor]:
         places.append(place)
     most = max(map(len, firsts))
     index = torch.stack([torch.cat([first, first[:1].expand(most - len(first))]) for first in firsts])
-    return _take(maps, index), torch.stack(places)
+    return take(maps, index), torch.stack(places)
 
 
 def _strongest(
-    activations: Tensor, grads: Tensor | None, tail: Callable[[Tensor], Tensor] | None, count: int, by: str
+    activations: Tensor, grads: Tensor | None, tail: Callable[[Tensor], Tensor] | None, top_k: float, by: str
 ) -> Tensor:
-    """Indices of the channels to try, (B, count)."""
+    """Indices of the channels to try, (B, n)."""
     if by == "activation":
-        energy = spatial_sum(widen(activations)[0].square())
-    elif by == "gradient":
+        return strongest("score_cam", activations, top_k)
+    if by == "gradient":
         if grads is None and tail is not None:
             grads = _gradient(tail, activations)
         if grads is None:
             raise ValueError(
                 "score_cam: by='gradient' needs grads, as in score_cam(*captured, by='gradient', ...), or a tail"
             )
-        energy = spatial_mean(widen(grads)[0])
-    else:
-        raise ValueError(f"score_cam: by: expected 'activation' or 'gradient', got {by!r}")
-    return energy.detach().topk(count, dim=1).indices
-
-
-def _count(top_k: float, channels: int) -> int:
-    """Number of channels that an int or a share stands for."""
-    if isinstance(top_k, int) and not isinstance(top_k, bool) and top_k >= 1:
-        return min(top_k, channels)
-    if isinstance(top_k, float) and 0 < top_k <= 1:
-        return math.ceil(top_k * channels)
-    raise ValueError(f"score_cam: top_k: expected a number of channels from 1, or a share in (0, 1], got {top_k!r}")
+        return largest("score_cam", spatial_mean(widen(grads)[0]), top_k)
+    raise ValueError(f"score_cam: by: expected 'activation' or 'gradient', got {by!r}")
 
 
 def _indices(channels: Sequence[int] | Tensor | None, activations: Tensor) -> Tensor:

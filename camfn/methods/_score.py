@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from .._maps import resize, safe_divide
+from .._maps import over_space, resize, safe_divide, spatial_sum, widen
 from ._rows import readable
 
 
@@ -73,3 +75,25 @@ def quantile_of(values: Tensor, q: float) -> Tensor:
     low = int(place)
     lower, upper = ordered[..., low], ordered[..., min(low + 1, values.shape[-1] - 1)]
     return lower + (place - low) * (upper - lower)
+
+
+def take(maps: Tensor, index: Tensor) -> Tensor:
+    """(B, C, *S) and channels (B, n) to (B, n, *S)."""
+    return maps.gather(1, over_space(index, maps).expand(*index.shape, *maps.shape[2:]))
+
+
+def strongest(method: str, activations: Tensor, top_k: float) -> Tensor:
+    """Indices (B, n) of the channels with the largest `sum_p A_k^2`; a number of them, or a share in (0, 1]."""
+    return largest(method, spatial_sum(widen(activations)[0].square()), top_k)
+
+
+def largest(method: str, values: Tensor, top_k: float) -> Tensor:
+    """Indices (B, n) of the largest of (B, C); a number of them, or a share in (0, 1]."""
+    channels = values.shape[1]
+    if isinstance(top_k, int) and not isinstance(top_k, bool) and top_k >= 1:
+        count = min(top_k, channels)
+    elif isinstance(top_k, float) and 0 < top_k <= 1:
+        count = math.ceil(top_k * channels)
+    else:
+        raise ValueError(f"{method}: top_k: expected a number of channels from 1, or a share in (0, 1], got {top_k!r}")
+    return values.detach().topk(count, dim=1).indices
