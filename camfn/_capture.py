@@ -21,6 +21,7 @@ from ._check import (
     chosen_tensor,
     differentiable_tail,
     floating,
+    inside_transform,
     layer_name,
     one_score_a_sample,
 )
@@ -300,7 +301,7 @@ def _differentiate(
     try:
         kept = vjp(at_own_level, torch.zeros(()), has_aux=True)[-1]
     except RuntimeError as error:
-        if "setup_context" not in str(error) or torch._C._functorch.peek_interpreter_stack() is not None:
+        if "setup_context" not in str(error) or inside_transform():
             raise
         # operations registered through torch.library (torchvision's roi_align) refuse any level of torch.func
         with torch.enable_grad():

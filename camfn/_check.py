@@ -203,6 +203,11 @@ def is_concrete(value: Tensor) -> bool:
     return True
 
 
+def inside_transform() -> bool:
+    """Whether this runs under `vmap`, `vjp` or another transform of `torch.func`, or is being compiled."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def class_in_range(classes: int | Tensor, count: int) -> None:
     """Refuse a class outside [0, count), where that can be read."""
     if isinstance(classes, int):

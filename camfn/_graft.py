@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from ._check import wrapped
+from ._recurrent import stepwise
 
 _OWN = (
     "_modules",
@@ -56,12 +57,12 @@ class Graft:
 
 
 def graft(model: nn.Module, wanted: Callable[[nn.Module], bool], zero: Tensor | None = None) -> Graft:
-    """Copy the `wanted` modules, those in training that hold buffers, and the ancestors of both.
+    """Copy the `wanted` modules, those in training that hold buffers, recurrent ones, and the ancestors of all.
 
     A module registered at several places has one copy, which stands at all of them.
     """
     owned: dict[int, nn.Module] = {}
-    root = _visit(model, lambda module: wanted(module) or _writes(module), owned, {})
+    root = _visit(model, lambda m: wanted(m) or _writes(m) or isinstance(m, nn.RNNBase), owned, {})
     writing = [key for key, module in owned.items() if _writes(module)]
     names = {id(module): name for name, module in root.named_modules()} if writing else {}
     statistics = tuple(
@@ -103,6 +104,8 @@ def _visit(
     if wanted(module) or any(child is not module._modules[name] for name, child in children.items()):
         copy = owned[id(module)] = shallow_copy(module)
         copy._modules.update(children)
+        if (forward := stepwise(module)) is not None:
+            answer(copy, forward)
     seen[id(module)] = copy
     return copy
 
