@@ -146,11 +146,10 @@ def augment(
         images = first_image(inputs)
         drawn = [_drawn(change, images, generator) for change in changes]
         if getattr(as_score(target), "moved", None) and any(one.move is None for one in drawn):
-            raise ValueError(
-                "augment: the target has places of its own, and a transform does not say where they go: give "
-                "Augmentation(forward, inverse, move) in place of the pair"
-            )
-        variants = [Variant(_changed(one, images), one.move) for one in drawn]
+            _unknown(images)
+        variants = [
+            Variant(_changed(one, images), None if one.move is _same else one.move or _unknown) for one in drawn
+        ]
         cams = explain_variants(explain, inputs, target, variants, chunk_size)
         undone = [one.inverse(cam) for one, cam in zip(drawn, cams)]
         size = max((cam.shape[1:] for cam in undone), key=prod)
@@ -158,6 +157,13 @@ def augment(
         return torch.stack(total).mean(0).to(cams[0].dtype)
 
     return run
+
+
+def _unknown(mask: Tensor) -> Tensor:
+    raise ValueError(
+        "augment: the target has places of its own, and a transform does not say where they go: give "
+        "Augmentation(forward, inverse, move) in place of the pair"
+    )
 
 
 def _listed(transforms: str | Sequence[Change]) -> list[Augmentation | nn.Module]:

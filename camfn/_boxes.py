@@ -124,7 +124,7 @@ def box_score(
         classes: the class, as for `class_score`; None is the candidate's best.
         head: how to read the outputs.
         part: the class score; objectness; a corner's coordinate, or the center or the size along one axis.
-        size: (height, width) of the image in the boxes' unit; lets `transforms.augment` move coordinates along.
+        size: (height, width) of the image in the boxes' unit; `transforms.augment` needs it to move the box along.
 
     Raises:
         ValueError: an unknown part, boxes or scores of a wrong shape, an index out of range, or no objectness.
@@ -161,12 +161,15 @@ def box_score(
         boxes, scores = _read(head, outputs)
         which, _ = _chosen(box, classes, boxes, scores)
         own = scores.gather(1, which[:, None, None].expand(-1, 1, scores.shape[2]))[:, 0]
+        index = class_index(own, classes)[:, 0]
         place = boxes.detach().gather(1, which[:, None, None].expand(-1, 1, 4))[:, 0]
-        return box_score(
-            which if head.fixed else place, class_index(own, classes)[:, 0], head=head, part=part, size=size
-        )
+        kept = box_score(which if head.fixed else place, index, head=head, part=part, size=size)
+        return Score(kept.function, kept.pinned, _mover(place, size, lambda to: rebuilt(to, index)))
 
-    return Score(score, pinned, _mover(box, size, lambda to: box_score(to, classes, head=head, part=part, size=size)))
+    def rebuilt(to: Tensor, index: Classes = classes) -> Score:
+        return box_score(to, index, head=head, part=part, size=size)
+
+    return Score(score, pinned, _mover(box, size, rebuilt))
 
 
 def overlap_score(box: Box, classes: Classes = None, *, head: BoxHead, size: tuple[int, int] | None = None) -> Score:
@@ -204,7 +207,12 @@ def overlap_score(box: Box, classes: Classes = None, *, head: BoxHead, size: tup
 
 
 def detection_similarity(
-    box: Box, classes: Classes = None, *, head: BoxHead, probabilities: Tensor | None = None
+    box: Box,
+    classes: Classes = None,
+    *,
+    head: BoxHead,
+    probabilities: Tensor | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Score:
     """Similarity of the most similar candidate to a detection: D-RISE's score (2006.03204, eq. 2 and 3).
 
@@ -217,6 +225,7 @@ def detection_similarity(
         head: how to read the outputs.
         probabilities: `p` itself, (K,) or (B, K), in place of a class. With neither, it is the scores of the candidate
             that the box stands for, taken once where a method perturbs.
+        size: as for `box_score`.
 
     Example:
         >>> import torch
@@ -245,9 +254,12 @@ def detection_similarity(
     def pinned(outputs: Any) -> Score:
         boxes, scores = _read(head, outputs)
         place, wanted = _corners(box, classes, boxes, scores), vector(boxes, scores)
-        return detection_similarity(place, head=head, probabilities=wanted)
+        return detection_similarity(place, head=head, probabilities=wanted, size=size)
 
-    return Score(score, pinned)
+    def rebuilt(to: Tensor) -> Score:
+        return detection_similarity(to, classes, head=head, probabilities=probabilities, size=size)
+
+    return Score(score, pinned, _mover(box, size, rebuilt))
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -326,25 +338,37 @@ def _best_class(scores: Tensor, overlap: Tensor) -> Tensor:
     return (scores * overlap[..., None]).detach().amax(1).argmax(1)
 
 
-def _mover(
-    box: Box, size: tuple[int, int] | None, rebuild: Callable[[Tensor], Score]
-) -> Callable[[Move], Score] | None:
+_CELLS = 512
+"""At least so many to a side of the mask that stands for a box while it is moved."""
+
+
+def _mover(box: Box, size: tuple[int, int] | None, rebuild: Callable[[Tensor], Score]) -> Callable[[Move], Score]:
     """Move coordinates by moving the mask of the box, and taking the box of what comes out."""
-    if size is None or box is None or isinstance(box, int) or (isinstance(box, Tensor) and not box.is_floating_point()):
-        return None
 
     def moved(move: Move) -> Score:
-        corners = torch.as_tensor(box, dtype=torch.float32).reshape(-1, 4)
+        if size is None:
+            raise ValueError(
+                "the images are moved, and the target's box with them: give their size in the unit of the boxes, as in "
+                "box_score(box, head=head, size=(height, width)); (1, 1) where boxes are fractions"
+            )
+        corners = torch.as_tensor(0 if box is None else box)
+        if not corners.is_floating_point() and not isinstance(box, (list, tuple)):
+            raise ValueError(
+                "a candidate that is not given by its coordinates is nowhere without outputs: pin(target, outputs)"
+            )
+        corners = corners.float().reshape(-1, 4)
         spans = []
         for axis, length in enumerate(reversed(size)):
-            centers = torch.arange(length, device=corners.device) + 0.5
+            cells = length * -(-_CELLS // length)
+            centers = (torch.arange(cells, device=corners.device) + 0.5) * (length / cells)
             spans.append((centers > corners[:, axis, None]) & (centers < corners[:, axis + 2, None]))
         mask = move((spans[1][:, :, None] & spans[0][:, None]).float()) > 0.5
         ends = []
-        for line in (mask.any(1), mask.any(2)):
+        for line, length in zip((mask.any(1), mask.any(2)), reversed(size)):
             first = line.int().argmax(1)
-            ends.append((first, torch.where(line.any(1), line.shape[1] - line.flip(1).int().argmax(1), first)))
+            last = torch.where(line.any(1), line.shape[1] - line.flip(1).int().argmax(1), first)
+            ends.append((first * length / line.shape[1], last * length / line.shape[1]))
         (x0, x1), (y0, y1) = ends
-        return rebuild(torch.stack([x0, y0, x1, y1], 1).float())
+        return rebuild(torch.stack([x0, y0, x1, y1], 1))
 
     return moved

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -57,15 +57,22 @@ def mask_score(classes: Classes = None, region: Region = "all") -> Score:
         logits = _dense_logits(outputs)
         return _over(logits, *chosen(logits))
 
+    def mover(places: Tensor, index: Classes) -> Callable[[Move], Score]:
+        return lambda move: mask_score(index, move(places))
+
     def pinned(outputs: Any) -> Score:
-        fixed = chosen(_dense_logits(outputs))
-        return Score(lambda later: _over(_dense_logits(later), *fixed))
+        logits = _dense_logits(outputs)
+        index, weights = chosen(logits)
+        fixed = Score(lambda later: _over(_dense_logits(later), index, weights))
+        if isinstance(region, Tensor):
+            fixed.moved = mover(_each_sample(region, logits), index[:, 0])  # at the mask's own size
+        elif region == "predicted":
+            fixed.moved = mover(weights, index[:, 0])
+        return fixed
 
-    def moved(move: Move) -> Score:
-        assert isinstance(region, Tensor)
-        return mask_score(classes, move(region if region.ndim > 2 else region[None]))
-
-    return Score(score, pinned, moved if isinstance(region, Tensor) else None)
+    if not isinstance(region, Tensor):
+        return Score(score, pinned)
+    return Score(score, pinned, mover(region if region.ndim > 2 else region[None], classes))
 
 
 def similarity(reference: Tensor) -> Score:
@@ -235,8 +242,8 @@ def _beside(values: Tensor, logits: Tensor) -> Tensor:
     return values.reshape(-1, *(1,) * (logits.ndim - 2))
 
 
-def _at(mask: Tensor, logits: Tensor) -> Tensor:
-    """Bring a mask (*T) or (B, *T) to the size of the logits, (B, *S)."""
+def _each_sample(mask: Tensor, logits: Tensor) -> Tensor:
+    """Give a mask (*T) or (B, *T) to each sample, (B, *T)."""
     spatial, batch = logits.ndim - 2, logits.shape[0]
     if mask.ndim not in (spatial, spatial + 1):
         raise ValueError(
@@ -246,9 +253,15 @@ def _at(mask: Tensor, logits: Tensor) -> Tensor:
     weights = mask.to(logits) if mask.ndim > spatial else mask.to(logits)[None]
     if weights.shape[0] != 1:
         length_matches("region", weights.shape[0], batch)
-    if weights.shape[1:] != logits.shape[2:]:
-        weights = functional.interpolate(weights[:, None], tuple(logits.shape[2:]), mode="area")[:, 0]
     return weights.expand(batch, *weights.shape[1:])
+
+
+def _at(mask: Tensor, logits: Tensor) -> Tensor:
+    """Bring a mask (*T) or (B, *T) to the size of the logits, (B, *S)."""
+    weights = _each_sample(mask, logits)
+    if weights.shape[1:] == logits.shape[2:]:
+        return weights
+    return functional.interpolate(weights[:, None], tuple(logits.shape[2:]), mode="area")[:, 0]
 
 
 def _over(logits: Tensor, index: Tensor, weights: Tensor) -> Tensor:

@@ -93,25 +93,28 @@ def _repeated(target: Target, moves: Sequence[Move | None], batch: int, own: int
 
 def _in_groups(scores: Sequence[ScoreFn], moves: Sequence[Move | None], batch: int, own: int | None) -> Score:
     """Score each group of a batch's samples by a target of its own."""
-    changed = [score if move is None else moved(score, move) for score, move in zip(scores, moves)]
+
+    def asked(groups: list[Any]) -> list[ScoreFn]:
+        given = scores if own is None else [pin(scores[own], groups[own])] * len(moves)
+        return [score if move is None else moved(score, move) for score, move in zip(given, moves)]
 
     def score(outputs: Any) -> Tensor:
         groups = _groups(outputs, len(moves), batch)
-        if own is None:
-            return torch.cat([one(group) for one, group in zip(changed, groups)])
-        return pinned(outputs)(outputs)
+        return torch.cat([one(group) for one, group in zip(asked(groups), groups)])
 
     def pinned(outputs: Any) -> Score:
-        if own is None:
-            return Score(score)
-        fixed = pin(scores[own], _groups(outputs, len(moves), batch)[own])
-        return _in_groups([fixed] * len(moves), moves, batch, None)
+        groups = _groups(outputs, len(moves), batch)
+        fixed = [pin(one, group) for one, group in zip(asked(groups), groups)]
+        return _in_groups(fixed, [None] * len(moves), batch, None)
 
     return Score(score, pinned)
 
 
 def _groups(outputs: Any, count: int, batch: int) -> list[Any]:
     """Split outputs along the batch; what has none belongs to every group."""
+    if isinstance(outputs, list) and len(outputs) == count * batch and all(isinstance(one, dict) for one in outputs):
+        # a dict for each image, as torchvision's detectors return
+        return [outputs[start : start + batch] for start in range(0, len(outputs), batch)]
     leaves, spec = pytree.tree_flatten(outputs)
     split = [
         leaf.reshape(count, batch, *leaf.shape[1:]).unbind(0)

@@ -11,7 +11,8 @@ from torch.func import vmap
 
 from camfn import capture, capture_each, explainer
 from camfn._boxes import iou
-from camfn.methods import grad_cam, hires_cam
+from camfn._maps import resize
+from camfn.methods import grad_cam, hires_cam, odam
 from camfn.targets import (
     BoxHead,
     box_score,
@@ -22,6 +23,7 @@ from camfn.targets import (
     pin,
     torchvision_head,
 )
+from camfn.transforms import augment, flip, fuse, multiply
 from tests.nets import images, reference, unchanged
 
 HEAD = BoxHead(lambda out: out[..., :4], lambda out: out[..., 5:], lambda out: out[..., 4])
@@ -143,16 +145,64 @@ def test_a_pinned_target_looks_for_its_box_where_candidates_are_sorted() -> None
     assert not target(gone).any(), "no box there any more"
 
 
-@pytest.mark.parametrize("build", [box_score, overlap_score])
-def test_coordinates_move_with_the_image(build: Any) -> None:
-    out = candidates()
-    whole = torch.tensor(BOX).round()
-    target = build(whole, 1, head=HEAD, size=(20, 16))
-    mirrored = moved(target, lambda mask: mask.flip(-1))
+def mirrored(out: Tensor, width: float = 16) -> Tensor:
+    """What a detector that knows no left and right says of the mirror image, its candidates in another order."""
     x0, y0, x1, y1 = out[..., :4].unbind(-1)
-    flipped = torch.cat([torch.stack([16 - x1, y0, 16 - x0, y1], -1), out[..., 4:]], -1)
-    torch.testing.assert_close(mirrored(flipped), target(out))
-    assert moved(build(2, 1, head=HEAD, size=(20, 16)), lambda mask: mask.flip(-1))(out).shape == (2,)
+    return torch.cat([torch.stack([width - x1, y0, width - x0, y1], -1), out[..., 4:]], -1).flip(1)
+
+
+BUILDERS = [box_score, overlap_score, detection_similarity]
+
+
+@pytest.mark.parametrize("scale", [1, 1 / 20], ids=["pixels", "fractions"])
+@pytest.mark.parametrize("build", BUILDERS)
+def test_coordinates_move_with_the_image(build: Any, scale: float) -> None:
+    out = candidates()
+    out[..., :4] *= scale
+    target = build(torch.tensor(BOX) * scale, 1, head=HEAD, size=(20, 16) if scale == 1 else (1, 1))
+    width = 16 if scale == 1 else 1
+    torch.testing.assert_close(
+        moved(target, lambda mask: mask.flip(-1))(mirrored(out, width)), target(out), rtol=0.02, atol=0
+    )
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+@pytest.mark.parametrize("box", [2, None, torch.tensor([1, 3])], ids=str)
+@pytest.mark.parametrize("build", BUILDERS)
+def test_a_candidate_moves_once_it_is_pinned(build: Any, box: Any, fixed: bool) -> None:
+    out, head = candidates(), HEAD._replace(fixed=fixed)
+    target = build(box, head=head, size=(20, 16))
+    found = moved(pin(target, out), lambda mask: mask.flip(-1))(mirrored(out))
+    torch.testing.assert_close(found, target(out), rtol=0.02, atol=0)
+    with pytest.raises(ValueError, match=r"nowhere without outputs: pin\(target, outputs\)"):
+        moved(target, lambda mask: mask.flip(-1))
+
+
+@pytest.mark.parametrize("box", [2, None, BOX], ids=str)
+@pytest.mark.parametrize("build", BUILDERS)
+def test_a_box_without_the_size_of_its_image_is_not_moved(build: Any, box: Any) -> None:
+    with pytest.raises(ValueError, match=r"size=\(height, width\)"):
+        moved(pin(build(box, head=HEAD), candidates()), lambda mask: mask.flip(-1))
+
+
+@pytest.mark.parametrize("call", ["explain", "shifted"])
+def test_boxes_of_torchvision_under_augmentation(call: str) -> None:
+    """Lists with a dict for each image, of which every variant has its own."""
+    model, layer, batch = detector("retinanet_resnet50_fpn"), "backbone.fpn.layer_blocks.0", images(2, 3, 64, 64)
+    head, explain = torchvision_head(), explainer(hires_cam, model, layer)
+    with torch.no_grad():
+        boxes = torch.stack([one["boxes"][0] for one in model(batch)])
+    target = box_score(boxes, head=head, size=(64, 64))
+    if call == "explain":
+        found = augment(explain, [multiply(1), flip(-1)])(batch, target)
+        x0, y0, x1, y1 = boxes.unbind(1)
+        with torch.no_grad():
+            there = pin(box_score(torch.stack([64 - x1, y0, 64 - x0, y1], 1), head=head), model(batch.flip(-1)))
+        want = (explain(batch, target) + explain(batch.flip(-1), there).flip(-1)) / 2
+        torch.testing.assert_close(found, want)
+    else:
+        with pytest.raises(ValueError, match="where they go"):
+            augment(explain, [(lambda x: x.roll(8, -1), lambda cam: cam.roll(-1, -1))])(batch, target)
 
 
 @pytest.mark.parametrize(
@@ -275,6 +325,23 @@ def test_detr_like_heads(name: str) -> None:
     assert scores.shape == (2, 5, 3)
     assert (head.boxes_of(outputs)[..., 2:] > head.boxes_of(outputs)[..., :2]).all()
     assert torch.allclose(scores.sum(-1), head.objectness_of(outputs) if head.objectness_of else scores)
+
+
+def test_odam_of_one_box_fused_over_the_levels_of_a_pyramid() -> None:
+    """A one-stage detector reads each level by itself, and a box comes from one: the others' maps are zero."""
+    model, batch = detector("fcos_resnet50_fpn"), images(1, 3, 64, 64).sigmoid()
+    levels = [f"backbone.fpn.layer_blocks.{i}" for i in range(3)]
+    seen = set()
+    for n in range(0, 20, 4):
+        target = box_score(n, head=torchvision_head())
+        found = fuse(odam, model, "backbone.fpn.layer_blocks.?", how="max", scaling="none")(batch, target)
+        apart = [odam(*reference(model, level, lambda m: m(batch), target)) for level in levels]
+        own = [i for i, cam in enumerate(apart) if cam.any()]
+        assert len(own) < 2
+        want = resize(apart[own[0] if own else 0][:, None], apart[0].shape[1:])[:, 0]
+        torch.testing.assert_close(found, want)
+        seen |= set(own)
+    assert len(seen) > 1
 
 
 # ------------------------------------------------------------------------------------------------- boxes of one forward

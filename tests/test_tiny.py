@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 import camfn
 from camfn import explainer, image, layout, methods, tiny
-from camfn.targets import BoxHead, box_score, mask_score, overlap_score, similarity
+from camfn.targets import BoxHead, box_score, detection_similarity, mask_score, overlap_score, similarity
 from camfn.tiny._scenes import _glyphs
 from camfn.tiny._train import quality
+from camfn.transforms import augment
 from camfn.zoo import load as load_model
 
 
@@ -38,10 +39,10 @@ def inside() -> Tensor:
 
 
 def shares(cam: Tensor, digit: int) -> tuple[Tensor, Tensor]:
-    """Shares of a map's positive energy in the box of a digit and in the other's, (B,) each."""
+    """Shares of a map's positive energy in the box of a digit and in the other's, (B,) each, for the first B scenes."""
     heat = image.upsample(cam.relu(), (tiny.SIZE, tiny.SIZE))
     total = heat.sum((1, 2))
-    within = (heat[:, None] * inside()).sum((2, 3)) / torch.where(total == 0, 1, total)[:, None]
+    within = (heat[:, None] * inside()[: len(cam)]).sum((2, 3)) / torch.where(total == 0, 1, total)[:, None]
     return within[:, digit], within[:, 1 - digit]
 
 
@@ -196,8 +197,9 @@ def test_a_map_without_a_class_cannot_tell_the_digits_apart(name: str) -> None:
 
 
 def test_a_map_of_the_transformer_lands_on_the_digit() -> None:
+    """Measured: .672, and .705 on 64 scenes of seed 0."""
     explain = explainer(methods.hires_cam, tiny.load("vit"), "blocks.2.norm1", layout=layout.tokens((8, 8)))
-    assert margin(explain, label) > 0.2
+    assert margin(explain, label) > 0.6
 
 
 # ---------------------------------------------------------------------------- maps: detection, segmentation, similarity
@@ -232,6 +234,28 @@ def test_a_map_of_a_box_lands_on_its_digit(name: str, target: str) -> None:
 def test_grad_cam_cannot_tell_boxes_apart_and_that_is_why_odam_is() -> None:
     """The mean of a gradient that is at one place says little about where; measured: .06."""
     assert margin(explainer(methods.grad_cam, tiny.load("detector"), "body.3"), BOXES["class"]) < 0.2
+
+
+def test_d_rise_lands_on_the_box_that_was_asked_for() -> None:
+    """Measured above a map's minimum, for a sum of masks is nowhere zero: .109, and right on all 16."""
+    method = partial(methods.d_rise, samples=200, grid=8, generator=seeded(0))
+    explain, few, found = explainer(method, tiny.load("detector"), "body.3"), 8, []
+    for digit in range(2):
+        target = detection_similarity(world().boxes[:few, digit], label(digit)[:few], head=YOLO)
+        cam = explain(world().images[:few], target)
+        own, other = shares(cam - cam.amin((1, 2), keepdim=True), digit)
+        found.append(own - other)
+    assert torch.cat(found).mean() > 0.09
+    assert (torch.cat(found) > 0).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("target", ["class", "overlap"])
+def test_a_map_of_a_box_lands_on_its_digit_under_flips(target: str) -> None:
+    """Measured: .936 and .924."""
+    explain = augment(explainer(methods.odam, tiny.load("detector"), "body.3"), "flips")
+    sized: dict[str, Any] = {"head": YOLO, "size": (tiny.SIZE, tiny.SIZE)}
+    build: Any = {"class": box_score, "overlap": overlap_score}[target]
+    assert margin(explain, lambda digit: build(world().boxes[:, digit], label(digit), **sized)) > 0.85
 
 
 REGIONS: dict[str, Callable[[int], Any]] = {

@@ -137,6 +137,25 @@ def test_places_of_a_target_move_with_the_image() -> None:
         augment(explain, [(lambda x: x.flip(-1), lambda cam: cam.flip(-1))])(x, region(1, mask))
 
 
+@pytest.mark.parametrize("method", ["grad_cam", "ablation_cam"])
+def test_a_region_moves_with_the_image(method: str) -> None:
+    net, x = seeded(Segmenter, dtype=torch.float64), x64()
+    explain = explainer(getattr(methods, method), net, "features")
+    mask = torch.zeros(2, 8, 8, dtype=torch.bool)
+    mask[:, 1:5, 0:3] = True
+    found = augment(explain, [flip(-1)])(x, targets.mask_score(1, mask))
+    torch.testing.assert_close(found, explain(x.flip(-1), targets.mask_score(1, mask.flip(-1))).flip(-1))
+    predicted = net(x).argmax(1) == 1
+    found = augment(explain, [flip(-1)])(x, targets.mask_score(1, "predicted"))
+    torch.testing.assert_close(found, explain(x.flip(-1), targets.mask_score(1, predicted.flip(-1))).flip(-1))
+    found = augment(explain, [flip(-1)])(x, targets.mask_score(1))
+    torch.testing.assert_close(found, explain(x.flip(-1), targets.mask_score(1)).flip(-1))
+    one_way: list[Any] = [(lambda x: x.flip(-1), lambda cam: cam.flip(-1))]
+    for region in (mask, "predicted"):
+        with pytest.raises(ValueError, match="where they go"):
+            augment(explain, one_way)(x, targets.mask_score(1, region))
+
+
 def test_a_batch_is_its_samples() -> None:
     net, x = net64(), x64()
     explain = augment(explainer(methods.grad_cam, net, LAYER))
