@@ -15,7 +15,7 @@ from . import _relevance as relevance
 from ._attend import AttentionRecord, capture_attention, observe_attention
 from ._check import CaptureError, describe
 from ._graft import floating_leaves
-from ._reading import token_grid
+from ._token_readings import token_grid
 from ._types import Inputs, Target
 
 METHODS: Mapping[str, Callable[..., Tensor]] = {

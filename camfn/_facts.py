@@ -1,10 +1,10 @@
-"""What a model itself says about how it cuts an image: patches, tokens without a place, windows, other sequences."""
+"""What a model itself says about how it cuts an image: patches, tokens without a place, other sequences."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -66,14 +66,14 @@ def facts(model: nn.Module, name: str, image: Sequence[int]) -> Facts:
         name: of the layer.
         image: (C, *spatial).
     """
-    for path, part in _around(model, name):
+    for path, part in around(model, name):
         stem = _stem(path, part, image)
         if stem:
             return Facts(stem, *_counts(part))
     return Facts(None, *_counts(model))
 
 
-def _around(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+def around(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
     """The layer and what it is a part of, from the inside out."""
     parts = name.split(".") if name else []
     for end in range(len(parts), -1, -1):
@@ -121,7 +121,7 @@ def _length(token: Tensor) -> int:
 
 
 def others(model: nn.Module, inputs: Any) -> dict[int, str]:
-    """Lengths of sequences that have nothing to do with the image: text, queries."""
+    """Lengths of sequences that have nothing to do with the image, in words: text, queries, states."""
     found = {
         leaf.shape[1]: f"the {leaf.shape[1]} tokens of the text"
         for leaf in pytree.tree_leaves(inputs)
@@ -129,10 +129,11 @@ def others(model: nn.Module, inputs: Any) -> dict[int, str]:
     }
     for module in model.modules():
         for holder in (module, getattr(module, "config", None)):
-            count = getattr(holder, "num_queries", None)
-            if isinstance(count, int):
-                found[count] = f"the {count} queries"
-    return found
+            for key, word in (("num_queries", "queries"), ("state_dim", "states")):
+                count = getattr(holder, key, None)
+                if isinstance(count, int):
+                    found[count] = f"the {count} {word}"
+    return {count: f"{words}, which have no place: take a layer that sees the image" for count, words in found.items()}
 
 
 def axis(module: nn.Module, shape: Sequence[int]) -> int | None:
@@ -173,27 +174,3 @@ def width_of(module: nn.Module) -> int | None:
         if isinstance(shape, (tuple, list)) and shape:
             return int(shape[-1])
     return None
-
-
-class Window(NamedTuple):
-    """Sizes of a block with windows, and its name."""
-
-    name: str
-    size: tuple[int, int]
-    shift: tuple[int, int]
-
-
-def window_of(model: nn.Module, name: str) -> Window | None:
-    """Find the block around the layer that has windows and may shift them."""
-    for path, part in _around(model, name):
-        size, shift = getattr(part, "window_size", None), getattr(part, "shift_size", None)
-        if size is not None and shift is not None:
-            return Window(path, _pair(size), _pair(shift))
-    return None
-
-
-def _pair(value: int | Iterable[int]) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    first, second = value
-    return int(first), int(second)

@@ -49,6 +49,28 @@ class Layout(NamedTuple):
     from_map: Callable[[Tensor, Tensor], Tensor]
 
 
+class Reading(NamedTuple):
+    """How a layer's output may be read as a map.
+
+    Attributes:
+        name: "channels first", "channels last", "tokens" or "windows".
+        spatial: the map's spatial shape.
+        channels: C.
+        prefix: number of tokens with no place that come first.
+        layout: what makes the output a map; None where it is one already.
+        reason: the reading in words, and the facts it rests on.
+        call: the layout as it is written in a call.
+    """
+
+    name: str
+    spatial: tuple[int, ...]
+    channels: int
+    prefix: int
+    layout: Layout | None
+    reason: str
+    call: str
+
+
 AnyLayout: TypeAlias = "Layout | Literal['auto'] | None"
 """A layout, "auto" to find it, or None where a layer's output is (B, C, *spatial) already."""
 

@@ -14,8 +14,8 @@ from ._capture import capture_many
 from ._check import CaptureError, bare, describe
 from ._graft import call, copied, floating_leaves, graft
 from ._maps import resize
-from ._reading import Reading, image_of, readings
-from ._types import Inputs, Layout, Target
+from ._reading import image_of, readings
+from ._types import Inputs, Layout, Reading, Target
 
 _PASSES_ON = re.compile("dropout|droppath|identity")
 _NO_FEATURES = re.compile("(max|avg|adaptive|lp|blur).*pool|permute|flatten|softmax|linear|^embedding$|positional")

@@ -8,10 +8,11 @@ from ._capture import observe
 from ._check import layer_name
 from ._layouts import channels_last as channels_last
 from ._layouts import tokens as tokens
+from ._layouts import unrolled as unrolled
 from ._layouts import windows as windows
-from ._reading import Reading as Reading
 from ._reading import decide
 from ._types import Inputs, Select
+from ._types import Reading as Reading
 
 
 def find(model: nn.Module, layer: str | nn.Module, inputs: Inputs, *, select: Select | None = None) -> Reading:
