@@ -152,22 +152,29 @@ def test_tensors_are_solved_as_arrays_are() -> None:
     assert _solved(image[:0], missing[:0, None].double(), 1e-12).shape == (0, 2, 21, 30)
 
 
-def test_the_preconditioner_is_symmetric_positive_definite() -> None:
-    from camfn.metrics._impute import _framed, _grids, _v_cycle
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_the_preconditioner_is_symmetric_and_close_to_the_inverse(share: float, smooth: bool) -> None:
+    """What a cycle leaves of any error, in its energy, is less than 4 in 10: few iterations, whatever is missing."""
+    from camfn.metrics._multigrid import cycle, framed, grids_of, run
 
-    _, missing = case(8, 9, 11, 0.7)
-    grids = _grids(missing[:, None].double())
-    framed = _framed(missing[:, None], grids[0].shape)
-    gone = missing[0].flatten()
+    _, missing = case(8, 25, 30, share, smooth)
+    grids = grids_of(missing[:, None].double(), 1)
+    inside = framed(missing[:, None], grids[0].shape)
+    steps, gone = cycle(grids), missing[0].flatten()
     rows = []
     for place in gone.nonzero().flatten():
-        unit = torch.zeros(99, dtype=torch.float64)
-        unit[place] = 1
-        found = _v_cycle(_framed(unit.reshape(1, 1, 9, 11), grids[0].shape), grids)
-        rows.append(found[framed].clone())
+        unit = torch.zeros(1, 1, 25, 30, dtype=torch.float64)
+        unit.view(-1)[place] = 1
+        grids[0].right.copy_(framed(unit, grids[0].shape))
+        run(steps)
+        rows.append(grids[0].found[inside].clone())
     matrix = torch.stack(rows)
     torch.testing.assert_close(matrix, matrix.T)
-    assert torch.linalg.eigvalsh(matrix).min() > 0
+    root = torch.linalg.cholesky(6 * system(missing[0])[gone][:, gone])  # direct neighbors weigh 1
+    kept = torch.linalg.eigvalsh(root.T @ matrix @ root)
+    assert kept.min() > 0.6
+    assert kept.max() < 1.25
 
 
 def test_a_tolerance_that_cannot_be_reached_is_said() -> None:

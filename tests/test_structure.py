@@ -28,7 +28,8 @@ SHARED = {"methods._rows", "methods._score", "methods._affine", "methods._ablate
 METHODS = {name for name in FILES if name.startswith("methods.")} - {"methods.__init__"}
 METRICS = {name for name in FILES if name.startswith("metrics.")} - {"metrics.__init__"}
 METRICS_SHARED = {
-    f"metrics.{name}" for name in ("_scores", "_order", "_confidence", "_curves", "_impute", "_complexity")
+    f"metrics.{name}"
+    for name in ("_scores", "_order", "_confidence", "_curves", "_impute", "_multigrid", "_complexity")
 }
 CUT = {"_types", "_check", "_graft", "targets"}
 TARGETS = {"_score", "_boxes", "_dense"}
@@ -85,7 +86,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ON_USE = {
     "metrics._curves": {"kornia"},
     "metrics._sanity": {"kornia"},
-    "metrics._impute": {"numpy"},
+    "metrics._multigrid": {"numpy"},
     "tiny._train": {"sklearn"},
 }
 """What else a core module may import, inside a function."""
