@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ class Folded:
 
     A pair is folded if, in the first run, the BatchNorm was given the very tensor that the convolution returned, and
     each ran once. Whoever else may have read that tensor shows in the second run: unless it gives what the first gave,
-    up to rounding, nothing is folded.
+    up to rounding, nothing is folded. Images then lie channels last in memory, where convolutions are fastest, unless
+    the network asks for the usual order, as by `view`.
 
     Args:
         model: the user's; left as it is.
@@ -33,6 +35,7 @@ class Folded:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.graft: Graft | None = None
+        self.memory = torch.contiguous_format
 
     def __call__(self, inputs: Any) -> Any:
         """Run on inputs that may be written to."""
@@ -40,16 +43,35 @@ class Folded:
             return run_apart(self.model, inputs)
         if self.graft is None:
             return self.first(inputs)
-        return call(self.graft, inputs)
+        return call(self.graft, _laid(inputs, self.memory))
 
     def first(self, inputs: Any) -> Any:
         """Run as it is and folded, and keep what is right."""
         again = copied(inputs)
         outputs, pairs = _watched(self.model, inputs)
-        self.graft = _folded(self.model, pairs)
-        if pairs and not _same(outputs, call(self.graft, again)):
-            self.graft = _folded(self.model, {})
+        self.graft = _folded(self.model, {}, self.memory)
+        for memory in (torch.channels_last, torch.contiguous_format) if pairs else ():
+            folding = _folded(self.model, pairs, memory)
+            try:
+                found = call(folding, _laid(copied(again), memory))
+            except RuntimeError:
+                continue  # a `view` of what does not lie one behind the other
+            if _same(outputs, found):
+                self.graft, self.memory = folding, memory
+            break
         return outputs
+
+
+def _laid(inputs: Any, memory: torch.memory_format) -> Any:
+    """Put images channels last, if that is asked for."""
+    if memory is not torch.channels_last:
+        return inputs
+    if isinstance(inputs, Mapping):
+        inputs = dict(inputs)
+    return pytree.tree_map(
+        lambda leaf: leaf.contiguous(memory_format=memory) if isinstance(leaf, Tensor) and leaf.ndim == 4 else leaf,
+        inputs,
+    )
 
 
 def _watched(model: nn.Module, inputs: Any) -> tuple[Any, Pairs]:
@@ -79,16 +101,16 @@ def _watched(model: nn.Module, inputs: Any) -> tuple[Any, Pairs]:
     return outputs, {key: norm for key, norm in pairs.items() if calls[key] == calls[id(norm)] == 1}
 
 
-def _folded(model: nn.Module, pairs: Pairs) -> Graft:
+def _folded(model: nn.Module, pairs: Pairs, memory: torch.memory_format) -> Graft:
     norms = {id(norm) for norm in pairs.values()}
     folding = graft(model, lambda module: id(module) in pairs or id(module) in norms)
     for key, norm in pairs.items():
-        put(folding.owned[key], **_parameters(folding.owned[key], norm))
+        put(folding.owned[key], **_parameters(folding.owned[key], norm, memory))
         answer(folding.owned[id(norm)], lambda x: x)
     return folding
 
 
-def _parameters(convolution: Any, norm: Any) -> dict[str, Tensor]:
+def _parameters(convolution: Any, norm: Any, memory: torch.memory_format) -> dict[str, Tensor]:
     """Write `gamma (W x + b - mean) / sqrt(var + eps) + beta` as one convolution."""
     scale = (norm.running_var + norm.eps).rsqrt()
     scale = scale if norm.weight is None else norm.weight * scale
@@ -96,8 +118,8 @@ def _parameters(convolution: Any, norm: Any) -> dict[str, Tensor]:
     bias = bias * scale if norm.bias is None else bias * scale + norm.bias
     weight = convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.ndim - 1))
     if weight.ndim == 4:
-        # as the images of many runs are, else torch copies them for each run
-        weight = weight.contiguous(memory_format=torch.channels_last)
+        # as the images are, else torch copies them for each run
+        weight = weight.contiguous(memory_format=memory)
     return {"weight": weight.to(convolution.weight.dtype), "bias": bias.to(convolution.weight.dtype)}
 
 

@@ -118,6 +118,25 @@ def test_derivatives_are_those_of_the_network() -> None:
     assert folded.graft is None
 
 
+class Viewing(nn.Module):
+    """A network that views what a convolution made, which works in the usual order in memory only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4 * 6 * 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x)).relu()
+        return torch.as_tensor(self.head(x.view(len(x), -1)))
+
+
+def test_a_network_that_views_its_activations_is_folded_in_the_usual_order() -> None:
+    net = seeded(Viewing, dtype=torch.float64)
+    found, expected = runs(net)
+    torch.testing.assert_close(found, expected)
+    assert not torch.equal(found, expected), "nothing was folded"
+
+
 def test_score_cam_runs_folded_and_gives_the_same() -> None:
     net = seeded(Net, dtype=torch.float64)
 

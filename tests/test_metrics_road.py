@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from camfn import metrics
 
-from .nets import Net, images, seeded
+from .nets import Net, images, seeded, unchanged
 
 DIRECT, DIAGONAL = 1 / 6, 1 / 12
 
@@ -289,3 +290,18 @@ def test_impute_asks_for_a_mask_of_its_shape() -> None:
         metrics.impute(torch.ones(1, 1, 4, 4), torch.ones(1, 4, 4))
     with pytest.raises(ValueError, match="missing"):
         metrics.impute(torch.ones(1, 1, 4, 4), torch.ones(1, 4, 5, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("run", [metrics.road_combined, lambda *args, **_: metrics.deletion(*args, step=12).scores])
+def test_many_scores_are_those_of_the_network_which_stays_as_it_is(run: Callable[..., Tensor]) -> None:
+    """`scores_of` runs with BatchNorm folded; a function of ours does not, and a later change of the model is seen."""
+    net, x, heatmap = seeded(Net, dtype=torch.float64), images(2, 3, 12, 12, dtype=torch.float64), images(2, 12, 12)
+    score = metrics.scores_of(net, x, 2)
+    for _ in range(2):
+        with unchanged(net):
+            found = run(score, x, heatmap, shares=(0.1, 0.3, 0.5, 0.7), noise=0.0)
+        plain = run(lambda y: net(y)[:, 2], x, heatmap, shares=(0.1, 0.3, 0.5, 0.7), noise=0.0)
+        torch.testing.assert_close(found, plain)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.mul_(1.1)

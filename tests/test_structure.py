@@ -78,7 +78,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{name: {*CUT, "_maps", "_capture", "_explain", "methods._gradient"} | NETWORK - {name} for name in NETWORK},
     "network.__init__": NETWORK,
     **{
-        name: {"_types", "_check", "_maps", "_pixels", "_regions", "targets", "methods._rows"} | METRICS_SHARED - {name}
+        name: {"_types", "_check", "_maps", "_pixels", "_regions", "_folded", "targets", "methods._rows"}
+        | METRICS_SHARED - {name}
         for name in METRICS
     },
     "metrics.__init__": METRICS,

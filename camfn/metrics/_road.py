@@ -10,7 +10,7 @@ from torch import Tensor
 from ._curves import Curve
 from ._impute import impute
 from ._order import count_of, on_images, ranks
-from ._scores import ScoreOf, score_once
+from ._scores import ScoreOf, for_runs, score_once
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -61,7 +61,7 @@ def road(
     """
     maps = on_images("road", -heatmap if least else heatmap, images)
     field = _drawn(noise, generator, images)
-    order = ranks(maps)
+    order, score = ranks(maps), for_runs(score, len(shares))
     scores = []
     for share in shares:
         missing = order < count_of("road: shares", share, order[0].numel())
@@ -109,6 +109,7 @@ def road_combined(
         >>> road_combined(score, images, images[:, 0], shares=(0.5,), noise=0.0) > 0
         tensor([True])
     """
+    score = for_runs(score, 2 * len(shares))
     most, fewest = (
         road(
             score, images, heatmap, shares=shares, least=least, noise=noise, generator=generator, tolerance=tolerance

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .._check import is_concrete
+from .._check import bare, is_concrete
+from .._folded import Folded
 from .._types import ScoreFn, Target
 from ..methods._rows import ChunkSize, Progress, map_scores, one_score
 from ..targets import class_probability, pin
@@ -18,6 +19,9 @@ ScoreOf: TypeAlias = Callable[[Tensor], Tensor]
 """Images (B, C, *S) to scores (B,). With a method `fold`, (n, B, ...) to (n, B), many batches run as one."""
 
 _TOP = class_probability()
+
+_PAYS = 4
+"""Runs from which on folding is faster: one more is made to check it, and it takes a third off the others."""
 
 
 def scores_of(model: nn.Module, images: Tensor, target: Target = _TOP) -> ScoreOf:
@@ -54,8 +58,13 @@ def scores_of(model: nn.Module, images: Tensor, target: Target = _TOP) -> ScoreO
 class _Pinned:
     """A model and a target that chooses nothing any more."""
 
-    def __init__(self, model: nn.Module, score: ScoreFn) -> None:
+    def __init__(self, model: Callable[[Tensor], Any], score: ScoreFn) -> None:
         self.model, self.score = model, score
+
+    def many(self) -> _Pinned:
+        """The same for many runs on images that may be written to; not for longer, for it keeps the parameters."""
+        model = self.model
+        return _Pinned(Folded(model), self.score) if isinstance(model, nn.Module) and bare(model) is model else self
 
     def __call__(self, images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -73,6 +82,11 @@ class _Pinned:
                 in_dims=tuple(0 if row else None for row in rows),
             )
             return torch.as_tensor(each(*split))
+
+
+def for_runs(score: ScoreOf, count: int) -> ScoreOf:
+    """Take a score for all runs of one metric: BatchNorm folded in a private copy, where they pay for the check."""
+    return score.many() if isinstance(score, _Pinned) and count >= _PAYS else score
 
 
 def score_once(what: str, score: ScoreOf, images: Tensor) -> Tensor:
@@ -94,6 +108,7 @@ def score_rows(
 
     A score with `fold` takes a chunk of rows as one larger batch; of any other nothing is asked but to take a batch.
     """
+    score = for_runs(score, len(rows))
     with torch.no_grad():
         if hasattr(score, "fold"):
             found = map_scores(f"{what}: score", score, change, rows, chunk_size=chunk_size, progress=progress)
