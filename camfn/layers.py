@@ -48,7 +48,9 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
     The first is the last layer, in the order of computation, that still has a grid and on which the score depends at
     its places: the features just before pooling in a convolutional network or Swin, the norm before the last attention
     in a vision transformer with a class token, whose last block no longer passes the patches on. Pooling, dropout,
-    reshaping and class maps are left out; of layers that return one and the same tensor, the outermost stands for all.
+    reshaping and class maps are left out, also class maps that are added up to the scores; of layers that return one
+    and the same tensor, the outermost stands for all. Layers whose space can be read in several ways are left out, and
+    the reason of the first suggestion names them.
 
     Args:
         model: any module; left exactly as it is.
@@ -59,7 +61,7 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
         Suggestions; after the first, those the score depends on from the last to the first, then the rest.
 
     Raises:
-        CaptureError: no layer has a grid.
+        CaptureError: no layer has a grid that can be read in one way.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
@@ -72,33 +74,57 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
     model, image = bare(model), image_of(inputs)
     if image is None:
         raise CaptureError(f"suggest: expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
-    found = _candidates(model, *_survey(model, inputs), inputs)
+    seen, outputs = _survey(model, inputs)
+    candidates = _candidates(model, seen, outputs, inputs)
+    unclear = [name for name, ways in candidates.items() if len(ways) > 1]
+    found = {name: ways[0] for name, ways in candidates.items() if len(ways) == 1}
+    for name in _score_maps(model, found, outputs, inputs):
+        del found[name]
     if not found:
-        raise CaptureError(
-            f"no layer of this {type(model).__name__} has a grid like the image's, {tuple(image.shape[2:])}: name the "
-            "layer, and pass a layout (camfn.layout)"
-        )
+        raise CaptureError(_nothing(model, image, unclear))
     captured = capture_many(model, list(found))(inputs, target)
     suggestions = []
     for name, reading in reversed(list(found.items())):
-        grads = captured[name].grads
-        depends = bool((reading.layout.to_map(grads) if reading.layout else grads).any())
+        depends = bool(_map(captured[name].grads, reading).any())
         about = f"{type(model.get_submodule(name)).__name__}, {reading.reason}"
         reason = about if depends else f"{about}; the score does not depend on it at any place"
         suggestions.append(Suggestion(name, reading.spatial, reading.channels, depends, reading.layout, reason))
     suggestions.sort(key=lambda suggestion: not suggestion.depends)
     first = suggestions[0]
-    suggestions[0] = first._replace(reason=f"{_why_first(first, found)} ({first.reason})")
+    reason = f"{_why_first(first, found, list(candidates)[-1] in unclear)} ({first.reason}){_left_out(unclear)}"
+    suggestions[0] = first._replace(reason=reason)
     return suggestions
 
 
-def _why_first(first: Suggestion, found: dict[str, Reading]) -> str:
+def _map(raw: Tensor, reading: Reading) -> Tensor:
+    return reading.layout.to_map(raw) if reading.layout else raw
+
+
+def _why_first(first: Suggestion, found: dict[str, Reading], unclear: bool) -> str:
     if not first.depends:
         return "the last layer with a grid, but the score depends on no layer: are the weights of the head zero?"
     later = list(found)[list(found).index(first.name) + 1 :]
     if later:
         return f"the last layer whose places the score depends on; it no longer does at {later[-1]}"
-    return "the last layer with a grid, just before pooling"
+    return "the last layer whose grid is clear" if unclear else "the last layer with a grid, just before pooling"
+
+
+def _left_out(unclear: list[str]) -> str:
+    """Say which layers are not in the list, since it is not clear how they lay out space: the latest of them."""
+    if not unclear:
+        return ""
+    names = ", ".join(reversed(unclear[-3:])) + (f" and {len(unclear) - 3} more" if len(unclear) > 3 else "")
+    return (
+        f"; not listed, since each can be read in several ways: {names} (camfn.layout.find(model, {unclear[-1]!r}, "
+        "inputs) lists the ways)"
+    )
+
+
+def _nothing(model: nn.Module, image: Tensor, unclear: list[str]) -> str:
+    return (
+        f"no layer of this {type(model).__name__} has a grid like the image's, {tuple(image.shape[2:])}: name the "
+        f"layer, and pass a layout (camfn.layout){_left_out(unclear)}"
+    )
 
 
 class _Seen(NamedTuple):
@@ -128,8 +154,8 @@ def _survey(model: nn.Module, inputs: Inputs) -> tuple[list[_Seen], Any]:
     return once, outputs
 
 
-def _candidates(model: nn.Module, seen: list[_Seen], outputs: Any, inputs: Inputs) -> dict[str, Reading]:
-    """Keep the layers that hold features on a grid; one of all that return the same tensor."""
+def _candidates(model: nn.Module, seen: list[_Seen], outputs: Any, inputs: Inputs) -> dict[str, list[Reading]]:
+    """Keep the layers that hold features on a grid, or may do so, one of all that return the same tensor."""
     same: dict[int, list[_Seen]] = {}
     for layer in seen:
         # moved to the end: a tensor that was added to in place is as late as its last owner
@@ -140,13 +166,27 @@ def _candidates(model: nn.Module, seen: list[_Seen], outputs: Any, inputs: Input
         if not named or _is(_NO_FEATURES, named[0].module):
             continue
         outermost = min(reversed(named), key=lambda layer: layer.name.count("."))
-        output = outermost.output
-        fitting = readings(model, outermost.name, output.shape, inputs)
-        if len(fitting) != 1 or max(fitting[0].spatial) == 1 or fitting[0].name == "windows":
-            continue
-        if not _is_class_map(output, outputs):
-            found[outermost.name] = fitting[0]
+        fitting = readings(model, outermost.name, outermost.output.shape, inputs)
+        whole = [reading for reading in fitting if reading.name != "windows" and max(reading.spatial, default=2) > 1]
+        if whole and not _is_class_map(outermost.output, outputs):
+            found[outermost.name] = fitting
     return found
+
+
+def _score_maps(model: nn.Module, found: dict[str, Reading], outputs: Any, inputs: Inputs) -> list[str]:
+    """Name the layers with a channel for each class of a segmentation, which a class's scores alone depend on.
+
+    Some networks add such maps up to the scores, so that none of them is equal to what the model returns.
+    """
+    image, scores = image_of(inputs), next(iter(floating_leaves(outputs)), None)
+    if image is None or scores is None or scores.ndim != image.ndim or scores.shape[1] < 2:
+        return []
+    names = [name for name, reading in found.items() if reading.channels == scores.shape[1]]
+    if not names:
+        return []
+    captured = capture_many(model, names)(inputs, lambda out: next(iter(floating_leaves(out)))[:, 0].flatten(1).sum(1))
+    pulls = {name: _map(captured[name].grads, found[name]) for name in names}
+    return [name for name, pull in pulls.items() if pull[:, 0].any() and not pull[:, 1:].any()]
 
 
 def _is(kind: re.Pattern[str], module: nn.Module) -> bool:

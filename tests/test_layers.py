@@ -337,6 +337,65 @@ def test_leaves_out_the_score_map_of_a_segmenter(container: Callable[[Tensor], A
     assert [s.name for s in suggest(seeded(Segmenter), images(2, 3, 8, 12), score)] == ["body", "body.0"]
 
 
+class Added(nn.Module):
+    """A segmenter whose scores are the sum of a fine and a coarse map of them, as FCN-8s and LR-ASPP have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine = nn.Sequential(nn.Conv2d(3, 5, 3, 2, 1), nn.ReLU())
+        self.coarse = nn.Sequential(nn.Conv2d(5, 8, 3, 2, 1), nn.ReLU())
+        self.score_fine, self.score_coarse = nn.Conv2d(5, 5, 1), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.fine(x)
+        scores = nn.functional.interpolate(self.score_coarse(self.coarse(fine)), fine.shape[2:], mode="bilinear")
+        return nn.functional.interpolate(scores + self.score_fine(fine), x.shape[2:], mode="bilinear")
+
+
+def test_leaves_out_score_maps_that_are_added_up() -> None:
+    """But not features that happen to have a channel for each class: `fine` has five, as there are classes."""
+    model = seeded(Added)
+    with unchanged(model):
+        found = suggest(model, images(2, 3, 16, 24), lambda outputs: outputs[:, 1:3].mean((1, 2, 3)))
+    assert [s.name for s in found] == ["coarse", "coarse.0", "fine", "fine.0"]
+
+
+def test_leaves_out_both_score_maps_of_lraspp() -> None:
+    import torchvision
+
+    make = torchvision.models.segmentation.lraspp_mobilenet_v3_large
+    model = seeded(lambda: make(weights=None, weights_backbone=None)).requires_grad_(False)
+    names = [s.name for s in suggest(model, images(1, 3, 64, 64), lambda outputs: outputs["out"][:, 3].mean((1, 2)))]
+    assert names[0] == "classifier.cbr"
+    assert not {"classifier", "classifier.low_classifier", "classifier.high_classifier"} & set(names)
+
+
+class Turned(nn.Module):
+    """As many channels as rows, and a layer that no fact tells anything about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.act, self.head = nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.act(self.norm(x.movedim(1, -1)[..., :1].expand(-1, -1, -1, 8))).mean((1, 2)))
+        return y
+
+
+def test_says_which_layers_are_not_clear() -> None:
+    first = suggest(seeded(Turned), images(1, 3, 8, 8))[0]
+    assert first.name == "norm"
+    assert "not listed, since each can be read in several ways: act (camfn.layout.find(model, 'act'" in first.reason
+
+
+def test_says_that_no_layer_is_clear() -> None:
+    model = seeded(Turned)
+    model.norm = nn.Identity()
+    model.other = nn.LayerNorm(8)
+    with pytest.raises(CaptureError, match=r"pass a layout \(camfn.layout\); not listed.*several ways: act \(camfn"):
+        suggest(model, images(1, 3, 8, 8))
+
+
 def test_leaves_out_what_cannot_be_captured() -> None:
     names = [s.name for s in suggest(seeded(Shared), images(1, 3, 8, 8))]
     assert not {"twice", "never", "pair"} & set(names)
