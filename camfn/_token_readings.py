@@ -131,6 +131,8 @@ def _readings(shape: Sequence[int], size: tuple[int, ...], known: Facts, order: 
     if settled:
         return settled
     count, channels, stem = shape[order.tokens], shape[order.channels], known.stem
+    if count <= known.prefix + known.suffix:
+        return []  # those tokens alone
     base = stem.stride if stem else (1,) * len(size)
     found = {
         (grid, prefix, suffix): _reading(grid, channels, prefix, suffix, known, order)

@@ -128,6 +128,18 @@ def test_tokens_without_a_place_are_counted(counts: dict[str, int], prefix: int,
     assert find(model, "embed", x).name == "channels first"
 
 
+def test_a_class_token_alone_has_no_place() -> None:
+    class Last(Transformer):
+        def forward(self, image: Tensor) -> Tensor:
+            patches = self.embed(image).flatten(2).mT
+            tokens = torch.cat([self.get_parameter("cls_token").expand(len(image), -1, -1), patches], 1)
+            y: Tensor = self.head(self.norm(self.blocks(tokens)[:, :1])[:, 0])
+            return y
+
+    with pytest.raises(CaptureError, match=r"gives shape \(2, 1, 8\), in which no map"):
+        find(seeded(lambda: Last(cls_token=1)), "norm", images(2, 3, 12, 20))
+
+
 def test_auto_is_what_is_found() -> None:
     model, x = seeded(lambda: Transformer(cls_token=1)), images(2, 3, 12, 20)
     layout = find(model, "blocks.0", x).layout
