@@ -109,11 +109,9 @@ def choose_layers(model: nn.Module, inputs: Tensor, names: tuple[str, ...]) -> L
     """Take several layers; the last stands for all.
 
     Raises:
-        UsageError: one gives no map, or they lay out their maps in different ways.
+        UsageError: one gives no map.
     """
     taken = [choose_layer(model, inputs, name) for name in matching(model, names)]
-    if len({item.layout is None for item in taken}) > 1:
-        raise UsageError("these layers lay out their maps in different ways, which cannot be fused: name others")
     return taken[-1]._replace(name=", ".join(item.name for item in taken), reason="as asked for, their maps fused")
 
 
@@ -178,7 +176,8 @@ def composed(
         bound = partial(methods.cam, weights=_rows(model, layer, target)) if method is methods.cam else method
         seen = _watched(eigen_smooth(bound) if changes.eigen_smooth else bound, captured)
         if changes.layers:
-            explain = fuse(seen, model, changes.layers, how=changes.how, **context)
+            # each layer has a layout of its own
+            explain = fuse(seen, model, changes.layers, how=changes.how, **context | {"layout": "auto"})
         else:
             explain = explainer(seen, model, layer.name, **context)
     # one variant at a time: what a user bounds by --batch-size stays bounded

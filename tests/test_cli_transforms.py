@@ -17,7 +17,7 @@ pytest.importorskip("timm", reason="needs timm: pip install 'camfn[cli]'")
 from rich.console import Console
 from rich.progress import Progress
 
-from camfn import _terminal, explainer, methods
+from camfn import _terminal, explainer, methods, zoo
 from camfn.transforms import augment, eigen_smooth, fuse, smooth
 from tests.test_cli import Net, net, noise, record, refused, run
 
@@ -61,6 +61,26 @@ def test_maps_are_those_of_the_library(
         np.testing.assert_allclose(found, cam.numpy(), rtol=1e-4, atol=1e-6)
     told = record(out)["changes"]
     assert named.items() <= told.items()
+
+
+def test_layers_of_different_layouts_are_fused(tmp_path: Path) -> None:
+    """Channels first, and tokens behind a class token."""
+    from PIL import Image
+
+    from camfn import tiny
+
+    pixels = tiny.scenes(1, generator=torch.Generator().manual_seed(0)).images[0]
+    photo = Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy())
+    photo.save(tmp_path / "a.png")
+    model, mixed = ["--model", "tiny:vit"], "body,blocks.?.norm1"
+    result = run("explain", tmp_path / "a.png", *model, "--target", 1, "--layers", mixed, "--out", tmp_path / "o")
+    assert result.exit_code == 0, result.output
+    vit = tiny.load("vit")
+    explain = fuse(methods.grad_cam, vit, ["body", *(f"blocks.{i}.norm1" for i in range(3))])
+    found = np.load(tmp_path / "o" / "a.grad_cam.1.npy")
+    x = zoo.load("tiny:vit").preprocess(photo)[None]
+    np.testing.assert_allclose(found, explain(x, 1)[0].numpy(), rtol=1e-4, atol=1e-6)
+    assert found.shape == (16, 16)
 
 
 @pytest.mark.parametrize(

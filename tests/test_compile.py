@@ -98,6 +98,26 @@ def test_outputs_that_are_not_tensors() -> None:
     check(lambda x, t: grad_cam(*run(x, t)), *batches(), backend="aot_eager")
 
 
+class Looped(Net):
+    """One convolution that runs three times."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for _ in range(3):
+            x = self.blocks[0](x)
+        y: Tensor = self.head(x.mean((2, 3)))
+        return y
+
+
+@pytest.mark.parametrize("call", [0, -1, "all"])
+def test_a_layer_that_runs_several_times(call: Any) -> None:
+    net = seeded(Looped)
+    run, see = capture(net, "blocks.0.conv", call=call), observe(net, "blocks.0.conv", call=call)
+    with unchanged(net):
+        check(lambda x, t: grad_cam(*run(x, t)), *batches(), backend="aot_eager")
+        check(lambda x: eigen_cam(see(x)[0]), *[b[:1] for b in batches()], backend="aot_eager")
+
+
 def test_inside_a_larger_compiled_pipeline() -> None:
     net, head = seeded(Net), nn.Linear(12 * 10, 2)
     run = capture(net, "blocks.0")

@@ -272,3 +272,28 @@ def test_a_caption() -> None:
     torch.testing.assert_close(torch.stack(parts).sum(0), whole)
     cam = explainer(hires_cam, model, layer, layout=layout.tokens((4, 4)))(batch, target)
     assert cam.shape == (2, 4, 4)
+
+
+def test_a_caption_of_blip() -> None:
+    """A decoder that is given the text itself: its logits at one token are for the next."""
+    import transformers
+
+    text_config: dict[str, Any] = {
+        **VISION, "vocab_size": 20, "encoder_hidden_size": 16, "max_position_embeddings": 16, "bos_token_id": 1,
+        "eos_token_id": 2, "sep_token_id": 2, "pad_token_id": 0, "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }  # fmt: skip
+    config = transformers.BlipConfig(
+        text_config=text_config, vision_config={**VISION, "image_size": 32, "patch_size": 8}, projection_dim=16
+    )
+    model = seeded(lambda: transformers.BlipForConditionalGeneration(config))
+    text = torch.tensor([[1, 4, 5, 2], [1, 6, 7, 2]])
+    batch = {"pixel_values": images(2, 3, 32, 32), "input_ids": text}
+    target = token_log_probability(torch.cat([text[:, 1:], torch.full((2, 1), -100)], 1))
+    with torch.no_grad():
+        outputs = model(**batch, labels=text)
+    torch.testing.assert_close(-target(outputs).sum() / 6, outputs.loss)
+    layer = "vision_model.encoder.layers.1.layer_norm1"
+    assert agrees(model, layer, batch, target).any()
+    cam = explainer(hires_cam, model, layer)(batch, target)
+    assert cam.shape == (2, 4, 4)
