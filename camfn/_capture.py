@@ -19,7 +19,7 @@ from ._check import (
     batch_sizes,
     chosen_calls,
     chosen_tensor,
-    differentiable_tail,
+    connected,
     floating,
     inside_transform,
     layer_name,
@@ -290,12 +290,11 @@ def _differentiate(
 
         outputs, activations = _forward(cut, inputs, select, wanted, delta)
         scores = one_score_a_sample(score(outputs), batch_sizes(inputs, _flat(activations)))
-        differentiable_tail(scores, cut.graft.root)
         tensors, rebuild = tensors_of(outputs)
         structure.append(rebuild)
         points.extend(_points(cut, deltas, wanted))
-        wanted_deltas = [deltas[point] for point in points]
-        return seed, (activations, gradients(scores, wanted_deltas, create_graph=create_graph), tensors)
+        grads = gradients(scores, [deltas[p] for p in points], of=cut.graft.root, create_graph=create_graph)
+        return seed, (activations, grads, tensors)
 
     kept: Any
     try:
@@ -317,15 +316,20 @@ def _flat(activations: Mapping[str, list[Tensor]]) -> list[Tensor]:
 
 
 def gradients(
-    scores: Tensor, deltas: Sequence[Tensor], *, create_graph: bool = False, retain_graph: bool = False
+    scores: Tensor,
+    deltas: Sequence[Tensor],
+    *,
+    of: nn.Module | None = None,
+    create_graph: bool = False,
+    retain_graph: bool = False,
 ) -> list[Tensor]:
-    """Derivatives of the sum of the scores, zero where they do not depend on a delta."""
-    if not scores.requires_grad:
-        return [torch.zeros_like(delta) for delta in deltas]
-    ones = torch.ones_like(scores)
-    found = torch.autograd.grad(
-        scores, deltas, ones, retain_graph=create_graph or retain_graph, create_graph=create_graph, allow_unused=True
-    )
+    """Derivatives of the sum of the scores, zero where they do not depend on a delta; refused if `of` is quantized."""
+    found: Sequence[Tensor | None] = [None] * len(deltas)
+    if scores.requires_grad:
+        options: dict[str, bool] = {"create_graph": create_graph, "retain_graph": create_graph or retain_graph}
+        found = torch.autograd.grad(scores, deltas, torch.ones_like(scores), allow_unused=True, **options)
+    if of is not None:
+        connected(found, of)
     return [torch.zeros_like(delta) if grad is None else grad for grad, delta in zip(found, deltas)]
 
 

@@ -104,17 +104,37 @@ def chosen_calls(name: str, ran: int, call: Any, model: nn.Module) -> list[int]:
     return [call % ran]
 
 
-def differentiable_tail(scores: Tensor, model: nn.Module) -> None:
-    """Refuse a network whose quantized modules cut the score off from the layer: their outputs have no derivative."""
-    if scores.requires_grad:
-        return
-    cut = next((name for name, module in model.named_modules() if "quantized" in type(module).__module__), None)
-    if cut is not None:
-        raise CaptureError(
-            f"the score has no derivative at the layer, for {cut!r} is a quantized module, which has none. Take a "
-            "method without gradients (ablation_cam, recipro_cam, score_cam, eigen_cam), or the model before it was "
-            "quantized"
-        )
+def is_quantized(module: nn.Module) -> bool:
+    """Whether a module is one of torch's quantized ones, whose outputs have no derivative."""
+    return "quantized" in type(module).__module__
+
+
+def no_derivative(module: nn.Module, model: nn.Module) -> CaptureError:
+    """Say that a quantized module cuts the score off from the layer."""
+    name = next((name for name, other in model.named_modules() if other is module), type(module).__name__)
+    return CaptureError(
+        f"the score has no derivative at the layer, for {name!r} is a quantized module, which has none. Take a "
+        "method without gradients (ablation_cam, recipro_cam, score_cam, eigen_cam), or the model before it was "
+        "quantized"
+    )
+
+
+def connected(grads: Iterable[Tensor | None], model: nn.Module) -> None:
+    """Refuse a network whose quantized modules cut the score off from the layer."""
+    if any(grad is None for grad in grads):
+        cut = next(filter(is_quantized, model.modules()), None)
+        if cut is not None:
+            raise no_derivative(cut, model)
+
+
+def is_differentiated(value: Any) -> bool:
+    """Whether `torch.func` is taking a derivative through a tensor."""
+    inside = torch._C._functorch
+    while isinstance(value, Tensor) and inside.is_functorch_wrapped_tensor(value):
+        if inside.is_gradtrackingtensor(value) and value.requires_grad:
+            return True
+        value = inside.get_unwrapped(value)
+    return False
 
 
 def chosen_tensor(name: str, output: Any, select: Any) -> Tensor:

@@ -74,7 +74,7 @@ def capture_each(
             chosen_calls(name, len(kept), None, cut.root)
             ((activations, leaf),) = kept
             rows = _scores(outputs, targets, batch_sizes(inputs, [activations]))
-            grads = [gradients(row, [leaf], retain_graph=True)[0] for row in rows]
+            grads = [gradients(row, [leaf], of=model, retain_graph=True)[0] for row in rows]
         tensors, rebuild = tensors_of(outputs)
         found = settle(layout, model, name, activations, inputs)
         to_map = found.to_map if found else (lambda raw: raw)

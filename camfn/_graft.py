@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from ._check import wrapped
+from ._check import is_differentiated, is_quantized, no_derivative, wrapped
 from ._recurrent import stepwise
 
 _OWN = (
@@ -57,12 +57,17 @@ class Graft:
 
 
 def graft(model: nn.Module, wanted: Callable[[nn.Module], bool], zero: Tensor | None = None) -> Graft:
-    """Copy the `wanted` modules, those in training that hold buffers, recurrent ones, and the ancestors of all.
+    """Copy the `wanted` modules, those in training that hold buffers, and the ancestors of both.
 
-    A module registered at several places has one copy, which stands at all of them.
+    Copies are made too of modules that transforms refuse: recurrent ones, which have another forward then, and
+    quantized ones, whose derivative would silently be zero, which say so. A module registered at several places has one
+    copy, which stands at all of them.
     """
     owned: dict[int, nn.Module] = {}
-    root = _visit(model, lambda m: wanted(m) or _writes(m) or isinstance(m, nn.RNNBase), owned, {})
+    root = _visit(model, lambda module: wanted(module) or _writes(module) or _resists(module), owned, {})
+    for key, copy in owned.items():
+        if is_quantized(copy):
+            copy.register_forward_pre_hook(_refuse_derivative(key, model))
     writing = [key for key, module in owned.items() if _writes(module)]
     names = {id(module): name for name, module in root.named_modules()} if writing else {}
     statistics = tuple(
@@ -72,6 +77,18 @@ def graft(model: nn.Module, wanted: Callable[[nn.Module], bool], zero: Tensor | 
         if value is not None
     )
     return Graft(root, owned, statistics, zero)
+
+
+def _resists(module: nn.Module) -> bool:
+    return isinstance(module, nn.RNNBase) or is_quantized(module)
+
+
+def _refuse_derivative(key: int, model: nn.Module) -> Callable[[nn.Module, Any], None]:
+    def refuse(module: nn.Module, args: Any) -> None:
+        if any(map(is_differentiated, args)):
+            raise no_derivative(next(other for other in model.modules() if id(other) == key), model)
+
+    return refuse
 
 
 def _writes(module: nn.Module) -> bool:

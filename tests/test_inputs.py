@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from types import MethodType
@@ -10,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
+from torch.func import vjp, vmap
 
-from camfn import CaptureError, capture, explainer, observe, resume
+from camfn import CaptureError, capture, capture_each, explainer, methods, observe, resume
 from camfn.layers import suggest
 from camfn.methods import ablation_cam, eigen_cam, grad_cam, hires_cam
-from tests.nets import Net, images, seeded, unchanged
+from tests.nets import Net, images, reference, seeded, unchanged
 
 X = images(2, 3, 8, 8)
 
@@ -141,53 +142,28 @@ def test_a_head_on_every_level_of_a_pyramid() -> None:
 # ----------------------------------------------------------------------------------------------------------- wrappers
 
 
-class Adapted(nn.Module):
-    """A linear layer with a low-rank addition, as LoRA puts in the place of another."""
-
-    def __init__(self, base: nn.Linear, rank: int = 2) -> None:
-        super().__init__()
-        self.base_layer = base
-        self.lora_A = nn.ModuleDict({"default": nn.Linear(base.in_features, rank, bias=False)})
-        self.lora_B = nn.ModuleDict({"default": nn.Linear(rank, base.out_features, bias=False)})
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.base_layer(x) + self.lora_B["default"](self.lora_A["default"](x))
-        return y
-
-
-class Peft(nn.Module):
-    """Two shells, attributes of the inner model passed on, any arguments."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.base_model = nn.ModuleDict({"model": model})
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            shell: Any = super().__getattr__("base_model")
-            return getattr(shell["model"], name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.get_submodule("base_model.model")(*args, **kwargs)
-
-
-def adapted() -> nn.Module:
-    net = Net()
-    net.head = Adapted(net.head)  # type: ignore[assignment]
-    return Peft(net)
-
-
 def test_adapters() -> None:
-    model = seeded(adapted).requires_grad_(False)
-    inner = model.get_submodule("base_model.model")
-    want = capture(inner, "blocks.1")(X, 1)
+    """LoRA as peft puts it around a model: two shells, and other layers in the place of some."""
+    peft = pytest.importorskip("peft", reason="needs adapters: pip install 'camfn[dev]'")
+    net = seeded(Net).requires_grad_(False)
+    config = peft.LoraConfig(r=2, target_modules=["head", "stem.0"], init_lora_weights=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = peft.get_peft_model(net, config).eval()
+    prefix = "base_model.model."
+    want = reference(model, prefix + "blocks.1", lambda m: m(X), lambda y: y[:, 1])
     with unchanged(model):
-        same(capture(model, "base_model.model.blocks.1")(X, 1), want)
-        assert suggest(model, X)[0].name == "base_model.model.blocks.1"
-        explain = explainer(ablation_cam, model, "base_model.model.blocks.1")
-        torch.testing.assert_close(explain(X, 1), explainer(ablation_cam, inner, "blocks.1")(X, 1))
+        same(capture(model, prefix + "blocks.1")(X, 1), [part.detach() for part in want])
+        assert suggest(model, X)[0].name == prefix + "blocks.1"
+        inside = capture(model, prefix + "stem.0.lora_A.default")(X, 1)
+        assert inside.activations.shape[1] == 2
+        assert inside.grads.any()
+        tail = resume(model, prefix + "blocks.1")(X)
+        torch.testing.assert_close(tail(want[0]), want[2].detach())
+        cam = explainer(ablation_cam, model, prefix + "blocks.1")(X, 1)
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(cam, explainer(ablation_cam, merged, "blocks.1")(X, 1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(capture(merged, "blocks.1")(X, 1).grads, want[1], rtol=1e-4, atol=1e-7)
 
 
 def compiled(net: nn.Module) -> Any:
@@ -358,32 +334,63 @@ def test_parameters_without_data() -> None:
         explainer(grad_cam, net, "blocks.1")
 
 
-class QuantizedLinear(nn.Module):
-    """Whole numbers and a scale, rounded on the way, as quantized operations are: no derivative."""
+class Residual(nn.Module):
+    """A stem, a convolution, a perceptron beside its input, and a head."""
 
-    __module__ = "torch.ao.nn.quantized.modules.linear"
-
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.scale = float(linear.weight.detach().abs().max()) / 127
-        self.register_buffer("weight", (linear.weight.detach() / self.scale).round().char())
+        self.stem, self.conv = nn.Linear(8, 8), nn.Conv2d(3, 4, 3, padding=1)
+        self.perceptron, self.head = nn.Linear(4, 4), nn.Conv1d(4, 5, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.get_buffer("weight").int()
-        return ((x.detach() * 64).round().int() @ weight.mT).float() * (self.scale / 64)
+        x = self.conv(self.stem(x)).mean((2, 3))
+        y: Tensor = self.head((x + self.perceptron(x).relu())[..., None])[..., 0]
+        return y
+
+
+def quantized(net: nn.Module, *names: str) -> nn.Module:
+    """Linear layers of whole numbers, as torch makes them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated in favor of a package of its own
+        made: nn.Module = torch.ao.quantization.quantize_dynamic(net, set(names))  # type: ignore[no-untyped-call]
+    return made
 
 
 def test_a_quantized_tail() -> None:
-    net = seeded(Net)
-    net.head = QuantizedLinear(net.get_submodule("head"))  # type: ignore[arg-type]
-    for run in (capture(net, "blocks.1"), explainer(grad_cam, net, "blocks.1")):
-        with pytest.raises(CaptureError, match=r"'head' is a quantized module.*without gradients \(ablation_cam"):
-            run(X, 1)
-    assert eigen_shape(net) == (2, 4, 4)
-    float_cam = explainer(ablation_cam, seeded(Net), "blocks.1")(X, 1)
-    cam = explainer(ablation_cam, net, "blocks.1")(X, 1)
-    assert torch.corrcoef(torch.stack([cam.flatten(), float_cam.flatten()]))[0, 1] > 0.95
+    net = quantized(seeded(Net), "head")
+    needs_none: list[Any] = [ablation_cam, methods.recipro_cam, methods.score_cam, methods.kpca_cam, eigen_cam]
+    needs_some: list[Any] = [
+        grad_cam,
+        hires_cam,
+        methods.lift_cam,
+        methods.shapley_cam,
+        methods.fd_cam,
+        methods.opti_cam,
+    ]
+    with unchanged(net):
+        for run in (capture(net, "blocks.1"), *(explainer(method, net, "blocks.1") for method in needs_some)):
+            with pytest.raises(CaptureError, match=r"'head' is a quantized module.*without gradients \(ablation_cam"):
+                run(X, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, once, outside of torch.func
+            with pytest.raises(CaptureError, match="'head' is a quantized module"):
+                capture_each(net, "blocks.1")(X, [1])
+        for method in needs_none:
+            cam, float_cam = (explainer(method, one, "blocks.1")(X, 1) for one in (net, seeded(Net)))
+            assert torch.corrcoef(torch.stack([cam.flatten(), float_cam.flatten()]))[0, 1] > 0.95
 
 
-def eigen_shape(net: nn.Module) -> tuple[int, ...]:
-    return tuple(explainer(eigen_cam, net, "blocks.1")(X).shape)
+def test_a_quantized_part_of_the_tail() -> None:
+    """The rest has a derivative, but not the one that was asked for: to torch the quantized part is constant."""
+    net = quantized(seeded(Residual), "perceptron")
+    with pytest.raises(CaptureError, match="'perceptron' is a quantized module"):
+        capture(net, "conv")(X, 1)
+    with pytest.raises(CaptureError, match="'perceptron' is a quantized module"):
+        vjp(resume(net, "conv")(X), observe(net, "conv")(X)[0])
+    assert explainer(ablation_cam, net, "conv")(X, 1).shape == (2, 8, 8)
+
+
+def test_a_quantized_part_ahead_of_the_layer() -> None:
+    net = quantized(seeded(Residual), "stem")
+    want = reference(net, "conv", lambda model: model(X), lambda y: y[:, 1])
+    same(capture(net, "conv")(X, 1), [part.detach() for part in want])
