@@ -258,7 +258,7 @@ def _of_class(classes: Classes, transform: Callable[[Tensor], Tensor]) -> Score:
     def pinned(outputs: Any) -> ScoreFn:
         return _of_class(class_index(logits_of(outputs), classes)[:, 0], transform)
 
-    return Score(score, pinned)
+    return Score(score, pinned if classes is None else None)
 
 
 def _others(y: Tensor, chosen: Tensor, classes: Classes, against: Any, count: int) -> Tensor:

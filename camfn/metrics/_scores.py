@@ -13,7 +13,7 @@ from .._check import bare, is_concrete
 from .._folded import Folded
 from .._types import ScoreFn, Target
 from ..methods._rows import ChunkSize, Progress, map_scores, one_score
-from ..targets import class_probability, pin
+from ..targets import Score, as_score, class_probability, pin
 
 ScoreOf: TypeAlias = Callable[[Tensor], Tensor]
 """Images (B, C, *S) to scores (B,). With a method `fold`, (n, B, ...) to (n, B), many batches run as one."""
@@ -27,8 +27,8 @@ _PAYS = 4
 def scores_of(model: nn.Module, images: Tensor, target: Target = _TOP) -> ScoreOf:
     """Make the score that the metrics ask for: images to one number a sample, always for the same classes.
 
-    The model runs once, on `images`, and choices that the target leaves to the outputs (the top class) are made there,
-    so that no masked image changes the question. `lambda x: target(model(x))` does as well where nothing is left open.
+    What the target leaves to the outputs (the top class) is chosen here, in a run on `images`, so that no masked image
+    changes the question. Where nothing is left open nothing is run, and `lambda x: target(model(x))` does as well.
 
     Args:
         model: in evaluation mode; it is only called, without a graph.
@@ -50,9 +50,11 @@ def scores_of(model: nn.Module, images: Tensor, target: Target = _TOP) -> ScoreO
     """
     if model.training:
         raise ValueError(f"scores_of: this {type(model).__name__} is in training mode; call model.eval() first")
-    with torch.no_grad():
-        outputs = model(images)
-    return _Pinned(model, pin(target, outputs))
+    score = as_score(target)
+    if isinstance(score, Score) and score.pinned:
+        with torch.no_grad():
+            score = pin(score, model(images))
+    return _Pinned(model, score)
 
 
 class _Pinned:
