@@ -117,6 +117,12 @@ def test_an_affine_tail_is_found_and_run_a_few_times_only(tail: Callable[[Tensor
     assert len(calls) == 1 + A.shape[1]
 
 
+def test_an_affine_tail_is_found_in_channels_last_memory() -> None:
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).double()
+    a = torch.randn(2, 4, 5, 6, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    assert watched(lambda x: head(x)[:, 1], a)
+
+
 @pytest.mark.parametrize("grad", [True, False])
 def test_an_affine_tail_is_found_with_and_without_grad(grad: bool) -> None:
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(4, 3).double()).eval()

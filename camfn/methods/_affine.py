@@ -18,6 +18,7 @@ _SAME = {
     "_unsafe_view",
     "alias",
     "as_strided",
+    "as_strided_",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
