@@ -23,8 +23,9 @@ CAPPED: dict[str, str] = {
     "is_cam": "steps=4,top_k=0.02",
     "poly_cam": "top_k=0.05",
     "opti_cam": "steps=30",
-    "rise": "samples=500",
+    "rise": "samples=200",
     "d_rise": "samples=200",
+    "smooth_full_grad": "samples=5",
 }
 """Options under which `capped` takes the methods that cost most; those not named here run as they are."""
 

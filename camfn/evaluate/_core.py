@@ -91,7 +91,8 @@ def evaluate_photo(
     except PhotoError as error:
         yield Row(photo.name, problem=_line(error))
         return
-    images = loaded.preprocess(picture)[None].to(device)
+    # channels last in memory, in which convolutions on the CPU are faster
+    images = loaded.preprocess(picture)[None].to(device, memory_format=torch.channels_last)
     black = loaded.preprocess(Image.new("RGB", picture.size))[None].to(device)
     size = tuple(images.shape[2:])
     fractions = boxes_in_view(photo.boxes, picture.size, loaded.view)
