@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from . import _relevance as relevance
 from ._attend import AttentionRecord, capture_attention, observe_attention
-from ._check import CaptureError, describe
+from ._check import CaptureError, bare, describe
 from ._graft import floating_leaves
+from ._reading import readings
 from ._token_readings import token_grid
 from ._types import Inputs, Target
 
@@ -107,7 +108,7 @@ def attention_explainer(
                 f"attention in {last.name!r} is {tuple(last.probabilities.shape)} for {image.shape[0]} images: "
                 f"in windows, whose places are not the image's. {_INSTEAD}"
             )
-        places = tuple(grid) if grid is not None else _grid(model, image, records, prefix)
+        places = tuple(grid) if grid is not None else _grid(model, inputs, image, records[-1], prefix)
         before = tokens - math.prod(places)
         if before < 0 or (prefix is not None and prefix != before):
             raise CaptureError(
@@ -129,22 +130,30 @@ def _image(inputs: Inputs) -> Tensor:
     return image
 
 
-def _grid(model: nn.Module, image: Tensor, records: Sequence[AttentionRecord], prefix: int | None) -> tuple[int, ...]:
-    """Read the grid from the image and the number of tokens."""
-    last = records[-1]
+def _grid(
+    model: nn.Module, inputs: Inputs, image: Tensor, last: AttentionRecord, prefix: int | None
+) -> tuple[int, ...]:
+    """Read the tokens as those of a layer are read; behind a number of others that was given, from the image alone."""
     tokens = last.probabilities.shape[-1]
-    if prefix is None and last.probabilities.shape[-2] == tokens:
-        # attention that pools may leave the model's prefix out
-        prefix = getattr(model, "num_prefix_tokens", None)
-    grid = token_grid(tokens, image.shape[2:], prefix)
-    if grid is None:
-        behind = "" if prefix is None else f" behind {prefix} tokens"
-        raise CaptureError(
-            f"attention in {last.name!r} is over {tokens} tokens, in which there is no grid of a "
-            f"{' x '.join(map(str, image.shape[2:]))} image{behind}: pass grid=(height, width) and prefix=. Attention "
-            f"over channels (XCiT) or in windows (Swin, MaxViT) has none. {_INSTEAD}"
-        )
-    return grid
+    if prefix is not None:
+        grid = token_grid(tokens, image.shape[2:], prefix)
+        grids = [] if grid is None else [grid]
+    else:
+        shape = (image.shape[0], tokens, last.v.shape[1] * last.v.shape[-1])
+        found = readings(bare(model), last.name, shape, inputs)
+        # those whose tokens follow each other row by row, behind the others; (): not unrolled
+        plain = [reading for reading in found if reading.call.endswith((f"prefix={reading.prefix})", ", ())"))]
+        grids = [reading.spatial for reading in plain if reading.prefix + math.prod(reading.spatial) == tokens]
+    if len(grids) == 1:
+        return grids[0]
+    which = " or ".join(map(str, grids)) if grids else "no grid"
+    behind = "" if prefix is None else f", behind {prefix} tokens"
+    size = " x ".join(map(str, image.shape[2:]))
+    raise CaptureError(
+        f"attention in {last.name!r} is over {tokens} tokens, in which there is {which} of a {size} image, row by "
+        f"row{behind}: pass grid=(height, width) and prefix=. Attention over channels (XCiT) or in windows (Swin, "
+        f"MaxViT) has none. {_INSTEAD}"
+    )
 
 
 def _query(model: nn.Module, prefix: int) -> int | None:

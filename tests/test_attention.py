@@ -434,10 +434,19 @@ def test_a_grid_that_does_not_fit() -> None:
     for options in ({"grid": (4, 4)}, {"grid": (3, 4), "prefix": 2}):
         with pytest.raises(CaptureError, match="13 tokens, which are not a grid"):
             attention_explainer(raw_attention, net, **options)(x)
-    with pytest.raises(CaptureError, match=r"no grid of a 12 x 16 image behind 3 tokens: pass grid"):
+    with pytest.raises(CaptureError, match=r"no grid of a 12 x 16 image, row by row, behind 3 tokens: pass grid"):
         attention_explainer(raw_attention, net, prefix=3)(x)
     with pytest.raises(CaptureError, match=r"expected an image"):
         attention_explainer(raw_attention, nn.MultiheadAttention(8, 2))([torch.ones(3, 8)] * 3)
+
+
+def test_tokens_that_do_not_follow_each_other_row_by_row() -> None:
+    """Hiera's are in the order of the strides that they were unrolled by, but for its last stage."""
+    model = timm.create_model("hiera_tiny_224", img_size=(64, 96), stages=(1, 1, 2, 2), embed_dim=16, num_heads=1)
+    x = images(2, 3, 64, 96)
+    assert attention_explainer(raw_attention, model.eval(), "blocks.5")(x).shape == (2, 2, 3)
+    with pytest.raises(CaptureError, match=r"over 24 tokens, in which there is no grid .* row by row"):
+        attention_explainer(raw_attention, model, "blocks.3")(x)
 
 
 def test_the_registry_names_the_methods_of_the_module() -> None:

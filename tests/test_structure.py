@@ -69,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_softmax": {"_maps"},
     "_attend": {*CUT, "_capture", "_resume", "_softmax"},
     "_relevance": {"_maps", "_attend"},
-    "_attention_explain": {"_types", "_check", "_graft", "_attend", "_token_readings", "_relevance"},
+    "_attention_explain": {"_types", "_check", "_graft", "_attend", "_reading", "_token_readings", "_relevance"},
     "attention": {"_attend", "_relevance", "_attention_explain"},
     **{name: {name for name in FILES if name.startswith("tiny._")} for name in FILES if name.startswith("tiny.")},
     INIT: {*CUT, "_capture", "_each", "_resume", "_explain", "_diagnose", "layout"},
