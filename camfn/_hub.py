@@ -11,6 +11,11 @@ from torch import Tensor, nn
 
 from ._weights import fetching, library, reachable
 
+_INSTEAD = (
+    "give a repository that is in the cache of the Hub, or a folder that save_pretrained wrote, as hf:FOLDER; even "
+    "random weights need its config.json"
+)
+
 
 def classifier(name: str, pretrained: bool) -> tuple[nn.Module, Any, list[str] | None]:
     """Load a classifier by the name of its repository, or of a folder that `save_pretrained` wrote.
@@ -24,8 +29,8 @@ def classifier(name: str, pretrained: bool) -> tuple[nn.Module, Any, list[str] |
     transformers = library("transformers", extra="hf")
     local = Path(name).is_dir()
     if not local:
-        reachable(f"hf:{name}", _source(name))
-    with fetching(f"hf:{name}"):
+        reachable(f"hf:{name}", _source(name), _INSTEAD)
+    with fetching(f"hf:{name}", _INSTEAD):
         config = transformers.AutoConfig.from_pretrained(name)
         processor = transformers.AutoImageProcessor.from_pretrained(name)
         build = transformers.AutoModelForImageClassification

@@ -100,7 +100,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
         raise LoadError(f"the weights {source} do not fit this {type(model).__name__}: {counts}")
 
 
-def reachable(model: str, url: str | None) -> None:
+def reachable(model: str, url: str | None, instead: str = INSTEAD) -> None:
     """Ask the weights' server for an answer, so that a machine without network hears so in seconds.
 
     The hub's client tries for a minute, and warns on each try.
@@ -112,17 +112,17 @@ def reachable(model: str, url: str | None) -> None:
     except HTTPError:
         return  # there is a server; what it has against the file, the library will say
     except OSError as error:
-        raise LoadError(f"cannot fetch the weights of {model} ({reason(error)}): {INSTEAD}") from error
+        raise LoadError(f"cannot fetch the weights of {model} ({reason(error)}): {instead}") from error
 
 
 @contextmanager
-def fetching(model: str) -> Iterator[None]:
+def fetching(model: str, instead: str = INSTEAD) -> Iterator[None]:
     """Turn whatever goes wrong while a library fetches its own weights into one line."""
     try:
         yield
     except Exception as error:
         # urllib, httpx, huggingface_hub, timm and torch.hub share no base class
-        raise LoadError(f"cannot fetch the weights of {model} ({reason(error)}): {INSTEAD}") from error
+        raise LoadError(f"cannot fetch the weights of {model} ({reason(error)}): {instead}") from error
 
 
 def source_of(config: Any) -> str | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,11 @@ import transformers
 from PIL import Image
 from typer.testing import CliRunner
 
+import camfn
 from camfn._app import app
 from camfn.zoo import LoadError, load
 
+ROOT = Path(camfn.__file__).parents[1]
 NAMES = ["cat", "dog", "owl"]
 
 
@@ -99,6 +104,38 @@ def test_on_the_command_line(folder: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert np.load(tmp_path / "o" / "a.grad_cam.2.npy").shape == (4, 4)
+
+
+def cached(folder: Path, cache: Path, name: str) -> Path:
+    """Lay a folder out as the Hub's loader keeps what it fetched: blobs, a snapshot of links, a branch's commit."""
+    commit, place = "0" * 40, cache / f"models--{name.replace('/', '--')}"
+    snapshot = place / "snapshots" / commit
+    for part in ("blobs", "refs"):
+        (place / part).mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for i, file in enumerate(sorted(folder.iterdir())):
+        (place / "blobs" / f"{i:040x}").write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(Path("..", "..", "blobs", f"{i:040x}"))
+    (place / "refs" / "main").write_text(commit)
+    return place
+
+
+def test_by_the_name_of_a_repository(folder: Path, tmp_path: Path) -> None:
+    """The loader's own cache, in a process of its own, since the loader reads where it is on import."""
+    place = cached(folder, tmp_path, "owner/vit")
+    program = (
+        "import torch; from camfn.zoo import load; found = load('hf:owner/vit'); print(found.classes);"
+        f"own = load({f'hf:{folder}'!r}).model.state_dict();"
+        "print(all(torch.equal(own[name], value) for name, value in found.model.state_dict().items()))"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    run = [sys.executable, "-c", program]
+    result = subprocess.run(run, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.stdout.splitlines() == [str(NAMES), "True"], result.stderr
+    (place / "refs" / "main").unlink()
+    result = subprocess.run(run, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert "LoadError: cannot fetch the weights of hf:owner/vit" in result.stderr
+    assert "save_pretrained wrote, as hf:FOLDER" in result.stderr
 
 
 def test_errors(tmp_path: Path) -> None:
