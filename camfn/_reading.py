@@ -14,7 +14,7 @@ from ._graft import floating_leaves
 from ._layouts import channels_last
 from ._token_readings import token_readings
 from ._types import AnyLayout, Layout, Reading
-from ._window_readings import cut_of, window_readings
+from ._window_readings import cut_of, may_be_padded, window_readings
 
 
 def image_of(inputs: Any) -> Tensor | None:
@@ -91,6 +91,8 @@ def readings(model: nn.Module, name: str, shape: Sequence[int], inputs: Any) -> 
         found = window_readings(cut, facts(model, name, image.shape[1:]), module, shape, samples)
         if cut.always:
             return found
+    if cut is None and shape[0] == samples and may_be_padded(model, name, shape, image.shape[1:]):
+        return []
     if shape[0] == samples and len(shape) == len(size) + 2:
         return _maps(model, name, module, shape, image)
     if len(shape) == 3 and len(size) > 1:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ._facts import Facts, around, axis
+from ._facts import Facts, around, axis, facts
 from ._layouts import samples_of, windows
 from ._types import Reading
 
@@ -89,6 +89,24 @@ def _mobilevit(part: Any, path: str, inside: str) -> Cut | None:
     else:
         return None
     return Cut(f"patches of {size} in {path}", number=size, dilated=True, always=True)
+
+
+def may_be_padded(model: nn.Module, name: str, shape: Sequence[int], image: Sequence[int]) -> bool:
+    """Whether an output is one window a sample, of a block that does not tell whether it padded the map to that.
+
+    Args:
+        model: the whole.
+        name: of the layer.
+        shape: of its output.
+        image: (C, *spatial).
+    """
+    for _, part in around(model, name):
+        size = getattr(part, "window_size", None)
+        if size and not hasattr(part, "shift_size"):
+            window, stem = _pair(size), facts(model, name, image).stem
+            if stem and window != stem.grid and tuple(shape[1:-1]) in (window, (math.prod(window),)):
+                return "att" in name or any(cells < length for cells, length in zip(stem.grid, window))
+    return False
 
 
 def _pair(value: int | Iterable[int]) -> Pair:

@@ -399,3 +399,21 @@ def test_states_are_no_places() -> None:
     for layer in ("stages.0.blocks.0.mixer.hz_proj", "norm.0"):
         with pytest.raises(CaptureError, match="no map of a 128 x 128 image"):
             find(model, layer, x)
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "layer", "block"),
+    [
+        (partial(timm_net, "samvit_base_patch16_224", img_size=64, depth=1), (64, 64), "blocks.0.attn", "blocks.0"),
+        (partial(timm_net, "samvit_base_patch16_224", img_size=64, depth=1), (64, 64), "blocks.0.ls1", "blocks.0"),
+        (partial(timm_net, "tiny_vit_5m_224"), (112, 112), "stages.3.blocks.0.attn.qkv", "stages.3.blocks.0"),
+    ],
+)
+def test_a_map_padded_to_one_window_is_no_map_of_the_image(
+    make: Callable[[], nn.Module], size: tuple[int, int], layer: str, block: str
+) -> None:
+    """4 x 4 places and zeros around them, in a window of 14 x 14 or 7 x 7."""
+    model, x = seeded(make), images(2, 3, *size)
+    with pytest.raises(CaptureError, match="no map of a"):
+        find(model, layer, x)
+    assert find(model, block, x).spatial == (4, 4)
