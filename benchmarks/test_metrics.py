@@ -1,8 +1,12 @@
-"""Metrics beside pytorch-grad-cam and torch-cam: checked, then timed, every library in one run. Quantus is not here.
+"""Metrics beside pytorch-grad-cam, torch-cam and Quantus: checked, then timed, every library in one run.
 
 ROAD takes four shares of four images, scores included, once with a map that has no ties, so that the peer removes what
 it is asked to, and once with a map of many zeros, of which it removes everything. Deletion and insertion take the same
-steps in torch-cam. Neither peer has sensitivity: the unit there is the explanation that it repeats.
+steps in torch-cam. Of grad-cam, which has no sensitivity, the unit is the explanation that it repeats.
+
+Quantus 0.6 counts values of channels where camfn counts pixels. Its pixel flipping is then deletion, but for a pixel of
+which one or two colors are gone. Its ROAD raises IndexError on color images, and would return a share of right classes,
+not a score: what is comparable is its imputation.
 
 python -m pytest benchmarks/test_metrics.py --benchmark-enable --benchmark-only -s
 """
@@ -14,12 +18,14 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from camfn import explainer, metrics
+from camfn.adapters import quantus_explain
 from camfn.image import upsample
 from camfn.methods import grad_cam
 from camfn.targets import class_probability
@@ -107,6 +113,58 @@ def test_road_of_a_map_with_many_zeros(benchmark: BenchmarkFixture) -> None:
     told(benchmark, "ROADCombined, 4 shares, 4 images, half of the map 0", {"grad-cam": seconds})
 
 
+def quantus_metric(name: str, **options: Any) -> Any:
+    """A metric of Quantus that takes maps as they are, or a skip."""
+    quantus = pytest.importorskip("quantus", reason="needs Quantus: pip install quantus")
+    return getattr(quantus, name)(normalise=False, disable_warnings=True, **options)
+
+
+def quantus_call() -> dict[str, Any]:
+    """What its metrics are called with."""
+    subject, images, classes, _ = asked()
+    return {"model": subject.model, "x_batch": images.numpy(), "y_batch": np.array(classes), "device": "cpu"}
+
+
+def test_road_of_quantus(benchmark: BenchmarkFixture) -> None:
+    functions = pytest.importorskip("quantus.functions.perturb_func", reason="needs Quantus: pip install quantus")
+    _, images, _, heatmap = asked()
+    score = scores()
+
+    def impute(missing: Tensor) -> Tensor:
+        places = [np.flatnonzero(mask) for mask in missing.numpy()]
+        pairs = zip(images.numpy(), places)
+        filled = [functions.noisy_linear_imputation(image, place, noise=0.0) for image, place in pairs]
+        return torch.from_numpy(np.stack(filled)).float()
+
+    def theirs() -> list[Tensor]:
+        return [score(impute(metrics.most_relevant(heatmap, share))) for share in SHARES]
+
+    def run() -> Tensor:
+        return metrics.road(score, images, heatmap, shares=SHARES, noise=0.0).scores
+
+    found, seconds = timed(theirs)
+    assert (run() - torch.stack(found, 1)).abs().max() < CLOSE
+    benchmark(run)
+    told(benchmark, "ROAD, 4 shares, 4 images", {"a loop over quantus' imputation": seconds})
+
+
+def test_pixel_flipping(benchmark: BenchmarkFixture) -> None:
+    _, images, _, heatmap = asked()
+    steps = 21  # Quantus wants a step that divides the pixels, and then counts three channels
+    peer = quantus_metric("PixelFlipping", features_in_step=images[0].numel() // steps, perturb_baseline=0.0)
+    colored = heatmap[:, None].expand_as(images).numpy()
+    found, seconds = timed(lambda: peer(a_batch=colored, softmax=True, **quantus_call()))
+    score = scores()
+
+    def run() -> Tensor:
+        return metrics.deletion(score, images, heatmap, step=1 / steps).scores
+
+    off = (run()[:, 1:] - torch.as_tensor(np.array(found))).abs().max()
+    assert off < CLOSE, f"scores differ by {off:.2g}"
+    benchmark(run)
+    told(benchmark, f"pixel flipping, {steps} steps, 4 images", {"quantus": seconds})
+
+
 def test_deletion_and_insertion(benchmark: BenchmarkFixture) -> None:
     from torchcam.methods import GradCAM
     from torchcam.metrics import DeletionInsertionMetric
@@ -160,6 +218,21 @@ def test_sensitivity(benchmark: BenchmarkFixture) -> None:
         peer.activations_and_grads.release()
         subject.model.zero_grad()
 
+    turns = iter(fields.numpy())
+
+    def moved(arr: Any, indices: Any, **_: Any) -> Any:
+        """Our samples in the place of those that Quantus would draw."""
+        return arr + next(turns).reshape(1, -1)
+
+    quantus = quantus_metric("MaxSensitivity", nr_samples=len(fields), perturb_func=moved)
+    signed = quantus_explain(grad_cam, subject.layer, signed=True)
+    other, seconds_of_quantus = timed(lambda: quantus(a_batch=None, explain_func=signed, **quantus_call()))
+
+    def enlarged() -> Tensor:
+        return metrics.max_sensitivity(lambda x: upsample(explain(x, classes), SIZE), images, noise=fields)
+
+    torch.testing.assert_close(enlarged(), torch.tensor(other).float(), rtol=1e-3, atol=0)
+
     def run() -> Tensor:
         return metrics.max_sensitivity(lambda x: explain(x, classes), images, noise=fields)
 
@@ -167,7 +240,11 @@ def test_sensitivity(benchmark: BenchmarkFixture) -> None:
     slow = torch.stack([(explain(images + one, classes) - plain).flatten(1).norm(dim=1) for one in fields]).amax(0)
     torch.testing.assert_close(run(), slow / plain.flatten(1).norm(dim=1))
     benchmark(run)
-    told(benchmark, "max-sensitivity of Grad-CAM, 10 samples, 4 images", {"a loop over grad-cam": seconds})
+    told(
+        benchmark,
+        "max-sensitivity of Grad-CAM, 10 samples, 4 images",
+        {"a loop over grad-cam": seconds, "quantus, of camfn's maps": seconds_of_quantus},
+    )
 
 
 def told(benchmark: BenchmarkFixture, what: str, seconds: dict[str, float]) -> None:
