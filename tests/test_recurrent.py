@@ -123,6 +123,15 @@ def test_a_recurrent_tail(kind: Any, frozen: bool) -> None:
     torch.testing.assert_close(cam, expected)
 
 
+@pytest.mark.parametrize("kind", [LSTM, GRU, RNN], ids=str)
+def test_bfloat16(kind: Any) -> None:
+    net, x = seeded(lambda: Sequencer(kind), dtype=torch.bfloat16), images(2, 3, 4, 5, dtype=torch.bfloat16)
+    grads = capture(net, "conv")(x, 2).grads
+    want = capture(net.float(), "conv")(x.float(), 2).grads
+    assert grads.dtype == torch.bfloat16
+    torch.testing.assert_close(grads.float(), want, rtol=0, atol=0.03 * float(want.abs().max()))
+
+
 def test_a_recurrent_layer_is_a_layer() -> None:
     net, x = seeded(lambda: Sequencer(LSTM)), images(2, 3, 4, 5)
     head = net.get_submodule("head")
