@@ -42,7 +42,7 @@ def as_maps(maps: Tensor, name: str, *, spatial: int | None = None) -> Tensor:
 
 def require_finite(maps: Tensor, name: str) -> None:
     """Refuse NaN and infinity in (B, *S) maps and name the samples that hold them."""
-    # a finite sum is that of finite numbers, and ten times as fast to find
+    # a finite sum is that of finite numbers, and far cheaper to find
     if not is_concrete(maps) or bool(maps.sum().isfinite()) or bool(torch.isfinite(maps).all()):
         return
     bad = torch.nonzero(~torch.isfinite(maps).flatten(1).all(1)).flatten().tolist()

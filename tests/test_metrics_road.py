@@ -143,6 +143,21 @@ def test_nothing_missing_everything_missing_and_a_batch_of_both() -> None:
     assert metrics.impute(image[:0], some[:0]).shape == (0, 2, 9, 9)
 
 
+def test_the_bits_depend_on_neither_the_threads_nor_the_batch() -> None:
+    image = torch.randn(3, 3, 41, 30, generator=torch.Generator().manual_seed(0))
+    missing = metrics.most_relevant(image[:, 0], 0.6)
+    found = metrics.impute(image, missing)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            assert torch.equal(metrics.impute(image, missing), found)
+    finally:
+        torch.set_num_threads(threads)
+    alone = [metrics.impute(image[i : i + 1], missing[i : i + 1]) for i in range(3)]
+    assert torch.equal(torch.cat(alone), found)
+
+
 def test_tensors_are_solved_as_arrays_are() -> None:
     """The path of other devices, which a CPU can run."""
     from camfn.metrics._impute import _solved
