@@ -111,7 +111,7 @@ def target_of(member: Member) -> Callable[[Any], Tensor]:
 
     def score(outputs: Any) -> Tensor:
         logits = outputs if isinstance(outputs, Tensor) else outputs["logits"]
-        return logits[:, 1] if logits.ndim == 2 else logits[:, 1].mean((1, 2))
+        return logits[:, member.label] if logits.ndim == 2 else logits[:, member.label].mean((1, 2))
 
     return score
 

@@ -23,6 +23,7 @@ class Member(NamedTuple):
         size: of the image.
         options: for the constructor.
         task: "classify", "segment" or "detect".
+        label: the class that is explained.
     """
 
     library: str
@@ -30,6 +31,7 @@ class Member(NamedTuple):
     size: tuple[int, int] = PLAIN
     options: dict[str, Any] = {}  # noqa: RUF012
     task: str = "classify"
+    label: int = 1
 
     def __str__(self) -> str:
         return f"{self.library}:{self.name}"
@@ -214,7 +216,9 @@ def torchvision_members() -> list[Member]:
         options: dict[str, Any] = {"image_size": size} if name.startswith("vit_") else {}
         if name in ("googlenet", "inception_v3"):
             options = {"init_weights": False, "aux_logits": False}
-        found.append(Member("torchvision", name, (size, size), options))
+        # the last ReLU of SqueezeNet 1.0 gives 0 for class 1, with these weights
+        label = 2 if name == "squeezenet1_0" else 1
+        found.append(Member("torchvision", name, (size, size), options, label=label))
     bare = {"weights_backbone": None}
     found += [
         Member("torchvision", name, (64, 64), bare, "segment")
