@@ -105,7 +105,7 @@ def numbers(store: Store) -> dict[tuple[str, str], Any]:
 def test_a_row_is_what_the_metrics_say(photos: list[Photo]) -> None:
     (row,) = evaluate_photo(photos[1], [Case("net", "last", "grad_cam")], loaded(), Protocol(metrics=QUICK, step=0.25))
     held = loaded()
-    images = held.preprocess(photos[1].read())[None].contiguous(memory_format=torch.channels_last)
+    images = held.preprocess(photos[1].read())[None].to("cpu", memory_format=torch.channels_last)
     cam = explainer(methods.grad_cam, held.model, "last")(images, 1)
     heatmap = image.upsample(image.normalize(cam), (SIDE, SIDE))
     boxes = [torch.tensor([[15.0, 20.0, 46.0, 51.0]]) * SIDE / 80]
