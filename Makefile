@@ -54,7 +54,7 @@ bench: .venv/dev
 
 evaluate: .venv/evaluate
 	OMP_NUM_THREADS=1 $(BIN)/python -m camfn evaluate builtin --out out/evaluation --models "lite0 lite2" \
-		--methods capped --step 0.1 --noise-samples 10 --budget 150 --device cpu
+		--methods capped --step 0.1 --noise-samples 10 --budget 150 --device cpu || test $$? -eq 1
 	$(BIN)/python -m benchmarks.evaluation out/evaluation docs
 
 format: .venv/dev
