@@ -18,15 +18,15 @@ class Member(NamedTuple):
     """A network of a family.
 
     Attributes:
-        library: torchvision, timm or transformers.
-        name: as the library has it; for transformers, the configuration's name without "Config".
+        package: torchvision, timm or transformers.
+        name: as the package has it; for transformers, the configuration's name without "Config".
         size: of the image.
         options: for the constructor.
         task: "classify", "segment" or "detect".
         label: the class that is explained.
     """
 
-    library: str
+    package: str
     name: str
     size: tuple[int, int] = PLAIN
     options: dict[str, Any] = {}  # noqa: RUF012
@@ -34,7 +34,7 @@ class Member(NamedTuple):
     label: int = 1
 
     def __str__(self) -> str:
-        return f"{self.library}:{self.name}"
+        return f"{self.package}:{self.name}"
 
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "patch_size": 16}
@@ -143,11 +143,11 @@ def build(member: Member, batch: int = 1) -> tuple[nn.Module, Any, str]:
 
 
 def _model(member: Member) -> tuple[nn.Module, str]:
-    if member.library == "timm":
+    if member.package == "timm":
         import timm
 
         return timm.create_model(member.name, **member.options), ""
-    if member.library == "torchvision":
+    if member.package == "torchvision":
         import torchvision
 
         if "partition_size" in member.options:
