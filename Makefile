@@ -52,6 +52,7 @@ bench: .venv/dev
 		--benchmark-max-time=0.3 --benchmark-json out/bench.json
 	$(BIN)/python -m benchmarks.report out/bench.json
 
+# 1 is the end of a run in which a map was blank or a photo could not be read: all rows are there
 evaluate: .venv/evaluate
 	OMP_NUM_THREADS=1 $(BIN)/python -m camfn evaluate builtin --out out/evaluation --models "lite0 lite2" \
 		--methods capped --step 0.1 --noise-samples 10 --budget 150 --device cpu || test $$? -eq 1

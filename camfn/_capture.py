@@ -302,7 +302,7 @@ def _differentiate(
     except RuntimeError as error:
         if "setup_context" not in str(error) or inside_transform():
             raise
-        # operations registered through torch.library (torchvision's roi_align) refuse any level of torch.func
+        # custom operators (torchvision's roi_align) refuse any level of torch.func
         with torch.enable_grad():
             kept = at_own_level(torch.zeros((), requires_grad=True))[1]
         if not create_graph:
