@@ -16,8 +16,7 @@ from ._attend import AttentionRecord, capture_attention, observe_attention
 from ._check import CaptureError, bare, describe
 from ._graft import floating_leaves
 from ._reading import readings
-from ._token_readings import token_grid
-from ._types import Inputs, Target
+from ._types import Inputs, Reading, Target
 
 METHODS: Mapping[str, Callable[..., Tensor]] = {
     method.__name__: method
@@ -136,14 +135,11 @@ def _grid(
     """Read the tokens as those of a layer are read; behind a number of others that was given, from the image alone."""
     tokens = last.probabilities.shape[-1]
     if prefix is not None:
-        grid = token_grid(tokens, image.shape[2:], prefix)
-        grids = [] if grid is None else [grid]
+        grids = _grids_behind(prefix, tokens, image.shape[2:])
     else:
         shape = (image.shape[0], tokens, last.v.shape[1] * last.v.shape[-1])
         found = readings(bare(model), last.name, shape, inputs)
-        # those whose tokens follow each other row by row, behind the others; (): not unrolled
-        plain = [reading for reading in found if reading.call.endswith((f"prefix={reading.prefix})", ", ())"))]
-        grids = [reading.spatial for reading in plain if reading.prefix + math.prod(reading.spatial) == tokens]
+        grids = [reading.spatial for reading in found if _is_row_by_row(reading, shape)]
     if len(grids) == 1:
         return grids[0]
     which = " or ".join(map(str, grids)) if grids else "no grid"
@@ -154,6 +150,24 @@ def _grid(
         f"row{behind}: pass grid=(height, width) and prefix=. Attention over channels (XCiT) or in windows (Swin, "
         f"MaxViT) has none. {_INSTEAD}"
     )
+
+
+def _grids_behind(prefix: int, tokens: int, size: Sequence[int]) -> list[tuple[int, ...]]:
+    """The grid of one whole stride that the tokens behind so many others make, if there is one."""
+    if tokens <= prefix:
+        return []
+    stride = max(round((math.prod(size) / (tokens - prefix)) ** (1 / len(size))), 1)
+    grid = tuple(length // stride for length in size)
+    return [grid] if prefix + math.prod(grid) == tokens else []
+
+
+def _is_row_by_row(reading: Reading, shape: tuple[int, int, int]) -> bool:
+    """Whether a reading of (B, tokens, C) takes all tokens behind its prefix, in the order they are in."""
+    if reading.layout is None:
+        return False
+    numbers = torch.arange(shape[1])
+    found = reading.layout.to_map(numbers[:, None].expand(shape))
+    return torch.equal(found[0, 0].flatten(), numbers[reading.prefix :])
 
 
 def _query(model: nn.Module, prefix: int) -> int | None:

@@ -184,17 +184,6 @@ def _grids(count: int, size: tuple[int, ...], base: Sequence[int]) -> list[tuple
     return list(found)
 
 
-def token_grid(count: int, size: Sequence[int], prefix: int | None) -> tuple[int, ...] | None:
-    """Grid of one whole stride that the tokens make behind `prefix` others, or behind the fewest that fit, if any."""
-    for before in range(_MOST_UNNAMED + 1) if prefix is None else (prefix,):
-        if count > before:
-            stride = round((math.prod(size) / (count - before)) ** (1 / len(size)))
-            grid = tuple(length // max(stride, 1) for length in size)
-            if math.prod(grid) == count - before:
-                return grid
-    return None
-
-
 def _unrolls(model: nn.Module) -> bool:
     """Whether the tokens of a neighborhood follow each other, not those of a row: Hiera."""
     return any("unroll" in type(part).__name__.lower() or hasattr(part, "unroll_schedule") for part in model.modules())
