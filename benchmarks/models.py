@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from camfn import Layout
-from camfn.layout import tokens
+from camfn._layout.pairs import tokens
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 BATCHES = (1, 8)

@@ -4,16 +4,16 @@ A network is cut at a layer: `capture(model, layer)(inputs, target)` gives the l
 score with respect to them, and the outputs. A method is arithmetic on the three: `grad_cam(*captured)`.
 """
 
-from ._capture import capture as capture
-from ._capture import capture_many as capture_many
-from ._capture import observe as observe
-from ._check import CaptureError as CaptureError
-from ._diagnose import diagnose as diagnose
-from ._each import capture_each as capture_each
-from ._explain import explainer as explainer
-from ._resume import resume as resume
-from ._types import Captured as Captured
-from ._types import Inputs as Inputs
-from ._types import Layout as Layout
-from ._types import Method as Method
-from ._types import Target as Target
+from ._cut.capture import capture as capture
+from ._cut.capture import capture_many as capture_many
+from ._cut.capture import observe as observe
+from ._cut.diagnose import diagnose as diagnose
+from ._cut.each import capture_each as capture_each
+from ._cut.explainer import explainer as explainer
+from ._cut.resume import resume as resume
+from ._shared.errors import CaptureError as CaptureError
+from ._shared.vocabulary import Captured as Captured
+from ._shared.vocabulary import Inputs as Inputs
+from ._shared.vocabulary import Layout as Layout
+from ._shared.vocabulary import Method as Method
+from ._shared.vocabulary import Target as Target

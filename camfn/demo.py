@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from . import capture, diagnose, image, layers, methods
-from .zoo import Loaded, LoadError, load
+from ._shared.errors import LoadError
+from .zoo import Loaded, load
 
 METHODS = {
     "Grad-CAM": methods.grad_cam,

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ._capture import capture_many
-from ._check import CaptureError, bare, describe
-from ._graft import call, copied, floating_leaves, graft
-from ._maps import resize
-from ._reading import image_of, readings
-from ._types import Inputs, Layout, Reading, Target
+from ._cut.capture import capture_many
+from ._cut.graft import bare, graft
+from ._layout.readings import image_of, readings
+from ._shared.checks import describe
+from ._shared.errors import CaptureError
+from ._shared.inputs import call, copied, floating_leaves
+from ._shared.maps import resize
+from ._shared.vocabulary import Inputs, Layout, Reading, Target
 
 _PASSES_ON = re.compile("dropout|droppath|identity")
 _NO_FEATURES = re.compile("(max|avg|adaptive|lp|blur).*pool|permute|flatten|softmax|linear|^embedding$|positional")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import nn
 
-from ._capture import observe
-from ._check import layer_name
-from ._layouts import channels_last as channels_last
-from ._layouts import tokens as tokens
-from ._layouts import unrolled as unrolled
-from ._layouts import windows as windows
-from ._reading import decide
-from ._types import Inputs, Select
-from ._types import Reading as Reading
+from ._cut.capture import observe
+from ._cut.layer_checks import layer_name
+from ._layout.pairs import channels_last as channels_last
+from ._layout.pairs import tokens as tokens
+from ._layout.pairs import unrolled as unrolled
+from ._layout.pairs import windows as windows
+from ._layout.readings import decide
+from ._shared.vocabulary import Inputs, Select
+from ._shared.vocabulary import Reading as Reading
 
 
 def find(model: nn.Module, layer: str | nn.Module, inputs: Inputs, *, select: Select | None = None) -> Reading:

@@ -365,7 +365,7 @@ def test_a_function_of_ones_own_gets_the_records() -> None:
 
 def test_the_call_is_that_of_explainer() -> None:
     net, x = transformer("fused"), batch()
-    from camfn.layout import tokens
+    from camfn._layout.pairs import tokens
 
     maps = [
         explainer(grad_cam, net, "blocks.1", layout=tokens((3, 4)))(x, target=TARGET),

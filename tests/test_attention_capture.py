@@ -16,8 +16,8 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from camfn import CaptureError
-from camfn._softmax import probabilities
 from camfn.attention import AttentionRecord, capture_attention, observe_attention
+from camfn.attention._watch import probabilities
 from tests.nets import images, unchanged
 from tests.transformer import KINDS, SelfAttention, own_gradients, reference, transformer
 

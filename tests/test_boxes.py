@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from camfn import capture, capture_each, explainer
-from camfn._boxes import iou
-from camfn._maps import resize
+from camfn._shared.maps import resize
 from camfn.methods import grad_cam, hires_cam, odam
 from camfn.targets import (
     BoxHead,
@@ -23,6 +22,7 @@ from camfn.targets import (
     pin,
     torchvision_head,
 )
+from camfn.targets._boxes import iou
 from camfn.transforms import augment, flip, fuse, multiply
 from tests.nets import images, reference, unchanged
 

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from camfn import tiny
-from camfn._app import app
+from camfn.cli._app import app
 
 WORLD = tiny.scenes(2, generator=torch.Generator().manual_seed(0))
 

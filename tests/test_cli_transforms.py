@@ -17,7 +17,8 @@ pytest.importorskip("timm", reason="needs timm: pip install 'camfn[cli]'")
 from rich.console import Console
 from rich.progress import Progress
 
-from camfn import _terminal, explainer, methods, zoo
+from camfn import explainer, methods, zoo
+from camfn.cli import _terminal
 from camfn.transforms import augment, eigen_smooth, fuse, smooth
 from tests.test_cli import Net, net, noise, record, refused, run
 

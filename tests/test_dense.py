@@ -10,15 +10,7 @@ from torch import Tensor, nn
 
 from camfn import capture, explainer, layout
 from camfn.methods import grad_cam, hires_cam
-from camfn.targets import (
-    mask_score,
-    moved,
-    pin,
-    regression,
-    several,
-    similarity,
-    token_log_probability,
-)
+from camfn.targets import mask_score, moved, pin, regression, several, similarity, token_log_probability
 from tests.nets import images, reference, unchanged
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from camfn import Captured, capture, diagnose, observe
-from camfn.layout import tokens
+from camfn._layout.pairs import tokens
 from camfn.methods import eigen_cam, grad_cam
 from camfn.targets import class_probability, class_score
 from tests.nets import images, seeded

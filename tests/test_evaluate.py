@@ -25,8 +25,8 @@ from typer.testing import CliRunner
 
 from camfn import evaluate as ev
 from camfn import explainer, image, methods, metrics, zoo
-from camfn._app import app
-from camfn._ask import UsageError
+from camfn._shared.errors import UsageError
+from camfn.cli._app import app
 from camfn.evaluate import Case, Photo, Protocol, Row, Store, cases, evaluate_photo, rank, read_photos, run
 from camfn.evaluate._cost import flops_of, forward_flops
 from camfn.evaluate._photos import boxes_in_view

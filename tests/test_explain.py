@@ -15,17 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from camfn import CaptureError, capture, explainer, methods, resume
-from camfn.layout import tokens
-from camfn.methods import (
-    ablation_cam,
-    cam,
-    eigen_cam,
-    fem,
-    grad_cam,
-    layer_cam,
-    random_cam,
-    score_cam,
-)
+from camfn._layout.pairs import tokens
+from camfn.methods import ablation_cam, cam, eigen_cam, fem, grad_cam, layer_cam, random_cam, score_cam
 from camfn.targets import class_probability, class_score, contrast
 from tests.nets import Net, images, seeded, unchanged
 

@@ -13,8 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from camfn import _nmf, capture, factorize, image, observe, resume
-from camfn.factorize import concept_scores, deep_feature_factorization, nmf, nnls, project, tail_scores, top_classes
+from camfn import capture, factorize, image, observe, resume
+from camfn.factorize import (
+    _nmf,
+    concept_scores,
+    deep_feature_factorization,
+    nmf,
+    nnls,
+    project,
+    tail_scores,
+    top_classes,
+)
 from camfn.methods import eigen_cam
 from tests.nets import Snapshot
 

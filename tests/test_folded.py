@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from camfn import explainer
-from camfn._folded import Folded, _watched
+from camfn._cut.folded import Folded, _watched
 from camfn.methods import score_cam
 from tests.nets import Net, images, seeded, unchanged
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from camfn import CaptureError, capture, explainer, image, methods
-from camfn._fuse import Fusion, Scaling
 from camfn.transforms import fuse, fuse_maps
+from camfn.transforms._fuse import Fusion, Scaling
 from tests.nets import Net, images, seeded, unchanged
 
 HOWS: tuple[Any, ...] = get_args(Fusion)

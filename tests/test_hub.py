@@ -16,8 +16,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import camfn
-from camfn._app import app
-from camfn.zoo import LoadError, load
+from camfn._shared.errors import LoadError
+from camfn.cli._app import app
+from camfn.zoo import load
 
 ROOT = Path(camfn.__file__).parents[1]
 NAMES = ["cat", "dog", "owl"]

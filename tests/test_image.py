@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from camfn import _draw, image
+from camfn import image
+from camfn.image import _montage as _draw
 
 HALVES = [torch.float16, torch.bfloat16]
 FLOATS = [*HALVES, torch.float32, torch.float64]

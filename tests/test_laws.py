@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from camfn import methods
-from camfn._maps import orient, over_space, resize, safe_divide, safe_sqrt, spatial_mean, spatial_sum
+from camfn._shared.components import orient
+from camfn._shared.maps import over_space, resize, safe_divide, safe_sqrt, spatial_mean, spatial_sum
 
 GRADIENT = ("grad_cam", "hires_cam", "elementwise_grad_cam", "grad_cam_plusplus", "xgrad_cam", "layer_cam", "bag_cam")
 every_gradient_method = pytest.mark.parametrize("name", [*GRADIENT, "eigen_grad_cam", "seg_eigen_cam"])

@@ -15,8 +15,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from camfn import explainer, methods, targets
-from camfn._maps import resize, spatial_mean, spatial_sum
-from camfn.layout import tokens
+from camfn._layout.pairs import tokens
+from camfn._shared.maps import resize, spatial_mean, spatial_sum
 from tests.cases import CASES, Case
 from tests.nets import Net, images, seeded, unchanged
 from tests.test_laws import BIAS, WEIGHTS, close, flat_head, image, linear, normal, pooled_head, relu_network, total

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from camfn import Layout, capture, resume
-from camfn.layout import channels_last, tokens, windows
+from camfn._layout.pairs import channels_last, tokens, windows
 from tests.nets import images
 
 LAYOUTS: list[Any] = [

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from camfn import _maps, methods
+from camfn import methods
+from camfn._shared import components, maps
 from tests.cases import CASES, SHAPES, Case, Context, flipped, mapped, permuted, sample_of
 
 FLAT, PLANE, VOLUME = SHAPES
@@ -301,7 +302,7 @@ def test_docstring_example_runs(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["resize", "leading_pair", "first_component", "orient"])
 def test_examples_of_shared_lines_run(name: str) -> None:
-    run_examples(getattr(_maps, name), name)
+    run_examples(getattr(maps if hasattr(maps, name) else components, name), name)
 
 
 def run_examples(function: Callable[..., Any], name: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from camfn import capture, explainer, methods, resume, targets
-from camfn._maps import gauss_legendre
+from camfn._shared.quadrature import gauss_legendre
 from camfn.transforms import augment, eigen_smooth, flip, fuse, multi_scale, multiply, path_integral, smooth
 from tests.nets import images, seeded, unchanged
 from tests.test_transforms import generator, net64, x64

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camfn._photo import PhotoError, read_photo, to_rgb
+from camfn._photos.read import read_photo, to_rgb
+from camfn._shared.errors import PhotoError
 
 Pixel = tuple[int, int, int]
 

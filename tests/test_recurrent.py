@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils import _pytree as pytree
 
 from camfn import capture, explainer, observe, resume
-from camfn._recurrent import stepwise
+from camfn._cut.recurrent import stepwise
 from camfn.methods import ablation_cam, grad_cam
 from tests.nets import images, reference, seeded, unchanged
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from camfn import explainer, resume
-from camfn.layout import channels_last
-from camfn.methods import _rows, ablation_cam, score_cam
-from camfn.methods._rows import map_rows, map_scores
+from camfn._layout.pairs import channels_last
+from camfn._shared import rows as _rows
+from camfn._shared.rows import map_rows, map_scores
+from camfn.methods import ablation_cam, score_cam
 from tests.nets import Net, images, seeded, unchanged
 
 ROWS = images(7, 3, 5)

@@ -9,81 +9,42 @@ import inspect
 import subprocess
 import sys
 from graphlib import TopologicalSorter
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-import camfn
+from .house import FILES, INIT, ROOT, TREES, floors, module_of, own_imports, room_of, rooms
 
-ROOT = Path(camfn.__file__).parent
-FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
-INIT = "__init__"
-"""The package itself, among the names of its modules."""
-
-NETWORK = {name for name in FILES if name.startswith("network.")} - {"network.__init__"}
-SHARED = {"methods._rows", "methods._score", "methods._affine", "methods._ablated"}
-METHODS = {name for name in FILES if name.startswith("methods.")} - {"methods.__init__"}
-METRICS = {name for name in FILES if name.startswith("metrics.")} - {"metrics.__init__"}
-METRICS_SHARED = {
-    f"metrics.{name}"
-    for name in ("_scores", "_order", "_confidence", "_curves", "_impute", "_multigrid", "_complexity")
-}
-CUT = {"_types", "_check", "_graft", "targets"}
-TARGETS = {"_score", "_boxes", "_dense"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "_types": set(),
-    "_maps": set(),
-    "_check": {"_types"},
-    "_recurrent": {"_types", "_check"},
-    "_graft": {"_types", "_check", "_recurrent"},
-    "_layouts": {"_types"},
-    "_facts": set(),
-    "_token_readings": {"_types", "_facts", "_layouts"},
-    "_window_readings": {"_types", "_facts", "_layouts"},
-    "_reading": {"_types", "_check", "_graft", "_facts", "_layouts", "_token_readings", "_window_readings"},
-    "layout": {"_types", "_check", "_capture", "_layouts", "_reading"},
-    "_score": {"_types", "_check"},
-    "_boxes": {"_check", "_maps", "_score"},
-    "_dense": {"_check", "_maps", "_score"},
-    "targets": {"_types", "_check", *TARGETS},
-    "_diagnose": {"_types", "_check"},
-    "_nmf": {"_check", "_maps"},
-    "factorize": {"_types", "_check", "_maps", "_nmf", "targets"},
-    "_folded": {"_graft", "_maps"},
-    "_capture": {*CUT, "_reading"},
-    "_record": {"_types", "_check", "_graft"},
-    "_resume": {*CUT, "_reading", "_record"},
-    "_each": {*CUT, "_capture", "_reading"},
-    "_explain": {*CUT, "_capture", "_resume", "_record", "_folded"},
-    "layers": {*CUT, "_capture", "_maps", "_reading"},
-    "_fuse": {*CUT, "_capture", "_explain", "_maps"},
-    "_variants": {"_types", "_explain", "targets"},
-    "_augment": {"_types", "_maps", "_variants", "targets"},
-    "_smooth": {"_types", "_check", "_maps", "_explain", "_variants"},
-    "_path": {*CUT, "_capture", "_explain", "_maps", "_resume", "_variants"},
-    "_scales": {*CUT, "_capture", "_explain", "_maps"},
-    "transforms": {"_fuse", "_augment", "_smooth", "_path", "_scales"},
-    "_softmax": {"_maps"},
-    "_attend": {*CUT, "_capture", "_resume", "_softmax"},
-    "_relevance": {"_maps", "_attend"},
-    "_attention_explain": {"_types", "_check", "_graft", "_attend", "_reading", "_token_readings", "_relevance"},
-    "attention": {"_attend", "_relevance", "_attention_explain"},
-    **{name: {name for name in FILES if name.startswith("tiny._")} for name in FILES if name.startswith("tiny.")},
-    INIT: {*CUT, "_capture", "_each", "_resume", "_explain", "_diagnose", "layout"},
-    **{name: {"_types", "_maps"} | SHARED - {name} for name in METHODS},
-    "methods.__init__": METHODS,
-    **{name: {*CUT, "_maps", "_capture", "_explain", "methods._gradient"} | NETWORK - {name} for name in NETWORK},
-    "network.__init__": NETWORK,
-    **{
-        name: {"_types", "_check", "_maps", "_pixels", "_regions", "_folded", "targets", "methods._rows"}
-        | METRICS_SHARED - {name}
-        for name in METRICS
-    },
-    "metrics.__init__": METRICS,
+    "_shared": set(),
+    "tiny": set(),
+    "_layout": {"_shared"},
+    "targets": {"_shared"},
+    "methods": {"_shared"},
+    "image": {"_shared"},
+    "zoo": {"_shared", "tiny"},
+    "_cut": {"_layout", "targets"},
+    "factorize": {"targets"},
+    "layout": {"_cut"},
+    "layers": {"_cut"},
+    "attention": {"_cut"},
+    "transforms": {"_cut"},
+    "network": {"_cut", "methods"},
+    "metrics": {"_cut", "image"},
+    INIT: {"_cut"},
+    "adapters": {INIT, "image"},
+    "demo": {INIT, "image", "layers", "methods", "zoo"},
+    "_photos": {INIT, "attention", "layers", "layout", "methods", "network", "transforms", "zoo"},
+    "evaluate": {"_photos", "image", "metrics"},
+    "cli": {"evaluate", "factorize"},
+    "__main__": {"cli"},
 }
+"""The rooms that each room stands on; it may also import what these may."""
+
+CORE = set(MAY_IMPORT) - {"zoo", "image", "tiny", "adapters", "demo", "_photos", "evaluate", "cli", "__main__"}
+"""Rooms that need torch and einops alone."""
+
 ON_USE = {
     "metrics._curves": {"kornia"},
     "metrics._sanity": {"kornia"},
@@ -93,34 +54,6 @@ ON_USE = {
 """What else a core module may import, inside a function."""
 
 HEAVY = {"kornia", "timm", "torchvision", "matplotlib", "PIL", "scipy", "skimage", "typer", "rich", "pandas"}
-
-
-def own_imports(name: str) -> set[str]:
-    """Modules of camfn that a module imports, at its top or inside a function."""
-    found = set()
-    for node in ast.walk(TREES[name]):
-        if isinstance(node, ast.Import):
-            targets = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            # methods/_gradient.py is two levels deep: one dot is camfn.methods, two are camfn
-            package = ["camfn", *name.split(".")[:-1]]
-            base = package[: len(package) - node.level + 1] if node.level else []
-            start = ".".join([*base, *filter(None, [node.module])])
-            targets = [f"{start}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        found |= {module_of(target) for target in targets if target.split(".")[0] == "camfn"}
-    return found
-
-
-def module_of(target: str) -> str:
-    """The module that holds a dotted name of camfn: the longest part of the name that is one."""
-    parts = target.split(".")[1:]
-    for end in range(len(parts), 0, -1):
-        for name in (".".join(parts[:end]), ".".join([*parts[:end], INIT])):
-            if name in FILES:
-                return name
-    return INIT
 
 
 def outside_imports(name: str) -> set[str]:
@@ -134,21 +67,40 @@ def outside_imports(name: str) -> set[str]:
     return found - set(sys.stdlib_module_names) - {"camfn"}
 
 
+def below(room: str) -> set[str]:
+    """All rooms that a room may import: those of its row, and those of their rows."""
+    return MAY_IMPORT[room].union(*map(below, MAY_IMPORT[room]))
+
+
 def test_imports_are_read_right() -> None:
     """The reader of imports itself, on one of each kind."""
-    assert own_imports("methods._gradient") == {"_maps"}
-    assert {"_check", "_graft", "_reading", "_types", "targets"} == own_imports("_capture")
-    assert {"_capture", "_explain", "_types"} < own_imports(INIT)
+    assert own_imports("methods._gradient") == {"_shared.maps"}
+    assert {"_cut.graft", "_layout.readings", "_shared.vocabulary", "targets.__init__"} <= own_imports("_cut.capture")
+    assert {"_cut.capture", "_cut.explainer", "_shared.vocabulary"} <= own_imports(INIT)
     assert "methods._gradient" in own_imports("methods.__init__")
-    assert outside_imports("_maps") == {"torch", "einops"}
+    assert outside_imports("_shared.maps") == {"torch", "einops"}
 
 
-@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
-def test_imports_point_one_way(name: str) -> None:
-    assert own_imports(name) <= MAY_IMPORT[name]
+def test_every_room_has_its_row() -> None:
+    assert set(MAY_IMPORT) == set(rooms())
 
 
-@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_imports_point_one_way(room: str) -> None:
+    assert rooms()[room] <= below(room)
+
+
+def test_the_house_is_small() -> None:
+    assert len(rooms()) <= 26
+    assert max(floors().values()) <= 10
+    assert sum(map(len, rooms().values())) <= 100
+
+
+def test_no_private_file_lies_flat() -> None:
+    assert not [name for name in FILES if name.startswith("_") and "." not in name and not name.startswith("__")]
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(FILES) if room_of(name) in CORE])
 def test_core_needs_torch_and_einops_only(name: str) -> None:
     assert outside_imports(name) <= {"torch", "einops"} | ON_USE.get(name, set())
 
@@ -158,7 +110,7 @@ def test_imports_have_no_cycle() -> None:
     assert set(order) == set(FILES)
 
 
-@pytest.mark.parametrize("name", sorted(set(FILES) - {"_graft"}))
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"_cut.graft"}))
 def test_only_the_graft_touches_the_insides_of_modules(name: str) -> None:
     inside = {
         "_modules",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from camfn import capture, targets
-from camfn._types import ScoreFn
+from camfn._shared.vocabulary import ScoreFn
 from camfn.methods import grad_cam
 from camfn.targets import (
     Score,

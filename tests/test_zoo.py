@@ -17,9 +17,10 @@ from torch import Tensor, nn
 pytest.importorskip("timm", reason="needs timm: pip install 'camfn[cli]'")
 pytest.importorskip("torchvision", reason="needs torchvision: pip install 'camfn[cli]'")
 
-from camfn import _weights
-from camfn._names import imagenet_classes, synonyms
-from camfn.zoo import Loaded, LoadError, _from_timm, load
+from camfn._shared.errors import LoadError
+from camfn.zoo import Loaded, _weights, load
+from camfn.zoo._load import _from_timm
+from camfn.zoo._names import imagenet_classes, synonyms
 
 
 @pytest.fixture
@@ -202,7 +203,7 @@ def test_without_network_says_what_to_pass(offline: list[str], spec: str, host: 
 
 
 def test_a_library_s_own_failure_says_what_to_pass(offline: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("camfn.zoo.reachable", lambda *_: None)
+    monkeypatch.setattr("camfn.zoo._load.reachable", lambda *_: None)
     with pytest.raises(LoadError, match=r"--weights PATH.*--weights none"):
         load("torchvision:resnet18")
     assert len(offline) == 1

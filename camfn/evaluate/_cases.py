@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from .. import methods, network
-from .._ask import PICTURES, UsageError, named_methods
-from .._check import near
-from .._explain import CONTEXT
+from .._cut.signature import CONTEXT
+from .._photos.methods import PICTURES, named_methods
+from .._shared.errors import UsageError
+from .._shared.spelling import near
 
 CAPPED: dict[str, str] = {
     "score_cam": "top_k=0.05",

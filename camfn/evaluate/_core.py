@@ -11,9 +11,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import diagnose
-from .._ask import UsageError, pick_target, takes_layer
-from .._batch import Changes, Layer, check_cam, choose_layer, composed, on_attention, seen_by
-from .._photo import PhotoError
+from .._photos.classes import pick_target
+from .._photos.explain import Changes, composed, seen_by
+from .._photos.head import check_cam
+from .._photos.layer import Layer, choose_layer, on_attention
+from .._photos.methods import takes_layer
+from .._shared.errors import PhotoError, UsageError
 from ..methods import cam as original_cam
 from ..metrics import boxes_in_pixels
 from ..targets import logits_of

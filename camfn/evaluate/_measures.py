@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import image, metrics
-from .._ask import UsageError
+from .._shared.errors import UsageError
 from ..targets import class_probability
 from ._protocol import Protocol
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from .._ask import UsageError
-from .._photo import PhotoError, decode_photo
+from .._photos.read import decode_photo
+from .._shared.errors import PhotoError, UsageError
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 as fractions of the upright photo."""

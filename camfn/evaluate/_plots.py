@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from .._weights import library
+from .._shared.optional import library
 from ._core import Row
 from ._measures import METRICS
 from ._rank import Standing

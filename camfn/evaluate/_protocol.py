@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from .._ask import UsageError
+from .._shared.errors import UsageError
 
 
 @dataclass(frozen=True)

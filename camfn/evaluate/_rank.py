@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._ask import UsageError
+from .._shared.errors import UsageError
 from ._core import Row
 from ._measures import METRICS
 from ._store import Store

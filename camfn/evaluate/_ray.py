@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .._ask import UsageError
+from .._shared.errors import UsageError
 from ._core import Row, evaluate_photo
 from ._protocol import Protocol
 from ._work import Loader, Models, Work

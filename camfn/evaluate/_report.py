@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from .. import image
-from .._photo import PhotoError
+from .._shared.errors import PhotoError
 from ..zoo import Loaded, load
 from ._measures import METRICS
 from ._photos import Photo, boxes_in_view

@@ -9,9 +9,8 @@ from typing import Literal
 import torch
 from PIL import Image
 
-from .._ask import UsageError
-from .._batch import Layer
-from .._photo import PhotoError
+from .._photos.layer import Layer
+from .._shared.errors import PhotoError, UsageError
 from ..zoo import load
 from ._cases import BASELINES, Case, method_of
 from ._core import Row, class_of, evaluate_photo, layer_of

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .._ask import UsageError
-from .._job import versions
+from .._shared.errors import UsageError
+from .._shared.files import versions
 from ._core import Row
 from ._measures import METRICS, measured
 from ._protocol import Protocol

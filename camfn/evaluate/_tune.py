@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .._ask import UsageError
+from .._shared.errors import UsageError
 from ._cases import BASELINES, Case
 from ._measures import METRICS
 from ._photos import Photo

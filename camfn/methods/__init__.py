@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from ._ablation import ablation_cam as ablation_cam
 from ._activation import cam as cam
 from ._activation import fem as fem
 from ._activation import random_cam as random_cam
@@ -23,14 +24,13 @@ from ._gradient import xgrad_cam as xgrad_cam
 from ._groups import fd_cam as fd_cam
 from ._groups import poly_cam as poly_cam
 from ._location import recipro_cam as recipro_cam
-from ._masks import group_cam as group_cam
-from ._masks import is_cam as is_cam
-from ._masks import ss_cam as ss_cam
 from ._optimized import opti_cam as opti_cam
-from ._perturbation import ablation_cam as ablation_cam
-from ._perturbation import score_cam as score_cam
 from ._rise import d_rise as d_rise
 from ._rise import rise as rise
+from ._score_cam import score_cam as score_cam
+from ._score_cams import group_cam as group_cam
+from ._score_cams import is_cam as is_cam
+from ._score_cams import ss_cam as ss_cam
 from ._second_order import lift_cam as lift_cam
 from ._second_order import shapley_cam as shapley_cam
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._maps import over_space, spatial_mean, weighted_sum, widen
+from .._shared.maps import over_space, spatial_mean, weighted_sum, widen
 
 
 def cam(activations: Tensor, grads: Tensor | None = None, outputs: Any = None, *, weights: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import vjp
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -181,3 +182,10 @@ def _tensors(values: Any) -> list[Tensor]:
 
 def _memory(x: Tensor) -> int:
     return int(x.untyped_storage()._cdata)
+
+
+def gradient_of(tail: Callable[[Tensor], Tensor], activations: Tensor) -> Tensor:
+    """Return the derivative of the scores of a tail in the activations, (B, C, *S)."""
+    score, pull = vjp(tail, activations)  # type: ignore[misc]
+    (grads,) = pull(torch.ones_like(score))
+    return torch.as_tensor(grads)

@@ -12,7 +12,8 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._maps import Sign, first_component, leading_pair, orient, pixels, safe_divide, safe_sqrt, widen
+from .._shared.components import Sign, first_component, leading_pair, orient
+from .._shared.maps import pixels, safe_divide, safe_sqrt, widen
 
 Kernel: TypeAlias = Literal["sigmoid", "rbf", "linear", "cosine", "poly"]
 """How alike two pixel vectors are."""

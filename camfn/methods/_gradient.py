@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .._maps import channel_sum, over_space, safe_divide, spatial_mean, spatial_sum, weighted_sum, widen
+from .._shared.maps import channel_sum, over_space, safe_divide, spatial_mean, spatial_sum, weighted_sum, widen
 
 
 def grad_cam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:

@@ -9,9 +9,10 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._maps import over_space, resize, safe_divide, safe_sqrt, spatial_mean, weighted_sum, widen
-from ._rows import ChunkSize, Progress, map_scores
-from ._score import fits_inputs, has_channels, minmax, no_nan, quantile_of, raised, strongest, take
+from .._shared.maps import over_space, resize, safe_divide, safe_sqrt, spatial_mean, weighted_sum, widen
+from .._shared.rows import ChunkSize, Progress, map_scores
+from ._channels import minmax, quantile_of, raised, strongest, take
+from ._checks import fits_inputs, has_channels, no_nan
 
 Switch: TypeAlias = Literal["plus", "minus", "plus_minus"]
 """Seen through a mask, through its complement, or both."""

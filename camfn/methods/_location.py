@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ._rows import ChunkSize, Progress, map_scores
-from ._score import no_nan
+from .._shared.rows import ChunkSize, Progress, map_scores
+from ._checks import no_nan
 
 Kernel: TypeAlias = Literal["gaussian", "point"]
 """What is kept around a location."""

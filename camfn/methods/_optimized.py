@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._maps import safe_divide, safe_sqrt, weighted_sum, widen
-from ._rows import Progress, one_score, readable
-from ._score import at_least_one, fits_inputs, mask, no_nan, raised
+from .._shared.maps import safe_divide, safe_sqrt, weighted_sum, widen
+from .._shared.rows import Progress, one_score, readable
+from ._channels import mask, raised
+from ._checks import at_least_one, fits_inputs, no_nan
 
 
 def opti_cam(

@@ -9,9 +9,9 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._maps import resize, widen
-from ._rows import ChunkSize, Progress, map_scores, one_score
-from ._score import at_least_one, no_nan
+from .._shared.maps import resize, widen
+from .._shared.rows import ChunkSize, Progress, map_scores, one_score
+from ._checks import at_least_one, no_nan
 
 
 def rise(

@@ -9,9 +9,10 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._maps import channel_sum, gauss_legendre, spatial_mean, spatial_sum, weighted_sum, widen
-from ._rows import ChunkSize, Progress, map_rows, one_score
-from ._score import at_least_one, no_nan
+from .._shared.maps import channel_sum, spatial_mean, spatial_sum, weighted_sum, widen
+from .._shared.quadrature import gauss_legendre
+from .._shared.rows import ChunkSize, Progress, map_rows, one_score
+from ._checks import at_least_one, no_nan
 
 
 def shapley_cam(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._check import shapes_agree
-from .._maps import safe_divide
-from .._pixels import as_maps, within_unit
+from .._shared.checks import shapes_agree
+from .._shared.maps import safe_divide
+from ..image._checks import as_maps, within_unit
 from ._scores import number_a_sample
 
 

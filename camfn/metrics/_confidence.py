@@ -8,8 +8,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from .._maps import safe_divide
-from .._pixels import within_unit
+from .._shared.maps import safe_divide
+from ..image._checks import within_unit
 from ._order import on_images
 from ._scores import number_a_sample
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..methods._rows import ChunkSize, Progress
+from .._shared.rows import ChunkSize, Progress
 from ._confidence import Baseline, baseline_of
 from ._order import on_images, ranks
 from ._scores import ScoreOf, score_rows

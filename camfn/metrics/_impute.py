@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from .._check import shapes_agree
-from .._maps import widen
-from .._pixels import require_finite
+from .._shared.checks import shapes_agree
+from .._shared.maps import widen
+from ..image._checks import require_finite
 from ._multigrid import Array, cycle, framed, grids_of, inside, laplacian, namespace, ratio, run
 
 _MOST = 200

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._check import length_matches, shapes_agree
-from .._maps import safe_divide
-from .._pixels import as_maps
-from .._regions import to_boxes, to_mask
+from .._shared.checks import length_matches, shapes_agree
+from .._shared.maps import safe_divide
+from ..image import to_boxes, to_mask
+from ..image._checks import as_maps
 
 Boxes: TypeAlias = "Tensor | Sequence[Tensor]"
 """x0, y0, x1, y1 in pixels of the heatmap, half-open: (B, 4), (B, n, 4), or a sequence with an (n, 4) a sample."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._maps import resize
-from .._pixels import as_maps
+from .._shared.maps import resize
+from ..image._checks import as_maps
 
 
 def most_relevant(heatmap: Tensor, share: float) -> Tensor:

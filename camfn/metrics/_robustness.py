@@ -8,10 +8,10 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._check import shapes_agree
-from .._maps import safe_divide, widen
-from .._pixels import require_finite
-from ..methods._rows import ChunkSize, Progress, map_rows
+from .._shared.checks import shapes_agree
+from .._shared.maps import safe_divide, widen
+from .._shared.rows import ChunkSize, Progress, map_rows
+from ..image._checks import require_finite
 from ._order import on_images
 from ._scores import ScoreOf, score_once, score_rows
 

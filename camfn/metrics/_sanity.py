@@ -9,8 +9,9 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .._check import layer_name, shapes_agree
-from .._pixels import as_maps, within_unit
+from .._cut.layer_checks import layer_name
+from .._shared.checks import shapes_agree
+from ..image._checks import as_maps, within_unit
 from ._complexity import correlation
 
 Redraw: TypeAlias = Callable[[str, Tensor, torch.Generator], Tensor]

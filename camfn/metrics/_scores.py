@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .._check import bare, is_concrete
-from .._folded import Folded
-from .._types import ScoreFn, Target
-from ..methods._rows import ChunkSize, Progress, map_scores, one_score
+from .._cut.folded import Folded
+from .._cut.graft import bare
+from .._shared.checks import is_concrete
+from .._shared.rows import ChunkSize, Progress, map_scores, one_score
+from .._shared.vocabulary import ScoreFn, Target
 from ..targets import Score, as_score, class_probability, pin
 
 ScoreOf: TypeAlias = Callable[[Tensor], Tensor]

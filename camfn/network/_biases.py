@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from .._maps import widen
+from .._shared.maps import widen
 
 CLIPPED = (nn.Hardtanh, nn.ReLU6)
 """Linear in pieces, with an offset on some of them."""

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._maps import channel_sum, resize, safe_divide, widen
-from .._types import Inputs, Target
+from .._shared.maps import channel_sum, resize, safe_divide, widen
+from .._shared.vocabulary import Inputs, Target
 from ._biases import biased, biased_or_smooth, offset_of, on_a_grid
 from ._level import differentiator, pinned
 from ._noise import draws, noisy

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._explain import explainer
-from .._graft import call, copied, graft
-from .._maps import resize
-from .._types import AnyLayout, Inputs, Select, Target
+from .._cut.explainer import explainer
+from .._cut.graft import graft
+from .._shared.inputs import call, copied
+from .._shared.maps import resize
+from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 from ..methods._gradient import grad_cam
 from ._level import differentiator
 from ._rectify import Rectify, Rule

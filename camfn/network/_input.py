@@ -8,8 +8,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .._maps import gauss_legendre, widen
-from .._types import Inputs, Target
+from .._shared.maps import widen
+from .._shared.quadrature import gauss_legendre
+from .._shared.vocabulary import Inputs, Target
 from ._level import differentiator, image_of, pinned
 from ._noise import draws, noisy
 

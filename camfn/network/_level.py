@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import vjp
 
-from .._capture import gradients, tensors_of
-from .._check import layer_name, one_score_a_sample
-from .._explain import images_of
-from .._graft import call, copied, floating_leaves, graft, run_apart
-from .._types import Inputs, ScoreFn, Target
+from .._cut.capture import gradients, tensors_of
+from .._cut.graft import graft, run_apart
+from .._cut.layer_checks import layer_name
+from .._shared.checks import one_score_a_sample
+from .._shared.inputs import call, copied, floating_leaves, images_of
+from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import as_score, pin
 
 Offset: TypeAlias = Callable[[nn.Module, Tensor], "Tensor | None"]

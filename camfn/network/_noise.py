@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from .._check import describe, shapes_agree
-from .._types import Inputs
+from .._shared.checks import describe, shapes_agree
+from .._shared.vocabulary import Inputs
 from ._level import image_of
 
 Draws = Callable[[Tensor], Iterator[Tensor]]

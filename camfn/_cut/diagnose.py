@@ -1,0 +1,86 @@
+"""Diagnose: why a map is blank or useless, in words."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from .._shared.checks import length_matches
+from .._shared.vocabulary import Captured
+
+
+def diagnose(captured: Captured, cam: Tensor) -> list[str | None]:
+    """Say why each sample's map is blank or useless, if it is.
+
+    Args:
+        captured: what the map was made of; `grads` may be None for methods that use none.
+        cam: the raw map, (B, *spatial).
+
+    Returns:
+        For each sample a sentence, or None where the map is fine.
+
+    Raises:
+        ValueError: not one map a sample.
+
+    Example:
+        >>> import torch
+        >>> activations = torch.rand(1, 4, 7, 7)
+        >>> diagnose(Captured(activations, torch.zeros_like(activations), None), torch.zeros(1, 7, 7))[0][:38]
+        'the gradient is zero everywhere at thi'
+    """
+    length_matches("maps", cam.shape[0], captured.activations.shape[0])
+    return [_why(captured, cam, i) for i in range(cam.shape[0])]
+
+
+def _why(captured: Captured, cam: Tensor, i: int) -> str | None:
+    heat, activations = cam[i].detach(), captured.activations[i].detach()
+    grads = None if captured.grads is None else captured.grads[i].detach()
+    if not heat.isfinite().all():
+        return _nonfinite(heat, activations, grads)
+    if heat.numel() == 1:
+        return (
+            "the map has one position only: the layer comes after the pooling, or the image is too small for it. "
+            "Take an earlier layer."
+        )
+    if grads is not None and not grads.any():
+        return _no_gradient(captured)
+    if not heat.any():
+        return "the map is zero everywhere" + (
+            "."
+            if grads is None
+            else " although the gradient is not: wherever the layer is active, the score does not depend on it."
+        )
+    if bool((heat <= 0).all()):
+        return (
+            "the map is negative everywhere: at this layer nothing speaks for the target, only against it, and a "
+            "picture that clips negative values is blank. Look at it signed, at another layer, or at another target."
+        )
+    if bool((heat == heat.flatten()[0]).all()):
+        return "the map has the same value at every position, so it shows no place more than another."
+    return None
+
+
+def _nonfinite(heat: Tensor, activations: Tensor, grads: Tensor | None) -> str:
+    bad = heat.numel() - int(heat.isfinite().sum())
+    source = "the method made them of finite activations and gradients"
+    if not activations.isfinite().all():
+        source = "the activations have them already: look at the photo's values and at the precision of the model"
+    elif grads is not None and not grads.isfinite().all():
+        source = "the gradients have them already: the target may take the logarithm of a score that is not positive"
+    return f"{bad} of {heat.numel()} values of the map are not finite; {source}."
+
+
+def _no_gradient(captured: Captured) -> str:
+    scores = captured.outputs if isinstance(captured.outputs, Tensor) else None
+    where = "for every sample" if not captured.grads.any() else "for this sample, not for others of the batch"
+    text = f"the gradient is zero everywhere at this layer, {where}: "
+    if captured.grads.any():
+        return text + "its score is saturated (explain the logit, not the probability) or its units are all inactive."
+    if scores is not None and scores.ndim == 2 and math.isclose(float(scores.softmax(-1).max()), 1.0, abs_tol=1e-6):
+        text += "the probability is saturated (explain the logit instead), or "
+    return text + (
+        "the layer is not connected to the score. It may belong to another branch, come after the score, or hold the "
+        "patch tokens of the last block, which a class-token head does not read: take a layer before that "
+        "block's attention."
+    )

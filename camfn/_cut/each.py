@@ -1,0 +1,100 @@
+"""Several targets of one forward: all boxes of an image, all words of a caption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._layout.readings import settle
+from .._shared.checks import batch_sizes, describe, one_score_a_sample
+from .._shared.inputs import call, copied, swapped
+from .._shared.vocabulary import AnyLayout, Captured, Inputs, Select, Target
+from ..targets import as_score
+from .capture import gradients, tensors_of
+from .graft import bare, graft
+from .layer_checks import chosen_calls, chosen_tensor, floating, layer_name
+
+Targets = Sequence[Target] | Callable[[Any], Tensor]
+
+
+def capture_each(
+    model: nn.Module,
+    layer: str | nn.Module,
+    *,
+    select: Select | None = None,
+    layout: AnyLayout = None,
+) -> Callable[[Inputs, Targets], Captured]:
+    """Capture a layer for several targets: one forward, and one backward a target.
+
+    `vmap` over targets that differ in a tensor does the same at once. This takes any targets, and models that `vmap`
+    and `torch.func` refuse, among them torchvision's two-stage detectors. The model is left as it is, as by `capture`.
+
+    Args:
+        model: any module; see `capture`.
+        layer: a dotted name as in `model.named_modules()`, or the module itself.
+        select: as for `capture`.
+        layout: as for `capture`.
+
+    Returns:
+        A function of the inputs and the targets, a sequence of them or a function of the outputs to scores (T, B). It
+        returns `Captured` with gradients (T, B, C, *S), one row a target; the other two as from `capture`.
+
+    Raises:
+        CaptureError: no such layer, it ran never or several times, or its output is not one tensor.
+        ValueError: a target does not give one number a sample; no targets.
+
+    Example:
+        >>> import torch
+        >>> from camfn.methods import grad_cam
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5))
+        >>> activations, grads, outputs = capture_each(net, "0")(torch.ones(2, 3, 8, 8), [4, None, [1, 2]])
+        >>> grads.shape
+        torch.Size([3, 2, 4, 6, 6])
+        >>> torch.vmap(grad_cam, in_dims=(None, 0))(activations, grads).shape
+        torch.Size([3, 2, 6, 6])
+    """
+    name, model = layer_name(model, layer), bare(model)
+
+    def run(inputs: Inputs, targets: Targets) -> Captured:
+        module = model.get_submodule(name)
+        cut = graft(model, lambda one: one is module)
+        kept: list[tuple[Tensor, Tensor]] = []
+
+        def tap(_: nn.Module, args: Any, output: Any) -> Any:
+            picked = floating(name, chosen_tensor(name, output, select))
+            leaf = picked.detach().clone().requires_grad_()
+            kept.append((picked.detach().clone(), leaf))
+            # what comes before the layer is not differentiated
+            return swapped(output, picked, leaf.clone())
+
+        cut.owned[id(module)].register_forward_hook(tap)
+        with torch.inference_mode(False), torch.enable_grad():
+            outputs = call(cut, copied(inputs))
+            chosen_calls(name, len(kept), None, cut.root)
+            ((activations, leaf),) = kept
+            rows = _scores(outputs, targets, batch_sizes(inputs, [activations]))
+            grads = [gradients(row, [leaf], of=model, retain_graph=True)[0] for row in rows]
+        tensors, rebuild = tensors_of(outputs)
+        found = settle(layout, model, name, activations, inputs)
+        to_map = found.to_map if found else (lambda raw: raw)
+        return Captured(
+            to_map(activations), torch.stack([to_map(row) for row in grads]), rebuild([t.detach() for t in tensors])
+        )
+
+    return run
+
+
+def _scores(outputs: Any, targets: Targets, batches: set[int]) -> list[Tensor]:
+    if callable(targets):
+        found = targets(outputs)
+        if not isinstance(found, Tensor) or found.ndim != 2 or not len(found):
+            raise ValueError(f"targets: expected the function to return scores (T, B), it returned {describe(found)}")
+        rows = list(found)
+    else:
+        rows = [as_score(target)(outputs) for target in targets]
+    if not rows:
+        raise ValueError("targets: expected at least one, got none")
+    return [one_score_a_sample(row, batches) for row in rows]

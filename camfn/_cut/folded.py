@@ -1,0 +1,130 @@
+"""A network for many runs without a derivative: BatchNorm folded into the convolution before it, in a private copy."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .._shared.inputs import call, copied
+from .._shared.maps import same_numbers
+from .graft import Graft, answer, graft, hooked, put, run_apart
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+Pairs = dict[int, nn.Module]
+"""A convolution by its id, and the BatchNorm that its output goes into."""
+
+
+class Folded:
+    """Runs a network in evaluation mode as it is once, and from then on with BatchNorm folded.
+
+    A pair is folded if, in the first run, the BatchNorm was given the very tensor that the convolution returned, and
+    each ran once. Whoever else may have read that tensor shows in the second run: unless it gives what the first gave,
+    up to rounding, nothing is folded. Images then lie channels last in memory, where convolutions are fastest, unless
+    the network asks for the usual order, as by `view`.
+
+    Args:
+        model: the user's; left as it is.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.graft: Graft | None = None
+        self.memory = torch.contiguous_format
+
+    def __call__(self, inputs: Any) -> Any:
+        """Run on inputs that may be written to."""
+        if torch.is_grad_enabled():
+            return run_apart(self.model, inputs)
+        if self.graft is None:
+            return self.first(inputs)
+        return call(self.graft, _laid(inputs, self.memory))
+
+    def first(self, inputs: Any) -> Any:
+        """Run as it is and folded, and keep what is right."""
+        again = copied(inputs)
+        outputs, pairs = _watched(self.model, inputs)
+        self.graft = _folded(self.model, {}, self.memory)
+        for memory in (torch.channels_last, torch.contiguous_format) if pairs else ():
+            folding = _folded(self.model, pairs, memory)
+            try:
+                found = call(folding, _laid(copied(again), memory))
+            except RuntimeError:
+                continue  # a `view` of what does not lie one behind the other
+            if _same(outputs, found):
+                self.graft, self.memory = folding, memory
+            break
+        return outputs
+
+
+def _laid(inputs: Any, memory: torch.memory_format) -> Any:
+    """Put images channels last, if that is asked for."""
+    if memory is not torch.channels_last:
+        return inputs
+    if isinstance(inputs, Mapping):
+        inputs = dict(inputs)
+    return pytree.tree_map(
+        lambda leaf: leaf.contiguous(memory_format=memory) if isinstance(leaf, Tensor) and leaf.ndim == 4 else leaf,
+        inputs,
+    )
+
+
+def _watched(model: nn.Module, inputs: Any) -> tuple[Any, Pairs]:
+    """Run the network, and see which BatchNorm was given what a convolution returned."""
+    watching = graft(model, lambda module: type(module) in _CONVOLUTIONS + _NORMS and not hooked(module))
+    returned: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
+    pairs: Pairs = {}
+    calls: dict[int, int] = {}
+
+    def leave(key: int, output: Tensor) -> None:
+        calls[key] = calls.get(key, 0) + 1
+        returned[id(output)] = (weakref.ref(output), output._version, key)
+
+    def enter(norm: nn.Module, key: int, x: Tensor) -> None:
+        calls[key] = calls.get(key, 0) + 1
+        made, version, convolution = returned.get(id(x), (None, 0, 0))
+        if made is not None and made() is x and version == x._version:
+            pairs[convolution] = norm
+
+    originals = {id(module): module for module in model.modules()}
+    for key, module in watching.owned.items():
+        if type(module) in _CONVOLUTIONS:
+            module.register_forward_hook(lambda _, args, output, key=key: leave(key, output))
+        elif type(module) in _NORMS and module.running_mean is not None:
+            module.register_forward_pre_hook(lambda _, args, key=key: enter(originals[key], key, args[0]))
+    outputs = call(watching, inputs)
+    return outputs, {key: norm for key, norm in pairs.items() if calls[key] == calls[id(norm)] == 1}
+
+
+def _folded(model: nn.Module, pairs: Pairs, memory: torch.memory_format) -> Graft:
+    norms = {id(norm) for norm in pairs.values()}
+    folding = graft(model, lambda module: id(module) in pairs or id(module) in norms)
+    for key, norm in pairs.items():
+        put(folding.owned[key], **_parameters(folding.owned[key], norm, memory))
+        answer(folding.owned[id(norm)], lambda x: x)
+    return folding
+
+
+def _parameters(convolution: Any, norm: Any, memory: torch.memory_format) -> dict[str, Tensor]:
+    """Write `gamma (W x + b - mean) / sqrt(var + eps) + beta` as one convolution."""
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else norm.weight * scale
+    bias = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
+    bias = bias * scale if norm.bias is None else bias * scale + norm.bias
+    weight = convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.ndim - 1))
+    if weight.ndim == 4:
+        # as the images are, else torch copies them for each run
+        weight = weight.contiguous(memory_format=memory)
+    return {"weight": weight.to(convolution.weight.dtype), "bias": bias.to(convolution.weight.dtype)}
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether all that two outputs hold has the same numbers."""
+    pairs = list(zip(pytree.tree_leaves(first), pytree.tree_leaves(second)))
+    return all(same_numbers(one, other) for one, other in pairs if isinstance(one, Tensor) and one.is_floating_point())

@@ -1,0 +1,200 @@
+"""A private copy of the modules that must behave differently, sharing everything else with the user's model.
+
+The only file that touches the insides of `nn.Module`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .._shared.checks import is_differentiated
+from .._shared.errors import CaptureError
+from .._shared.inputs import call, floating_leaves, lifted, zero_like
+from .recurrent import stepwise
+
+_OWN = (
+    "_modules",
+    "_parameters",
+    "_buffers",
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+
+
+@dataclass(frozen=True)
+class Graft:
+    """A model that shares its parameters with another, and owns some of its modules.
+
+    Attributes:
+        root: what to call in place of the model.
+        owned: the private copy of each module of the model that has one, by the original's id.
+        statistics: names of the buffers that a module in training mode may write to.
+        zero: a zero as batched, under `vmap`, as what will be written to them; None takes one from the inputs.
+    """
+
+    root: nn.Module
+    owned: dict[int, nn.Module]
+    statistics: tuple[str, ...]
+    zero: Tensor | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model, on copies of the buffers that training would write to."""
+        if not self.statistics:
+            return self.root(*args, **kwargs)
+        zero = self.zero
+        if zero is None and (leaves := floating_leaves((args, kwargs))):
+            zero = zero_like(leaves[0])
+        buffers = dict(self.root.named_buffers())
+        copies: dict[str, Tensor] = {name: lifted(buffers[name], zero) for name in self.statistics}
+        return functional_call(self.root, copies, args, kwargs)
+
+
+def graft(model: nn.Module, wanted: Callable[[nn.Module], bool], zero: Tensor | None = None) -> Graft:
+    """Copy the `wanted` modules, those in training that hold buffers, and the ancestors of both.
+
+    Copies are made too of modules that transforms refuse: recurrent ones, which have another forward then, and
+    quantized ones, whose derivative would silently be zero, which say so. A module registered at several places has one
+    copy, which stands at all of them.
+    """
+    owned: dict[int, nn.Module] = {}
+    root = _visit(model, lambda module: wanted(module) or _writes(module) or _resists(module), owned, {})
+    for key, copy in owned.items():
+        if is_quantized(copy):
+            copy.register_forward_pre_hook(_refuse_derivative(key, model))
+    writing = [key for key, module in owned.items() if _writes(module)]
+    names = {id(module): name for name, module in root.named_modules()} if writing else {}
+    statistics = tuple(
+        f"{names[id(owned[key])]}.{buffer}".lstrip(".")
+        for key in writing
+        for buffer, value in owned[key]._buffers.items()
+        if value is not None
+    )
+    return Graft(root, owned, statistics, zero)
+
+
+def _resists(module: nn.Module) -> bool:
+    return isinstance(module, nn.RNNBase) or is_quantized(module)
+
+
+def _refuse_derivative(key: int, model: nn.Module) -> Callable[[nn.Module, Any], None]:
+    def refuse(module: nn.Module, args: Any) -> None:
+        if any(map(is_differentiated, args)):
+            raise no_derivative(next(other for other in model.modules() if id(other) == key), model)
+
+    return refuse
+
+
+def _writes(module: nn.Module) -> bool:
+    return module.training and bool(module._buffers)
+
+
+def _visit(
+    module: nn.Module,
+    wanted: Callable[[nn.Module], bool],
+    owned: dict[int, nn.Module],
+    seen: dict[int, nn.Module],
+) -> nn.Module:
+    """Return what stands for `module` in the graft: itself, where nothing below it moved."""
+    if id(module) in seen:
+        return seen[id(module)]
+    inner = wrapped(module)
+    if inner is not None:
+        # a wrapper calls what it wraps, never a copy of it, and compiled code refuses a level of differentiation
+        within = _visit(inner, wanted, owned, seen)
+        if within is inner and wanted(module):
+            within = owned[id(inner)] = seen[id(inner)] = shallow_copy(inner)
+        if within is not inner:
+            owned[id(module)] = within
+        seen[id(module)] = within
+        return within
+    children = {
+        name: None if child is None else _visit(child, wanted, owned, seen) for name, child in module._modules.items()
+    }
+    copy = module
+    if wanted(module) or any(child is not module._modules[name] for name, child in children.items()):
+        copy = owned[id(module)] = shallow_copy(module)
+        copy._modules.update(children)
+        if (forward := stepwise(module)) is not None:
+            answer(copy, forward)
+    seen[id(module)] = copy
+    return copy
+
+
+def shallow_copy(module: nn.Module) -> nn.Module:
+    """Copy one module: same class, same parameters and children, its own registries.
+
+    `copy.copy` would go through `__getstate__`, which parametrized modules forbid.
+    """
+    copy: nn.Module = object.__new__(type(module))
+    copy.__dict__.update(module.__dict__)
+    copy.__dict__.update({key: type(module.__dict__[key])(module.__dict__[key]) for key in _OWN})
+    forward = module.__dict__.get("forward")
+    if isinstance(forward, MethodType) and forward.__self__ is module:
+        # an instance with a forward of its own, which would run the original's children
+        copy.__dict__["forward"] = MethodType(forward.__func__, copy)
+    return copy
+
+
+def put(copy: nn.Module, **tensors: Tensor) -> None:
+    """Give a private copy other tensors in the place of its parameters of these names."""
+    for name, tensor in tensors.items():
+        copy._parameters.pop(name, None)
+        copy.__dict__[name] = tensor
+
+
+def answer(copy: nn.Module, forward: Callable[..., Any] | None) -> None:
+    """Give a private copy another `forward`, or with None its own again; its hooks stay."""
+    if forward is None:
+        copy.__dict__.pop("forward", None)
+    else:
+        copy.__dict__["forward"] = forward
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether a module has hooks of the user's."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def run_apart(model: nn.Module, inputs: Any) -> Any:
+    """Run a model as it is, on copies of the buffers that training would write to."""
+    return call(graft(model, lambda module: False), inputs)
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Take a model out of the wrappers that run it as a whole: `torch.compile`, `DataParallel` and its kin."""
+    while (inner := wrapped(model)) is not None:
+        model = inner
+    return model
+
+
+def wrapped(module: nn.Module) -> nn.Module | None:
+    """Return what a wrapper wraps; None for any other module."""
+    inner = None
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inner = module.module
+    elif type(module).__name__ == "OptimizedModule":
+        # torch's class for compiled modules, known by name since its import takes seconds
+        inner = getattr(module, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else None
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether a module is one of torch's quantized ones, whose outputs have no derivative."""
+    return "quantized" in type(module).__module__
+
+
+def no_derivative(module: nn.Module, model: nn.Module) -> CaptureError:
+    """Say that a quantized module cuts the score off from the layer."""
+    name = next((name for name, other in model.named_modules() if other is module), type(module).__name__)
+    return CaptureError(
+        f"the score has no derivative at the layer, for {name!r} is a quantized module, which has none. Take a "
+        "method without gradients (ablation_cam, recipro_cam, score_cam, eigen_cam), or the model before it was "
+        "quantized"
+    )

@@ -1,0 +1,139 @@
+"""Checks of the layer that was asked for: its name, its calls, its output."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
+
+from .._shared.checks import describe
+from .._shared.errors import CaptureError
+from .._shared.spelling import near
+from .graft import bare, is_quantized, no_derivative
+
+
+def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
+    """Dotted name of `layer` in `model`, which may be given by that name or as the module itself."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {describe(model)}")
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise CaptureError("the model has lazy modules that never ran: call it once on real inputs, then capture")
+    away = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
+    if away:
+        raise CaptureError(
+            f"the parameter {away!r} is on the meta device, without data: it was never loaded, or is offloaded. Load "
+            "the whole model on one device first, for example without device_map, or model.to_empty(device='cpu') and "
+            "load_state_dict"
+        )
+    inner = bare(model)
+    if isinstance(layer, nn.Module):
+        layer = inner if layer is model else bare(layer)
+        found = [name for name, module in inner.named_modules() if module is layer]
+        if found:
+            return str(found[0])
+        raise CaptureError(
+            f"the layer given, a {type(layer).__name__}, is not a part of this {type(model).__name__}. "
+            "Pass one of its own modules, or a dotted name from model.named_modules()."
+        )
+    if not isinstance(layer, str):
+        raise TypeError(f"layer: expected a dotted name or a module, got {type(layer).__name__}")
+    names = [name for name, _ in inner.named_modules(remove_duplicate=False)]
+    if layer in names:
+        return layer
+    # a dotted name as the wrapper around the model has it
+    short = re.sub(r"^((_orig_mod|module)(\.|$))+", "", layer)
+    if inner is not model and short in names:
+        return short
+    raise CaptureError(f"{type(model).__name__} has no layer {layer!r}. {near(layer, names)}")
+
+
+def chosen_calls(name: str, ran: int, call: Any, model: nn.Module) -> list[int]:
+    """Which of the runs of a layer in one forward are meant; refuse one that ran never, or several times unasked."""
+    if ran == 0:
+        inside = [other for other, _ in model.named_modules() if other.startswith(name + ".")]
+        raise CaptureError(
+            f"layer {name!r} never ran in this forward: it is a container whose parts are called one by one, a branch "
+            f"that was not taken, or replaced by a fused kernel.{' ' + near(name, inside) if inside else ''}"
+        )
+    if call == "all":
+        return list(range(ran))
+    if call is None:
+        if ran == 1:
+            return [0]
+        raise CaptureError(
+            f"layer {name!r} ran {ran} times in this forward, so its activations are ambiguous. Say which run is "
+            f"meant, call=0 to call={ran - 1}, or call='all'; or take a layer that runs once, the block around it."
+        )
+    if not isinstance(call, int) or isinstance(call, bool):
+        raise TypeError(f"call: expected an index, 'all' or None, got {call!r}")
+    if not -ran <= call < ran:
+        raise CaptureError(f"call={call} is out of range: layer {name!r} ran {ran} times, call=0 to call={ran - 1}")
+    return [call % ran]
+
+
+def connected(grads: Iterable[Tensor | None], model: nn.Module) -> None:
+    """Refuse a network whose quantized modules cut the score off from the layer."""
+    if any(grad is None for grad in grads):
+        cut = next(filter(is_quantized, model.modules()), None)
+        if cut is not None:
+            raise no_derivative(cut, model)
+
+
+def chosen_tensor(name: str, output: Any, select: Any) -> Tensor:
+    """Pick the tensor of a layer's output: the one there is, or the one `select` says."""
+    if select is None:
+        if isinstance(output, Tensor):
+            return output
+        leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+        if len(leaves) == 1:
+            return leaves[0]
+        final = output.get("last_hidden_state") if isinstance(output, dict) else None
+        if isinstance(final, Tensor):
+            return final
+        maps = _without_attention([leaf for leaf in leaves if leaf.ndim > 2 and leaf.is_floating_point()])
+        if len(maps) == 1:
+            return maps[0]
+        raise CaptureError(
+            f"layer {name!r} returns {describe(output)}: say which tensor is meant, "
+            "as in select=0, select='hidden_states' or select=lambda output: output[0]."
+        )
+    try:
+        picked = select(output) if callable(select) else output[select]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise CaptureError(
+            f"select={select!r} does not fit the output of layer {name!r}, {describe(output)}"
+        ) from error
+    if not isinstance(picked, Tensor) or not any(leaf is picked for leaf in pytree.tree_leaves(output)):
+        raise CaptureError(
+            f"select={select!r} must pick one of the tensors that layer {name!r} returns, {describe(output)}; "
+            f"it gave {describe(picked)}"
+        )
+    return picked
+
+
+def _without_attention(tensors: list[Tensor]) -> list[Tensor]:
+    """Leave out the (B, heads, N, N) that transformers return beside tokens (B, N, C)."""
+    matrices = {(tokens.shape[0], tokens.shape[1], tokens.shape[1]) for tokens in tensors if tokens.ndim == 3}
+    return [x for x in tensors if x.ndim != 4 or (x.shape[0], *x.shape[2:]) not in matrices]
+
+
+def floating(name: str, activations: Tensor) -> Tensor:
+    """Refuse activations that have no derivative."""
+    if activations.is_floating_point():
+        return activations
+    raise CaptureError(f"layer {name!r} returns {activations.dtype}, in which nothing can be differentiated")
+
+
+def spatial_map(name: str, activations: Tensor, layout: Any) -> None:
+    """Refuse activations that are not (B, C, *spatial) with one to three spatial dimensions."""
+    if activations.ndim in (3, 4, 5):
+        return
+    after = "after its layout" if layout is not None else "without a layout"
+    raise CaptureError(
+        f"layer {name!r} gives shape {tuple(activations.shape)} {after}; a class activation map needs (B, C, *spatial) "
+        "with one to three spatial dimensions. Take an earlier layer, before the pooling."
+    )

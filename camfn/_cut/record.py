@@ -1,0 +1,169 @@
+"""One forward with everything kept that a replay of the network after a cut will read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .._shared.inputs import call as run_on
+from .._shared.inputs import lifted, repeated, zero_like
+from .._shared.vocabulary import Call
+from .graft import graft
+from .layer_checks import chosen_calls
+
+
+class Change(NamedTuple):
+    """What a replay puts in the place of the recorded activations, and what becomes of the other recorded values.
+
+    Attributes:
+        own: the activations, in the layer's own shape.
+        lift_all: whether all values have to be as batched as `own` is under `vmap`.
+        times: how often a value of one of the sizes in `batches` is repeated.
+        batches: sizes that such values have, for there are others, as a table of positions.
+    """
+
+    own: Tensor
+    lift_all: bool
+    times: int
+    batches: set[int]
+
+
+_Value: TypeAlias = tuple[list[Any], pytree.TreeSpec]
+"""A recorded value while it may still be overwritten: its leaves, tensors as `_Leaf`, and how they are put together."""
+
+
+class _Leaf:
+    """A tensor that a module returned, and a copy of it as it was at `version`."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.refresh()
+
+    def refresh(self) -> None:
+        self.copy, self.version = self.tensor.clone(), self.tensor._version
+
+    @property
+    def written(self) -> bool:
+        """Whether the network itself, which runs again with each tail, overwrote the tensor."""
+        return self.tensor._version != self.version
+
+
+class Kept(NamedTuple):
+    """A recorded value: its leaves, which of them a replay must copy, and how they are put together."""
+
+    leaves: tuple[Any, ...]
+    written: tuple[bool, ...]
+    spec: pytree.TreeSpec
+
+    def value(self, change: Change | None = None) -> Any:
+        """Return the value, with what the network overwrites (or all) copied and as batched as the change is."""
+        if change is None:
+            return pytree.tree_unflatten(self.leaves, self.spec)
+        leaves: list[Any] = [repeated(leaf, change.times, change.batches) for leaf in self.leaves]
+        if change.lift_all or any(self.written):
+            zero = zero_like(change.own)
+            leaves = [
+                lifted(leaf, zero) if isinstance(leaf, Tensor) and (written or change.lift_all) else leaf
+                for leaf, written in zip(leaves, self.written)
+            ]
+        return pytree.tree_unflatten(leaves, self.spec)
+
+
+class Recorder:
+    """One forward that keeps the output of every maximal module which finished before the layer was called.
+
+    A module that writes to its argument in place, as ReLU may, is not run again; so its writes count as a part of the
+    value, and only those of the network itself make a value one that replays have to copy.
+    """
+
+    def __init__(self, model: nn.Module, name: str, at: int = 0, call: Call | None = None) -> None:
+        layer = model.get_submodule(name)
+        aliases = [other for other, module in model.named_modules(remove_duplicate=False) if module is layer]
+        ancestors = {
+            id(model.get_submodule(".".join(parts[:i])))
+            for parts in (alias.split(".") for alias in aliases)
+            for i in range(len(parts))
+        }
+        inside = {id(module) for module in layer.modules()}
+        self.name, self.at, self.call, self.depth, self.calls = name, at, call, 0, 0
+        self.earlier: list[_Value] = []
+        self.cuts: list[_Value] = []
+        self.leaves: dict[int, _Leaf] = {}
+        self.entered: list[tuple[_Leaf, int]] = []
+        self.answers: defaultdict[int, list[_Value]] = defaultdict(list)
+        outside = {id(module) for module in model.modules()} - ancestors - inside
+        self.graft = graft(model, lambda module: id(module) in outside or module is layer)
+        for key in outside:
+            self.graft.owned[key].register_forward_pre_hook(self.enter, with_kwargs=True)
+            self.graft.owned[key].register_forward_hook(self.leave(key), prepend=True)
+        if at:
+            self.graft.owned[id(layer)].register_forward_pre_hook(self.enter, with_kwargs=True)
+        self.graft.owned[id(layer)].register_forward_hook(self.reach)
+
+    def run(self, inputs: Any) -> Any:
+        self.given = self.keep(inputs)
+        try:
+            outputs = run_on(self.graft, inputs)
+            chosen_calls(self.name, self.calls, self.call, self.graft.root)
+        finally:
+            # its hooks hold the recorder: without this the tensors would wait for the next collection
+            del self.graft
+        return outputs
+
+    def keep(self, output: Any) -> _Value:
+        leaves, spec = pytree.tree_flatten(output)
+        return [self.leaf(item) if isinstance(item, Tensor) else item for item in leaves], spec
+
+    def leaf(self, tensor: Tensor) -> _Leaf:
+        known = self.leaves.get(id(tensor))
+        if known is None or known.written:
+            known = self.leaves[id(tensor)] = _Leaf(tensor)
+        return known
+
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if not self.cuts and self.depth == 0:
+            known = [self.leaves[id(item)] for item in pytree.tree_leaves((args, kwargs)) if id(item) in self.leaves]
+            self.entered = [(leaf, leaf.tensor._version) for leaf in known]
+        self.depth += not self.cuts
+
+    def leave(self, key: int) -> Callable[[nn.Module, Any, Any], None]:
+        def left(module: nn.Module, args: Any, output: Any) -> None:
+            if self.cuts:
+                return
+            self.depth -= 1
+            if self.depth:
+                return
+            self.see_writes()
+            self.answers[key].append(self.keep(output))
+
+        return left
+
+    def see_writes(self) -> None:
+        for leaf, version in self.entered:
+            if leaf.version == version != leaf.tensor._version:
+                leaf.refresh()
+
+    def reach(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.calls += 1
+        if self.calls <= self.at:
+            self.depth -= 1
+            self.see_writes()
+            self.earlier.append(self.keep(output))
+        elif not self.cuts or self.call == "all":
+            self.cuts.append(self.keep(output))
+
+    def settled(self) -> tuple[dict[int, list[Kept]], list[Kept], list[Kept], Kept]:
+        answers = {key: [_settle(value) for value in values] for key, values in self.answers.items()}
+        earlier, cuts = ([_settle(value) for value in values] for values in (self.earlier, self.cuts))
+        return answers, earlier, cuts, _settle(self.given)
+
+
+def _settle(value: _Value) -> Kept:
+    leaves, spec = value
+    written = tuple(isinstance(leaf, _Leaf) and leaf.written for leaf in leaves)
+    plain = tuple((leaf.copy if leaf.written else leaf.tensor) if isinstance(leaf, _Leaf) else leaf for leaf in leaves)
+    return Kept(plain, written, spec)

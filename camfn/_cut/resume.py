@@ -1,0 +1,244 @@
+"""The network after the cut, with what came before it replayed, not recomputed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .._layout.readings import settle
+from .._shared.checks import batch_sizes, shapes_agree
+from .._shared.errors import CaptureError
+from .._shared.inputs import call as run_on
+from .._shared.inputs import copied, repeated, zero_like
+from .._shared.vocabulary import AnyLayout, Call, Inputs, Layout, Select, Tail
+from .graft import answer, bare, graft
+from .layer_checks import chosen_calls, chosen_tensor, layer_name
+from .record import Change, Kept, Recorder
+
+
+def resume(
+    model: nn.Module,
+    layer: str | nn.Module,
+    *,
+    select: Select | None = None,
+    layout: AnyLayout = None,
+    call: Call | None = None,
+) -> Callable[[Inputs], Tail]:
+    """Cut a model at a layer, and give the part after the cut as a function.
+
+    One forward records what every module that finished before the layer returned; the tail then runs the model again
+    with those modules answering from the record and the layer answering the activations it is given. Nothing is traced,
+    so any control flow will do, and the work before the cut is never repeated. The tail may be called any number of
+    times, under `vmap`, `vjp` and `jvp`, and from several threads.
+
+    Args:
+        model: any module; left exactly as it is.
+        layer: a dotted name as in `model.named_modules()`, or the module itself.
+        select: which tensor, where the layer returns a tuple or a dict: an index, a key or a function.
+        layout: the tail then takes activations as (B, C, *spatial), and puts them back into the layer's own shape;
+            "auto" finds it, as `layout.find`.
+        call: as for `capture`. The earlier runs of the layer are replayed too, the later ones run again.
+
+    Returns:
+        A function of the inputs that returns the tail: activations to outputs.
+
+    Raises:
+        CaptureError: no such layer, it ran never or several times, or its output is not one tensor.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5))
+        >>> images = torch.ones(2, 3, 8, 8)
+        >>> tail = resume(net, "0")(images)
+        >>> torch.equal(tail(net[0](images)), net(images))
+        True
+    """
+    run = record(model, layer, select=select, layout=layout, call=call)
+    return lambda inputs: run(inputs).tail
+
+
+class Recorded(NamedTuple):
+    """What one recording forward gives.
+
+    Attributes:
+        activations: the layer's output, after the layout.
+        outputs: what the model returned.
+        tail: activations to outputs.
+        convolves: whether modules that convolve images are yet to run.
+    """
+
+    activations: Tensor
+    outputs: Any
+    tail: Tail
+    convolves: bool
+
+
+def record(
+    model: nn.Module,
+    layer: str | nn.Module,
+    *,
+    select: Select | None = None,
+    layout: AnyLayout = None,
+    call: Call | None = None,
+) -> Callable[[Inputs], Recorded]:
+    """Cut a model at a layer and keep both sides: `resume`, with the activations and outputs of its one forward."""
+    name, model = layer_name(model, layer), bare(model)
+
+    def run(inputs: Inputs) -> Recorded:
+        with torch.inference_mode(False), torch.no_grad():
+            at = _first_call(model, name, call, inputs)
+            recorder = Recorder(model, name, at, call)
+            outputs = recorder.run(copied(inputs))
+        answers, earlier, cuts, given = recorder.settled()
+        raws = [chosen_tensor(name, cut.value(), select) for cut in cuts]
+        layouts = [settle(layout, model, name, raw, inputs) for raw in raws]
+        maps = [found.to_map(raw) if found else raw for raw, found in zip(raws, layouts)]
+        batches = batch_sizes(inputs, raws)
+        lift_all = repeat = False
+
+        def tail(activations: Tensor) -> Any:
+            nonlocal lift_all, repeat
+            owns, times = _owns(name, activations, raws, layouts, maps)
+            while True:
+                change = Change(owns[0], lift_all, times, batches)
+                start = given.value(change)
+                if not repeat:
+                    # most tails read no recorded value: copies for those that do, once they have complained
+                    change = change._replace(batches=batches & {1})
+                try:
+                    return _replay(model, name, answers, start, _Runs(earlier, cuts, raws, owns), change)
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:
+                    if not lift_all and _in_place_under_vmap(error):
+                        lift_all = True
+                    elif not repeat and times > 1:
+                        repeat = True
+                    else:
+                        raise
+
+        joined = maps[0] if len(maps) == 1 else _joined(name, maps)
+        return Recorded(joined, outputs, tail, _convolves(model, name, answers))
+
+    return run
+
+
+def _joined(name: str, maps: list[Tensor]) -> Tensor:
+    if len({(*one.shape[:1], *one.shape[2:]) for one in maps}) > 1:
+        shapes = ", ".join(str(tuple(one.shape)) for one in maps)
+        raise CaptureError(f"layer {name!r}: its calls give {shapes}, which do not join: take one, as in call=0")
+    return torch.cat(maps, 1)
+
+
+def _first_call(model: nn.Module, name: str, call: Call | None, inputs: Inputs) -> int:
+    """Index of the run to cut at; one that is counted from the end takes a forward to count."""
+    if call is None or call == "all":
+        return 0
+    if call >= 0:
+        return call
+    ran: list[int] = []
+    layer = model.get_submodule(name)
+    counting = graft(model, lambda module: module is layer)
+    counting.owned[id(layer)].register_forward_hook(lambda module, args, output: ran.append(1))
+    run_on(counting, copied(inputs))
+    return chosen_calls(name, len(ran), call, model)[0]
+
+
+def _convolves(model: nn.Module, name: str, answers: dict[int, list[Kept]]) -> bool:
+    done = [model.get_submodule(name), *(module for module in model.modules() if id(module) in answers)]
+    over = {id(part) for module in done for part in module.modules()}
+    return any(isinstance(module, nn.Conv2d) and id(module) not in over for module in model.modules())
+
+
+def _owns(
+    name: str, activations: Tensor, raws: list[Tensor], layouts: list[Layout | None], maps: list[Tensor]
+) -> tuple[list[Tensor], int]:
+    """Activations in the layer's own shape, one for each run that is cut, and how many batches they are."""
+    parts = [activations] if len(raws) == 1 else list(torch.split(activations, [one.shape[1] for one in maps], 1))
+    owns, times = [], 1
+    for part, raw, layout, like in zip(parts, raws, layouts, maps):
+        # a detector may have found nothing
+        times = part.shape[0] // like.shape[0] if like.shape[0] else 1
+        own = layout.from_map(part, repeated(raw, times, {raw.shape[0]})) if layout else part
+        shapes_agree(f"tail at layer {name!r}, beyond the batch", own.shape[1:], raw.shape[1:])
+        owns.append(own)
+    return owns, times
+
+
+class _Runs(NamedTuple):
+    """The layer's runs up to the last that is cut.
+
+    Attributes:
+        earlier: values of those before the cut.
+        cuts: values of those that are cut.
+        raws: the tensor that is meant, in each of these.
+        owns: what stands in its place.
+    """
+
+    earlier: list[Kept]
+    cuts: list[Kept]
+    raws: list[Tensor]
+    owns: list[Tensor]
+
+    def outputs(self, change: Change) -> list[Any]:
+        """What the layer answers, run by run."""
+        answers = [kept.value(change) for kept in self.earlier]
+        for cut, raw, own in zip(self.cuts, self.raws, self.owns):
+            put = own.clone() if any(cut.written) else own
+            answers.append(
+                pytree.tree_map(
+                    lambda leaf, raw=raw, put=put: put if leaf is raw else repeated(leaf, change.times, change.batches),
+                    cut.value(),
+                )
+            )
+        return answers
+
+
+def _replay(
+    model: nn.Module, name: str, answers: dict[int, list[Kept]], inputs: Any, runs: _Runs, change: Change
+) -> Any:
+    """Run the model with recorded modules answering from the record, and the layer answering what it changed to."""
+    layer = model.get_submodule(name)
+    replaying = graft(model, lambda module: id(module) in answers or module is layer, zero_like(change.own))
+    for key, values in answers.items():
+        module = replaying.owned[key]
+        answer(module, _answer(values, change, module.forward))
+    at_cut = replaying.owned[id(layer)]
+    outputs, forward, ran = runs.outputs(change), at_cut.forward, count()
+    after = count()
+    answer(
+        at_cut,
+        lambda *args, **kwargs: outputs[i] if (i := next(ran)) < len(outputs) else forward(*args, **kwargs),
+    )
+    # whatever other hooks made of it
+    at_cut.register_forward_hook(
+        lambda module, args, changed: outputs[i] if (i := next(after)) < len(outputs) else changed
+    )
+    try:
+        return run_on(replaying, inputs)
+    finally:
+        # a module that holds a function which holds the module would keep its tensors until the next collection
+        for module in replaying.owned.values():
+            answer(module, None)
+
+
+def _answer(values: list[Kept], change: Change, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Answer the calls that were recorded; run the calls that come after the cut."""
+    calls = count()
+
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        i = next(calls)
+        return values[i].value(change) if i < len(values) else forward(*args, **kwargs)
+
+    return answer
+
+
+def _in_place_under_vmap(error: RuntimeError) -> bool:
+    """Whether `vmap` refused to write batched values into a tensor that is not batched; it has two texts for that."""
+    text = str(error)
+    return (text.startswith("vmap: ") and "extra_args" in text) or "doesn't match the broadcast shape" in text

@@ -1,0 +1,1 @@
+"""Photos explained from words: what the command line and `evaluate` share."""

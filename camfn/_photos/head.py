@@ -1,0 +1,40 @@
+"""The original CAM needs the rows of a linear head; whether a model has such a head."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .._shared.errors import UsageError
+from .layer import Layer
+
+
+def _head(model: nn.Module, layer: Layer) -> nn.Linear:
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise UsageError(_no_cam(layer, "there is no linear layer"))
+    return linear[-1]
+
+
+def _rows(model: nn.Module, layer: Layer, target: Tensor) -> Tensor:
+    head = _head(model, layer)
+    if int(target.max()) >= head.out_features or head.in_features != layer.channels:
+        raise UsageError(_no_cam(layer, f"the last linear layer is {head.in_features} to {head.out_features}"))
+    return head.weight.detach()[target]
+
+
+def check_cam(model: nn.Module, layer: Layer, cam: Tensor, target: Tensor, logits: Tensor) -> None:
+    """Hold the map to the law of the original CAM: its mean and the bias make the logit."""
+    bias = _head(model, layer).bias
+    given = logits.gather(1, target[:, None])[:, 0]
+    mean = cam.float().flatten(1).mean(1) + (0 if bias is None else bias.detach()[target])
+    far = (mean - given).abs() > 1e-3 * logits.abs().amax(1)
+    if far.any():
+        i = int(far.nonzero()[0])
+        raise UsageError(_no_cam(layer, f"the map's mean and the bias make {mean[i]:.4g}, the logit is {given[i]:.4g}"))
+
+
+def _no_cam(layer: Layer, why: str) -> str:
+    return (
+        f"cam needs global pooling followed by one linear layer right after the chosen layer, {layer.name!r}; here "
+        f"{why}. grad_cam works everywhere: --method grad_cam"
+    )

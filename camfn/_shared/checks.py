@@ -1,0 +1,91 @@
+"""Checks and the texts of their errors; a text is built only once its check has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+def is_differentiated(value: Any) -> bool:
+    """Whether `torch.func` is taking a derivative through a tensor."""
+    inside = torch._C._functorch
+    while isinstance(value, Tensor) and inside.is_functorch_wrapped_tensor(value):
+        if inside.is_gradtrackingtensor(value) and value.requires_grad:
+            return True
+        value = inside.get_unwrapped(value)
+    return False
+
+
+def describe(value: Any) -> str:
+    """Name a value by type and shape, as an error shows it."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, dict):
+        return f"a {type(value).__name__} with keys {list(value)}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)} ({', '.join(type(item).__name__ for item in value)})"
+    return f"a {type(value).__name__}"
+
+
+def batch_sizes(inputs: Any, activations: Iterable[Tensor]) -> set[int]:
+    """Sizes that a batch of scores may have: the activations', or the first input's for windowed layers."""
+    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
+    return {leaf.shape[0] for leaf in leaves[:1]} | {a.shape[0] for a in activations if a.ndim}
+
+
+def one_score_a_sample(scores: Any, batches: set[int]) -> Tensor:
+    """Refuse a target that does not return one floating-point number a sample."""
+    if isinstance(scores, Tensor) and scores.ndim == 1 and scores.shape[0] in batches and scores.is_floating_point():
+        return scores
+    sizes = " or ".join(f"({size},)" for size in sorted(batches))
+    kind = f" of {scores.dtype}" if isinstance(scores, Tensor) else ""
+    raise ValueError(
+        f"the target must return one floating-point number a sample, shape {sizes}; it returned "
+        f"{describe(scores)}{kind}. For example: target=lambda outputs: outputs[:, 281]"
+    )
+
+
+def is_concrete(value: Tensor) -> bool:
+    """Whether the data of `value` may be read in Python: not while compiling, not inside `vmap`."""
+    if torch.compiler.is_compiling():
+        return False
+    wrapped = torch._C._functorch
+    while wrapped.is_functorch_wrapped_tensor(value):
+        if wrapped.is_batchedtensor(value):
+            return False
+        value = wrapped.get_unwrapped(value)
+    return True
+
+
+def inside_transform() -> bool:
+    """Whether this runs under `vmap`, `vjp` or another transform of `torch.func`, or is being compiled."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def class_in_range(classes: int | Tensor, count: int) -> None:
+    """Refuse a class outside [0, count), where that can be read."""
+    if isinstance(classes, int):
+        low = high = classes
+    elif is_concrete(classes):
+        low, high = int(classes.min()), int(classes.max())
+    else:
+        return
+    if low < 0 or high >= count:
+        bad = low if low < 0 else high
+        raise ValueError(f"class {bad} is out of range: the model has {count} classes, 0 to {count - 1}")
+
+
+def length_matches(what: str, got: int, batch: int) -> None:
+    """Refuse a list of per-sample things whose length is not the batch's."""
+    if got != batch:
+        raise ValueError(f"{what}: expected one for each of the {batch} samples, got {got}")
+
+
+def shapes_agree(what: str, got: Sequence[int], expected: Sequence[int]) -> None:
+    """Refuse a tensor of another shape than the one it stands for."""
+    if tuple(got) != tuple(expected):
+        raise ValueError(f"{what}: expected shape {tuple(expected)}, got {tuple(got)}")

@@ -1,0 +1,23 @@
+"""Files that are whole or absent, and the versions that results depend on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+
+def write_whole(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under another name and rename it, so that an interruption leaves the old one, or none."""
+    unfinished = file.with_name(f"{file.stem}.unfinished{file.suffix}")
+    try:
+        write(unfinished)
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the results depend on."""
+    return {name: version(name) for name in ("camfn", "torch", "torchvision", "timm")}

@@ -1,0 +1,79 @@
+"""A model's inputs as a tree of tensors: call, copy, exchange and repeat them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .checks import describe
+from .vocabulary import Inputs
+
+
+def images_of(
+    inputs: Inputs, purpose: str = "perturbs the images, but the inputs hold no such tensor"
+) -> tuple[Tensor, Callable[[Tensor], Inputs]]:
+    """Return the first floating-point tensor of the inputs, and what puts another, of n batches, in its place.
+
+    The purpose is what an error says of the method that wants it.
+    """
+    inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+    leaves = floating_leaves(inputs)
+    if not leaves:
+        raise TypeError(f"this method {purpose}: {describe(inputs)}")
+    images = leaves[0]
+
+    def rebuild(changed: Tensor) -> Any:
+        times = changed.shape[0] // images.shape[0] if images.shape[0] else 1
+        return pytree.tree_map(
+            lambda leaf: changed if leaf is images else repeated(leaf, times, {images.shape[0]}), inputs
+        )
+
+    return images, rebuild
+
+
+def call(run: Callable[..., Any], inputs: Any) -> Any:
+    """Call with one tensor, with a tuple or list of positional arguments, or with a mapping of keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return run(**inputs)
+    return run(*inputs) if isinstance(inputs, (tuple, list)) else run(inputs)
+
+
+def copied(inputs: Any) -> Any:
+    """Copy the inputs' tensors, which a network may begin by overwriting."""
+    if isinstance(inputs, Mapping):
+        inputs = dict(inputs)
+    return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
+
+
+def floating_leaves(value: Any) -> list[Tensor]:
+    """Return the floating-point tensors of a tree."""
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def zero_like(x: Tensor) -> Tensor:
+    """Return a zero that is, under `vmap`, as batched as `x`, whatever the values of `x`."""
+    return torch.zeros_like(x.reshape(-1)[:1].sum())  # a sum, for there may be nothing
+
+
+def lifted(x: Tensor, zero: Tensor | None) -> Tensor:
+    """Copy a tensor of any dtype, as batched as the zero: `vmap` writes nothing batched into what is not."""
+    return x.clone() if zero is None else torch.where(zero == 0, x, x)
+
+
+def swapped(output: Any, old: Tensor, new: Tensor) -> Any:
+    """Put one tensor in the place of another, wherever it stands in a layer's output."""
+    if output is old:
+        return new
+    return pytree.tree_map(lambda leaf: new if leaf is old else leaf, output)
+
+
+def repeated(leaf: Any, times: int, batches: set[int]) -> Any:
+    """Repeat a value that has one of these batch sizes, `times` batches one after the other."""
+    if times == 1 or not isinstance(leaf, Tensor) or not leaf.ndim or leaf.shape[0] not in batches:
+        return leaf
+    # a single sample needs no memory
+    return leaf.expand(times, *leaf.shape[1:]) if leaf.shape[0] == 1 else leaf.repeat(times, *(1,) * (leaf.ndim - 1))

@@ -1,0 +1,101 @@
+"""The lines that methods share: reductions over (B, C, *spatial), exact division, resizing, first components."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import einsum, rearrange, reduce
+from torch import Tensor
+from torch.nn import functional
+
+_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def widen(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return bfloat16 and float16 tensors as float32, others as they are; a method casts its map back with `.to`."""
+    return tuple(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in tensors)
+
+
+def spatial_sum(x: Tensor) -> Tensor:
+    """(B, C, *S) -> (B, C)."""
+    return reduce(x, "b c ... -> b c", "sum")
+
+
+def spatial_mean(x: Tensor) -> Tensor:
+    """(B, C, *S) -> (B, C)."""
+    return reduce(x, "b c ... -> b c", "mean")
+
+
+def channel_sum(x: Tensor) -> Tensor:
+    """(B, C, *S) -> (B, *S)."""
+    return reduce(x, "b c ... -> b ...", "sum")
+
+
+def weighted_sum(activations: Tensor, weights: Tensor) -> Tensor:
+    """(B, C, *S), (B, C) -> (B, *S)."""
+    return einsum(activations, weights, "b c ..., b c -> b ...")
+
+
+def over_space(weights: Tensor, like: Tensor) -> Tensor:
+    """(B, C) -> (B, C, 1, ..., 1), to broadcast over the spatial dimensions of `like`."""
+    return weights.reshape(*weights.shape, *(1,) * (like.ndim - weights.ndim))
+
+
+def pixels(x: Tensor) -> Tensor:
+    """(B, C, *S) -> (B, N, C), one row for each of the N positions."""
+    return rearrange(x, "b c ... -> b (...) c")
+
+
+def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Return `numerator / denominator`, and exactly 0 where the denominator is 0, with derivatives of 0 there."""
+    # x / inf is 0 and so are both its derivatives; masking the quotient instead would leave NaN in the backward
+    return numerator / torch.where(denominator == 0, torch.inf, denominator)
+
+
+def safe_sqrt(x: Tensor) -> Tensor:
+    """Return the square root, and exactly 0 where `x <= 0`, with finite derivatives there."""
+    clamped = x <= 0
+    return torch.where(clamped, 0.0, torch.where(clamped, 1.0, x).sqrt())
+
+
+def largest(x: Tensor, dims: int | tuple[int, ...]) -> Tensor:
+    """Return the largest magnitude over `dims`, which are kept with size 1; a constant for derivatives."""
+    found: Tensor = torch.linalg.vector_norm(x.detach(), torch.inf, dims, keepdim=True)
+    return found
+
+
+def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
+    """Resize maps linearly, with pixel centers at half integers (`align_corners=False`), not antialiased.
+
+    Args:
+        maps: (B, C, *S) with one to three spatial dimensions.
+        size: the new spatial shape, as long as S; (height, width) for images.
+        align_corners: lay the centers of the corner pixels on each other instead.
+
+    Returns:
+        (B, C, *size), of the dtype of `maps`; half precision is interpolated in float32.
+
+    Raises:
+        ValueError: if `size` and `maps` do not have the same number of spatial dimensions, one to three.
+
+    Example:
+        >>> resize(torch.tensor([[[0.0, 4.0]]]), (4,))
+        tensor([[[0., 1., 3., 4.]]])
+    """
+    if maps.ndim - 2 != len(size) or len(size) not in _LINEAR:
+        raise ValueError(
+            f"resize: expected maps (B, C, *S) with 1 to 3 spatial dimensions and a size for each, got maps of shape "
+            f"{tuple(maps.shape)} and size {tuple(size)}; for example resize(maps, (224, 224)) for (B, C, H, W)"
+        )
+    (wide,) = widen(maps)
+    resized: Tensor = functional.interpolate(
+        wide, size=tuple(size), mode=_LINEAR[len(size)], align_corners=align_corners
+    )
+    return resized.to(maps.dtype)
+
+
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors agree to half of their digits, measured by the largest of one, and are finite together."""
+    scale, off = (x.nan_to_num(0.0, 0.0, 0.0).abs().max() for x in (one, one - other))
+    return torch.equal(one.isfinite(), other.isfinite()) and bool(off <= torch.finfo(one.dtype).eps ** 0.5 * scale)

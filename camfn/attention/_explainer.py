@@ -1,0 +1,179 @@
+"""Explainer of attention: a method, a model and its attentions, composed into one function of inputs and target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import signature
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .._cut.graft import bare
+from .._layout.readings import readings
+from .._shared.checks import describe
+from .._shared.errors import CaptureError
+from .._shared.inputs import floating_leaves
+from .._shared.vocabulary import Inputs, Reading, Target
+from . import _methods as relevance
+from ._capture import AttentionRecord, capture_attention, observe_attention
+
+METHODS: Mapping[str, Callable[..., Tensor]] = {
+    method.__name__: method
+    for method in (
+        relevance.raw_attention,
+        relevance.attention_rollout,
+        relevance.gradient_rollout,
+        relevance.le_grad,
+        relevance.grad_eclip,
+    )
+}
+"""The methods on attention, by name: what the command line offers beside `camfn.methods`."""
+
+_INSTEAD = "Take a class activation map: camfn.explainer(camfn.methods.grad_cam, model, layer)"
+_FORWARD_ONLY = (relevance.raw_attention, relevance.attention_rollout)
+
+
+def attention_explainer(
+    method: Callable[..., Tensor],
+    model: nn.Module,
+    layers: Sequence[str | nn.Module] | str | nn.Module | None = None,
+    *,
+    grid: Sequence[int] | None = None,
+    prefix: int | None = None,
+    query: int | Literal["auto"] | None = "auto",
+    readout: Callable[[Tensor], Any] | None = None,
+    differentiable: bool = False,
+) -> Callable[..., Tensor]:
+    """Compose a method on attention with a model: `attention_explainer(le_grad, model)(images, target)` is the map.
+
+    The function returned is called as that of `camfn.explainer`. What the method needs is what is computed: no backward
+    for raw attention and rollout, the score of each layer for LeGrad. A function of yours gets the records of
+    `capture_attention`, and those of the keywords `prefix` and `query` that it has.
+
+    Args:
+        method: one of `camfn.attention.METHODS`, a `functools.partial` of one, or a function of yours: records to
+            (B, N - prefix).
+        model: any module with attention over the whole image; left exactly as it is.
+        layers: attentions, or modules that hold some; None takes all there are.
+        grid: patches along each dimension, (height, width); None reads it from the image and the number of tokens.
+        prefix: tokens with no place, which come first; None reads it from the model, or from the number of tokens.
+        query: the token whose row is read; None for the mean over patches; "auto" takes the first token, where there
+            are prefix tokens and the model does not say that it averages patches.
+        readout: for LeGrad, tokens to outputs, as for `capture_attention`; saves a forward.
+        differentiable: keep the outer graph, so that the map may be part of a loss (methods with a gradient).
+
+    Returns:
+        A function of the inputs and a target that returns the raw map, (B, *grid).
+
+    Raises:
+        CaptureError: no attention, or its tokens are no grid of the image.
+        ValueError: attention in windows.
+
+    Example:
+        >>> import torch
+        >>> class Net(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.patches = torch.nn.Conv2d(3, 8, 4, stride=4)
+        ...         self.block = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        ...
+        ...     def forward(self, x):
+        ...         return self.block(self.patches(x).flatten(2).transpose(1, 2)).mean(1)
+        >>> attention_explainer(METHODS["gradient_rollout"], Net().eval())(torch.randn(2, 3, 16, 16), 1).shape
+        torch.Size([2, 4, 4])
+    """
+    plain = method
+    while isinstance(plain, partial):
+        plain = plain.func
+    run: Callable[..., Any]
+    if plain in _FORWARD_ONLY:
+        see = observe_attention(model, layers)
+
+        def run(inputs: Inputs, target: Target) -> Any:
+            return see(inputs)
+    else:
+        scores: Literal["model", "layers"] = "layers" if plain is relevance.le_grad else "model"
+        run = capture_attention(model, layers, scores=scores, readout=readout, differentiable=differentiable)
+    asked = signature(method).parameters
+
+    def explain(inputs: Inputs, target: Target = None) -> Tensor:
+        records = run(inputs, target).records
+        image = _image(inputs)
+        last = records[-1]
+        tokens = last.probabilities.shape[-1]
+        if last.probabilities.shape[0] != image.shape[0]:
+            raise CaptureError(
+                f"attention in {last.name!r} is {tuple(last.probabilities.shape)} for {image.shape[0]} images: "
+                f"in windows, whose places are not the image's. {_INSTEAD}"
+            )
+        places = tuple(grid) if grid is not None else _grid(model, inputs, image, records[-1], prefix)
+        before = tokens - math.prod(places)
+        if before < 0 or (prefix is not None and prefix != before):
+            raise CaptureError(
+                f"attention in {last.name!r} is over {tokens} tokens, which are not a grid of {places} behind "
+                f"{'any number of' if prefix is None else prefix} tokens"
+            )
+        context = {"prefix": before, "query": _query(model, before) if query == "auto" else query}
+        with torch.inference_mode(False), torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+            found = method(records, **{key: value for key, value in context.items() if key in asked})
+        return found.reshape(found.shape[0], *places)
+
+    return explain
+
+
+def _image(inputs: Inputs) -> Tensor:
+    image = next(iter(floating_leaves(dict(inputs) if isinstance(inputs, Mapping) else inputs)), None)
+    if image is None or image.ndim < 3:
+        raise CaptureError(f"expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
+    return image
+
+
+def _grid(
+    model: nn.Module, inputs: Inputs, image: Tensor, last: AttentionRecord, prefix: int | None
+) -> tuple[int, ...]:
+    """Read the tokens as those of a layer are read; behind a number of others that was given, from the image alone."""
+    tokens = last.probabilities.shape[-1]
+    if prefix is not None:
+        grids = _grids_behind(prefix, tokens, image.shape[2:])
+    else:
+        shape = (image.shape[0], tokens, last.v.shape[1] * last.v.shape[-1])
+        found = readings(bare(model), last.name, shape, inputs)
+        grids = [reading.spatial for reading in found if _is_row_by_row(reading, shape)]
+    if len(grids) == 1:
+        return grids[0]
+    which = " or ".join(map(str, grids)) if grids else "no grid"
+    behind = "" if prefix is None else f", behind {prefix} tokens"
+    size = " x ".join(map(str, image.shape[2:]))
+    raise CaptureError(
+        f"attention in {last.name!r} is over {tokens} tokens, in which there is {which} of a {size} image, row by "
+        f"row{behind}: pass grid=(height, width) and prefix=. Attention over channels (XCiT) or in windows (Swin, "
+        f"MaxViT) has none. {_INSTEAD}"
+    )
+
+
+def _grids_behind(prefix: int, tokens: int, size: Sequence[int]) -> list[tuple[int, ...]]:
+    """The grid of one whole stride that the tokens behind so many others make, if there is one."""
+    if tokens <= prefix:
+        return []
+    stride = max(round((math.prod(size) / (tokens - prefix)) ** (1 / len(size))), 1)
+    grid = tuple(length // stride for length in size)
+    return [grid] if prefix + math.prod(grid) == tokens else []
+
+
+def _is_row_by_row(reading: Reading, shape: tuple[int, int, int]) -> bool:
+    """Whether a reading of (B, tokens, C) takes all tokens behind its prefix, in the order they are in."""
+    if reading.layout is None:
+        return False
+    numbers = torch.arange(shape[1])
+    found = reading.layout.to_map(numbers[:, None].expand(shape))
+    return torch.equal(found[0, 0].flatten(), numbers[reading.prefix :])
+
+
+def _query(model: nn.Module, prefix: int) -> int | None:
+    """Tell the token that a model reads out, from what timm and Hugging Face say of themselves."""
+    averages = str(getattr(model, "global_pool", "")).startswith(("avg", "max"))
+    averages = averages or getattr(getattr(model, "config", None), "use_mean_pooling", False)
+    return None if averages or not prefix else 0

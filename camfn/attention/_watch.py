@@ -1,0 +1,250 @@
+"""Attention as it is computed: `softmax(q k^T + bias) v`, recognized while a network runs, whatever it is written with.
+
+Fused kernels never form the probabilities; inside the mode they are replaced by the same arithmetic, written out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from .._shared.maps import widen
+
+_PRODUCTS = {"matmul", "__matmul__", "bmm", "baddbmm", "einsum"}
+_MULTI_HEAD = signature(functional.multi_head_attention_forward)
+# a function written in Python hides its calls from a mode, unless it is run inside the mode past its own dispatch
+_multi_head = FunctionType(
+    functional.multi_head_attention_forward.__code__,
+    {**vars(functional), "has_torch_function": lambda tensors: False},
+    argdefs=functional.multi_head_attention_forward.__defaults__,
+)
+
+
+@dataclass
+class Site:
+    """One attention of a forward, filled in as its parts appear.
+
+    Attributes:
+        q: (..., Nq, D).
+        k: (..., Nk, D).
+        full: whether the rest is kept; of an attention that nobody asked for, only that it ran is.
+        softened: whether softmax was seen.
+        name: dotted name of the module in which it ended.
+        probabilities: (..., Nq, Nk), a copy of what softmax returned.
+        delta: the zero that was added to them.
+        applied: what multiplied the values: with the zero, and after dropout.
+        v: (..., Nk, Dv).
+        output: (..., Nq, Dv), a copy.
+        output_delta: the zero that was added to it.
+        block: dotted name of the outermost module that holds no other attention and returns tokens.
+        tokens: what that module returned.
+        per_token: which dimension of them the tokens are.
+    """
+
+    q: Tensor
+    k: Tensor
+    full: bool = True
+    softened: bool = False
+    name: str = ""
+    probabilities: Tensor | None = None
+    delta: Tensor | None = None
+    applied: Tensor | None = None
+    v: Tensor | None = None
+    output: Tensor | None = None
+    output_delta: Tensor | None = None
+    block: str = ""
+    tokens: Tensor | None = None
+    per_token: int = 1
+
+
+class Watch(TorchFunctionMode):
+    """Collect every attention that runs inside, in the order in which they end.
+
+    Args:
+        where: name of the module that is running.
+        wanted: whether the attention of a module of that name is to be written out; the others run as they are.
+        zero: makes the zeros that are added to probabilities and outputs, of their shape; None adds none.
+    """
+
+    def __init__(
+        self, where: Callable[[], str], wanted: Callable[[str], bool], zero: Callable[[Tensor], Tensor] | None
+    ) -> None:
+        super().__init__()
+        self.sites: list[Site] = []
+        self._where, self._wanted, self._zero = where, wanted, zero
+        self._traced: Any = WeakTensorKeyDictionary()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            return self._fused(*args, **kwargs)
+        if func is functional.multi_head_attention_forward:
+            return self._multi_head(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if not isinstance(output, Tensor):
+            return output
+        name = getattr(func, "__name__", "")
+        if name in _PRODUCTS:
+            return self._product(_operands(name, args, kwargs), output)
+        if name == "softmax":
+            return self._softmax(args, kwargs, output)
+        if self._traced:
+            self._carry(args, output)
+        return output
+
+    def _fused(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        site = Site(query, key, self._wanted(self._where()))
+        if not site.full:
+            self._note(site)
+            return functional.scaled_dot_product_attention(
+                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
+        if enable_gqa:
+            site.k, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+        applied = self._open(site, probabilities(query, site.k, attn_mask, is_causal=is_causal, scale=scale))
+        if dropout_p:
+            applied = functional.dropout(applied, dropout_p)
+        return self._close(site, applied, value, applied @ value)
+
+    def _multi_head(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Take the path of torch's function that ends in the fused call, and make the weights it then leaves out."""
+        given = _MULTI_HEAD.bind(*args, **kwargs)
+        given.apply_defaults()
+        if not self._wanted(self._where()):
+            self._note(Site(given.arguments["query"].transpose(0, -2), given.arguments["key"], full=False))
+            found: tuple[Tensor, Tensor | None] = functional.multi_head_attention_forward(*args, **kwargs)
+            return found
+        with self:
+            output, _ = _multi_head(**given.arguments | {"need_weights": False})
+        if not given.arguments["need_weights"]:
+            return output, None
+        weights = self.sites[-1].applied
+        assert weights is not None
+        if given.arguments["average_attn_weights"]:
+            weights = weights.mean(1)
+        return output, weights if given.arguments["query"].ndim == 3 else weights.squeeze(0)
+
+    def _product(self, operands: tuple[Tensor, Tensor, Tensor] | None, output: Tensor) -> Tensor:
+        if operands is None or operands[0].ndim < 3:
+            return output
+        first, second, transposed = operands
+        site = self._traced.get(first)
+        if site is not None and site.softened and first.shape[-2:] == (site.q.shape[-2], site.k.shape[-2]):
+            return self._close(site, first, second, output)
+        self._traced[output] = Site(first, transposed)
+        return output
+
+    def _softmax(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        scores = args[0] if args else kwargs["input"]
+        dim = args[1] if len(args) > 1 else kwargs.get("dim")
+        site = self._traced.get(scores)
+        last = dim in (-1, output.ndim - 1)
+        if site is None or not last or output.shape[-2:] != (site.q.shape[-2], site.k.shape[-2]):
+            return output
+        site = Site(site.q, site.k, self._wanted(self._where()), softened=True)
+        handed = self._open(site, output)
+        self._traced[handed] = site
+        return handed
+
+    def _carry(self, args: tuple[Any, ...], output: Tensor) -> None:
+        """Follow scores and probabilities through what keeps their number: scale, bias, mask, view, dropout, cast."""
+        for x in args:
+            if isinstance(x, Tensor) and x.numel() == output.numel() and (site := self._traced.get(x)) is not None:
+                self._traced[output] = site
+                return
+
+    def _open(self, site: Site, found: Tensor) -> Tensor:
+        """Keep the probabilities; return what the network goes on with."""
+        if not site.full:
+            return found
+        site.probabilities, handed, site.delta = self._kept(found)
+        return handed
+
+    def _close(self, site: Site, applied: Tensor, value: Tensor, output: Tensor) -> Tensor:
+        self._note(site)
+        if not site.full:
+            return output
+        site.applied, site.v = applied, value
+        site.output, handed, site.output_delta = self._kept(output)
+        return handed
+
+    def _note(self, site: Site) -> None:
+        site.name = self._where()
+        self.sites.append(site)
+
+    def _kept(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return a copy that nothing later can overwrite, what the network is handed, and the zero in it."""
+        if self._zero is None:
+            return x.clone(), x, None
+        delta = self._zero(x)
+        return x, x + delta, delta
+
+
+def probabilities(
+    q: Tensor, k: Tensor, mask: Tensor | None = None, *, is_causal: bool = False, scale: float | None = None
+) -> Tensor:
+    """Return `softmax(q k^T scale + mask)`, in float32 at least inside, of the dtype of `q`.
+
+    A boolean mask tells where to look. A row that may look nowhere is zero, as fused kernels have it.
+    """
+    wide_q, wide_k = widen(q, k)
+    scores = (wide_q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ wide_k.transpose(-2, -1)
+    if is_causal:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        scores = scores.masked_fill(~seen, -math.inf)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    if mask is None:
+        return scores.softmax(-1).to(q.dtype)
+    nowhere = (scores == -math.inf).all(-1, keepdim=True)
+    # softmax of nothing is NaN, and so would the gradient be behind a mask set afterwards
+    return scores.masked_fill(nowhere, 0).softmax(-1).masked_fill(nowhere, 0).to(q.dtype)
+
+
+def _operands(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return the two factors of a batched matrix product, and the second transposed."""
+    if name == "einsum":
+        return _einsum(*args)
+    tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)][-2:]
+    if len(tensors) < 2 or tensors[1].ndim < 2:
+        return None
+    return tensors[0], tensors[1], tensors[1].transpose(-2, -1)
+
+
+def _einsum(equation: Any, *operands: Any) -> tuple[Tensor, Tensor, Tensor] | None:
+    tensors = operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
+    if not isinstance(equation, str) or len(tensors) != 2 or "->" not in equation:
+        return None
+    terms, _, result = equation.replace(" ", "").replace("...", ".").partition("->")
+    one, _, two = terms.partition(",")
+    if len({one[:-2], two[:-2], result[:-2]}) > 1 or min(len(one), len(two), len(result)) < 2:
+        return None
+    first, second = tensors
+    if one[-1] == two[-1] and result[-2:] == one[-2] + two[-2]:
+        return first, second.transpose(-2, -1), second
+    if one[-1] == two[-2] and result[-2:] == one[-2] + two[-1]:
+        return first, second, second.transpose(-2, -1)
+    return None

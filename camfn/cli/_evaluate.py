@@ -1,0 +1,228 @@
+"""The commands `camfn evaluate` and `camfn tune`, and what they print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ._command import DeviceOption, app
+from ._terminal import progress_bars, refusals
+
+if TYPE_CHECKING:
+    from ..evaluate import Protocol, Standing, Store
+
+
+PRINTED = ("energy_in_box", "iou", "pointing_game", "insertion", "deletion", "road_combined", "average_drop", "adcc")
+"""Metrics in the table on a terminal; the files have all."""
+
+
+class TargetOption(str, Enum):
+    """The class that is explained."""
+
+    label = "label"
+    top = "top"
+
+
+class RemovedOption(str, Enum):
+    """What stands where pixels are removed."""
+
+    mean = "mean"
+    black = "black"
+
+
+class EngineOption(str, Enum):
+    """What runs the work."""
+
+    local = "local"
+    ray = "ray"
+
+
+PhotosArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="[PHOTOS]",
+        help="A folder of CLASS/PHOTO.jpg, a CSV with path and class (and x0, y0, x1, y1), COCO's JSON, or builtin.",
+    ),
+]
+MethodsOption = Annotated[
+    str,
+    typer.Option(
+        "--methods",
+        help="Names separated by spaces, with options as in 'grad_cam score_cam:top_k=0.1'; or all, cheap, capped.",
+    ),
+]
+LayersOption = Annotated[str, typer.Option("--layers", help="Dotted names separated by spaces, or auto.")]
+TargetChoice = Annotated[TargetOption, typer.Option(help="The photo's class, or the model's.", case_sensitive=False)]
+RemovedChoice = Annotated[RemovedOption, typer.Option(help="What removed pixels become.", case_sensitive=False)]
+StepOption = Annotated[float, typer.Option(help="Of insertion and deletion, as a share of the pixels.")]
+ByOption = Annotated[str | None, typer.Option(help="The metric to rank by.", show_default=False)]
+SeedOption = Annotated[int, typer.Option(help="Of everything that is drawn.")]
+EngineChoice = Annotated[EngineOption, typer.Option(help="ray needs camfn[ray].", case_sensitive=False)]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="With ray. [default: one a GPU]", show_default=False)]
+ChunkOption = Annotated[int, typer.Option(min=1, help="Perturbed forwards at a time.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Throw away the results there.")]
+
+
+@app.command()
+def evaluate(
+    photos: PhotosArgument = "builtin",
+    out: Annotated[Path, typer.Option(help="Folder of the results; the same again goes on where it was left.")] = Path(
+        "evaluation"
+    ),
+    models: Annotated[str, typer.Option("--models", help="Names separated by spaces, as for explain.")] = "lite0",
+    methods: MethodsOption = "cheap",
+    layers: LayersOption = "auto",
+    metrics: Annotated[str, typer.Option(help="Names separated by spaces, or all.")] = "all",
+    by: ByOption = None,
+    target: TargetChoice = TargetOption.label,
+    removed: RemovedChoice = RemovedOption.mean,
+    step: StepOption = 0.05,
+    noise_samples: Annotated[int, typer.Option(min=1, help="Of infidelity.")] = 20,
+    budget: Annotated[int, typer.Option(min=0, help="Forwards a metric may spend on explaining again.")] = 400,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    chunk_size: ChunkOption = 4,
+    engine: EngineChoice = EngineOption.local,
+    workers: WorkersOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Evaluate methods on photos: models x methods x layers x metrics, a ranked table and a report.
+
+    Each row is on the disk before the next is begun. Given the same folder again, the command does what is missing:
+    after it was killed, or with more photos, models or methods. Writes rows.csv, the raw maps, table-MODEL.csv with
+    bootstrap intervals, and report.html.
+
+    Ends with 0 if all went well; with 1 if a photo could not be read or a case has a problem, the others kept; with 2,
+    before any long work, if what was asked for cannot be done; with 130 if it was interrupted.
+    """
+    with refusals():
+        from ..evaluate import cases, read_photos, run, write_report, write_tables
+        from ..evaluate import rank as ranked
+        from ._options import pick_device
+
+        place = str(pick_device(device))
+        protocol = _protocol(
+            metrics,
+            target,
+            removed,
+            step=step,
+            noise_samples=noise_samples,
+            budget=budget,
+            seed=seed,
+            chunk_size=chunk_size,
+        )
+        _rankable(protocol, by)
+        found = read_photos(photos)
+        asked = cases(models.split(), methods.split(), layers.split())
+        options: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
+        store = _shown("evaluating", lambda told: run(found, asked, out, protocol=protocol, progress=told, **options))
+        for model in dict.fromkeys(case.model for case in asked):
+            _print(model, ranked(store.rows, model, by=by, seed=seed))
+        for path in [*write_tables(store, by=by), write_report(store, found, by=by)]:
+            print(path)
+        problems = _tell(store)
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command()
+def tune(
+    photos: PhotosArgument = "builtin",
+    metric: Annotated[str, typer.Option(help="The metric to do well on.")] = "energy_in_box",
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("tuning"),
+    model: Annotated[str, typer.Option("--model", help="As for explain.")] = "lite0",
+    methods: MethodsOption = "cheap score_cam:top_k=0.02|0.05",
+    layers: LayersOption = "auto",
+    share: Annotated[float, typer.Option(min=0, max=1, help="Of the photos that is held out.")] = 0.5,
+    target: TargetChoice = TargetOption.label,
+    removed: RemovedChoice = RemovedOption.mean,
+    step: StepOption = 0.05,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    chunk_size: ChunkOption = 4,
+    engine: EngineChoice = EngineOption.local,
+    workers: WorkersOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Pick the layer, method and options that do best on a metric, and say what they do on photos kept apart.
+
+    Values separated by | are tried one after the other, as in 'score_cam:top_k=0.02|0.1'.
+    """
+    with refusals():
+        from ..evaluate import cases, read_photos
+        from ..evaluate import tune as tuned
+        from ._options import pick_device
+
+        place = str(pick_device(device))
+        protocol = _protocol(metric, target, removed, step=step, seed=seed, chunk_size=chunk_size)
+        found, asked = read_photos(photos), cases([model], methods.split(), layers.split())
+        options: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
+        best = _shown(
+            "tuning",
+            lambda told: tuned(found, asked, metric, out, share=share, protocol=protocol, progress=told, **options),
+        )
+        _print(f"{model}, {len(found) - len(best.photos)} photos to choose with", best.tuning, (metric,))
+    held, usual = best.held_out, best.default
+    print(f"best: {best.case}")
+    print(
+        f"on {held.photos} photos held out: {metric} {held.value:.3f} [{held.low:.3f}, {held.high:.3f}]; "
+        f"grad_cam {usual.value:.3f} [{usual.low:.3f}, {usual.high:.3f}]"
+    )
+    if held.gain is not None:
+        print(f"better than the center baseline by {held.gain[0]:+.3f} to {held.gain[1]:+.3f}")
+
+
+def _protocol(metrics: str, target: TargetOption, removed: RemovedOption, **settings: Any) -> Protocol:
+    from ..evaluate import Protocol
+    from ..evaluate._measures import measured
+
+    names = None if metrics == "all" else tuple(metrics.split())
+    protocol = Protocol(metrics=names, target=target.value, removed=removed.value, **settings)
+    measured(protocol)
+    return protocol
+
+
+def _rankable(protocol: Protocol, by: str | None) -> None:
+    from ..evaluate._measures import measured
+    from ..evaluate._rank import lead_of
+
+    lead_of(measured(protocol), by)
+
+
+def _shown(title: str, work: Callable[[Callable[[int, int], None]], Any]) -> Any:
+    """Run with a bar that says the time left."""
+    with progress_bars() as progress:
+        task = progress.add_task(title, total=None)
+        return work(lambda done, total: progress.update(task, completed=done, total=total))
+
+
+def _print(title: str, standings: Sequence[Standing], metrics: Sequence[str] = PRINTED) -> None:
+    names = [name for name in metrics if any(name in s.estimates for s in standings)]
+    names = names or list(dict.fromkeys(name for s in standings for name in s.estimates))[:8]
+    table = Table("method", "mean rank", "forwards", "seconds", *names, title=title)
+    for s in standings:
+        cells = [s.method, *("" if v is None else f"{v:.3g}" for v in (s.rank, s.forwards, s.seconds))]
+        for name in names:
+            e = s.estimates.get(name)
+            cells.append("" if e is None else f"{e.value:.3f} [{e.low:.2f}, {e.high:.2f}]{e.verdict}")
+        table.add_row(*cells, style="red" if s.is_baseline else None)
+    # a file or a pipe is as wide as the table
+    console = Console()
+    Console(width=None if console.is_terminal else 220).print(table)
+
+
+def _tell(store: Store) -> int:
+    """Say on stderr what went wrong, once for each kind."""
+    found: dict[str, int] = {}
+    for row in store.rows:
+        if row.problem:
+            found[row.problem] = found.get(row.problem, 0) + 1
+    for words, count in found.items():
+        print(f"camfn: {words}{f' ({count} rows)' if count > 1 else ''}", file=sys.stderr)
+    return len(found)

@@ -1,0 +1,191 @@
+"""Commands that explain photos, and list what there is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ._command import MODELS, DeviceOption, ModelOption, WeightsOption, app, header
+from ._terminal import refusals, run_job
+
+if TYPE_CHECKING:
+    from ._job import Job
+
+
+class TaskOption(str, Enum):
+    """What a model does."""
+
+    classify = "classify"
+    detect = "detect"
+    segment = "segment"
+    similar = "similar"
+
+
+class FusionOption(str, Enum):
+    """What makes one map of several."""
+
+    mean = "mean"
+    max = "max"
+    tanh_max = "tanh_max"
+    product = "product"
+
+
+@app.command()
+def explain(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("maps"),
+    model: ModelOption = "lite0",
+    method: Annotated[str, typer.Option(help="See: camfn methods.")] = "grad_cam",
+    layer: Annotated[str, typer.Option(help="A dotted name (see: camfn layers), or auto.")] = "auto",
+    target: Annotated[str, typer.Option(help="A class index, a class name, top, or top:K for the K best.")] = "top",
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 8,
+    chunk_size: Annotated[int | None, typer.Option(min=1, help="Perturbed forwards at a time.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the methods that draw: random_cam, ss_cam, rise, ...")] = 0,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the overlay.")] = 0.5,
+    colormap: Annotated[str, typer.Option(help="Of the overlay; seismic keeps the map's sign.")] = "turbo",
+    augment: Annotated[bool, typer.Option("--augment", help="Average over flips and brightness.")] = False,
+    eigen_smooth: Annotated[
+        bool, typer.Option("--eigen-smooth", help="Take the first component of the weighted channels.")
+    ] = False,
+    smooth: Annotated[int, typer.Option(min=0, help="Average over so many noisy copies.", metavar="N")] = 0,
+    several: Annotated[
+        str | None,
+        typer.Option("--layers", help="Several layers, names or patterns: a,b or features.*.conv.", show_default=False),
+    ] = None,
+    fuse: Annotated[
+        FusionOption, typer.Option(help="How their maps become one.", case_sensitive=False)
+    ] = FusionOption.mean,
+    task: Annotated[
+        TaskOption, typer.Option(help="What the model does; top:K are then the K best boxes, or the K largest regions.")
+    ] = TaskOption.classify,
+    like: Annotated[
+        Path | None, typer.Option(help="Of --task similar: the photo to be like.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+) -> None:
+    """Explain photos: an overlay, the raw map, and a record of the run.
+
+    Writes STEM.METHOD.png, the overlay on the part of the photo that the network sees; STEM.METHOD.npy, the raw map at
+    the layer's resolution; and one explanations.json. A class that was named is in the file names, as in
+    cat.grad_cam.281.png; with top:K the rank is, as in cat.grad_cam.top1.png. Of several photos with one stem the later
+    ones are numbered: cat, cat-2.
+
+    Ends with 0 if all went well; with 1 if a photo could not be read or a map shows nothing, the others' results kept;
+    with 2, before any forward, if what was asked for cannot be done; with 130 if it was interrupted, every file that
+    was written whole.
+    """
+    with refusals():
+        from .._photos.classes import pick_target
+        from .._photos.explain import Changes
+        from .._photos.layer import on_attention
+        from .._photos.methods import of_network, pick_method
+        from .._shared.errors import UsageError
+        from ..zoo import load
+        from ._files import plan
+        from ._job import Job
+        from ._options import pick_colormap, pick_device, pick_layer, pick_layers, refuse_layer, refuse_task
+
+        chosen, place = pick_method(method, seed), pick_device(device)
+        pick_colormap(colormap)
+        refuse_layer(chosen, method, layer)
+        if of_network(chosen) and (several is not None or eigen_smooth):
+            raise UsageError(f"{method} is of the whole network: leave --layers and --eigen-smooth out")
+        loaded = load(model, weights=weights)
+        wanted = pick_target(target, loaded)
+        if several is not None and (layer != "auto" or method == "cam" or on_attention(chosen)):
+            raise UsageError(
+                "--layers fuses several layers: give no --layer beside it, and another method than cam or one "
+                "on attention"
+            )
+        names = () if several is None else pick_layers(loaded.model, several)
+        if eigen_smooth:
+            from ..transforms import eigen_smooth as smoothed
+
+            smoothed(chosen)  # refuses what cannot be smoothed
+        changes = Changes(eigen_smooth, names, fuse.value, augment, smooth, seed)
+        refuse_task(task.value, like, chosen, changes != Changes(seed=seed))
+        kind: Callable[..., Job] = Job
+        if task is not TaskOption.classify:
+            from ._task_job import TaskJob
+
+            kind = partial(TaskJob, task=task.value, like=like)
+        job = kind(
+            plans=plan(photos, out, method, wanted, force),
+            out=out,
+            loaded=loaded,
+            method=chosen,
+            wanted=wanted,
+            layer_name=pick_layer(loaded.model, layer),
+            device=place,
+            batch_size=batch_size,
+            chunk_size=chunk_size,
+            alpha=alpha,
+            colormap=colormap,
+            changes=changes,
+            header=header(
+                model,
+                weights,
+                place,
+                method=method,
+                target=target,
+                **({} if task is TaskOption.classify else {"task": task.value}),
+                **_told(changes._asdict()),
+            ),
+        )
+        problems = run_job(job)
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command("methods")
+def list_methods() -> None:
+    """List the methods, each with its meaning in one line."""
+    from .._photos.methods import named_methods
+
+    table = Table("method", "meaning")
+    for name, method in named_methods().items():
+        table.add_row(name, _first_line(method))
+    Console().print(table)
+
+
+@app.command("layers")
+def list_layers(
+    model: Annotated[str, typer.Argument(help=MODELS, show_default=False)],
+    weights: WeightsOption = None,
+) -> None:
+    """List the layers of a model that can be explained, the one that `--layer auto` takes first."""
+    with refusals():
+        import numpy as np
+        from PIL import Image
+
+        from .. import layers
+        from ..zoo import load
+
+        loaded = load(model, weights=weights)
+        noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+        suggestions = layers.suggest(loaded.model, loaded.preprocess(Image.fromarray(noise))[None])
+    table = Table("layer", "map", "channels", "reason", title=f"{model}: layers, the best first")
+    for item in suggestions:
+        style = None if item.depends else "dim"
+        table.add_row(item.name, " x ".join(map(str, item.spatial)), str(item.channels), item.reason, style=style)
+    Console().print(table)
+
+
+def _told(changes: dict[str, Any]) -> dict[str, Any]:
+    """The transformations that were asked for, as the record has them."""
+    told = {key: value for key, value in changes.items() if value and key not in ("how", "seed")}
+    told |= {"fuse": changes["how"]} if changes["layers"] else {}
+    return {"changes": told} if told else {}
+
+
+def _first_line(method: object) -> str:
+    return (inspect.getdoc(method) or "").partition("\n")[0]

@@ -1,0 +1,178 @@
+"""A run of `camfn factorize`: the concepts of a set of photos, or of each photo, written as files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .. import image, observe, resume
+from .._photos.layer import Layer, choose_layer
+from .._photos.read import read_or_error, read_photo
+from .._shared.errors import UsageError
+from .._shared.files import write_whole
+from ..factorize import NamedClass, Negative, deep_feature_factorization, tail_scores, top_classes
+from ..zoo import Loaded
+from ._files import Plan, Record, save_record, with_ending
+
+RECORD = "concepts.json"
+_NAMED = 0.05
+"""Probability from which a class other than the best is named in a legend."""
+
+
+class _Found(NamedTuple):
+    """What came out for one photo: (r, h, w) maps, the classes of each concept, and the full strength of the colors."""
+
+    maps: Tensor
+    classes: list[list[NamedClass]]
+    scale: float
+
+
+@dataclass
+class FactorizeJob:
+    """What to do, checked; and, while it runs, what was done.
+
+    Attributes:
+        plans: photos and their files.
+        out: folder of the record.
+        loaded: model, preprocessing, view, class names.
+        rank: number of concepts.
+        together: one set of concepts for all photos, or one for each.
+        negative: what is done with negative activations.
+        layer_name: a dotted name, or None for the one that is suggested on the first batch.
+        device: where the network runs; the factorization runs on the CPU.
+        batch_size: photos at a time.
+        alpha: opacity of the colors.
+        header: what the record of the run says beside the layer and the photos.
+        progress: not used: nothing is perturbed.
+        layer: once it is chosen.
+        records: one a photo, in order.
+    """
+
+    plans: list[Plan]
+    out: Path
+    loaded: Loaded
+    rank: int
+    together: bool
+    negative: Negative
+    layer_name: str | None
+    device: torch.device
+    batch_size: int
+    alpha: float
+    header: Record
+    progress: Callable[[int, int], None] | None = None
+    layer: Layer | None = None
+    records: list[Record] = field(default_factory=list)
+
+    def run(self) -> Iterator[Record]:
+        """Yield a record for each photo, in order, once its files are written."""
+        self.loaded.model.to(self.device)
+        size = len(self.plans) if self.together else self.batch_size
+        for start in range(0, len(self.plans), size):
+            yield from self._group(self.plans[start : start + size])
+
+    def _group(self, plans: Sequence[Plan]) -> Iterator[Record]:
+        """Factor photos, and write what was found in each."""
+        inputs: list[Tensor] = []
+        problems: list[str | None] = []
+        for item in plans:
+            photo = read_or_error(item.photo)
+            readable = isinstance(photo, Image.Image)
+            problems.append(None if readable else str(photo))
+            if isinstance(photo, Image.Image):
+                inputs.append(self.loaded.preprocess(photo))
+        found = iter(self._factor([torch.stack(inputs[i : i + self.batch_size]) for i in self._starts(inputs)]))
+        for item, problem in zip(plans, problems, strict=True):
+            record: Record = {"photo": str(item.photo), "problem": problem, "picture": None, "maps": None}
+            record |= {"concepts": []} if problem else self._write(item, next(found))
+            self.records.append(record)
+            layer = self.layer and {"name": self.layer.name, "reason": self.layer.reason}
+            save_record(self.record_file, self.header | {"layer": layer, "photos": self.records})
+            yield record
+
+    def _starts(self, inputs: Sequence[Tensor]) -> range:
+        return range(0, len(inputs), self.batch_size)
+
+    @torch.no_grad()
+    def _factor(self, batches: list[Tensor]) -> list[_Found]:
+        """Factor the photos of some batches, with concepts of their own or in common."""
+        if not batches:
+            return []
+        model = self.loaded.model
+        layer = self.layer = self.layer or choose_layer(model, batches[0].to(self.device), self.layer_name)
+        see = observe(model, layer.name, layout=layer.layout)
+        activations = [see(batch.to(self.device))[0].cpu() for batch in batches]
+        low = min(float(each.min()) for each in activations)
+        if low < 0 and self.negative == "error":
+            raise UsageError(
+                f"layer {layer.name!r} has negative activations, down to {low:.3g}, and concepts are not negative: "
+                "take a layer that ends in a ReLU, or give --negative relu to factor the positive part"
+            )
+        maps, concepts, *_ = deep_feature_factorization(
+            torch.cat(activations), self.rank, together=self.together, negative=self.negative
+        )
+        peaks = maps.amax((2, 3))
+        strength = peaks.amax(0) if self.together else peaks
+        scale = strength.amax().expand(len(maps)) if self.together else strength.amax(1)
+        cut = resume(model, layer.name, layout=layer.layout)
+        logits, start = [], 0
+        for batch, seen in zip(batches, activations, strict=True):
+            own = slice(None) if self.together else slice(start, start + len(batch))
+            tail, on = cut(batch.to(self.device)), seen.to(self.device)
+            scores = tail_scores(concepts[own].to(on), tail, on, strength=strength[own].to(on))
+            logits.append(scores.float().cpu())
+            start += len(batch)
+        scores = torch.cat(logits)
+        if self.together:
+            # one name a concept: they differ only where something of the photo goes around the layer
+            scores = scores.mean(0, keepdim=True).expand_as(scores)
+        names = [top_classes(each, self.loaded.classes) for each in scores]
+        return [_Found(*each) for each in zip(maps, names, scale.tolist(), strict=True)]
+
+    def _write(self, item: Plan, found: _Found) -> Record:
+        """Write a photo's maps, and its picture where they show something."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        (base,) = item.bases
+        raw, picture = with_ending(base, "npy"), with_ending(base, "png")
+        write_whole(raw, partial(np.save, arr=found.maps.numpy()))
+        seen = bool(found.maps.any())
+        if seen:
+            # read again: a large set is not kept in memory
+            view = torch.from_numpy(np.array(self.loaded.view(read_photo(item.photo)))).permute(2, 0, 1) / 255
+            labels = [_label(classes) for classes in found.classes]
+            drawn = image.concepts(view, found.maps[None], labels, alpha=self.alpha, scale=found.scale)
+            write_whole(picture, partial(image.save, drawn[0]))
+        energy = found.maps.flatten(1).square().sum(1)
+        shares = (energy / energy.sum()).tolist() if seen else [0.0] * self.rank
+        concepts = [
+            {
+                "concept": k + 1,
+                "share": share,
+                "peak": float(own.max()),
+                "classes": [
+                    {"index": c.class_index, "name": c.name, "score": c.score, "probability": c.probability}
+                    for c in classes
+                ],
+            }
+            for k, (own, classes, share) in enumerate(zip(found.maps, found.classes, shares, strict=True))
+        ]
+        problem = None if seen else f"{item.photo}: no concept is found anywhere, so there is no picture"
+        return {"problem": problem, "picture": picture.name if seen else None, "maps": raw.name, "concepts": concepts}
+
+    @property
+    def record_file(self) -> Path:
+        """Where the record of the run goes."""
+        return self.out / RECORD
+
+
+def _label(classes: list[NamedClass]) -> str:
+    """Name the best class, and others that are likely too."""
+    likely = classes[:1] + [each for each in classes[1:] if each.probability >= _NAMED]
+    return ", ".join(f"{each.name} {each.probability:.0%}" for each in likely)

@@ -1,0 +1,147 @@
+"""A run of the command line: photos in batches, results written as they come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .. import image
+from .._photos.classes import Wanted
+from .._photos.explain import Changes, Explained, explain_batch
+from .._photos.layer import Layer, choose_layer, choose_layers
+from .._photos.methods import takes_layer
+from .._photos.read import read_or_error
+from .._shared.errors import PhotoError
+from .._shared.files import write_whole
+from ..zoo import Loaded
+from ._files import RECORD, Plan, Record, save_record, with_ending
+
+
+@dataclass
+class Job:
+    """What to do, checked; and, while it runs, what was done.
+
+    Attributes:
+        plans: photos and their files.
+        out: folder of `explanations.json`.
+        loaded: model, preprocessing, view, class names.
+        method: a method of `camfn.methods`, `camfn.attention` or `camfn.network`, or a partial of one.
+        wanted: classes to explain.
+        layer_name: a dotted name, or None for the one that is suggested on the first batch.
+        device: where to run.
+        batch_size: photos at a time.
+        chunk_size: perturbed forwards at a time.
+        alpha: opacity of the overlay.
+        colormap: of the overlay.
+        header: what the record of the run says beside the layer and the photos.
+        changes: transformations of the method.
+        progress: told (done, in all) after each chunk of perturbed forwards.
+        layer: once it is chosen.
+        records: one a photo, in order.
+    """
+
+    plans: list[Plan]
+    out: Path
+    loaded: Loaded
+    method: Callable[..., Tensor]
+    wanted: Wanted
+    layer_name: str | None
+    device: torch.device
+    batch_size: int
+    chunk_size: int | None
+    alpha: float
+    colormap: str
+    header: Record
+    changes: Changes = field(default_factory=Changes)
+    progress: Callable[[int, int], None] | None = None
+    layer: Layer | None = None
+    records: list[Record] = field(default_factory=list)
+
+    def run(self) -> Iterator[Record]:
+        """Yield a record for each photo, in order, once its files are written."""
+        self.loaded.model.to(self.device)
+        plans = iter(self.plans)
+        while batch := list(islice(plans, self.batch_size)):
+            photos = [read_or_error(item.photo) for item in batch]
+            explained = self._explain_all(photos)
+            for item, photo in zip(batch, photos, strict=True):
+                record: Record = {"photo": str(item.photo), "problem": None, "top": [], "explanations": []}
+                if isinstance(photo, Image.Image):
+                    record |= self._results(item, photo, explained)
+                else:
+                    record["problem"] = str(photo)
+                self.records.append(record)
+                self._save()
+                yield record
+
+    def _explain_all(self, photos: list[Image.Image | PhotoError]) -> Iterator[Explained]:
+        return iter(self._explain([photo for photo in photos if isinstance(photo, Image.Image)]))
+
+    def _results(self, item: Plan, photo: Image.Image, explained: Iterator[Explained]) -> Record:
+        return self._write(item, photo, next(explained))
+
+    def _explain(self, photos: list[Image.Image]) -> list[Explained]:
+        if not photos:
+            return []
+        inputs = torch.stack([self.loaded.preprocess(photo) for photo in photos]).to(self.device)
+        model = self.loaded.model
+        if self.layer is None and takes_layer(self.method):
+            several, one = self.changes.layers, self.layer_name
+            self.layer = (
+                choose_layers(model, inputs, several) if several else choose_layer(model, inputs, one, self.method)
+            )
+        knobs: dict[str, Any] = {"chunk_size": self.chunk_size, "progress": self.progress, "changes": self.changes}
+        return explain_batch(self.method, model, self.layer, inputs, self.wanted, **knobs)
+
+    def _write(self, item: Plan, photo: Image.Image, explained: Explained) -> Record:
+        """Write a photo's maps, and the overlays of those that show something."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        view = torch.from_numpy(np.array(self.loaded.view(photo))).permute(2, 0, 1) / 255
+        found = []
+        for base, index, cam, problem in zip(item.bases, *explained[1:], strict=True):
+            raw, overlay = with_ending(base, "npy"), with_ending(base, "png")
+            write_whole(raw, partial(np.save, arr=cam.numpy()))
+            if problem is None:
+                write_whole(overlay, partial(image.save, self._draw(view, cam)))
+            found.append(
+                self._class(explained.logits, index)
+                | {"map": raw.name, "overlay": None if problem else overlay.name, "problem": problem}
+            )
+        best = explained.logits.topk(min(5, len(explained.logits))).indices.tolist()
+        return {"top": [self._class(explained.logits, index) for index in best], "explanations": found}
+
+    def _draw(self, view: Tensor, cam: Tensor) -> Tensor:
+        """Draw a map over the photo, or gradients with the channels of the image as they are."""
+        if cam.ndim == 3:
+            return image.relief(cam[None])[0]
+        heatmap = image.normalize(cam[None], signed=self.colormap == "seismic")
+        return image.overlay(view, heatmap, alpha=self.alpha, colormap=self.colormap)[0]
+
+    def _class(self, logits: Tensor, index: int) -> Record:
+        names, probability = self.loaded.classes, logits.softmax(0)[index].item()
+        score = logits[index].item()
+        return {
+            "index": index,
+            "name": names[index] if names else None,
+            "score": score if math.isfinite(score) else None,
+            "probability": probability if math.isfinite(probability) else None,
+        }
+
+    @property
+    def record_file(self) -> Path:
+        """Where the record of the run goes."""
+        return self.out / RECORD
+
+    def _save(self) -> None:
+        layer = self.layer and {"name": self.layer.name, "reason": self.layer.reason}
+        save_record(self.record_file, self.header | {"layer": layer, "photos": self.records})

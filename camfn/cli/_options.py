@@ -1,0 +1,62 @@
+"""Options of the commands, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import image, methods
+from .._cut.layer_checks import layer_name
+from .._photos.methods import takes_layer
+from .._shared.errors import UsageError
+from ..transforms._fuse import matching
+
+
+def refuse_layer(method: Callable[..., Any], name: str, layer: str) -> None:
+    """Refuse a layer for a method that has none."""
+    if layer != "auto" and not takes_layer(method):
+        raise UsageError(f"{name} is of the whole network and takes no layer: leave --layer out")
+
+
+def refuse_task(task: str, like: Path | None, method: Callable[..., Any], changed: bool) -> None:
+    """Refuse what the other tasks do not have."""
+    if (task == "similar") != (like is not None):
+        raise UsageError("--task similar needs --like PHOTO, the photo to be like; other tasks take none")
+    if like is not None and not like.is_file():
+        raise UsageError(f"there is no photo {like} to be like")
+    on_layer = getattr(method, "func", method) in [getattr(methods, name) for name in methods.__all__]
+    if task != "classify" and (changed or not on_layer or getattr(method, "__name__", "") == "cam"):
+        raise UsageError(f"--task {task} takes a method on one layer, without transformations, such as --method odam")
+
+
+def pick_device(name: str) -> torch.device:
+    """Find a device that can be used here."""
+    kind, _, number = name.partition(":")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if kind not in there or (number and not number.isdecimal()):
+        raise UsageError(f"no device {name!r}: expected cpu, cuda, mps or auto")
+    if int(number or 0) >= there[kind]:
+        raise UsageError(f"the device {name} cannot be used on this machine: take --device cpu or --device auto")
+    return torch.device(f"{kind}:{number}" if number else kind)
+
+
+def pick_colormap(name: str) -> None:
+    """See that there is such a colormap."""
+    image.colorize(torch.zeros(1, 1, 1), name)
+
+
+def pick_layer(model: nn.Module, name: str) -> str | None:
+    """Check the name of a layer; None stands for `auto`."""
+    return None if name == "auto" else layer_name(model, name)
+
+
+def pick_layers(model: nn.Module, names: str) -> tuple[str, ...]:
+    """Check names and patterns of several layers, separated by commas."""
+    given = tuple(filter(None, (name.strip() for name in names.split(","))))
+    return tuple(matching(model, given))

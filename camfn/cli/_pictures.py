@@ -1,0 +1,202 @@
+"""Commands that draw something else than one map a photo: gradients, concepts, methods side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from ._command import DeviceOption, ModelOption, WeightsOption, app, header
+from ._terminal import progress_bars, refusals, run_job, second_bar
+
+if TYPE_CHECKING:
+    from ..factorize import Negative
+
+
+@app.command()
+def guided(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("maps"),
+    model: ModelOption = "lite0",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="guided_grad_cam, guided_backprop, deconvnet, input_gradient, smooth_grad or integrated_gradients."
+        ),
+    ] = "guided_grad_cam",
+    layer: Annotated[str, typer.Option(help="Of guided_grad_cam: a dotted name, or auto.")] = "auto",
+    target: Annotated[str, typer.Option(help="A class index, a class name, top, or top:K for the K best.")] = "top",
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the method that draws: smooth_grad.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+) -> None:
+    """Draw the gradients of photos: fine pictures at the network's own resolution.
+
+    Writes what explain writes: STEM.METHOD.png, the picture, gray where the gradient is zero, lighter above and darker
+    below; STEM.METHOD.npy, the gradient itself, (3, height, width); and one explanations.json. Ends with 0, 1, 2 or 130
+    as explain does.
+    """
+    with refusals():
+        from .._photos.classes import pick_target
+        from .._photos.methods import pick_picture
+        from ..zoo import load
+        from ._files import plan
+        from ._job import Job
+        from ._options import pick_device, pick_layer, refuse_layer
+
+        chosen, place = pick_picture(method, seed), pick_device(device)
+        refuse_layer(chosen, method, layer)
+        loaded = load(model, weights=weights)
+        wanted = pick_target(target, loaded)
+        job = Job(
+            plans=plan(photos, out, method, wanted, force),
+            out=out,
+            loaded=loaded,
+            method=chosen,
+            wanted=wanted,
+            layer_name=pick_layer(loaded.model, layer),
+            device=place,
+            batch_size=batch_size,
+            chunk_size=None,
+            alpha=1.0,
+            colormap="turbo",
+            header=header(
+                model,
+                weights,
+                place,
+                method=method,
+                target=target,
+            ),
+        )
+        problems = run_job(job)
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command()
+def factorize(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("maps"),
+    model: ModelOption = "lite0",
+    rank: Annotated[int, typer.Option(min=1, max=10, help="Number of concepts.")] = 5,
+    layer: Annotated[str, typer.Option(help="A dotted name (see: camfn layers), or auto.")] = "auto",
+    together: Annotated[
+        bool, typer.Option("--together/--apart", help="The same concepts in all photos, or own ones in each.")
+    ] = True,
+    negative: Annotated[str, typer.Option(help="Negative activations: error, or relu to set them to 0.")] = "error",
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 8,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the strongest colors.")] = 0.8,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+) -> None:
+    """Find the concepts that a layer sees in photos, without a class (Deep Feature Factorization).
+
+    Writes STEM.concepts.png, the part of the photo that the network sees, each place in the color of its strongest
+    concept, with a legend that names what the network makes of each; STEM.concepts.npy, the maps; and one
+    concepts.json with the classes of each concept and its share of each photo.
+
+    Ends with 0 if all went well; with 1 if a photo could not be read or has no concept, the others' results kept; with
+    2 if what was asked for cannot be done.
+    """
+    with refusals():
+        from .._photos.classes import Wanted
+        from .._shared.errors import UsageError
+        from ..zoo import load
+        from ._factorize_job import RECORD, FactorizeJob
+        from ._files import plan
+        from ._options import pick_device, pick_layer
+
+        if negative not in ("error", "relu"):
+            raise UsageError(f"--negative {negative!r}: expected error or relu")
+        place, loaded = pick_device(device), load(model, weights=weights)
+        job = FactorizeJob(
+            plans=plan(photos, out, "concepts", Wanted(None), force, RECORD),
+            out=out,
+            loaded=loaded,
+            rank=rank,
+            together=together,
+            negative=cast("Negative", negative),
+            layer_name=pick_layer(loaded.model, layer),
+            device=place,
+            batch_size=batch_size,
+            alpha=alpha,
+            header=header(
+                model,
+                weights,
+                place,
+                rank=rank,
+                together=together,
+                negative=negative,
+            ),
+        )
+        problems = run_job(job)
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command()
+def compare(
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="An image file.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("compare.png"),
+    methods: Annotated[
+        str, typer.Option(help="Names separated by commas; cheap, those that run the network once; or all.")
+    ] = "cheap",
+    model: ModelOption = "lite0",
+    layer: Annotated[str, typer.Option(help="A dotted name (see: camfn layers), or auto.")] = "auto",
+    target: Annotated[str, typer.Option(help="A class index, a class name, or top.")] = "top",
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    chunk_size: Annotated[int | None, typer.Option(min=1, help="Perturbed forwards at a time.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the methods that draw: random_cam, ss_cam, rise, ...")] = 0,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the overlay.")] = 0.5,
+    colormap: Annotated[str, typer.Option(help="Of the overlay; seismic keeps the map's sign.")] = "turbo",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Draw one photo's maps by several methods side by side, each with its method and class below.
+
+    With all, the methods that perturb the photo or the layer thousands of times are run as well, with a progress bar;
+    what a method cannot do with this model is said, and its place left out.
+    """
+    with refusals():
+        from .._photos.classes import pick_target
+        from .._photos.methods import pick_methods
+        from .._photos.read import read_photo
+        from .._shared.errors import UsageError
+        from .._shared.files import write_whole
+        from ..image import save
+        from ..zoo import load
+        from ._compare import comparison
+        from ._files import writable
+        from ._options import pick_colormap, pick_device, pick_layer
+
+        chosen, place = pick_methods(methods, seed), pick_device(device)
+        pick_colormap(colormap)
+        writable(out, force)
+        picture = read_photo(photo)
+        loaded = load(model, weights=weights)
+        wanted = pick_target(target, loaded)
+        if wanted.best > 1:
+            raise UsageError(f"compare draws one class: give --target top, an index or a name, not {target!r}")
+        loaded.model.to(place)
+        with progress_bars() as progress:
+            tasks = progress.add_task("methods", total=len(chosen)), progress.add_task("perturbing", visible=False)
+            montage, told = comparison(
+                loaded,
+                picture,
+                chosen,
+                wanted,
+                pick_layer(loaded.model, layer),
+                place,
+                strict=methods not in ("all", "cheap"),
+                chunk_size=chunk_size,
+                look=(alpha, colormap),
+                progress=second_bar(progress, tasks[1]),
+                finished=lambda: progress.advance(tasks[0]),
+            )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, lambda path: save(montage, path))
+    for line in told:
+        print(line)
+    print(f"comparison: {out}")

@@ -1,0 +1,148 @@
+"""A run of the command line for other tasks: boxes of a detector, regions of a segmentation, likeness to a photo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .. import explainer, image, layers
+from .._photos.explain import Explained
+from .._photos.layer import Layer, choose_layer
+from .._photos.read import read_photo
+from .._shared.errors import PhotoError, UsageError
+from .._shared.files import write_whole
+from .._shared.vocabulary import ScoreFn
+from ..targets import BoxHead, box_score, mask_score, similarity, torchvision_head
+from ..zoo import Loaded
+from ._files import Plan, Record, with_ending
+from ._job import Job
+
+
+@dataclass
+class TaskJob(Job):
+    """What to do for another task than telling classes.
+
+    Attributes:
+        task: "detect", "segment" or "similar".
+        like: of "similar": the photo to be like.
+    """
+
+    task: str = "detect"
+    like: Path | None = None
+
+    def _explain_all(self, photos: list[Image.Image | PhotoError]) -> Iterator[Explained]:
+        return iter(())  # photos of a detector may differ in size: one at a time
+
+    def _results(self, item: Plan, photo: Image.Image, explained: Iterator[Explained]) -> Record:
+        inputs = self.loaded.preprocess(photo)[None].to(self.device)
+        view = torch.from_numpy(np.array(self.loaded.view(photo))).permute(2, 0, 1) / 255
+        model = embedding_of(self.loaded) if self.task == "similar" else self.loaded.model
+        with torch.no_grad():
+            outputs = model(inputs)
+        questions = self._questions(outputs)
+        if not questions:
+            return {"problem": f"{item.photo}: the detector finds nothing of the kind"}
+        self.layer = self.layer or self._layer(model, inputs, questions[0][0])
+        found = []
+        self.out.mkdir(parents=True, exist_ok=True)
+        for base, (target, facts) in zip(item.bases, questions, strict=False):
+            explain = explainer(
+                self.method, model, self.layer.name, layout=self.layer.layout, chunk_size=self.chunk_size
+            )
+            cam = explain(inputs, target)[0].float().cpu()
+            problem = None if bool(cam.isfinite().all()) and bool(cam.any()) else "the map is zero, or not finite."
+            if self.task == "similar" and facts["score"] > 1 - 1e-6:
+                problem = "the two are alike in every respect; at its maximum a cosine has no gradient."
+            raw, overlay = with_ending(base, "npy"), with_ending(base, "png")
+            write_whole(raw, partial(np.save, arr=cam.numpy()))
+            if problem is None:
+                picture = self._draw(view, cam)
+                if "box" in facts:
+                    scale = torch.tensor([view.shape[2] / inputs.shape[3], view.shape[1] / inputs.shape[2]]).repeat(2)
+                    picture = image.boxes(picture, (torch.tensor(facts["box"]) * scale)[None], [facts["name"]])
+                write_whole(overlay, partial(image.save, picture))
+            found.append(facts | {"map": raw.name, "overlay": None if problem else overlay.name, "problem": problem})
+        return {"explanations": found}
+
+    def _layer(self, model: nn.Module, inputs: Tensor, target: ScoreFn) -> Layer:
+        if self.layer_name is not None:
+            return choose_layer(model, inputs, self.layer_name)
+        # the heads' own outputs see a box or a pixel at its own place only
+        found = layers.suggest(model, inputs, target)
+        best = next((one for one in found if "head" not in one.name and "classifier" not in one.name), found[0])
+        return Layer(best.name, best.channels, best.layout, best.reason)
+
+    def _questions(self, outputs: Any) -> list[tuple[ScoreFn, Record]]:
+        """Return targets, each with what the record says of it, the best first."""
+        if self.task == "similar":
+            assert self.like is not None
+            with torch.no_grad():
+                given = self.loaded.preprocess(read_photo(self.like))[None].to(self.device)
+                reference = embedding_of(self.loaded)(given)[0]
+            target = similarity(reference)
+            return [(target, self._facts(0, target(outputs)[0]) | {"name": str(self.like)})]
+        return self._boxes(outputs) if self.task == "detect" else self._regions(outputs)
+
+    def _boxes(self, outputs: Any) -> list[tuple[ScoreFn, Record]]:
+        head = head_of(self.loaded)
+        scores, corners = head.scores_of(outputs)[0].detach(), head.boxes_of(outputs)[0].detach()
+        from torchvision.ops import batched_nms
+
+        best, label = scores.max(1)
+        if self.wanted.chosen is not None:
+            best, label = scores[:, self.wanted.chosen], torch.full_like(label, self.wanted.chosen)
+        kept = batched_nms(corners, best, label, 0.5)
+        kept = kept[best[kept] > 0][: self.wanted.best]
+        return [
+            (
+                box_score(int(n), int(label[n]), head=head),
+                self._facts(int(label[n]), best[n]) | {"box": corners[n].tolist()},
+            )
+            for n in kept
+        ]
+
+    def _regions(self, outputs: Any) -> list[tuple[ScoreFn, Record]]:
+        logits = outputs["out"] if isinstance(outputs, dict) else outputs
+        share = logits[0].argmax(0).flatten().bincount(minlength=logits.shape[1]) / logits[0, 0].numel()
+        if self.wanted.chosen is not None:
+            chosen = [self.wanted.chosen]
+        else:
+            # the first class of a segmentation is the background
+            chosen = (share[1:].topk(self.wanted.best).indices + 1).tolist()
+        return [(mask_score(k, "predicted"), self._facts(k, share[k])) for k in chosen]
+
+    def _facts(self, index: int, score: Tensor) -> Record:
+        names, value = self.loaded.classes, float(score)
+        return {"index": index, "name": names[index] if names else str(index), "score": value, "probability": value}
+
+
+def head_of(loaded: Loaded) -> BoxHead:
+    """How the outputs of a detector of the zoo are read."""
+    if loaded.name == "tiny:detector":
+        return BoxHead(_corners, lambda out: out[..., 4:5].sigmoid() * out[..., 5:].softmax(-1))
+    if loaded.name.startswith("torchvision:") and loaded.classes and hasattr(loaded.model, "transform"):
+        return torchvision_head(len(loaded.classes))
+    raise UsageError(f"{loaded.name} is no detector that is known: take tiny:detector or a detector of torchvision")
+
+
+def _corners(out: Tensor) -> Tensor:
+    return torch.cat([out[..., :2] - out[..., 2:4] / 2, out[..., :2] + out[..., 2:4] / 2], -1)
+
+
+def embedding_of(loaded: Loaded) -> nn.Module:
+    """Return a copy of a classifier without its last linear layer."""
+    linear = [name for name, module in loaded.model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise UsageError(f"{loaded.name} ends in no linear layer, before which its embedding would be")
+    tower = deepcopy(loaded.model)
+    tower.set_submodule(linear[-1], nn.Identity())
+    return tower

@@ -1,0 +1,268 @@
+"""Deep Feature Factorization: the concepts that a layer's activations are made of, where they are, what they say.
+
+The N pixels of C channels are one matrix, factored into nonnegative maps and nonnegative concepts. No class is asked
+for, and no gradient; what a concept says about the classes is what the network makes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from .._shared.checks import length_matches, shapes_agree
+from .._shared.maps import over_space
+from .._shared.vocabulary import Tail
+from ..targets import logits_of
+from ._nmf import nmf, nnls, require_nonnegative
+
+Negative: TypeAlias = Literal["error", "relu"]
+"""What is done with negative activations: refuse them, or set them to 0."""
+
+
+class Concepts(NamedTuple):
+    """Activations as concepts times their maps.
+
+    Attributes:
+        maps: (B, r, *S), how strong each concept is at each place.
+        concepts: (r, C), or (B, r, C) where each image has its own; of unit norm, those of most energy first.
+        error: relative error of the reconstruction, () or (B,).
+        steps: how many steps the factorization took, () or (B,).
+    """
+
+    maps: Tensor
+    concepts: Tensor
+    error: Tensor
+    steps: Tensor
+
+
+class NamedClass(NamedTuple):
+    """A class that a concept speaks for.
+
+    Attributes:
+        class_index: which of the K.
+        name: its name, or "class INDEX" where none is known.
+        score: the logit.
+        probability: its softmax over the classes.
+    """
+
+    class_index: int
+    name: str
+    score: float
+    probability: float
+
+
+def deep_feature_factorization(
+    activations: Tensor,
+    rank: int,
+    *,
+    together: bool = True,
+    negative: Negative = "error",
+    steps: int = 500,
+    tolerance: float = 1e-5,
+) -> Concepts:
+    """Deep Feature Factorization: nonnegative concepts, and a map of each in every image.
+
+    `A_b(p) ~ sum_k maps_bk(p) concepts_k`, by `nmf`. With `together` the pixels of all images are one matrix, as in the
+    paper, so that a concept means the same in all of them; without it each image is factored by itself, all at once.
+
+    The paper factors the activations of a ReLU layer. Those of other layers may be negative: that is refused, unless
+    `negative="relu"` has their positive part factored. pytorch-grad-cam subtracts each channel's minimum instead, and
+    reports concepts with that minimum added, which are factors of neither; it also stretches each map to [0, 1], which
+    loses how strong the concepts are beside one another, and starts at random.
+
+    Source: arXiv 1806.10206.
+
+    Args:
+        activations: (B, C, *S), one to three spatial dimensions; as of `observe(model, layer)(images)[0]`.
+        rank: number r of concepts, at most C, and at most the number of pixels of the matrix.
+        together: one set of concepts for all images, or one for each.
+        negative: "error", or "relu" to set negative activations to 0.
+        steps: as in `nmf`.
+        tolerance: as in `nmf`.
+
+    Returns:
+        Maps, concepts, error and steps; the first two in the dtype of `activations`; detached.
+
+    Raises:
+        ValueError: negative activations (not checked inside `vmap`), NaN or infinity, or a rank that cannot be.
+
+    Example:
+        >>> import torch
+        >>> activations = torch.rand(4, 16, 7, 7, generator=torch.Generator().manual_seed(0))
+        >>> found = deep_feature_factorization(activations, 3)
+        >>> found.maps.shape, found.concepts.shape
+        (torch.Size([4, 3, 7, 7]), torch.Size([3, 16]))
+        >>> deep_feature_factorization(activations, 3, together=False).concepts.shape
+        torch.Size([4, 3, 16])
+    """
+    values = _positive(_pixels(activations, together), negative)
+    weights, concepts, error, steps_taken = nmf(values, rank, steps=steps, tolerance=tolerance)
+    return Concepts(_maps(weights, activations), concepts, error, steps_taken)
+
+
+def project(
+    activations: Tensor,
+    concepts: Tensor,
+    *,
+    negative: Negative = "error",
+    steps: int = 1000,
+    tolerance: float = 1e-6,
+) -> Tensor:
+    """Find given concepts in other images: the nonnegative maps that reconstruct them best.
+
+    Args:
+        activations: (B, C, *S), of the layer that the concepts are from.
+        concepts: (r, C), or (B, r, C) with an image's own.
+        negative: as in `deep_feature_factorization`.
+        steps: as in `nnls`.
+        tolerance: as in `nnls`.
+
+    Returns:
+        Maps, (B, r, *S), in the dtype of `activations`; detached.
+
+    Raises:
+        ValueError: as in `deep_feature_factorization`, or another number of channels or images.
+
+    Example:
+        >>> import torch
+        >>> activations = torch.rand(2, 16, 7, 7, generator=torch.Generator().manual_seed(0))
+        >>> found = deep_feature_factorization(activations[:1], 3)
+        >>> project(activations[1:], found.concepts).shape
+        torch.Size([1, 3, 7, 7])
+    """
+    own = concepts.ndim == 3
+    if own:
+        length_matches("concepts", concepts.shape[0], activations.shape[0])
+    values = _positive(_pixels(activations, together=not own), negative)
+    return _maps(nnls(values, concepts, steps=steps, tolerance=tolerance), activations)
+
+
+def concept_scores(concepts: Tensor, head: Callable[[Tensor], Any], *, strength: float | Tensor = 1.0) -> Tensor:
+    """Score concepts by the classifier: what it says to pooled features that are one concept and nothing else.
+
+    A concept has no scale of its own (unit norm is a convention), and a head with a bias depends on one: `strength`
+    multiplies it. With `maps.flatten(2).amax((0, 2))` a concept is taken as strong as it is at its strongest place.
+    Without bias and over a linear head, the mean of a map times the scores of its concept is what the concept adds to
+    the logits of a globally pooled image.
+
+    Args:
+        concepts: (..., r, C).
+        head: (n, C) features to (n, K) logits: the classifier after the pooling, such as `model.fc`.
+        strength: a number, or one for each concept, (..., r).
+
+    Returns:
+        (..., r, K).
+
+    Raises:
+        ValueError: the head does not give one row of logits for each concept.
+
+    Example:
+        >>> import torch
+        >>> concept_scores(torch.eye(2), torch.nn.Linear(2, 5)).shape
+        torch.Size([2, 5])
+    """
+    rows = _scaled(concepts, strength).flatten(0, -2)
+    logits = logits_of(head(rows))
+    length_matches("head, on (concepts, channels)", logits.shape[0], rows.shape[0])
+    return logits.reshape(*concepts.shape[:-1], -1)
+
+
+def tail_scores(concepts: Tensor, tail: Tail, activations: Tensor, *, strength: float | Tensor = 1.0) -> Tensor:
+    """Score concepts by the rest of the network: what it says to a map that is one concept everywhere.
+
+    Every place of the layer is given `strength_k concepts_k`, and the tail is run on it; no pooling or linear head is
+    assumed. What reaches the outputs around the layer (skip connections, class tokens that a layout keeps) stays that
+    of the image. Over global pooling and a linear head this is `concept_scores`. Costs r runs of the tail.
+
+    Args:
+        concepts: (r, C) or (B, r, C).
+        tail: activations to outputs, such as `resume(model, layer)(images)`.
+        activations: (B, C, *S), those of the images that the tail was made with; only their shape and type are used.
+        strength: a number, or one for each concept, (r,) or (B, r).
+
+    Returns:
+        (B, r, K).
+
+    Raises:
+        ValueError: another number of channels or images, or outputs in which no logits are found.
+
+    Example:
+        >>> import torch
+        >>> from camfn import resume
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5))
+        >>> images = torch.ones(2, 3, 8, 8)
+        >>> tail_scores(torch.eye(4), resume(net, "0")(images), net[0](images)).shape
+        torch.Size([2, 4, 5])
+    """
+    rows = _scaled(concepts, strength).to(activations.dtype)
+    if rows.ndim == 3:
+        length_matches("concepts", rows.shape[0], activations.shape[0])
+    rows = rows.expand(activations.shape[0], *rows.shape[-2:])
+    shapes_agree("concepts, beyond the batch", rows.shape[2:], activations.shape[1:2])
+    return torch.stack(
+        [logits_of(tail(over_space(row, activations).expand_as(activations))) for row in rows.unbind(1)], 1
+    )
+
+
+def top_classes(scores: Tensor, names: Sequence[str] | None = None, *, count: int = 3) -> list[list[NamedClass]]:
+    """Name the best classes of each concept.
+
+    Args:
+        scores: (r, K).
+        names: of the K classes.
+        count: how many for each concept, at most K.
+
+    Returns:
+        For each concept its classes, the best first.
+
+    Raises:
+        ValueError: scores of another shape, or not one name for each class.
+
+    Example:
+        >>> import torch
+        >>> top_classes(torch.tensor([[0.0, 2.0]]), ["dog", "cat"], count=1)[0][0].name
+        'cat'
+    """
+    if scores.ndim != 2:
+        raise ValueError(f"scores: expected (concepts, classes), got {tuple(scores.shape)}; of one image: scores[0]")
+    if names is not None and len(names) != scores.shape[1]:
+        raise ValueError(f"names: expected one for each of the {scores.shape[1]} classes, got {len(names)}")
+    wide = scores.detach().float()
+    best = wide.topk(min(count, scores.shape[1]))
+    shares = wide.softmax(-1).gather(1, best.indices)
+    return [
+        [NamedClass(i, names[i] if names else f"class {i}", *pair) for i, *pair in zip(*row, strict=True)]
+        for row in zip(best.indices.tolist(), best.values.tolist(), shares.tolist(), strict=True)
+    ]
+
+
+def _pixels(activations: Tensor, together: bool) -> Tensor:
+    """(B, C, *S) -> (B N, C), or (B, N, C)."""
+    if activations.ndim not in (3, 4, 5):
+        raise ValueError(
+            f"activations: expected (B, C, *S) with one to three spatial dimensions, got {tuple(activations.shape)}"
+        )
+    return rearrange(activations, "b c ... -> (b ...) c" if together else "b c ... -> b (...) c")
+
+
+def _maps(weights: Tensor, activations: Tensor) -> Tensor:
+    """(B N, r) or (B, N, r) -> (B, r, *S)."""
+    batch, _, *spatial = activations.shape
+    return weights.reshape(batch, -1, weights.shape[-1]).mT.reshape(batch, -1, *spatial)
+
+
+def _positive(values: Tensor, negative: Negative) -> Tensor:
+    if negative not in ("error", "relu"):
+        raise ValueError(f"negative: expected 'error' or 'relu', got {negative!r}")
+    if negative == "relu":
+        return values.relu()
+    require_nonnegative(values, "activations", "negative='relu' factors their positive part")
+    return values
+
+
+def _scaled(concepts: Tensor, strength: float | Tensor) -> Tensor:
+    return concepts * (strength[..., None] if isinstance(strength, Tensor) else strength)

@@ -1,0 +1,306 @@
+"""Nonnegative factors of batches of matrices, by hierarchical alternating least squares.
+
+Inside, a factor is (b, r, M): a row for each of the r terms.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._shared.checks import is_concrete
+from .._shared.maps import largest, safe_divide, safe_sqrt, widen
+
+_SWEEPS = 2
+"""Over a factor for one product with the data, which costs more than they do (Gillis and Glineur, 1107.5194)."""
+
+
+class Factors(NamedTuple):
+    """Nonnegative factors: `values` is about `weights @ concepts`.
+
+    Attributes:
+        weights: (..., N, r), how much of each concept is in each row.
+        concepts: (..., r, C), of unit norm; 0 where no row has any of it.
+        error: (...), the norm of `values - weights @ concepts` over that of `values`; 0 where `values` are.
+        steps: (...), how many steps were taken.
+    """
+
+    weights: Tensor
+    concepts: Tensor
+    error: Tensor
+    steps: Tensor
+
+
+@torch.no_grad()
+def nmf(values: Tensor, rank: int, *, steps: int = 500, tolerance: float = 1e-5) -> Factors:
+    """Nonnegative matrix factorization in the Frobenius norm, of a whole batch of matrices at once.
+
+    Minimizes `|V - H W|` over `H, W >= 0`. Each step minimizes exactly over one column of H or row of W at a time
+    (HALS), and goes a little further than that in the direction it took, while the error falls; where it would not,
+    the step is taken back and done without. So the error never rises. The problem is not convex: each matrix is
+    solved from two starts, its leading singular vectors and the rows that are the farthest from one another, and the
+    better end is returned. Nothing is random.
+
+    `H D, D^-1 W` is as good a pair for any positive diagonal D and any order of the terms. Here concepts have unit
+    norm, and terms come in the order of their energy, the norm of their column of weights, the greatest first.
+
+    Source: Cichocki and Phan 2009 (HALS); Ang and Gillis, 1805.06604 (extrapolation with restarts); Boutsidis and
+    Gallopoulos 2008 (NNDSVD, from the smaller Gram matrix here); 1208.1237 (successive projection).
+
+    Args:
+        values: (..., N, C), finite and not negative.
+        rank: number r of terms, at most the smaller of N and C.
+        steps: at most so many, for each matrix.
+        tolerance: a matrix is done when a step lowers its error by no more than this share of it.
+
+    Returns:
+        The factors, each in the dtype of `values`, computed in float32 at least; detached. Inside `vmap` all `steps`
+        are run, with the same result.
+
+    Raises:
+        ValueError: a negative or non-finite value (not checked inside `vmap`), a rank or a shape that cannot be.
+
+    Example:
+        >>> import torch
+        >>> weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
+        >>> factors = nmf(weights @ torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 1.0]]), 2)
+        >>> factors.weights.round(decimals=1), factors.concepts.round(decimals=1).abs()
+        (tensor([[ 5.,  0.],
+                [ 0.,  1.],
+                [10.,  2.]]), tensor([[0.6000, 0.8000, 0.0000],
+                [0.0000, 0.0000, 1.0000]]))
+    """
+    require_nonnegative(values, "values", "values.relu() is the positive part")
+    if not isinstance(rank, int) or not 1 <= rank <= min(values.shape[-2:]):
+        n, c = values.shape[-2:]
+        raise ValueError(f"rank: expected 1 to {min(n, c)} for matrices of {n} x {c}, got {rank}")
+    x, scale = _unit(values)
+    starts = zip(_singular_start(x, rank), _separable_start(x, rank))
+    h, w = (torch.stack(pair, 1).flatten(0, 1) for pair in starts)
+    h, w, squares, taken = _descend(x, h, w, steps, tolerance)
+    better = squares[::2] <= squares[1::2]
+    h, w, taken = (_where(better, found[::2], found[1::2]) for found in (h, w, taken))
+    weights, concepts = _gauge(h, w)
+    rest = torch.linalg.vector_norm(torch.baddbmm(x, h.mT, w, alpha=-1), dim=(-2, -1))
+    error = safe_divide(rest, torch.linalg.vector_norm(x, dim=(-2, -1)))
+    lead = values.shape[:-2]
+    return Factors(
+        (weights * scale).mT.reshape(*lead, -1, rank).to(values.dtype),
+        concepts.reshape(*lead, rank, -1).to(values.dtype),
+        error.reshape(lead),
+        taken.reshape(lead),
+    )
+
+
+@torch.no_grad()
+def nnls(values: Tensor, concepts: Tensor, *, steps: int = 1000, tolerance: float = 1e-6) -> Tensor:
+    """Nonnegative least squares: the weights of given concepts, by the updates of `nmf` with the concepts held.
+
+    Minimizes `|V - H W|` over `H >= 0`, which is convex, and has one solution where the concepts are independent.
+
+    Args:
+        values: (..., N, C), finite.
+        concepts: (..., r, C), finite; leading dimensions broadcast with those of `values`.
+        steps: at most so many sweeps, for each matrix.
+        tolerance: a matrix is done when a sweep changes no weight by more than this share of the largest.
+
+    Returns:
+        Weights (..., N, r), in the dtype of `values`; detached.
+
+    Raises:
+        ValueError: a non-finite value, or another number of channels.
+
+    Example:
+        >>> import torch
+        >>> nnls(torch.tensor([[1.0, -1.0], [2.0, 3.0]]), torch.eye(2))
+        tensor([[1., 0.],
+                [2., 3.]])
+    """
+    require_finite(values, "values")
+    require_finite(concepts, "concepts")
+    if values.shape[-1] != concepts.shape[-1]:
+        raise ValueError(
+            f"concepts: expected (..., r, {values.shape[-1]}), as many channels as the values have, "
+            f"got {tuple(concepts.shape)}"
+        )
+    lead: torch.Size = torch.broadcast_shapes(values.shape[:-2], concepts.shape[:-2])  # type: ignore[no-untyped-call]
+    x, scale = _unit(values.expand(*lead, *values.shape[-2:]))
+    w = concepts.to(x).expand(*lead, *concepts.shape[-2:]).reshape(-1, *concepts.shape[-2:])
+    product, gram = w @ x.mT, w @ w.mT
+    h = torch.zeros_like(product)
+    active = torch.ones_like(product[:, 0, 0], dtype=torch.bool)
+    for _ in range(steps):
+        new = _sweep(h, product, gram, 1)
+        change, size = (largest(each, (-2, -1))[:, 0, 0] for each in (new - h, new))
+        h = _where(active, new, h)
+        active = active & (change > tolerance * size)
+        if is_concrete(active) and not bool(active.any()):
+            break
+    return (h * scale).mT.reshape(*lead, *values.shape[-2:-1], -1).to(values.dtype)
+
+
+class _Descent(NamedTuple):
+    """Pairs of factors on their way down; those that stand for one matrix come one after the other."""
+
+    h: Tensor
+    w: Tensor
+    ahead: Tensor  # w, extrapolated
+    error: Tensor  # squared
+    pace: Tensor
+    failed: Tensor
+    active: Tensor
+    taken: Tensor
+
+
+def _descend(x: Tensor, h: Tensor, w: Tensor, steps: int, tolerance: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Lower the error of each pair until it stands still; return factors, squared error and steps."""
+    times = h.shape[0] // x.shape[0]
+    energy = x.square().sum((-2, -1), dtype=torch.float64).repeat_interleave(times)
+    error = _squared_error(energy, _times(h, x), h @ h.mT, w)
+    no = torch.zeros_like(error, dtype=torch.bool)
+    now = whole = _Descent(h, w, w, error, torch.full_like(error, 0.5), no, ~no, torch.zeros_like(error).long())
+    place = torch.arange(h.shape[0], device=x.device)
+    for _ in range(steps):
+        now = _step(x, energy, now, tolerance)
+        if not is_concrete(now.active):
+            continue
+        live = now.active.reshape(-1, times).any(1)
+        count = int(live.sum())
+        if 2 * count <= len(live):
+            # matrices that are done no longer take part
+            whole = _Descent(*(all_.index_copy(0, place, part) for all_, part in zip(whole, now)))
+            pairs = live.repeat_interleave(times)
+            x, energy, place = x[live], energy[pairs], place[pairs]
+            now = _Descent(*(part[pairs] for part in now))
+        if not count:
+            break
+    if is_concrete(now.active):
+        now = _Descent(*(all_.index_copy(0, place, part) for all_, part in zip(whole, now)))
+    return now.h, now.w, now.error, now.taken
+
+
+def _step(x: Tensor, energy: Tensor, now: _Descent, tolerance: float) -> _Descent:
+    """Minimize over one factor, then over the other, each extrapolated; keep what is better."""
+    h, w, ahead, error, pace, failed, active, taken = now
+    beta = torch.where(failed, 0.0, pace)[:, None, None].to(x)
+    new_h = _sweep(h, _times(ahead, x.mT), ahead @ ahead.mT)
+    new_h = (new_h + beta * (new_h - h)).relu_()
+    product, gram = _times(new_h, x), new_h @ new_h.mT
+    new_w = _sweep(ahead, product, gram)
+    new_error = _squared_error(energy, product, gram, new_w)
+    good = active & (new_error < error)
+    # only a step without extrapolation, if it fails, says that there is nothing left to gain
+    going = torch.where(good, error - new_error > 2 * tolerance * error, ~failed)
+    return _Descent(
+        _where(good, new_h, h),
+        _where(good, new_w, w),
+        _where(good, (new_w + beta * (new_w - w)).relu_(), w),
+        torch.where(good, new_error, error),
+        torch.where(good, (1.05 * pace).clamp(max=1), pace / 1.5),
+        ~good,
+        active & going,
+        taken + active,
+    )
+
+
+def _times(factor: Tensor, x: Tensor) -> Tensor:
+    """Multiply all factors of a matrix with it at once: thin products cost as much as the reading of x."""
+    rank = factor.shape[1]
+    return (factor.reshape(x.shape[0], -1, factor.shape[-1]) @ x).reshape(-1, rank, x.shape[-1])
+
+
+def _squared_error(energy: Tensor, product: Tensor, gram: Tensor, w: Tensor) -> Tensor:
+    """`|X - H W|^2 = |X|^2 - 2 <H^T X, W> + <H^T H, W W^T>`, which makes no matrix of the size of X."""
+    along = (product * w).sum((-2, -1), dtype=torch.float64)
+    own = (gram * (w @ w.mT)).sum((-2, -1), dtype=torch.float64)
+    return energy - 2 * along + own
+
+
+def _sweep(factor: Tensor, product: Tensor, gram: Tensor, times: int = _SWEEPS) -> Tensor:
+    """Minimize over one row after the other: `F_k <- ReLU(F_k + (P_k - (G F)_k) / G_kk)`."""
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)[..., None]
+    aim = safe_divide(product, diagonal)
+    # a row whose partner is 0 has no product and no Gram, and stays as it is
+    mix = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device) - safe_divide(gram, diagonal)
+    factor = factor.clone()
+    for _ in range(times):
+        for k in range(factor.shape[-2]):
+            row = slice(k, k + 1)
+            factor[:, row] = torch.baddbmm(aim[:, row], mix[:, row], factor).relu_()
+    return factor
+
+
+def _singular_start(x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """NNDSVD: of each leading pair of singular vectors, the parts of one sign that weigh more."""
+    wide = x.shape[-2] <= x.shape[-1]
+    rows = x if wide else x.mT
+    # eigh raises on a non-finite entry, for the whole batch
+    values, vectors = torch.linalg.eigh((rows @ rows.mT).nan_to_num(0.0, 0.0, 0.0))
+    sigma = safe_sqrt(values[:, -rank:].flip(-1))[..., None]
+    first = vectors[..., -rank:].flip(-1).mT
+    second = safe_divide(first @ rows, sigma)
+    # the first pair has one sign, but for rounding
+    first, second = (torch.cat([v[:, :1].abs(), v[:, 1:]], 1) for v in (first, second))
+    sides = [(first.relu(), second.relu()), ((-first).relu(), (-second).relu())]
+    norms = [[torch.linalg.vector_norm(part, dim=-1, keepdim=True) for part in side] for side in sides]
+    (n1, m1), (n2, m2) = norms
+    upper = n1 * m1 >= n2 * m2
+    u, v, n, m = (torch.where(upper, a, b) for a, b in zip((*sides[0], n1, m1), (*sides[1], n2, m2)))
+    root = safe_sqrt(sigma * n * m)
+    h, w = safe_divide(u, n) * root, safe_divide(v, m) * root
+    return (h, w) if wide else (w, h)
+
+
+def _separable_start(x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Successive projection: the rows with most left once those before are projected out, and their weights."""
+    rest, picked = x, []
+    for _ in range(rank):
+        place = torch.linalg.vector_norm(rest, dim=-1).argmax(-1)[:, None, None].expand(-1, 1, x.shape[-1])
+        picked.append(x.gather(1, place))
+        far = rest.gather(1, place)
+        far = safe_divide(far, torch.linalg.vector_norm(far, dim=-1, keepdim=True))
+        rest = rest - (rest @ far.mT) @ far
+    w = torch.cat(picked, 1)
+    product = w @ x.mT
+    return _sweep(torch.zeros_like(product), product, w @ w.mT), w
+
+
+def _gauge(h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Concepts of unit norm, the greatest weights first."""
+    norm = torch.linalg.vector_norm(w, dim=-1, keepdim=True)
+    h = h * norm
+    energy = torch.linalg.vector_norm(h, dim=-1, keepdim=True)
+    w = torch.where(energy > 0, safe_divide(w, norm), 0.0)
+    order = torch.argsort(energy[..., 0], dim=-1, descending=True, stable=True)[..., None]
+    return h.gather(1, order.expand_as(h)), w.gather(1, order.expand_as(w))
+
+
+def _where(which: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return torch.where(which.reshape(-1, *(1,) * (one.ndim - 1)), one, other)
+
+
+def _unit(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Flatten the leading dimensions, and take out the scale, whose square might not be a float."""
+    (x,) = widen(values.reshape(-1, *values.shape[-2:]))
+    scale = largest(x, (-2, -1))
+    return safe_divide(x, scale), scale
+
+
+def require_finite(values: Tensor, name: str) -> None:
+    """Refuse what is no batch of matrices of finite numbers."""
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"{name}: expected a floating-point tensor, got {kind}")
+    if values.ndim < 2 or not values.numel():
+        raise ValueError(f"{name}: expected matrices (..., rows, channels) with entries, got {tuple(values.shape)}")
+    if is_concrete(values) and not bool(torch.isfinite(values).all()):
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+
+
+def require_nonnegative(values: Tensor, name: str, advice: str) -> None:
+    """Refuse negative entries too."""
+    require_finite(values, name)
+    if is_concrete(values) and bool((values < 0).any()):
+        raise ValueError(f"{name}: expected no negative numbers, got {values.min().item():.4g}; {advice}")

@@ -1,0 +1,33 @@
+"""Raw maps to pictures, masks and boxes: every rescaling that a method leaves undone, each under its own name."""
+
+from ._boxes import boxes as boxes
+from ._concepts import concepts as concepts
+from ._montage import montage as montage
+from ._montage import save as save
+from ._paint import colorize as colorize
+from ._paint import curve as curve
+from ._paint import overlay as overlay
+from ._paint import relief as relief
+from ._paint import slices as slices
+from ._regions import to_boxes as to_boxes
+from ._regions import to_mask as to_mask
+from ._scale import normalize as normalize
+from ._scale import peer_postprocess as peer_postprocess
+from ._scale import upsample as upsample
+
+__all__ = [
+    "boxes",
+    "colorize",
+    "concepts",
+    "curve",
+    "montage",
+    "normalize",
+    "overlay",
+    "peer_postprocess",
+    "relief",
+    "save",
+    "slices",
+    "to_boxes",
+    "to_mask",
+    "upsample",
+]

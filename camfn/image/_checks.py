@@ -1,0 +1,90 @@
+"""What photos and maps must be before they are drawn, and the texts that say so."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._shared.checks import is_concrete
+from .._shared.maps import widen
+
+
+def as_float(x: Tensor, name: str) -> Tensor:
+    """Give `x` in the type to compute in: its own, or float32 for the half types."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}; torch.as_tensor makes one of an array")
+    if not x.is_floating_point():
+        raise TypeError(f"{name}: expected a floating-point tensor, got {x.dtype}; pass {name}.float()")
+    return widen(x)[0]
+
+
+def as_maps(maps: Tensor, name: str, *, spatial: int | None = None) -> Tensor:
+    """Check finite (B, *S) maps, of `spatial` dimensions if that is given, and give them in the type to compute in."""
+    work = as_float(maps, name)
+    if work.ndim < 2 or spatial not in (None, work.ndim - 1):
+        expected = "(B, H, W)" if spatial == 2 else "(B, *spatial)"
+        raise ValueError(f"{name}: expected shape {expected}, got {tuple(maps.shape)}; for a single map: {name}[None]")
+    require_finite(work, name)
+    return work
+
+
+def require_finite(maps: Tensor, name: str) -> None:
+    """Refuse NaN and infinity in (B, *S) maps and name the samples that hold them."""
+    # a finite sum is that of finite numbers, and far cheaper to find
+    if not is_concrete(maps) or bool(maps.sum().isfinite()) or bool(torch.isfinite(maps).all()):
+        return
+    bad = torch.nonzero(~torch.isfinite(maps).flatten(1).all(1)).flatten().tolist()
+    raise ValueError(
+        f"{name} holds NaN or infinity in {len(bad)} of {len(maps)} samples: "
+        f"{', '.join(map(str, bad[:8]))}{', ...' if len(bad) > 8 else ''}. "
+        f"Keep the others with {name}[torch.isfinite({name}).flatten(1).all(1)]."
+    )
+
+
+def within_unit(x: Tensor) -> bool:
+    """Whether all values lie in [0, 1], up to half a step of 8 bits, which no picture shows; False for NaN."""
+    if not is_concrete(x) or x.numel() == 0:
+        return True
+    low, high = torch.aminmax(x.detach())
+    return bool((low >= -1 / 510) & (high <= 1 + 1 / 510))
+
+
+def as_photo(photo: Tensor, name: str, *, batched: bool = False) -> Tensor:
+    """Check a (3, H, W) photo, or (B, 3, H, W) where `batched`, and give it in [0, 1] and the type to compute in."""
+    if not isinstance(photo, Tensor):
+        raise TypeError(
+            f"{name}: expected a tensor, got {type(photo).__name__}; "
+            "for an (H, W, 3) array or PIL image: torch.as_tensor(numpy.array(image)).permute(2, 0, 1)"
+        )
+    if photo.ndim not in ((3, 4) if batched else (3,)) or photo.shape[-3] != 3:
+        expected = "(3, H, W) or (B, 3, H, W)" if batched else "(3, H, W)"
+        raise ValueError(f"{name}: expected shape {expected}, got {tuple(photo.shape)}{_shape_advice(photo, name)}")
+    if photo.dtype == torch.uint8:
+        return photo / 255
+    work = as_float(photo, name)
+    if within_unit(work):
+        return work.clamp(0, 1)
+    low, high = work.min().item(), work.max().item()
+    if low >= 0 and 2 < high <= 255:
+        advice = f"It looks like 0 to 255 in floating point: pass {name} / 255."
+    else:
+        advice = (
+            "It looks normalized with a mean and a standard deviation: pass the photo as it was before, or undo it, "
+            f"{name} * std + mean. If a resize overshot: {name}.clamp(0, 1)."
+        )
+    raise ValueError(f"{name}: expected values in [0, 1] (or uint8), got {low:.4g} to {high:.4g}. {advice}")
+
+
+def _shape_advice(photo: Tensor, name: str) -> str:
+    """Say how to mend the shape of a photo, where it looks like a usual one."""
+    if photo.ndim < 3:
+        return f"; one gray channel: {name}.expand(3, -1, -1)" if photo.ndim == 2 else ""
+    if photo.shape[-3] != 3 and photo.shape[-1] == 3:
+        return f"; channels last: {name}.movedim(-1, -3)"
+    if photo.shape[-3] == 3:
+        return f"; one of a batch: {name}[0]"
+    if photo.shape[-3] == 1:
+        return f"; one gray channel: {name}.repeat_interleave(3, -3)"
+    if photo.shape[-3] == 4:
+        return f"; without its alpha channel: {name}[..., :3, :, :]"
+    return ""

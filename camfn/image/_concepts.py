@@ -1,0 +1,194 @@
+"""Pictures of concepts: each place in the color of its strongest one, numbered, with a legend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .._shared.maps import resize, safe_divide
+from .._shared.optional import extra
+from ._checks import as_maps, as_photo
+from ._montage import _wrap
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont
+
+
+PALETTE = ("D55E00", "0072B2", "F0E442", "009E73", "CC79A7", "56B4E9", "E69F00", "882255", "DDDDDD", "000000")
+"""Okabe and Ito's colors, told apart in every kind of color vision, and three more."""
+
+
+_SEEN = 0.1
+"""Share of the full strength from which a concept gets its number."""
+
+
+def concepts(
+    photo: Tensor,
+    maps: Tensor,
+    labels: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    *,
+    alpha: float = 0.8,
+    scale: float | Tensor | None = None,
+    colors: Tensor | None = None,
+) -> Tensor:
+    """Show where concepts are: each place in the color of its strongest concept, the more opaque the stronger.
+
+    Maps are upsampled first. All concepts are drawn on one scale, so that a weak one looks weak beside a strong one.
+    With labels, a concept's number stands where it is strongest, if no other is stronger there and it has a tenth of
+    the full strength, and a legend below the photo has number, color and label. The first seven colors are told apart
+    in every kind of color vision.
+
+    Args:
+        photo: (B, 3, H, W), or one (3, H, W) for all maps; RGB, float in [0, 1] or uint8.
+        maps: (B, r, h, w), not negative, as of `factorize.deep_feature_factorization`.
+        labels: a text a concept, or for each image a text a concept; needs Pillow (`pip install 'camfn[cli]'`).
+        alpha: opacity where a concept is at full strength.
+        scale: the full strength, a number or one an image (B,); None is the greatest value of each image's maps. One
+            number for several images lets them be compared.
+        colors: (r, 3), RGB in [0, 1]; by default the palette, which has ten.
+
+    Returns:
+        (B, 3, H', W'), device and dtype of `photo` (float32 for uint8); H' is more than H by the legend, and W' more
+        than W only where no word would fit.
+
+    Raises:
+        ValueError: negative or non-finite maps, more concepts than colors, labels that do not fit, other batch sizes.
+        ImportError: labels were given and Pillow is missing.
+
+    Example:
+        >>> import torch
+        >>> from camfn.image import concepts
+        >>> concepts(torch.rand(3, 60, 80), torch.rand(2, 4, 7, 7)).shape
+        torch.Size([2, 3, 60, 80])
+    """
+    photos = as_photo(photo, "photo", batched=True)
+    photos = photos if photos.ndim == 4 else photos[None]
+    work = _strengths(maps)
+    batch, rank = work.shape[:2]
+    if photos.shape[0] not in (1, batch):
+        raise ValueError(f"concepts: expected one photo, or one an image of the maps, got {len(photos)} for {batch}")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha: expected an opacity in [0, 1], got {alpha}")
+    texts = _texts(labels, batch, rank)
+    paint = (_palette(rank) if colors is None else colors).to(photos)
+    if paint.shape != (rank, 3):
+        raise ValueError(f"colors: expected ({rank}, 3), one color a concept, got {tuple(paint.shape)}")
+    full = work.amax((1, 2, 3)) if scale is None else torch.as_tensor(scale).to(work).expand(batch)
+    strength = safe_divide(resize(work, photos.shape[-2:]), full[:, None, None, None]).to(photos)
+    most, strongest = strength.max(1)
+    pictures = torch.lerp(photos, paint[strongest].movedim(-1, 1), (alpha * most.clamp(max=1))[:, None])
+    if texts is not None:
+        found = zip(pictures, strength, strongest, strict=True)
+        pictures = torch.stack([_mark(picture, own, which, paint) for picture, own, which in found])
+        pictures = _with_legends(pictures, texts, paint)
+    return pictures.to(photo.dtype) if photo.is_floating_point() else pictures
+
+
+def _strengths(maps: Tensor) -> Tensor:
+    work = as_maps(maps, "maps")
+    if work.ndim != 4:
+        raise ValueError(f"maps: expected (B, concepts, H, W), got {tuple(maps.shape)}; for a single image: maps[None]")
+    if bool((work < 0).any()):
+        raise ValueError(f"maps: expected no negative strengths, got {work.min().item():.4g}")
+    return work
+
+
+def _texts(labels: Sequence[str] | Sequence[Sequence[str]] | None, batch: int, rank: int) -> list[list[str]] | None:
+    """One list of labels for each image."""
+    if labels is None:
+        return None
+    given = list(labels)
+    shared = all(isinstance(label, str) for label in given)
+    texts = [cast("list[str]", given)] * batch if shared else [list(label) for label in given]
+    if len(texts) != batch or any(len(each) != rank for each in texts):
+        raise ValueError(
+            f"labels: expected {rank} texts, or {rank} for each of the {batch} images, got {len(texts)} of "
+            f"{sorted({len(each) for each in texts})}"
+        )
+    return texts
+
+
+def _palette(rank: int) -> Tensor:
+    if rank > len(PALETTE):
+        raise ValueError(f"{rank} concepts have no {rank} colors that can be told apart: pass colors=, ({rank}, 3)")
+    return torch.tensor([list(bytes.fromhex(color)) for color in PALETTE[:rank]]) / 255
+
+
+def _mark(picture: Tensor, strength: Tensor, strongest: Tensor, paint: Tensor) -> Tensor:
+    """Put each concept's number where it is the strongest concept, and strongest there."""
+    with extra("Pillow", "a picture of concepts with labels"):
+        from PIL import Image, ImageDraw
+
+    height, width = strongest.shape
+    size = _letter_size(width)
+    layer = Image.new("RGBA", (width, height))
+    draw = ImageDraw.Draw(layer)
+    for k, own in enumerate(strength):
+        there = torch.where(strongest == k, own, 0.0)
+        if bool(there.max() >= _SEEN):
+            y, x = divmod(int(there.argmax()), width)
+            edge = min(size, width // 2, height // 2)
+            _badge(draw, min(max(x, edge), width - 1 - edge), min(max(y, edge), height - 1 - edge), size, k, paint[k])
+    rgba = _tensor(layer).to(picture)
+    return torch.lerp(picture, rgba[:3], rgba[3:])
+
+
+def _with_legends(pictures: Tensor, texts: list[list[str]], paint: Tensor) -> Tensor:
+    """Add a white strip below each picture, of the same height for all."""
+    size = _letter_size(pictures.shape[-1])
+    short = max(0, 14 * size - pictures.shape[-1])
+    pictures = functional.pad(pictures, (short // 2, short - short // 2), value=1.0)
+    strips = [_legend(each, pictures.shape[-1], size, paint) for each in texts]
+    height = max(strip.shape[1] for strip in strips)
+    strips = [functional.pad(strip, (0, 0, 0, height - strip.shape[1]), value=1.0) for strip in strips]
+    return torch.cat([pictures, torch.stack(strips).to(pictures)], dim=2)
+
+
+def _legend(texts: list[str], width: int, size: int, paint: Tensor) -> Tensor:
+    from PIL import Image, ImageDraw
+
+    font = _font(size)
+    left, line = 3 * size, math.ceil(1.35 * size)
+    blocks = [_wrap(text, width - left - size // 2, font) for text in texts]
+    heights = [max(len(block) * line, 2 * size) + size // 2 for block in blocks]
+    strip = Image.new("RGB", (width, sum(heights) + size // 2), "white")
+    draw = ImageDraw.Draw(strip)
+    top = size // 2
+    for k, (block, height) in enumerate(zip(blocks, heights, strict=True)):
+        _badge(draw, 3 * size // 2, top + size, size, k, paint[k])
+        first = top + size - (len(block) - 1) * line / 2 if len(block) * line <= 2 * size else top + line / 2
+        for row, words in enumerate(block):
+            draw.text((left, first + row * line), words, fill="black", font=font, anchor="lm")
+        top += height
+    return _tensor(strip)
+
+
+def _badge(draw: ImageDraw, x: float, y: float, size: int, k: int, color: Tensor) -> None:
+    """Draw a disc in a concept's color, with its number."""
+    fill = tuple(round(255 * part) for part in color.tolist())
+    dark = 0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2] < 128
+    draw.ellipse((x - size, y - size, x + size, y + size), fill=fill, outline="black", width=max(1, size // 8))
+    draw.text((x, y), str(k + 1), fill="white" if dark else "black", font=_font(size), anchor="mm")
+
+
+def _letter_size(width: int) -> int:
+    return max(12, width // 28)
+
+
+def _font(size: int) -> FreeTypeFont:
+    from PIL import ImageFont
+
+    return cast("FreeTypeFont", ImageFont.load_default(size))
+
+
+def _tensor(picture: Image) -> Tensor:
+    """A picture of Pillow as (channels, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255

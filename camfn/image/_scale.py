@@ -1,0 +1,115 @@
+"""Raw maps to pictures, masks and boxes: every rescaling that a method leaves undone, each under its own name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._shared.maps import resize, safe_divide
+from ._checks import as_float, as_maps
+
+
+def upsample(cam: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize maps linearly between half-pixel centers (`align_corners=False`), without antialiasing.
+
+    Args:
+        cam: (B, *S) with one, two or three spatial dimensions.
+        size: the new S in pixels: (length,), (height, width) or (depth, height, width), as in `photo.shape[-2:]`.
+
+    Returns:
+        (B, *size), device and dtype of `cam`.
+
+    Raises:
+        ValueError: `size` has not one number for each spatial dimension.
+
+    Example:
+        >>> import torch
+        >>> from camfn.image import upsample
+        >>> upsample(torch.rand(2, 7, 7), (240, 320)).shape
+        torch.Size([2, 240, 320])
+    """
+    as_float(cam, "cam")
+    if isinstance(size, int):
+        raise TypeError(f"size: expected one number for each spatial dimension, as in (height, width), got {size}")
+    if cam.ndim not in (2, 3, 4):
+        raise ValueError(f"cam: expected (B, *spatial) with one to three spatial dimensions, got {tuple(cam.shape)}")
+    order = ("(length,)", "(height, width)", "(depth, height, width)")[cam.ndim - 2]
+    if len(size) != cam.ndim - 1 or min(size) < 1:
+        raise ValueError(
+            f"size: expected {order} in pixels for maps of shape {tuple(cam.shape)}, got {tuple(size)}; "
+            f"for a photo: upsample(cam, photo.shape[-{cam.ndim - 1}:])"
+        )
+    return resize(cam[:, None], tuple(size))[:, 0]
+
+
+def normalize(cam: Tensor, *, signed: bool = False) -> Tensor:
+    """Rescale each map to a heatmap in [0, 1].
+
+    By default negative values are clipped, as by the ReLU that ends most papers' equations, and the rest is stretched,
+    (m - min) / (max - min); a constant map becomes 0. With `signed` nothing is clipped and zero has its own place,
+    (1 + m / max|m|) / 2; a map of zeros becomes 0.5. No constant is added to a denominator: a map and its multiple by
+    a positive number give the same heatmap.
+
+    Args:
+        cam: (B, *S), raw maps; for a single one pass `cam[None]`.
+        signed: keep the sign, with zero at 0.5; show it with `colormap="seismic"`.
+
+    Returns:
+        Same shape, device and dtype, in [0, 1].
+
+    Raises:
+        ValueError: NaN or infinity, naming the samples (not checked inside `vmap`, `grad` and `compile`).
+
+    Example:
+        >>> import torch
+        >>> from camfn.image import normalize
+        >>> normalize(torch.tensor([[-4.0, 0.0, 1.0, 2.0]]))
+        tensor([[0.0000, 0.0000, 0.5000, 1.0000]])
+        >>> normalize(torch.tensor([[-4.0, 0.0, 1.0, 2.0]]), signed=True)
+        tensor([[0.0000, 0.5000, 0.6250, 0.7500]])
+    """
+    work = as_maps(cam, "cam")
+    dims = tuple(range(1, work.ndim))
+    if signed:
+        return (0.5 + 0.5 * safe_divide(work, work.abs().amax(dims, keepdim=True))).to(cam.dtype)
+    work = work.relu()
+    low, high = work.amin(dims, keepdim=True), work.amax(dims, keepdim=True)
+    return safe_divide(work - low, high - low).to(cam.dtype)
+
+
+def peer_postprocess(cams: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Postprocess raw maps as pytorch-grad-cam 1.5.7 does for 2-D inputs, for comparing with numbers made by it.
+
+    For each layer: ReLU, s(m) = (m - min) / (1e-7 + max(m - min)) of each image, resizing; then s of the mean over
+    the layers. Magnitude and sign are lost; the 1e-7 dims maps that are not much larger, each layer by itself before
+    the mean.
+
+    Args:
+        cams: (B, h, w) raw maps of one layer, or a sequence of such with a layer each, of any sizes.
+        size: (height, width) of the result; pytorch-grad-cam itself takes (width, height).
+
+    Returns:
+        (B, *size) in [0, 1], device and dtype of the (first) map.
+
+    Raises:
+        ValueError: no maps, or maps that are not (B, h, w).
+
+    Example:
+        >>> import torch
+        >>> from camfn.image import peer_postprocess
+        >>> peer_postprocess([torch.randn(2, 14, 14), torch.randn(2, 7, 7)], (240, 320)).shape
+        torch.Size([2, 240, 320])
+    """
+    layers = [cams] if isinstance(cams, Tensor) else list(cams)
+    if not layers or any(cam.ndim != 3 for cam in layers):
+        raise ValueError(f"cams: expected (B, h, w) or a sequence of such, got {[tuple(cam.shape) for cam in layers]}")
+    scaled = [upsample(_peer_scale(as_float(cam, "cams").relu()), size) for cam in layers]
+    return _peer_scale(torch.stack(scaled).mean(0)).to(layers[0].dtype)
+
+
+def _peer_scale(maps: Tensor) -> Tensor:
+    """The peer's own min-max, with its constant."""
+    above = maps - maps.amin((1, 2), keepdim=True)
+    return above / (1e-7 + above.amax((1, 2), keepdim=True))

@@ -1,0 +1,57 @@
+"""Channels of activations as masks, and which of them to take."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from .._shared.maps import over_space, resize, safe_divide, spatial_sum, widen
+
+
+def raised(activations: Tensor) -> Tensor:
+    """Channels less their minimum, which makes a constant one exactly 0; `minmax` does not see the shift."""
+    return activations - activations.amin(tuple(range(2, activations.ndim)), keepdim=True)
+
+
+def minmax(maps: Tensor) -> Tensor:
+    """Rescale each map of (B, C, *S) to [0, 1]; a constant one to 0."""
+    space = tuple(range(2, maps.ndim))
+    low = maps.amin(space, keepdim=True)
+    return safe_divide(maps - low, maps.amax(space, keepdim=True) - low)
+
+
+def mask(maps: Tensor, inputs: Tensor) -> Tensor:
+    """Upsample maps (B, C, *S) to the size of the inputs, then rescale each to [0, 1]: the masks of Score-CAM."""
+    return minmax(resize(maps, inputs.shape[2:]))
+
+
+def quantile_of(values: Tensor, q: float) -> Tensor:
+    """Quantile along the last dimension, linear between order statistics; `torch.quantile` has a limit on the size."""
+    ordered = values.sort(-1).values
+    place = q * (values.shape[-1] - 1)
+    low = int(place)
+    lower, upper = ordered[..., low], ordered[..., min(low + 1, values.shape[-1] - 1)]
+    return lower + (place - low) * (upper - lower)
+
+
+def take(maps: Tensor, index: Tensor) -> Tensor:
+    """(B, C, *S) and channels (B, n) to (B, n, *S)."""
+    return maps.gather(1, over_space(index, maps).expand(*index.shape, *maps.shape[2:]))
+
+
+def strongest(method: str, activations: Tensor, top_k: float) -> Tensor:
+    """Indices (B, n) of the channels with the largest `sum_p A_k^2`; a number of them, or a share in (0, 1]."""
+    return largest(method, spatial_sum(widen(activations)[0].square()), top_k)
+
+
+def largest(method: str, values: Tensor, top_k: float) -> Tensor:
+    """Indices (B, n) of the largest of (B, C); a number of them, or a share in (0, 1]."""
+    channels = values.shape[1]
+    if isinstance(top_k, int) and not isinstance(top_k, bool) and top_k >= 1:
+        count = min(top_k, channels)
+    elif isinstance(top_k, float) and 0 < top_k <= 1:
+        count = math.ceil(top_k * channels)
+    else:
+        raise ValueError(f"{method}: top_k: expected a number of channels from 1, or a share in (0, 1], got {top_k!r}")
+    return values.detach().topk(count, dim=1).indices

@@ -1,0 +1,31 @@
+"""Targets: what to explain, as functions from a model's outputs to one number a sample.
+
+Every target is a plain callable, so any function of the outputs will do. Those here also add, subtract and scale:
+`class_score(281) - 0.5 * class_score(282)`.
+"""
+
+from ._boxes import Box as Box
+from ._boxes import BoxHead as BoxHead
+from ._boxes import box_score as box_score
+from ._boxes import detection_similarity as detection_similarity
+from ._boxes import detr_head as detr_head
+from ._boxes import overlap_score as overlap_score
+from ._boxes import torchvision_head as torchvision_head
+from ._classes import binary_score as binary_score
+from ._classes import class_log_probability as class_log_probability
+from ._classes import class_probability as class_probability
+from ._classes import class_score as class_score
+from ._classes import contrast as contrast
+from ._classes import rest as rest
+from ._dense import mask_score as mask_score
+from ._dense import regression as regression
+from ._dense import several as several
+from ._dense import similarity as similarity
+from ._dense import token_log_probability as token_log_probability
+from ._resolve import as_score as as_score
+from ._resolve import pin as pin
+from ._score import Classes as Classes
+from ._score import Move as Move
+from ._score import Score as Score
+from ._score import logits_of as logits_of
+from ._score import moved as moved

@@ -1,0 +1,269 @@
+"""Targets of what is not one row of class logits: segmentations, embeddings, regressions, labels, and words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .._shared.checks import class_in_range, describe, length_matches
+from .._shared.maps import safe_divide
+from ._score import Classes, Move, Score, class_index, named_output, whole
+
+Region = Tensor | Literal["all", "predicted"]
+
+
+def mask_score(classes: Classes = None, region: Region = "all") -> Score:
+    """Sum of a class's logits over a region of a segmentation: Seg-Grad-CAM's target (2002.11434, eq. 2).
+
+    Finds the logits in a tensor (B, K, *S), or under "out" (torchvision) or "logits" (Hugging Face).
+
+    Args:
+        classes: an int, one a sample, or None for the class with the largest sum of logits over the region; with
+            "predicted", the class that most positions are given to.
+        region: "all" positions; those "predicted" as the class, chosen once where a method perturbs; or a mask, (*T)
+            or (B, *T), bool or weights, of any size: it is averaged (or repeated) to the size of the logits.
+
+    Raises:
+        ValueError: no such logits, a class out of range, or a mask of other dimensions.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]])  # two classes, (1, 2) positions
+        >>> right = torch.tensor([[False, True]])
+        >>> mask_score(0)(logits), mask_score(0, right)(logits), mask_score(1, "predicted")(logits)
+        (tensor([3.]), tensor([2.]), tensor([3.]))
+    """
+    if isinstance(region, str) and region not in ("all", "predicted"):
+        raise ValueError(f"region: expected 'all', 'predicted' or a mask, got {region!r}")
+
+    def chosen(logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The class, (B, 1), and the weight of each position, (B, *S)."""
+        flat = logits.flatten(2).detach()
+        if isinstance(region, str):
+            won = flat.argmax(1)[:, None] == torch.arange(flat.shape[1], device=flat.device)[:, None]
+            amount = won.to(flat.dtype).sum(2) if region == "predicted" else flat.sum(2)
+            index = class_index(amount, classes)
+            if region == "all":
+                return index, torch.ones_like(logits[:, 0])
+            return index, (logits.detach().argmax(1) == _beside(index[:, 0], logits)).to(logits.dtype)
+        weights = _at(region, logits)
+        return class_index((flat * weights.flatten(1)[:, None]).sum(2), classes), weights
+
+    def score(outputs: Any) -> Tensor:
+        logits = _dense_logits(outputs)
+        return _over(logits, *chosen(logits))
+
+    def mover(places: Tensor, index: Classes) -> Callable[[Move], Score]:
+        return lambda move: mask_score(index, move(places))
+
+    def pinned(outputs: Any) -> Score:
+        logits = _dense_logits(outputs)
+        index, weights = chosen(logits)
+        fixed = Score(lambda later: _over(_dense_logits(later), index, weights))
+        if isinstance(region, Tensor):
+            fixed.moved = mover(_each_sample(region, logits), index[:, 0])  # at the mask's own size
+        elif region == "predicted":
+            fixed.moved = mover(weights, index[:, 0])
+        return fixed
+
+    if not isinstance(region, Tensor):
+        return Score(score, pinned)
+    return Score(score, pinned, mover(region if region.ndim > 2 else region[None], classes))
+
+
+def similarity(reference: Tensor) -> Score:
+    """Cosine between a sample's embedding and another one: of another image, or of a text.
+
+    Finds the embedding in a tensor (B, D), or under "image_embeds", "text_embeds" or "pooler_output" (Hugging Face's
+    towers of CLIP and SigLIP). 0 where one of the two is zero.
+
+    Args:
+        reference: (D,), or (B, D) with one a sample; a constant, however it was made.
+
+    Raises:
+        ValueError: no such embedding, or a reference of another size.
+
+    Example:
+        >>> import torch
+        >>> similarity(torch.tensor([0.0, 2.0]))(torch.tensor([[3.0, 4.0]]))
+        tensor([0.8000])
+    """
+
+    def score(outputs: Any) -> Tensor:
+        found = named_output(outputs, "image_embeds", "text_embeds", "pooler_output")
+        if not isinstance(found, Tensor) or found.ndim != 2:
+            raise ValueError(
+                f"similarity needs an embedding of shape (B, D); the model returned {describe(outputs)}. Take a model "
+                "that ends in one, such as CLIPVisionModelWithProjection, or a function: "
+                "lambda outputs: similarity(reference)(outputs.hidden[:, 0])"
+            )
+        other = reference.detach().to(found)
+        if other.ndim not in (1, 2) or other.shape[-1] != found.shape[1] or other.shape[0] not in (1, *found.shape):
+            raise ValueError(
+                f"reference: expected shape ({found.shape[1]},) or {tuple(found.shape)}, got {tuple(other.shape)}"
+            )
+        return safe_divide((found * other).sum(1), found.norm(dim=1) * other.norm(dim=-1))
+
+    return Score(score)
+
+
+def regression(index: int = 0, *, sign: Literal[1, -1] = 1) -> Score:
+    """One output of a regression: what pushes it up, or with `sign=-1` what pulls it down.
+
+    The gradient methods' maps for the two signs are the same map with opposite signs, as long as no inner ReLU is part
+    of the method. Look at the signed map: `image.normalize(cam, signed=True)`.
+
+    Args:
+        index: which output, where there are several.
+        sign: 1 or -1.
+
+    Raises:
+        ValueError: the outputs are not (B,) or (B, n) with such an output, or another sign.
+
+    Example:
+        >>> import torch
+        >>> regression(1, sign=-1)(torch.tensor([[3.0, 2.0]]))
+        tensor([-2.])
+    """
+    if sign not in (1, -1):
+        raise ValueError(f"sign: expected 1, what pushes the output up, or -1, what pulls it down; got {sign!r}")
+
+    def score(outputs: Any) -> Tensor:
+        values = named_output(outputs, "logits")
+        if not isinstance(values, Tensor) or values.ndim not in (1, 2):
+            raise ValueError(f"regression expects outputs (B,) or (B, n); the model returned {describe(outputs)}")
+        columns = values.reshape(len(values), -1)
+        if not -columns.shape[1] <= index < columns.shape[1]:
+            raise ValueError(f"output {index} is out of range: the model has {columns.shape[1]}")
+        return sign * columns[:, index]
+
+    return Score(score)
+
+
+def several(labels: Sequence[int] | Tensor | None = None, *, threshold: float = 0.0) -> Score:
+    """Sum of the logits of several labels of a multi-label model.
+
+    Args:
+        labels: (n,) indices for all samples; (B, K) of bool, each sample's own labels; or None for those whose logit
+            is above the threshold, found once where a method perturbs.
+        threshold: in logits; 0 is a probability of one half.
+
+    Raises:
+        ValueError: outputs without (B, K) logits, or labels that do not fit them.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.tensor([[1.0, -2.0, 3.0]])
+        >>> several([0, 1])(logits), several()(logits)
+        (tensor([-1.]), tensor([4.]))
+    """
+
+    def wanted(logits: Tensor) -> Tensor:
+        if labels is None:
+            return logits.detach() > threshold
+        if isinstance(labels, Tensor) and labels.dtype is torch.bool:
+            if labels.shape != logits.shape:
+                raise ValueError(f"labels: expected bool of shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
+            return labels.to(logits.device)
+        index = whole("labels", labels, logits, "(n,)")
+        return (index.reshape(-1, 1) == torch.arange(logits.shape[1], device=logits.device)).any(0).expand_as(logits)
+
+    def score(outputs: Any) -> Tensor:
+        logits = _rows(outputs)
+        return (logits * wanted(logits)).sum(1)
+
+    return Score(score, lambda outputs: several(wanted(_rows(outputs))))
+
+
+def token_log_probability(tokens: Tensor | Sequence[int], *, position: int | None = None, ignore: int = -100) -> Score:
+    """Log-probability that an encoder-decoder gives to a text: the whole of it, or one of its tokens.
+
+    The model is run on the image and the text at once (teacher forcing), so that all its tokens cost one forward; its
+    outputs have logits (B, T, V), where those at t are for `tokens[t]`, given the tokens before.
+
+    Args:
+        tokens: (T,) or (B, T), as for `labels=` of a Hugging Face model.
+        position: which token; None adds up all of them.
+        ignore: a token that does not count, for padding.
+
+    Raises:
+        ValueError: outputs without (B, T, V) logits, or tokens that do not fit them.
+
+    Example:
+        >>> import torch
+        >>> token_log_probability([0, 1])(torch.zeros(1, 2, 4)).exp()
+        tensor([0.0625])
+    """
+
+    def score(outputs: Any) -> Tensor:
+        logits = named_output(outputs, "logits")
+        if not isinstance(logits, Tensor) or logits.ndim != 3:
+            raise ValueError(f"token_log_probability needs logits (B, T, V); the model returned {describe(outputs)}")
+        text = torch.as_tensor(tokens, device=logits.device)
+        batch, length, words = logits.shape
+        if text.ndim not in (1, 2) or text.shape[-1] != length or (text.ndim == 2 and text.shape[0] != batch):
+            raise ValueError(f"tokens: expected ({length},) or ({batch}, {length}), got {tuple(text.shape)}")
+        counts = text != ignore
+        known = torch.where(counts, text, 0).expand(batch, length)
+        class_in_range(known, words)
+        each = logits.log_softmax(-1).gather(2, known[..., None])[..., 0] * counts
+        if position is None:
+            return each.sum(1)
+        if not -length <= position < length:
+            raise ValueError(f"position {position} is out of range: the text has {length} tokens")
+        return each[:, position]
+
+    return Score(score)
+
+
+def _rows(outputs: Any) -> Tensor:
+    logits = named_output(outputs, "logits")
+    if isinstance(logits, Tensor) and logits.ndim == 2:
+        return logits
+    raise ValueError(f"several needs logits of shape (B, K); the model returned {describe(outputs)}")
+
+
+def _dense_logits(outputs: Any) -> Tensor:
+    logits = named_output(outputs, "out", "logits")
+    if isinstance(logits, Tensor) and logits.ndim >= 3:
+        return logits
+    raise ValueError(
+        f"mask_score needs logits of shape (B, K, *spatial), or such under 'out' or 'logits'; the model returned "
+        f"{describe(outputs)}. For another place: lambda outputs: mask_score(15)(outputs[0])"
+    )
+
+
+def _beside(values: Tensor, logits: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ..., 1), to stand beside (B, *S)."""
+    return values.reshape(-1, *(1,) * (logits.ndim - 2))
+
+
+def _each_sample(mask: Tensor, logits: Tensor) -> Tensor:
+    """Give a mask (*T) or (B, *T) to each sample, (B, *T)."""
+    spatial, batch = logits.ndim - 2, logits.shape[0]
+    if mask.ndim not in (spatial, spatial + 1):
+        raise ValueError(
+            f"region: expected a mask with {spatial} spatial dimensions, one for all samples or one a sample, "
+            f"got {tuple(mask.shape)} for logits {tuple(logits.shape)}"
+        )
+    weights = mask.to(logits) if mask.ndim > spatial else mask.to(logits)[None]
+    if weights.shape[0] != 1:
+        length_matches("region", weights.shape[0], batch)
+    return weights.expand(batch, *weights.shape[1:])
+
+
+def _at(mask: Tensor, logits: Tensor) -> Tensor:
+    """Bring a mask (*T) or (B, *T) to the size of the logits, (B, *S)."""
+    weights = _each_sample(mask, logits)
+    if weights.shape[1:] == logits.shape[2:]:
+        return weights
+    return functional.interpolate(weights[:, None], tuple(logits.shape[2:]), mode="area")[:, 0]
+
+
+def _over(logits: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    own = logits.flatten(2).gather(1, index[..., None].expand(-1, -1, logits.flatten(2).shape[2]))[:, 0]
+    return (own * weights.flatten(1)).sum(1)

@@ -1,0 +1,80 @@
+"""Anything that may stand for a target, turned into a function of the outputs."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from .._shared.checks import describe, length_matches, one_score_a_sample
+from .._shared.vocabulary import ScoreFn, Target
+from ._classes import class_score
+from ._score import Classes, Score, combined
+
+
+def as_score(target: Target) -> ScoreFn:
+    """Turn anything that may stand for a target into a function of the outputs.
+
+    Args:
+        target: None (each sample's top class), a class, a class a sample, a function, or a list with a class or a
+            function for each sample.
+
+    Raises:
+        TypeError: nothing of the kind.
+
+    Example:
+        >>> import torch
+        >>> as_score([1, lambda outputs: outputs.sum(1)])(torch.ones(2, 3))
+        tensor([1., 3.])
+    """
+    if target is None or isinstance(target, (int, Tensor)):
+        return class_score(target)
+    if callable(target):
+        return target
+    if _is_class(target) or hasattr(target, "__array__"):  # numpy's
+        return class_score(cast(Classes, target))
+    if isinstance(target, (list, tuple)):
+        if all(_is_class(item) for item in target):
+            return class_score(cast(Classes, target))
+        if all(_is_class(item) or callable(item) for item in target):
+            return _each([as_score(item) for item in target])
+    raise TypeError(
+        f"target: expected a class index, a tensor or list with one a sample, a function of the outputs, or None for "
+        f"the top class; got {describe(target)}"
+    )
+
+
+def pin(target: Target, outputs: Any) -> ScoreFn:
+    """Fix whatever a target leaves to the outputs (the top class, the classes to contrast with) at these outputs.
+
+    Args:
+        target: anything that may stand for a target.
+        outputs: what the model returned on the unperturbed inputs.
+
+    Returns:
+        A function of the outputs, (B,), that no longer chooses.
+
+    Example:
+        >>> import torch
+        >>> top = pin(None, torch.tensor([[1.0, 2.0]]))
+        >>> top(torch.tensor([[5.0, 3.0]]))
+        tensor([3.])
+    """
+    score = as_score(target)
+    return score.pinned(outputs) if isinstance(score, Score) and score.pinned else score
+
+
+def _is_class(value: Any) -> bool:
+    return hasattr(value, "__index__") and not getattr(value, "shape", ())  # ints, numpy's too, and tensors of one
+
+
+def _each(scores: list[ScoreFn]) -> Score:
+    def diagonal(*columns: Tensor) -> Tensor:
+        for column in columns:
+            if not isinstance(column, Tensor) or column.ndim != 1:
+                one_score_a_sample(column, {len(scores)})
+        length_matches("targets", len(scores), columns[0].shape[0])
+        return torch.stack([column[i] for i, column in enumerate(columns)])
+
+    return combined(scores, diagonal)

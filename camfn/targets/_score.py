@@ -1,0 +1,166 @@
+"""Score: a target that can be combined with others, pinned, and moved along with an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .._shared.checks import class_in_range, describe, length_matches
+from .._shared.vocabulary import ScoreFn
+
+Move: TypeAlias = Callable[[Tensor], Tensor]
+"""Where a mask (B, *S) on an image ends up when the image is moved."""
+
+Classes: TypeAlias = "int | Tensor | Sequence[int] | None"
+"""The top class of each sample, one class for all, or a class a sample."""
+
+
+class Score:
+    """A target that can be added, subtracted and scaled.
+
+    Attributes:
+        function: model outputs to (B,) scores.
+        pinned: outputs to the same target with every choice that was left to them (the top class, the classes to
+            contrast with) made once; perturbation methods use it, so that no perturbed forward changes the question.
+        moved: for a target with places of its own, such as a mask on a segmentation: the target whose places moved
+            with the image, given what moves a mask (B, *S); `transforms.augment` uses it. Any callable may have it.
+    """
+
+    # a plain class: not every compiler that camfn supports can make a frozen dataclass while tracing
+    def __init__(
+        self,
+        function: ScoreFn,
+        pinned: Callable[[Any], ScoreFn] | None = None,
+        moved: Callable[[Move], ScoreFn] | None = None,
+    ) -> None:
+        self.function = function
+        self.pinned = pinned
+        self.moved = moved
+
+    def __call__(self, outputs: Any) -> Tensor:
+        """Score each sample, (B,)."""
+        return self.function(outputs)
+
+    def __add__(self, other: ScoreFn) -> Score:
+        """Sum of two targets."""
+        _require_target(other)
+        return combined([self, other], lambda one, two: one + two)
+
+    def __mul__(self, factor: float) -> Score:
+        """Multiple of a target."""
+        if callable(factor):
+            raise TypeError("a target can be multiplied by a number only, not by another target")
+        return combined([self], lambda one: one * factor)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Score:
+        """Counterfactual: what speaks against the target (Grad-CAM, 1610.02391, section 3.3)."""
+        return self * -1.0
+
+    def __sub__(self, other: ScoreFn) -> Score:
+        """Difference of two targets."""
+        _require_target(other)
+        return self + -(other if isinstance(other, Score) else Score(other))
+
+    def log(self) -> Score:
+        """Logarithm of a positive target: with `class_score`, the log-logit of BagCAMs (2207.07818)."""
+        return combined([self], lambda one: one.log())
+
+
+def moved(target: ScoreFn, move: Move) -> ScoreFn:
+    """Move the places that a target has of its own along with the image; other targets stay as they are.
+
+    Args:
+        target: a function of the outputs; one with places has a method `moved`, as `Score` describes.
+        move: where a mask (B, *S) ends up.
+
+    Example:
+        >>> import torch
+        >>> masked = lambda mask: Score(lambda y: (y * mask).sum(1), moved=lambda move: masked(move(mask)))
+        >>> left = masked(torch.tensor([[1.0, 0.0]]))
+        >>> moved(left, lambda mask: mask.flip(-1))(torch.tensor([[3.0, 4.0]]))
+        tensor([4.])
+    """
+    change = getattr(target, "moved", None)
+    return change(move) if change else target
+
+
+def _require_target(other: Any) -> None:
+    if not callable(other):
+        raise TypeError(
+            f"only a target can be added to a target, got {describe(other)}; a constant would not change the map. "
+            "For a multiple: 2 * class_score(281)"
+        )
+
+
+def combined(parts: Sequence[ScoreFn], formula: Callable[..., Tensor]) -> Score:
+    """Compute a target from others, pinned and moved with them."""
+    places = any(getattr(part, "moved", None) for part in parts)
+    return Score(
+        lambda outputs: formula(*[part(outputs) for part in parts]),
+        lambda outputs: combined([_pinned(part, outputs) for part in parts], formula),
+        (lambda move: combined([moved(part, move) for part in parts], formula)) if places else None,
+    )
+
+
+def _pinned(part: ScoreFn, outputs: Any) -> ScoreFn:
+    return part.pinned(outputs) if isinstance(part, Score) and part.pinned else part
+
+
+def named_output(outputs: Any, *names: str) -> Any:
+    """Return what a dict or an object has under the first of these names that it has, or the outputs themselves."""
+    for name in names:
+        found = outputs.get(name) if isinstance(outputs, dict) else getattr(outputs, name, None)
+        if found is not None:
+            return found
+    return outputs
+
+
+def class_index(logits: Tensor, classes: Classes) -> Tensor:
+    """One class a sample, (B, 1); a comparison or a gather, since `one_hot` reads data and breaks tracing."""
+    batch, count = logits.shape
+    if classes is None:
+        return logits.detach().argmax(1, keepdim=True)
+    if isinstance(classes, int) and not isinstance(classes, bool):
+        class_in_range(classes, count)
+        return torch.full((batch, 1), classes, device=logits.device)
+    index = whole("classes", classes, logits, f"() or ({batch},)")
+    if index.ndim > 1:
+        raise ValueError(f"classes: expected integers, shape () or ({batch},); got {tuple(index.shape)}")
+    if index.ndim:
+        length_matches("classes", index.shape[0], batch)
+    return index.expand(batch)[:, None]
+
+
+def whole(what: str, given: Any, logits: Tensor, shape: str) -> Tensor:
+    """Return class indices as a tensor, or say what was expected."""
+    index = torch.as_tensor(given, device=logits.device)
+    if not index.numel() or index.is_floating_point() or index.is_complex() or index.dtype is torch.bool:
+        raise ValueError(f"{what}: expected integers, shape {shape}; got {tuple(index.shape)} of {index.dtype}")
+    class_in_range(index, logits.shape[1])
+    return index.long()
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Find the (B, K) logits in a model's outputs: the tensor itself, or what is called `logits`.
+
+    Raises:
+        ValueError: there are none; says how to pass a function instead.
+
+    Example:
+        >>> import torch
+        >>> logits_of({"logits": torch.zeros(2, 5), "loss": None}).shape
+        torch.Size([2, 5])
+    """
+    found = named_output(outputs, "logits")
+    if isinstance(found, Tensor) and found.ndim == 2:
+        return found
+    raise ValueError(
+        f"a class index needs logits of shape (B, K); the model returned {describe(outputs)}. Pass a function that "
+        "gives one number a sample, such as target=lambda outputs: outputs[0][:, 281] for a tuple, or "
+        "target=lambda outputs: outputs[:, 15].mean((1, 2)) for a segmentation map"
+    )

@@ -1,0 +1,242 @@
+"""Maps averaged over invertible changes of the images: flips, brightness, and whatever kornia can undo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from itertools import product
+from math import prod
+from threading import Lock
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from .._shared.maps import resize, widen
+from .._shared.vocabulary import Inputs, Target
+from ..targets import Move, as_score
+from ._variants import Variant, explain_variants, first_image
+
+_DRAWING = Lock()
+
+
+class Augmentation(NamedTuple):
+    """An invertible change of the images.
+
+    Attributes:
+        forward: images (B, C, *S) to images of the same shape.
+        inverse: a map (B, *T) of the changed images, of any resolution, to the map of the unchanged ones.
+        move: where a mask (B, *S) on the images ends up; needed for targets with places of their own.
+    """
+
+    forward: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
+    move: Move | None = None
+
+
+Change: TypeAlias = "Augmentation | tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | nn.Module"
+"""An `Augmentation`, a pair of its first two, or an augmentation of kornia."""
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def flip(*dims: int) -> Augmentation:
+    """Mirror images along spatial dimensions, counted from the end; -1, the default, is left to right.
+
+    Args:
+        dims: negative, such as -1 or -2, -1; in a volume (B, C, depth, height, width) -3 is the depth.
+
+    Raises:
+        ValueError: a dimension that is not counted from the end, which images and maps do not share.
+
+    Example:
+        >>> import torch
+        >>> flip(-1).forward(torch.tensor([[[1.0, 2.0]]]))
+        tensor([[[2., 1.]]])
+    """
+    axes = dims or (-1,)
+    if any(not -3 <= axis <= -1 for axis in axes):
+        raise ValueError(f"flip: expected spatial dimensions counted from the end, -1 to -3, got {dims}")
+
+    def mirrored(x: Tensor) -> Tensor:
+        return x.flip(axes)
+
+    return Augmentation(mirrored, mirrored, mirrored)
+
+
+def multiply(factor: float) -> Augmentation:
+    """Multiply the images, as the model sees them, by a number; the map stays where it is.
+
+    Args:
+        factor: such as 0.9.
+
+    Example:
+        >>> import torch
+        >>> multiply(0.5).forward(torch.tensor([[[1.0, 2.0]]]))
+        tensor([[[0.5000, 1.0000]]])
+    """
+    return Augmentation(_same if factor == 1 else lambda images: images * factor, _same, _same)
+
+
+IDENTITY = Augmentation(_same, _same, _same)
+_MIRROR = flip(-1)
+
+
+def _times(one: Augmentation, factor: float) -> Augmentation:
+    return one if factor == 1 else one._replace(forward=lambda images: one.forward(images) * factor)
+
+
+_AUG_SMOOTH = [_times(*both) for both in product((IDENTITY, _MIRROR), (0.9, 1.0, 1.1))]
+_NAMED = {"aug_smooth": _AUG_SMOOTH, "flips": [IDENTITY, _MIRROR]}
+
+
+def augment(
+    explain: Callable[..., Tensor],
+    transforms: Literal["aug_smooth", "flips"] | Sequence[Change] = "aug_smooth",
+    *,
+    generator: torch.Generator | None = None,
+    chunk_size: int | None = None,
+) -> Callable[..., Tensor]:
+    """Average a map over changes of the images, each undone on its map: `mean_T T^-1 explain(T x)`.
+
+    "aug_smooth" is that of pytorch-grad-cam: the images and their mirror images, each times 0.9, 1 and 1.1 (of the
+    normalized values that the model sees). There every changed image explains its own top class where no target is
+    given, a target with a mask or boxes is not mirrored with the image, and the mean is over maps already clipped and
+    stretched; here the top class is that of the unchanged images, places move, and raw maps are averaged. "flips" is
+    the images and their mirror images: a group, so that the result is mirrored with the image, exactly.
+
+    An augmentation of kornia is drawn anew at each call, from a seed taken from `generator`; kornia itself reads the
+    global generator, which is forked for that time. It needs images (B, C, H, W), and its inverse is taken at the size
+    of the images, so that the result is of that size. Where a rotation or shift has moved a part of the map out of
+    sight, that map counts as zero there.
+
+    Args:
+        explain: a function of the inputs and a target that returns maps (B, *spatial): from `explainer`, `fuse`,
+            another transformation, or yours. It is given all changed images in one batch, and unless the target is a
+            class or a class a sample, a function as the target.
+        transforms: "aug_smooth", "flips", or a list: `Augmentation`s (`flip`, `multiply`, yours), pairs (forward on
+            images, inverse on maps), and kornia's. The unchanged images count only if the list has them:
+            `multiply(1)`.
+        generator: for kornia's, where seeds are drawn from.
+        chunk_size: how many changed images of a sample go in one batch; None is all of them.
+
+    Returns:
+        A function of the inputs and a target that returns the mean map, (B, *spatial). The first floating-point tensor
+        of the inputs is the images; of the others, those with a batch dimension are repeated.
+
+    Raises:
+        ValueError: no transforms, one that has no inverse or changes the shape of the images or, for a target with
+            places, does not say where they go; kornia's for other than (B, C, H, W), or without a generator.
+
+    Example:
+        >>> import torch
+        >>> from camfn import explainer
+        >>> from camfn.methods import hires_cam
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5))
+        >>> explain = augment(explainer(hires_cam, net, "0"), "flips")
+        >>> x = torch.rand(2, 3, 8, 8)
+        >>> torch.allclose(explain(x.flip(-1), 4), explain(x, 4).flip(-1))
+        True
+    """
+    changes = _listed(transforms)
+
+    def run(inputs: Inputs, target: Target = None) -> Tensor:
+        images = first_image(inputs)
+        drawn = [_drawn(change, images, generator) for change in changes]
+        if getattr(as_score(target), "moved", None) and any(one.move is None for one in drawn):
+            _unknown(images)
+        variants = [
+            Variant(_changed(one, images), None if one.move is _same else one.move or _unknown) for one in drawn
+        ]
+        cams = explain_variants(explain, inputs, target, variants, chunk_size)
+        undone = [one.inverse(cam) for one, cam in zip(drawn, cams)]
+        size = max((cam.shape[1:] for cam in undone), key=prod)
+        total = [widen(cam if cam.shape[1:] == size else resize(cam[:, None], size)[:, 0])[0] for cam in undone]
+        return torch.stack(total).mean(0).to(cams[0].dtype)
+
+    return run
+
+
+def _unknown(mask: Tensor) -> Tensor:
+    raise ValueError(
+        "augment: the target has places of its own, and a transform does not say where they go: give "
+        "Augmentation(forward, inverse, move) in place of the pair"
+    )
+
+
+def _listed(transforms: str | Sequence[Change]) -> list[Augmentation | nn.Module]:
+    if isinstance(transforms, str):
+        if transforms not in _NAMED:
+            raise ValueError(f"transforms: expected 'aug_smooth', 'flips' or a list, got {transforms!r}")
+        return list(_NAMED[transforms])
+    found: list[Augmentation | nn.Module] = []
+    for one in transforms:
+        if isinstance(one, (Augmentation, nn.Module)):
+            found.append(one)
+        elif isinstance(one, tuple) and len(one) == 2 and all(map(callable, one)):
+            found.append(Augmentation(*one))
+        else:
+            raise ValueError(
+                "transforms: expected Augmentations, pairs (forward on images, inverse on maps) or augmentations of "
+                f"kornia, got a {type(one).__name__}; for example [multiply(1), flip(-1)]"
+            )
+    if not found:
+        raise ValueError("transforms: expected at least one, got an empty list; the unchanged images are multiply(1)")
+    for one in found:
+        if isinstance(one, nn.Module) and not hasattr(one, "inverse") and not _only_colors(one):
+            raise ValueError(
+                f"transforms: {type(one).__name__} has no inverse, so its map cannot be laid on the unchanged image; "
+                "give a pair (forward on images, inverse on maps)"
+            )
+    return found
+
+
+def _only_colors(module: nn.Module) -> bool:
+    return any("IntensityAugmentation" in base.__name__ for base in type(module).__mro__)
+
+
+def _changed(one: Augmentation, images: Tensor) -> Tensor:
+    changed = one.forward(images)
+    if changed.shape != images.shape:
+        raise ValueError(
+            f"augment: a transform made {tuple(changed.shape)} of images of shape {tuple(images.shape)}; all of them "
+            "go in one batch. For several sizes: multi_scale"
+        )
+    return changed
+
+
+def _drawn(change: Augmentation | nn.Module, images: Tensor, generator: torch.Generator | None) -> Augmentation:
+    """Fix what an augmentation of kornia draws; others are fixed already."""
+    if isinstance(change, Augmentation):
+        return change
+    name = type(change).__name__
+    if images.ndim != 4:
+        raise ValueError(
+            f"augment: {name} of kornia takes images (B, C, H, W), got {tuple(images.shape)}; for other dimensions "
+            "give flip(-1), flip(-3) or a pair (forward on images, inverse on maps)"
+        )
+    if generator is None:
+        raise ValueError(
+            f"augment: {name} of kornia draws at random: pass generator=torch.Generator().manual_seed(0), for instance"
+        )
+    own: Any = deepcopy(change)  # it keeps what it drew on itself
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    devices = [images.device] if images.device.type == "cuda" else []
+    with _DRAWING, torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        changed = own(images)
+    params, size = own._params, images.shape[2:]
+
+    def at_size(apply: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda cam: apply(resize(cam[:, None], size))[:, 0]
+
+    if not hasattr(own, "inverse"):
+        return Augmentation(lambda _: changed, _same, _same)
+    keys = {"data_keys": ["mask"]} if hasattr(own, "data_keys") else {}
+    return Augmentation(
+        lambda _: changed,
+        at_size(lambda cam: own.inverse(cam, params=params)),
+        at_size(lambda mask: own(mask, params=params, **keys)),
+    )

@@ -1,0 +1,219 @@
+"""Maps of several layers made one: which layers, each map rescaled, and what combines them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from .._cut.capture import capture_many
+from .._cut.explainer import explainer
+from .._cut.layer_checks import layer_name, spatial_map
+from .._cut.signature import _asked
+from .._shared.errors import CaptureError
+from .._shared.maps import resize, safe_divide, widen
+from .._shared.spelling import near
+from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
+
+Fusion: TypeAlias = Literal["mean", "max", "tanh_max", "product", "weighted"]
+"""What makes one map of several."""
+
+Scaling: TypeAlias = Literal["relu_minmax", "relu_max", "minmax", "max", "none"]
+"""How maps of different magnitude are made comparable, each sample by itself."""
+
+_PAPERS: dict[str, Scaling] = {
+    "mean": "relu_minmax",
+    "max": "relu_minmax",
+    "weighted": "relu_minmax",
+    "tanh_max": "relu_max",
+    "product": "relu_minmax",
+}
+
+
+def fuse_maps(
+    maps: Sequence[Tensor],
+    *,
+    how: Fusion = "mean",
+    size: Sequence[int] | None = None,
+    scaling: Scaling | None = None,
+    gamma: float = 2.0,
+    weights: Sequence[float] | Tensor | None = None,
+) -> Tensor:
+    """Combine maps of the same samples at several layers.
+
+    With `s` the scaling, `up` the resizing and `L_l` the map of layer l:
+
+    - "mean", of pytorch-grad-cam: `mean_l up(s(L_l))`, s clipping at zero and stretching to [0, 1]. That library then
+      stretches the mean once more, which is left to `image.normalize`; with that this is `image.peer_postprocess`.
+    - "max": `max_l up(s(L_l))`, with the same scaling.
+    - "tanh_max", of LayerCAM (eq. 9): `max_l up(tanh(gamma s(L_l)))`, s clipping at zero, as the outer ReLU of that
+      paper does, and dividing by the maximum. torch-cam leaves the division to its own stretching.
+    - "product", of RefineCAM (2605.14641): `prod_l s(up(L_l))`, s clipping at zero and stretching to [0, 1], after the
+      resizing as in pytorch-grad-cam; torch-cam stretches before. Both stretch the product once more.
+    - "weighted": `sum_l w_l up(s(L_l)) / sum_l w_l`, scaled as for the mean.
+
+    One layer gives `up(s(L))` whatever `how` is, but for the tanh. The product is never above the smallest of its
+    factors, and zero where one of them is.
+
+    Args:
+        maps: raw maps (B, *S_l), one a layer, of any sizes.
+        how: the rule.
+        size: the spatial shape of the result, such as (224, 224); None is that of the map with most positions.
+        scaling: in place of the rule's own: "relu_minmax" `(m - min) / (max - min)` of the part above zero; "relu_max"
+            that part over its maximum; "minmax" the stretching alone and "max" division by the largest magnitude, both
+            of which clip nothing; "none". A constant map becomes 0 where it is stretched.
+        gamma: of "tanh_max".
+        weights: of "weighted", one number a layer, or (L, B).
+
+    Returns:
+        (B, *size), device and dtype of the first map.
+
+    Raises:
+        ValueError: no maps, maps of other samples or dimensions, an unknown rule or scaling, weights that do not fit.
+
+    Example:
+        >>> import torch
+        >>> deep, shallow = torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 1.0, 4.0, 2.0]])
+        >>> fuse_maps([deep, shallow], how="product")
+        tensor([[0.0000, 0.0625, 0.7500, 0.5000]])
+    """
+    given = list(maps)
+    if not given or any(m.ndim != given[0].ndim or m.shape[0] != given[0].shape[0] or m.ndim < 2 for m in given):
+        raise ValueError(
+            f"fuse_maps: expected maps (B, *spatial) of the same samples, one a layer, got "
+            f"{[tuple(m.shape) for m in given]}; for example fuse_maps([grad_cam(*c) for c in captured.values()])"
+        )
+    if how not in _PAPERS:
+        raise ValueError(f"how: expected one of {', '.join(map(repr, _PAPERS))}, got {how!r}")
+    rule = scaling or _PAPERS[how]
+    target = tuple(size) if size is not None else max((m.shape[1:] for m in given), key=math.prod)
+    wide = [widen(m)[0] for m in given]
+    if how == "product":
+        scaled = [_scaled(resize(m[:, None], target)[:, 0], rule) for m in wide]
+    else:
+        bend = (lambda m: torch.tanh(gamma * m)) if how == "tanh_max" else (lambda m: m)
+        scaled = [resize(bend(_scaled(m, rule))[:, None], target)[:, 0] for m in wide]
+    return _combined(torch.stack(scaled), how, weights).to(given[0].dtype)
+
+
+def _scaled(m: Tensor, rule: Scaling) -> Tensor:
+    dims = tuple(range(1, m.ndim))
+    if rule in ("relu_minmax", "relu_max"):
+        m = m.relu()
+    if rule in ("relu_minmax", "minmax"):
+        low = m.amin(dims, keepdim=True)
+        return safe_divide(m - low, m.amax(dims, keepdim=True) - low)
+    if rule in ("relu_max", "max"):
+        return safe_divide(m, m.abs().amax(dims, keepdim=True))
+    if rule == "none":
+        return m
+    raise ValueError(f"scaling: expected 'relu_minmax', 'relu_max', 'minmax', 'max' or 'none', got {rule!r}")
+
+
+def _combined(stacked: Tensor, how: Fusion, weights: Sequence[float] | Tensor | None) -> Tensor:
+    """(L, B, *S) to (B, *S)."""
+    if how != "weighted":
+        if weights is not None:
+            raise ValueError(f"weights belong to how='weighted', got how={how!r}")
+        if how == "mean":
+            return stacked.mean(0)
+        return stacked.prod(0) if how == "product" else stacked.amax(0)
+    count, batch = stacked.shape[:2]
+    w = torch.as_tensor([] if weights is None else weights, dtype=stacked.dtype, device=stacked.device)
+    if tuple(w.shape) not in ((count,), (count, batch)):
+        raise ValueError(f"weights: expected ({count},) or ({count}, {batch}), one a layer, got {tuple(w.shape)}")
+    w = w.reshape(count, -1, *(1,) * (stacked.ndim - 2))
+    return safe_divide((w * stacked).sum(0), w.sum(0))
+
+
+def fuse(
+    method: Callable[..., Tensor],
+    model: nn.Module,
+    layers: str | Sequence[str | nn.Module],
+    *,
+    how: Fusion = "mean",
+    size: Sequence[int] | None = None,
+    scaling: Scaling | None = None,
+    gamma: float = 2.0,
+    weights: Sequence[float] | Tensor | None = None,
+    select: Select | None = None,
+    layout: AnyLayout = "auto",
+    chunk_size: int | Literal["auto"] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    differentiable: bool = False,
+) -> Callable[..., Tensor]:
+    """Compose a method with several layers of a model, their maps made one by `fuse_maps`.
+
+    A method that takes gradients and nothing else of the network costs one forward and one backward, however many the
+    layers. Any other runs once a layer.
+
+    Args:
+        method: one of `camfn.methods`, a `functools.partial` of one, `eigen_smooth` of one, or a function of yours.
+        model: any module; left exactly as it is.
+        layers: dotted names or modules; or a pattern, or names with patterns among them, matched with
+            `model.named_modules()` as by `fnmatch`, so that `*` also matches dots: "layer[34]", "features.*.conv".
+        how: as for `fuse_maps`.
+        size: as for `fuse_maps`.
+        scaling: as for `fuse_maps`.
+        gamma: as for `fuse_maps`.
+        weights: as for `fuse_maps`, in the order of the layers; a pattern gives them in the order of the model.
+        select: as for `explainer`, for every layer.
+        layout: as for `explainer`, for every layer.
+        chunk_size: as for `explainer`.
+        progress: as for `explainer`; starts anew with every layer.
+        differentiable: as for `explainer`.
+
+    Returns:
+        A function of the inputs and a target that returns the fused map, (B, *size).
+
+    Raises:
+        CaptureError: no layer fits a name or pattern, or what `capture` refuses.
+        ValueError: as for `fuse_maps`.
+
+    Example:
+        >>> import torch
+        >>> from camfn.methods import grad_cam
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5))
+        >>> fuse(grad_cam, net, "[0]")(torch.ones(2, 3, 8, 8), 4).shape
+        torch.Size([2, 6, 6])
+    """
+    names = matching(model, layers)
+    asked = _asked(method)
+    see: dict[str, Any] = {"select": select, "layout": layout, "differentiable": differentiable}
+    run = capture_many(model, names, **see)
+    apart = [explainer(method, model, n, chunk_size=chunk_size, progress=progress, **see) for n in names]
+    together = asked.gradients and not asked.context - {"chunk_size"}
+
+    def explain(inputs: Inputs, target: Target = None) -> Tensor:
+        if together:
+            found = run(inputs, target)
+            for name, captured in found.items():
+                spatial_map(name, captured.activations, layout)
+            cams = [method(*captured[: asked.positional]) for captured in found.values()]
+        else:
+            cams = [one(inputs, target) for one in apart]
+        return fuse_maps(cams, how=how, size=size, scaling=scaling, gamma=gamma, weights=weights)
+
+    return explain
+
+
+def matching(model: nn.Module, layers: str | Sequence[str | nn.Module]) -> list[str]:
+    """Names of the layers that names, modules and patterns stand for, each once."""
+    known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    found: list[str] = []
+    for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
+        if isinstance(layer, nn.Module) or layer in known or not set("*?[") & set(layer):
+            found.append(layer_name(model, layer))
+            continue
+        fitting = [name for name in known if fnmatchcase(name, layer)]
+        if not fitting:
+            plain = layer.translate(str.maketrans("", "", "*?[]!")).strip(".")
+            raise CaptureError(f"no layer of this {type(model).__name__} fits {layer!r}. {near(plain, known)}")
+        found += fitting
+    if not found:
+        raise CaptureError("fuse: expected at least one layer, got an empty list")
+    return list(dict.fromkeys(found))

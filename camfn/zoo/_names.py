@@ -1,0 +1,28 @@
+"""Names of the ImageNet classes, without a download."""
+
+from __future__ import annotations
+
+from .._shared.optional import library
+
+
+def imagenet_classes() -> list[str]:
+    """Names of the 1000 classes, by index.
+
+    Example:
+        >>> imagenet_classes()[281]
+        'tabby'
+    """
+    return list(library("torchvision").models.ResNet18_Weights.DEFAULT.meta["categories"])
+
+
+def synonyms(classes: list[str]) -> list[list[str]]:
+    """Names that WordNet has for each class, where the classes are ImageNet's 1000; otherwise none.
+
+    Example:
+        >>> synonyms(imagenet_classes())[281]
+        ['tabby', 'tabby cat']
+    """
+    if classes != imagenet_classes():
+        return [[] for _ in classes]
+    descriptions = library("timm").data.ImageNetInfo().label_descriptions()
+    return [description.split(", ") for description in descriptions]
