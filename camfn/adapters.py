@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import explainer
+from ._shared.errors import MissingPackageError
 from .image import normalize, upsample
 
 
@@ -127,7 +128,7 @@ def torchmetric(
     try:
         import torchmetrics
     except ModuleNotFoundError as error:
-        raise ImportError("torchmetric makes a torchmetrics.Metric: pip install torchmetrics") from error
+        raise MissingPackageError("torchmetric makes a torchmetrics.Metric: pip install torchmetrics") from error
 
     class Accumulated(torchmetrics.Metric):  # type: ignore[misc, name-defined, unused-ignore]
         """Numbers of samples, kept until `compute`."""

@@ -23,8 +23,8 @@ from torch.utils import _pytree as pytree
 from camfn import capture_many, resume
 from camfn.layers import suggest
 from camfn.layout import find
-from tests.nets import reference
-from tests.zoo import SWEEP, Member, build
+from tests.nets.small import reference
+from tests.nets.zoo import SWEEP, Member, build
 
 ROOT = Path(__file__).parents[1]
 PAGE, RECORD = ROOT / "docs" / "coverage.md", ROOT / "out" / "coverage.jsonl"

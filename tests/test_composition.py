@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from camfn import explainer, methods, network
 from camfn.attention import attention_explainer, gradient_rollout
 from camfn.transforms import augment, flip, smooth
-from tests.nets import Net, images, seeded, unchanged
-from tests.transformer import transformer
+from tests.nets.small import Net, images, seeded, unchanged
+from tests.nets.transformer import transformer
 
 Explain = Callable[..., Tensor]
 

@@ -14,7 +14,7 @@ from camfn import CaptureError, capture
 from camfn.layers import suggest
 from camfn.methods import grad_cam
 from camfn.targets import class_score
-from tests.nets import Net, Shared, images, seeded, unchanged
+from tests.nets.small import Net, Shared, images, seeded, unchanged
 
 FIRST, LAST = "channels first", "channels last"
 

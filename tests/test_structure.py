@@ -18,7 +18,7 @@ from .house import FILES, INIT, ROOT, TREES, floors, module_of, own_imports, roo
 
 MAY_IMPORT: dict[str, set[str]] = {
     "_shared": set(),
-    "tiny": set(),
+    "tiny": {"_shared"},
     "_layout": {"_shared"},
     "targets": {"_shared"},
     "methods": {"_shared"},

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.coverage import COLUMNS, PAGE, check
-from tests.zoo import SWEEP, Member
+from tests.nets.zoo import SWEEP, Member
 
 QUICK = {
     "resnet18", "densenet121", "googlenet", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5",

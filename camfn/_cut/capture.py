@@ -104,7 +104,7 @@ def capture(
 
     Raises:
         CaptureError: no such layer, it ran never or several times, or its output is not one tensor.
-        ValueError: the target does not give one number a sample.
+        CamfnError: the target does not give one number a sample.
 
     Example:
         >>> import torch

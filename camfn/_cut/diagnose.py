@@ -21,7 +21,7 @@ def diagnose(captured: Captured, cam: Tensor) -> list[str | None]:
         For each sample a sentence, or None where the map is fine.
 
     Raises:
-        ValueError: not one map a sample.
+        CamfnError: not one map a sample.
 
     Example:
         >>> import torch

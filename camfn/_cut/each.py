@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .._layout.readings import settle
 from .._shared.checks import batch_sizes, describe, one_score_a_sample
+from .._shared.errors import CamfnError
 from .._shared.inputs import call, copied, swapped
 from .._shared.vocabulary import AnyLayout, Captured, Inputs, Select, Target
 from ..targets import as_score
@@ -44,7 +45,7 @@ def capture_each(
 
     Raises:
         CaptureError: no such layer, it ran never or several times, or its output is not one tensor.
-        ValueError: a target does not give one number a sample; no targets.
+        CamfnError: a target does not give one number a sample; no targets.
 
     Example:
         >>> import torch
@@ -91,10 +92,10 @@ def _scores(outputs: Any, targets: Targets, batches: set[int]) -> list[Tensor]:
     if callable(targets):
         found = targets(outputs)
         if not isinstance(found, Tensor) or found.ndim != 2 or not len(found):
-            raise ValueError(f"targets: expected the function to return scores (T, B), it returned {describe(found)}")
+            raise CamfnError(f"targets: expected the function to return scores (T, B), it returned {describe(found)}")
         rows = list(found)
     else:
         rows = [as_score(target)(outputs) for target in targets]
     if not rows:
-        raise ValueError("targets: expected at least one, got none")
+        raise CamfnError("targets: expected at least one, got none")
     return [one_score_a_sample(row, batches) for row in rows]

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from .._shared.checks import describe
-from .._shared.errors import CaptureError
+from .._shared.errors import ArgumentTypeError, CaptureError
 from .._shared.spelling import near
 from .graft import bare, is_quantized, no_derivative
 
@@ -19,7 +19,7 @@ from .graft import bare, is_quantized, no_derivative
 def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
     """Dotted name of `layer` in `model`, which may be given by that name or as the module itself."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {describe(model)}")
+        raise ArgumentTypeError(f"model: expected a torch.nn.Module, got {describe(model)}")
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise CaptureError("the model has lazy modules that never ran: call it once on real inputs, then capture")
     away = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
@@ -40,7 +40,7 @@ def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
             "Pass one of its own modules, or a dotted name from model.named_modules()."
         )
     if not isinstance(layer, str):
-        raise TypeError(f"layer: expected a dotted name or a module, got {type(layer).__name__}")
+        raise ArgumentTypeError(f"layer: expected a dotted name or a module, got {type(layer).__name__}")
     names = [name for name, _ in inner.named_modules(remove_duplicate=False)]
     if layer in names:
         return layer
@@ -69,7 +69,7 @@ def chosen_calls(name: str, ran: int, call: Any, model: nn.Module) -> list[int]:
             f"meant, call=0 to call={ran - 1}, or call='all'; or take a layer that runs once, the block around it."
         )
     if not isinstance(call, int) or isinstance(call, bool):
-        raise TypeError(f"call: expected an index, 'all' or None, got {call!r}")
+        raise ArgumentTypeError(f"call: expected an index, 'all' or None, got {call!r}")
     if not -ran <= call < ran:
         raise CaptureError(f"call={call} is out of range: layer {name!r} ran {ran} times, call=0 to call={ran - 1}")
     return [call % ran]

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .._shared.errors import ArgumentTypeError
+
 CONTEXT = ("tail", "forward", "inputs", "chunk_size", "progress")
 """Keywords of a method that `explainer` binds."""
 
@@ -28,7 +30,7 @@ def _asked(method: Callable[..., Tensor]) -> _Asked:
     missing = [key for key, p in keywords.items() if p.default is Parameter.empty and key not in CONTEXT]
     if missing:
         name = getattr(method, "__name__", "this method")
-        raise TypeError(
+        raise ArgumentTypeError(
             f"{name} needs {', '.join(missing)}, which explainer does not bind. Bind it first: "
             f"explainer(functools.partial({name}, {missing[0]}=...), model, layer)"
         )

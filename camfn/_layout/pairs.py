@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .._shared.vocabulary import Layout
 
 
@@ -32,7 +33,7 @@ def tokens(
         batch_first: False for (tokens, B, C), as `torch.nn.Transformer` has it unless told otherwise.
 
     Raises:
-        ValueError: the layer has another number of tokens, or both the channels and the tokens are said to come first.
+        CamfnError: the layer has another number of tokens, or both the channels and the tokens are said to come first.
 
     Example:
         >>> layout = tokens((14, 14))
@@ -42,7 +43,7 @@ def tokens(
         torch.Size([2, 384, 14, 14])
     """
     if channels_first and not batch_first:
-        raise ValueError("tokens: (B, C, tokens) is channels_first=True, (tokens, B, C) batch_first=False; not both")
+        raise CamfnError("tokens: (B, C, tokens) is channels_first=True, (tokens, B, C) batch_first=False; not both")
     axes = (1, 2) if channels_first else (0, 0) if batch_first else (0, 1)
     shape = "(B, C, {})" if channels_first else "(B, {}, C)" if batch_first else "({}, B, C)"
     sizes = {f"s{i}": size for i, size in enumerate(grid)}
@@ -53,7 +54,7 @@ def tokens(
     def to_map(raw: Tensor) -> Tensor:
         if raw.ndim != 3 or raw.transpose(*axes).shape[1] != count:
             behind = f", suffix={suffix}" if suffix else ""
-            raise ValueError(
+            raise CamfnError(
                 f"layout tokens({tuple(grid)}, prefix={prefix}{behind}) stands for {shape.format(count)}; "
                 f"the layer gives {tuple(raw.shape)}"
             )
@@ -78,7 +79,7 @@ def unrolled(grid: Sequence[int], strides: Sequence[Sequence[int]]) -> Layout:
         strides: of the poolings that are still to come, the next one first; one number for each dimension of the grid.
 
     Raises:
-        ValueError: the layer has another number of tokens, or the strides do not divide the grid.
+        CamfnError: the layer has another number of tokens, or the strides do not divide the grid.
 
     Example:
         >>> order = unrolled((4, 4), [(2, 2)]).to_map(torch.arange(16.0).reshape(1, 16, 1))
@@ -88,7 +89,7 @@ def unrolled(grid: Sequence[int], strides: Sequence[Sequence[int]]) -> Layout:
     axes = range(len(grid))
     whole = [math.prod(stride[i] for stride in strides) for i in axes]
     if any(size % step for size, step in zip(grid, whole)):
-        raise ValueError(f"unrolled: expected a grid of multiples of {tuple(whole)}, got {tuple(grid)}")
+        raise CamfnError(f"unrolled: expected a grid of multiples of {tuple(whole)}, got {tuple(grid)}")
     names = {f"s{i}_{step}": stride[i] for step, stride in enumerate(strides) for i in axes}
     names |= {f"s{i}_rest": size // step for i, (size, step) in enumerate(zip(grid, whole))}
     steps = [*map(str, range(len(strides))), "rest"]
@@ -98,7 +99,7 @@ def unrolled(grid: Sequence[int], strides: Sequence[Sequence[int]]) -> Layout:
 
     def to_map(raw: Tensor) -> Tensor:
         if raw.ndim != 3 or raw.shape[1] != count:
-            raise ValueError(
+            raise CamfnError(
                 f"layout unrolled({tuple(grid)}) stands for (B, {count}, C); the layer gives {tuple(raw.shape)}"
             )
         return rearrange(raw, f"b ({order}) c -> b c {places}", **names)
@@ -139,7 +140,7 @@ def windows(
         channels_first: the layer has (B n, C, h, w) or (B, C, n, h w).
 
     Raises:
-        ValueError: the layer has windows of another size, or another number of them.
+        CamfnError: the layer has windows of another size, or another number of them.
 
     Example:
         >>> windows((14, 14), (7, 7), shift=(3, 3)).to_map(torch.ones(8, 49, 96)).shape
@@ -160,7 +161,7 @@ def windows(
             merged, apart = (f"(B * {down * across}, {h}, {w}, C)", f"(B, {down * across}, {h * w}, C)")
             if channels_first:
                 merged, apart = (f"(B * {down * across}, C, {h}, {w})", f"(B, C, {down * across}, {h * w})")
-            raise ValueError(
+            raise CamfnError(
                 f"layout windows({grid}, {window}) stands for {merged}, or {apart}; the layer gives {tuple(raw.shape)}"
             )
         parts = last(raw).reshape(-1, down, across, h, w, last(raw).shape[-1])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .._shared.errors import PhotoError
+from .._shared.errors import CamfnError, PhotoError
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
@@ -69,7 +69,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """Scale deep gray to 0..255, which `convert` would clip: from the scale its values are on, or from their range."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
-        raise ValueError("it has values that are not finite")
+        raise CamfnError("it has values that are not finite")
     low, high = float(values.min()), float(values.max())
     white = _white(image.mode, low, high)
     start, span = (0.0, white) if white else (low, (high - low) or 1.0)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .._shared.errors import CamfnError
+
 
 def is_differentiated(value: Any) -> bool:
     """Whether `torch.func` is taking a derivative through a tensor."""
@@ -43,7 +45,7 @@ def one_score_a_sample(scores: Any, batches: set[int]) -> Tensor:
         return scores
     sizes = " or ".join(f"({size},)" for size in sorted(batches))
     kind = f" of {scores.dtype}" if isinstance(scores, Tensor) else ""
-    raise ValueError(
+    raise CamfnError(
         f"the target must return one floating-point number a sample, shape {sizes}; it returned "
         f"{describe(scores)}{kind}. For example: target=lambda outputs: outputs[:, 281]"
     )
@@ -76,16 +78,16 @@ def class_in_range(classes: int | Tensor, count: int) -> None:
         return
     if low < 0 or high >= count:
         bad = low if low < 0 else high
-        raise ValueError(f"class {bad} is out of range: the model has {count} classes, 0 to {count - 1}")
+        raise CamfnError(f"class {bad} is out of range: the model has {count} classes, 0 to {count - 1}")
 
 
 def length_matches(what: str, got: int, batch: int) -> None:
     """Refuse a list of per-sample things whose length is not the batch's."""
     if got != batch:
-        raise ValueError(f"{what}: expected one for each of the {batch} samples, got {got}")
+        raise CamfnError(f"{what}: expected one for each of the {batch} samples, got {got}")
 
 
 def shapes_agree(what: str, got: Sequence[int], expected: Sequence[int]) -> None:
     """Refuse a tensor of another shape than the one it stands for."""
     if tuple(got) != tuple(expected):
-        raise ValueError(f"{what}: expected shape {tuple(expected)}, got {tuple(got)}")
+        raise CamfnError(f"{what}: expected shape {tuple(expected)}, got {tuple(got)}")

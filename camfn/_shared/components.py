@@ -8,6 +8,7 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .maps import largest, safe_divide, safe_sqrt
 
 Sign: TypeAlias = Literal["sum", "absmax", "corr_mean"]
@@ -85,7 +86,7 @@ def orient(component: Tensor, rows: Tensor, sign: Sign) -> Tensor:
         (B, N).
 
     Raises:
-        ValueError: for another `sign`.
+        CamfnError: for another `sign`.
 
     Example:
         >>> orient(torch.tensor([[-3.0, 1.0]]), torch.ones(1, 2, 1), "absmax")
@@ -104,5 +105,5 @@ def orient(component: Tensor, rows: Tensor, sign: Sign) -> Tensor:
         covariance = (deviation * (fixed - fixed.mean(-1, keepdim=True))).sum(-1, keepdim=True)
         evidence = torch.where(covariance == 0, total, covariance)
     else:
-        raise ValueError(f"sign: expected 'sum', 'absmax' or 'corr_mean', got {sign!r}")
+        raise CamfnError(f"sign: expected 'sum', 'absmax' or 'corr_mean', got {sign!r}")
     return torch.where(evidence < 0, -component, component)

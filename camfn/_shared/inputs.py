@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .._shared.errors import ArgumentTypeError
 from .checks import describe
 from .vocabulary import Inputs
 
@@ -23,7 +24,7 @@ def images_of(
     inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
     leaves = floating_leaves(inputs)
     if not leaves:
-        raise TypeError(f"this method {purpose}: {describe(inputs)}")
+        raise ArgumentTypeError(f"this method {purpose}: {describe(inputs)}")
     images = leaves[0]
 
     def rebuild(changed: Tensor) -> Any:

@@ -9,6 +9,8 @@ from einops import einsum, rearrange, reduce
 from torch import Tensor
 from torch.nn import functional
 
+from .._shared.errors import CamfnError
+
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -77,14 +79,14 @@ def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) ->
         (B, C, *size), of the dtype of `maps`; half precision is interpolated in float32.
 
     Raises:
-        ValueError: if `size` and `maps` do not have the same number of spatial dimensions, one to three.
+        CamfnError: if `size` and `maps` do not have the same number of spatial dimensions, one to three.
 
     Example:
         >>> resize(torch.tensor([[[0.0, 4.0]]]), (4,))
         tensor([[[0., 1., 3., 4.]]])
     """
     if maps.ndim - 2 != len(size) or len(size) not in _LINEAR:
-        raise ValueError(
+        raise CamfnError(
             f"resize: expected maps (B, C, *S) with 1 to 3 spatial dimensions and a size for each, got maps of shape "
             f"{tuple(maps.shape)} and size {tuple(size)}; for example resize(maps, (224, 224)) for (B, C, H, W)"
         )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+from .._shared.errors import MissingPackageError
 from .errors import LoadError
 
 
@@ -16,7 +17,7 @@ def extra(package: str, call: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ImportError(f"{call} needs {package}: pip install 'camfn[cli]'") from error
+        raise MissingPackageError(f"{call} needs {package}: pip install 'camfn[cli]'") from error
 
 
 def library(name: str, *, extra: str = "cli") -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .._shared.errors import CamfnError
 from .maps import same_numbers
 
 ChunkSize: TypeAlias = "int | Literal['auto'] | None"
@@ -51,7 +52,7 @@ def map_rows(
         (R, B).
 
     Raises:
-        ValueError: for no rows, or another `chunk_size`.
+        CamfnError: for no rows, or another `chunk_size`.
 
     Example:
         >>> map_rows(lambda row: row.sum()[None], torch.ones(5, 3), chunk_size=2, progress=print)[:, 0]
@@ -93,7 +94,7 @@ def map_scores(
         (R, B).
 
     Raises:
-        ValueError: if `scores` does not return one score a sample; for no rows, or another `chunk_size`.
+        CamfnError: if `scores` does not return one score a sample; for no rows, or another `chunk_size`.
 
     Example:
         >>> images = torch.ones(2, 3)
@@ -119,7 +120,7 @@ def one_score(what: str, scores: Any, batch: int) -> Tensor:
     if isinstance(scores, Tensor) and tuple(scores.shape) == (batch,):
         return scores
     got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-    raise ValueError(
+    raise CamfnError(
         f"{what} must return one score a sample, shape ({batch},); it returned {got}. "
         "For example lambda a: network_after(a)[:, 281]"
     )
@@ -147,7 +148,7 @@ def _has_tangent(x: Tensor) -> bool:
 def _chunked(run: Callable[[Tensor], Tensor], rows: Tensor, chunk_size: ChunkSize, progress: Progress | None) -> Tensor:
     total = rows.shape[0]
     if not total:
-        raise ValueError("expected at least one row to run, got none")
+        raise CamfnError("expected at least one row to run, got none")
     size = _size(chunk_size, total)
     done: list[Tensor] = []
     start, halved = 0, False
@@ -180,7 +181,7 @@ def _size(chunk_size: ChunkSize, total: int) -> int | None:
         return _UNMEASURED if torch.compiler.is_compiling() else None
     if isinstance(chunk_size, int) and not isinstance(chunk_size, bool) and chunk_size >= 1:
         return min(chunk_size, total)
-    raise ValueError(f"chunk_size: expected a number of rows from 1, None for all, or 'auto', got {chunk_size!r}")
+    raise CamfnError(f"chunk_size: expected a number of rows from 1, None for all, or 'auto', got {chunk_size!r}")
 
 
 def _measured(run: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, int]:

@@ -15,7 +15,7 @@ from .._cut.graft import graft
 from .._cut.layer_checks import layer_name
 from .._cut.resume import resume
 from .._shared.checks import batch_sizes, one_score_a_sample
-from .._shared.errors import CaptureError
+from .._shared.errors import CamfnError, CaptureError
 from .._shared.inputs import call, copied
 from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import as_score, pin
@@ -127,7 +127,7 @@ def capture_attention(
 
     Raises:
         CaptureError: no such layer, no attention ran in it, or (`scores="layers"`) one is in no block of tokens.
-        ValueError: the target does not give one number a sample.
+        CamfnError: the target does not give one number a sample.
 
     Example:
         >>> import torch
@@ -139,7 +139,7 @@ def capture_attention(
     """
     names = _names(model, layers)
     if scores not in ("model", "layers"):
-        raise ValueError(f"scores: expected 'model' or 'layers', got {scores!r}")
+        raise CamfnError(f"scores: expected 'model' or 'layers', got {scores!r}")
 
     def run(inputs: Inputs, target: Target = None) -> Attended:
         score = as_score(target)

@@ -70,7 +70,7 @@ def attention_explainer(
 
     Raises:
         CaptureError: no attention, or its tokens are no grid of the image.
-        ValueError: attention in windows.
+        CamfnError: attention in windows.
 
     Example:
         >>> import torch

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide, widen
 from ._capture import AttentionRecord
 
@@ -47,7 +48,7 @@ def raw_attention(
         (B, Nk - prefix).
 
     Raises:
-        ValueError: the record is windowed, or `prefix` or `query` is not one of its tokens.
+        CamfnError: the record is windowed, or `prefix` or `query` is not one of its tokens.
 
     Example:
         >>> import torch
@@ -92,7 +93,7 @@ def attention_rollout(
         (B, N - prefix). With `prefix=0` the row sums to 1.
 
     Raises:
-        ValueError: the layers do not attend over the same tokens, or an option is out of range.
+        CamfnError: the layers do not attend over the same tokens, or an option is out of range.
 
     Example:
         >>> import torch
@@ -102,7 +103,7 @@ def attention_rollout(
         tensor([[0.6000, 0.1000, 0.1000, 0.1000, 0.1000]])
     """
     if not 0 <= discard < 1:
-        raise ValueError(f"discard: expected a share in [0, 1), got {discard}")
+        raise CamfnError(f"discard: expected a share in [0, 1), got {discard}")
     layers = _global("attention_rollout", records, prefix, query)
 
     def step(record: AttentionRecord) -> Tensor:
@@ -131,7 +132,7 @@ def gradient_rollout(records: Sequence[AttentionRecord], *, prefix: int = 1, que
         (B, N - prefix), not negative.
 
     Raises:
-        ValueError: no gradients, or the layers do not attend over the same tokens.
+        CamfnError: no gradients, or the layers do not attend over the same tokens.
 
     Example:
         >>> import torch
@@ -171,7 +172,7 @@ def le_grad(records: Sequence[AttentionRecord], *, prefix: int = 1) -> Tensor:
         (B, N - prefix), not negative.
 
     Raises:
-        ValueError: no gradients, or the layers do not attend over the same tokens.
+        CamfnError: no gradients, or the layers do not attend over the same tokens.
 
     Example:
         >>> import torch
@@ -210,7 +211,7 @@ def grad_eclip(
         The raw signed map, (B, Nk - prefix).
 
     Raises:
-        ValueError: no gradients, or the record is windowed.
+        CamfnError: no gradients, or the record is windowed.
 
     Example:
         >>> import torch
@@ -233,7 +234,7 @@ def grad_eclip(
 def _global(what: str, records: Sequence[AttentionRecord], prefix: int, query: int | None) -> Sequence[AttentionRecord]:
     """Refuse attention in which no row stands for the whole image."""
     if not records:
-        raise ValueError(f"{what}: expected the records of at least one attention, got none")
+        raise CamfnError(f"{what}: expected the records of at least one attention, got none")
     batch, tokens = records[-1].probabilities.shape[0], records[-1].probabilities.shape[-1]
     for i, record in enumerate(records):
         shape = tuple(record.probabilities.shape)
@@ -242,16 +243,16 @@ def _global(what: str, records: Sequence[AttentionRecord], prefix: int, query: i
             shapes = " and ".join(
                 dict.fromkeys(f"{r.name!r} {tuple(r.probabilities.shape)}" for r in (record, records[-1]))
             )
-            raise ValueError(
+            raise CamfnError(
                 f"{what} needs attention over the same tokens of the whole image in every layer, (B, H, N, N); got "
                 f"{shapes}. Attention in windows (Swin, MaxViT), over channels or over pooled tokens has no such rows: "
                 "pick layers that attend globally, or take a class activation map, "
                 "camfn.explainer(camfn.methods.grad_cam, model, layer)"
             )
     if not 0 <= prefix < tokens:
-        raise ValueError(f"{what}: prefix={prefix} leaves none of the {tokens} tokens")
+        raise CamfnError(f"{what}: prefix={prefix} leaves none of the {tokens} tokens")
     if query is not None and not 0 <= query < records[-1].probabilities.shape[-2]:
-        raise ValueError(f"{what}: query={query} is none of the {records[-1].probabilities.shape[-2]} queries")
+        raise CamfnError(f"{what}: query={query} is none of the {records[-1].probabilities.shape[-2]} queries")
     return records
 
 
@@ -268,7 +269,7 @@ def _multiplied(
 
 def _given(what: str, grads: Tensor | None) -> Tensor:
     if grads is None:
-        raise ValueError(f"{what} needs gradients: take the records of capture_attention(model)(inputs, target)")
+        raise CamfnError(f"{what} needs gradients: take the records of capture_attention(model)(inputs, target)")
     return grads
 
 
@@ -287,7 +288,7 @@ def _fused(a: Tensor, fusion: Fusion) -> Tensor:
         return a.mean(1)
     if fusion in ("max", "min"):
         return a.amax(1) if fusion == "max" else a.amin(1)
-    raise ValueError(f"fusion: expected 'mean', 'max' or 'min', got {fusion!r}")
+    raise CamfnError(f"fusion: expected 'mean', 'max' or 'min', got {fusion!r}")
 
 
 def _discarded(matrix: Tensor, share: float) -> Tensor:

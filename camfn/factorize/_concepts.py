@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .._shared.checks import length_matches, shapes_agree
+from .._shared.errors import CamfnError
 from .._shared.maps import over_space
 from .._shared.vocabulary import Tail
 from ..targets import logits_of
@@ -88,7 +89,7 @@ def deep_feature_factorization(
         Maps, concepts, error and steps; the first two in the dtype of `activations`; detached.
 
     Raises:
-        ValueError: negative activations (not checked inside `vmap`), NaN or infinity, or a rank that cannot be.
+        CamfnError: negative activations (not checked inside `vmap`), NaN or infinity, or a rank that cannot be.
 
     Example:
         >>> import torch
@@ -125,7 +126,7 @@ def project(
         Maps, (B, r, *S), in the dtype of `activations`; detached.
 
     Raises:
-        ValueError: as in `deep_feature_factorization`, or another number of channels or images.
+        CamfnError: as in `deep_feature_factorization`, or another number of channels or images.
 
     Example:
         >>> import torch
@@ -158,7 +159,7 @@ def concept_scores(concepts: Tensor, head: Callable[[Tensor], Any], *, strength:
         (..., r, K).
 
     Raises:
-        ValueError: the head does not give one row of logits for each concept.
+        CamfnError: the head does not give one row of logits for each concept.
 
     Example:
         >>> import torch
@@ -188,7 +189,7 @@ def tail_scores(concepts: Tensor, tail: Tail, activations: Tensor, *, strength: 
         (B, r, K).
 
     Raises:
-        ValueError: another number of channels or images, or outputs in which no logits are found.
+        CamfnError: another number of channels or images, or outputs in which no logits are found.
 
     Example:
         >>> import torch
@@ -220,7 +221,7 @@ def top_classes(scores: Tensor, names: Sequence[str] | None = None, *, count: in
         For each concept its classes, the best first.
 
     Raises:
-        ValueError: scores of another shape, or not one name for each class.
+        CamfnError: scores of another shape, or not one name for each class.
 
     Example:
         >>> import torch
@@ -228,9 +229,9 @@ def top_classes(scores: Tensor, names: Sequence[str] | None = None, *, count: in
         'cat'
     """
     if scores.ndim != 2:
-        raise ValueError(f"scores: expected (concepts, classes), got {tuple(scores.shape)}; of one image: scores[0]")
+        raise CamfnError(f"scores: expected (concepts, classes), got {tuple(scores.shape)}; of one image: scores[0]")
     if names is not None and len(names) != scores.shape[1]:
-        raise ValueError(f"names: expected one for each of the {scores.shape[1]} classes, got {len(names)}")
+        raise CamfnError(f"names: expected one for each of the {scores.shape[1]} classes, got {len(names)}")
     wide = scores.detach().float()
     best = wide.topk(min(count, scores.shape[1]))
     shares = wide.softmax(-1).gather(1, best.indices)
@@ -243,7 +244,7 @@ def top_classes(scores: Tensor, names: Sequence[str] | None = None, *, count: in
 def _pixels(activations: Tensor, together: bool) -> Tensor:
     """(B, C, *S) -> (B N, C), or (B, N, C)."""
     if activations.ndim not in (3, 4, 5):
-        raise ValueError(
+        raise CamfnError(
             f"activations: expected (B, C, *S) with one to three spatial dimensions, got {tuple(activations.shape)}"
         )
     return rearrange(activations, "b c ... -> (b ...) c" if together else "b c ... -> b (...) c")
@@ -257,7 +258,7 @@ def _maps(weights: Tensor, activations: Tensor) -> Tensor:
 
 def _positive(values: Tensor, negative: Negative) -> Tensor:
     if negative not in ("error", "relu"):
-        raise ValueError(f"negative: expected 'error' or 'relu', got {negative!r}")
+        raise CamfnError(f"negative: expected 'error' or 'relu', got {negative!r}")
     if negative == "relu":
         return values.relu()
     require_nonnegative(values, "activations", "negative='relu' factors their positive part")

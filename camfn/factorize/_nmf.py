@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import is_concrete
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import largest, safe_divide, safe_sqrt, widen
 
 _SWEEPS = 2
@@ -60,7 +61,7 @@ def nmf(values: Tensor, rank: int, *, steps: int = 500, tolerance: float = 1e-5)
         are run, with the same result.
 
     Raises:
-        ValueError: a negative or non-finite value (not checked inside `vmap`), a rank or a shape that cannot be.
+        CamfnError: a negative or non-finite value (not checked inside `vmap`), a rank or a shape that cannot be.
 
     Example:
         >>> import torch
@@ -75,7 +76,7 @@ def nmf(values: Tensor, rank: int, *, steps: int = 500, tolerance: float = 1e-5)
     require_nonnegative(values, "values", "values.relu() is the positive part")
     if not isinstance(rank, int) or not 1 <= rank <= min(values.shape[-2:]):
         n, c = values.shape[-2:]
-        raise ValueError(f"rank: expected 1 to {min(n, c)} for matrices of {n} x {c}, got {rank}")
+        raise CamfnError(f"rank: expected 1 to {min(n, c)} for matrices of {n} x {c}, got {rank}")
     x, scale = _unit(values)
     starts = zip(_singular_start(x, rank), _separable_start(x, rank))
     h, w = (torch.stack(pair, 1).flatten(0, 1) for pair in starts)
@@ -110,7 +111,7 @@ def nnls(values: Tensor, concepts: Tensor, *, steps: int = 1000, tolerance: floa
         Weights (..., N, r), in the dtype of `values`; detached.
 
     Raises:
-        ValueError: a non-finite value, or another number of channels.
+        CamfnError: a non-finite value, or another number of channels.
 
     Example:
         >>> import torch
@@ -121,7 +122,7 @@ def nnls(values: Tensor, concepts: Tensor, *, steps: int = 1000, tolerance: floa
     require_finite(values, "values")
     require_finite(concepts, "concepts")
     if values.shape[-1] != concepts.shape[-1]:
-        raise ValueError(
+        raise CamfnError(
             f"concepts: expected (..., r, {values.shape[-1]}), as many channels as the values have, "
             f"got {tuple(concepts.shape)}"
         )
@@ -292,15 +293,15 @@ def require_finite(values: Tensor, name: str) -> None:
     """Refuse what is no batch of matrices of finite numbers."""
     if not isinstance(values, Tensor) or not values.is_floating_point():
         kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
-        raise TypeError(f"{name}: expected a floating-point tensor, got {kind}")
+        raise ArgumentTypeError(f"{name}: expected a floating-point tensor, got {kind}")
     if values.ndim < 2 or not values.numel():
-        raise ValueError(f"{name}: expected matrices (..., rows, channels) with entries, got {tuple(values.shape)}")
+        raise CamfnError(f"{name}: expected matrices (..., rows, channels) with entries, got {tuple(values.shape)}")
     if is_concrete(values) and not bool(torch.isfinite(values).all()):
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+        raise CamfnError(f"{name}: expected finite numbers, got NaN or infinity")
 
 
 def require_nonnegative(values: Tensor, name: str, advice: str) -> None:
     """Refuse negative entries too."""
     require_finite(values, name)
     if is_concrete(values) and bool((values < 0).any()):
-        raise ValueError(f"{name}: expected no negative numbers, got {values.min().item():.4g}; {advice}")
+        raise CamfnError(f"{name}: expected no negative numbers, got {values.min().item():.4g}; {advice}")

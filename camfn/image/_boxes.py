@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .._shared.optional import extra
 from ._checks import as_photo
 
@@ -32,7 +33,7 @@ def boxes(
         (3, H, W) in [0, 1], device and dtype of `photo` (float32 for uint8).
 
     Raises:
-        ValueError: boxes of another shape, or with upper ends below lower ones; not one label a box.
+        CamfnError: boxes of another shape, or with upper ends below lower ones; not one label a box.
         ImportError: torchvision is missing.
 
     Example:
@@ -46,11 +47,11 @@ def boxes(
 
     work = as_photo(photo, "photo")
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not bool((boxes[:, 2:] >= boxes[:, :2]).all()):
-        raise ValueError(
+        raise CamfnError(
             f"boxes: expected x0 y0 x1 y1, shape (N, 4), with x0 <= x1 and y0 <= y1; got {tuple(boxes.shape)}"
         )
     if labels is not None and len(labels) != len(boxes):
-        raise ValueError(f"labels: expected one for each of the {len(boxes)} boxes, got {len(labels)}")
+        raise CamfnError(f"labels: expected one for each of the {len(boxes)} boxes, got {len(labels)}")
     pixels = (work.detach() * 255).round().to(torch.uint8)
     line = width or max(1, max(photo.shape[1:]) // 200)
     if len(boxes):

@@ -6,15 +6,18 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import is_concrete
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import widen
 
 
 def as_float(x: Tensor, name: str) -> Tensor:
     """Give `x` in the type to compute in: its own, or float32 for the half types."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}; torch.as_tensor makes one of an array")
+        raise ArgumentTypeError(
+            f"{name}: expected a tensor, got {type(x).__name__}; torch.as_tensor makes one of an array"
+        )
     if not x.is_floating_point():
-        raise TypeError(f"{name}: expected a floating-point tensor, got {x.dtype}; pass {name}.float()")
+        raise ArgumentTypeError(f"{name}: expected a floating-point tensor, got {x.dtype}; pass {name}.float()")
     return widen(x)[0]
 
 
@@ -23,7 +26,7 @@ def as_maps(maps: Tensor, name: str, *, spatial: int | None = None) -> Tensor:
     work = as_float(maps, name)
     if work.ndim < 2 or spatial not in (None, work.ndim - 1):
         expected = "(B, H, W)" if spatial == 2 else "(B, *spatial)"
-        raise ValueError(f"{name}: expected shape {expected}, got {tuple(maps.shape)}; for a single map: {name}[None]")
+        raise CamfnError(f"{name}: expected shape {expected}, got {tuple(maps.shape)}; for a single map: {name}[None]")
     require_finite(work, name)
     return work
 
@@ -34,7 +37,7 @@ def require_finite(maps: Tensor, name: str) -> None:
     if not is_concrete(maps) or bool(maps.sum().isfinite()) or bool(torch.isfinite(maps).all()):
         return
     bad = torch.nonzero(~torch.isfinite(maps).flatten(1).all(1)).flatten().tolist()
-    raise ValueError(
+    raise CamfnError(
         f"{name} holds NaN or infinity in {len(bad)} of {len(maps)} samples: "
         f"{', '.join(map(str, bad[:8]))}{', ...' if len(bad) > 8 else ''}. "
         f"Keep the others with {name}[torch.isfinite({name}).flatten(1).all(1)]."
@@ -52,13 +55,13 @@ def within_unit(x: Tensor) -> bool:
 def as_photo(photo: Tensor, name: str, *, batched: bool = False) -> Tensor:
     """Check a (3, H, W) photo, or (B, 3, H, W) where `batched`, and give it in [0, 1] and the type to compute in."""
     if not isinstance(photo, Tensor):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"{name}: expected a tensor, got {type(photo).__name__}; "
             "for an (H, W, 3) array or PIL image: torch.as_tensor(numpy.array(image)).permute(2, 0, 1)"
         )
     if photo.ndim not in ((3, 4) if batched else (3,)) or photo.shape[-3] != 3:
         expected = "(3, H, W) or (B, 3, H, W)" if batched else "(3, H, W)"
-        raise ValueError(f"{name}: expected shape {expected}, got {tuple(photo.shape)}{_shape_advice(photo, name)}")
+        raise CamfnError(f"{name}: expected shape {expected}, got {tuple(photo.shape)}{_shape_advice(photo, name)}")
     if photo.dtype == torch.uint8:
         return photo / 255
     work = as_float(photo, name)
@@ -72,7 +75,7 @@ def as_photo(photo: Tensor, name: str, *, batched: bool = False) -> Tensor:
             "It looks normalized with a mean and a standard deviation: pass the photo as it was before, or undo it, "
             f"{name} * std + mean. If a resize overshot: {name}.clamp(0, 1)."
         )
-    raise ValueError(f"{name}: expected values in [0, 1] (or uint8), got {low:.4g} to {high:.4g}. {advice}")
+    raise CamfnError(f"{name}: expected values in [0, 1] (or uint8), got {low:.4g} to {high:.4g}. {advice}")
 
 
 def _shape_advice(photo: Tensor, name: str) -> str:

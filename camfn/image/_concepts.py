@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .._shared.errors import CamfnError
 from .._shared.maps import resize, safe_divide
 from .._shared.optional import extra
 from ._checks import as_maps, as_photo
@@ -60,7 +61,7 @@ def concepts(
         than W only where no word would fit.
 
     Raises:
-        ValueError: negative or non-finite maps, more concepts than colors, labels that do not fit, other batch sizes.
+        CamfnError: negative or non-finite maps, more concepts than colors, labels that do not fit, other batch sizes.
         ImportError: labels were given and Pillow is missing.
 
     Example:
@@ -74,13 +75,13 @@ def concepts(
     work = _strengths(maps)
     batch, rank = work.shape[:2]
     if photos.shape[0] not in (1, batch):
-        raise ValueError(f"concepts: expected one photo, or one an image of the maps, got {len(photos)} for {batch}")
+        raise CamfnError(f"concepts: expected one photo, or one an image of the maps, got {len(photos)} for {batch}")
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha: expected an opacity in [0, 1], got {alpha}")
+        raise CamfnError(f"alpha: expected an opacity in [0, 1], got {alpha}")
     texts = _texts(labels, batch, rank)
     paint = (_palette(rank) if colors is None else colors).to(photos)
     if paint.shape != (rank, 3):
-        raise ValueError(f"colors: expected ({rank}, 3), one color a concept, got {tuple(paint.shape)}")
+        raise CamfnError(f"colors: expected ({rank}, 3), one color a concept, got {tuple(paint.shape)}")
     full = work.amax((1, 2, 3)) if scale is None else torch.as_tensor(scale).to(work).expand(batch)
     strength = safe_divide(resize(work, photos.shape[-2:]), full[:, None, None, None]).to(photos)
     most, strongest = strength.max(1)
@@ -95,9 +96,9 @@ def concepts(
 def _strengths(maps: Tensor) -> Tensor:
     work = as_maps(maps, "maps")
     if work.ndim != 4:
-        raise ValueError(f"maps: expected (B, concepts, H, W), got {tuple(maps.shape)}; for a single image: maps[None]")
+        raise CamfnError(f"maps: expected (B, concepts, H, W), got {tuple(maps.shape)}; for a single image: maps[None]")
     if bool((work < 0).any()):
-        raise ValueError(f"maps: expected no negative strengths, got {work.min().item():.4g}")
+        raise CamfnError(f"maps: expected no negative strengths, got {work.min().item():.4g}")
     return work
 
 
@@ -109,7 +110,7 @@ def _texts(labels: Sequence[str] | Sequence[Sequence[str]] | None, batch: int, r
     shared = all(isinstance(label, str) for label in given)
     texts = [cast("list[str]", given)] * batch if shared else [list(label) for label in given]
     if len(texts) != batch or any(len(each) != rank for each in texts):
-        raise ValueError(
+        raise CamfnError(
             f"labels: expected {rank} texts, or {rank} for each of the {batch} images, got {len(texts)} of "
             f"{sorted({len(each) for each in texts})}"
         )
@@ -118,7 +119,7 @@ def _texts(labels: Sequence[str] | Sequence[Sequence[str]] | None, batch: int, r
 
 def _palette(rank: int) -> Tensor:
     if rank > len(PALETTE):
-        raise ValueError(f"{rank} concepts have no {rank} colors that can be told apart: pass colors=, ({rank}, 3)")
+        raise CamfnError(f"{rank} concepts have no {rank} colors that can be told apart: pass colors=, ({rank}, 3)")
     return torch.tensor([list(bytes.fromhex(color)) for color in PALETTE[:rank]]) / 255
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .._shared.errors import CamfnError
 from .._shared.optional import extra
 from ._checks import as_photo
 
@@ -53,7 +54,7 @@ def montage(
         (3, H, W) in [0, 1], device and dtype of the first picture (float32 for uint8).
 
     Raises:
-        ValueError: no pictures; not one caption for each; one that is no picture; a size below 1.
+        CamfnError: no pictures; not one caption for each; one that is no picture; a size below 1.
         OSError: `font` cannot be read.
         ImportError: captions were given and Pillow is missing.
 
@@ -97,16 +98,16 @@ def _check_layout(
 ) -> None:
     """Refuse a grid that cannot be laid out."""
     if count == 0:
-        raise ValueError("montage: expected at least one picture, got none")
+        raise CamfnError("montage: expected at least one picture, got none")
     if captions is not None and (isinstance(captions, str) or len(captions) != count):
         got = "one string" if isinstance(captions, str) else str(len(captions))
-        raise ValueError(f"montage: expected one caption for each of the {count} pictures, got {got}")
+        raise CamfnError(f"montage: expected one caption for each of the {count} pictures, got {got}")
     if (columns is not None and columns < 1) or padding < 0:
-        raise ValueError(f"montage: expected columns of at least 1, padding of at least 0, got {columns} and {padding}")
+        raise CamfnError(f"montage: expected columns of at least 1, padding of at least 0, got {columns} and {padding}")
     if min(*(cell or (1, 1)), 1 if caption_size is None else caption_size) < 1:
-        raise ValueError(f"montage: expected sizes of at least 1 pixel, got cell={cell}, caption_size={caption_size}")
+        raise CamfnError(f"montage: expected sizes of at least 1 pixel, got cell={cell}, caption_size={caption_size}")
     if not 0 <= background <= 1:
-        raise ValueError(f"montage: expected a background in [0, 1], got {background}")
+        raise CamfnError(f"montage: expected a background in [0, 1], got {background}")
 
 
 def _letterbox(photo: Tensor, height: int, width: int, background: float) -> Tensor:
@@ -170,7 +171,7 @@ def save(image: Tensor, path: str | PathLike[str]) -> None:
         path: a name in .png, .jpg or another format Pillow writes; JPEG is written at quality 95.
 
     Raises:
-        ValueError: no such format, or `image` is not a picture.
+        CamfnError: no such format, or `image` is not a picture.
         ImportError: Pillow is missing.
 
     Example:
@@ -185,5 +186,5 @@ def save(image: Tensor, path: str | PathLike[str]) -> None:
     pixels = as_photo(image, "image").detach().mul(255).round().to(torch.uint8)
     suffix = Path(path).suffix.lower()
     if Image.registered_extensions().get(suffix) not in Image.SAVE:
-        raise ValueError(f"save: expected a name in .png or .jpg, got {str(path)!r}")
+        raise CamfnError(f"save: expected a name in .png or .jpg, got {str(path)!r}")
     Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(path, quality=95)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ._checks import as_maps, as_photo, within_unit
 from ._scale import upsample
@@ -24,7 +25,7 @@ def colorize(heatmap: Tensor, colormap: str = "turbo") -> Tensor:
         (B, 3, H, W), RGB in [0, 1], device and dtype of `heatmap`.
 
     Raises:
-        ValueError: an unknown colormap, naming those there are; a heatmap outside [0, 1], or with NaN (samples named).
+        CamfnError: an unknown colormap, naming those there are; a heatmap outside [0, 1], or with NaN (samples named).
 
     Example:
         >>> import torch
@@ -49,7 +50,7 @@ def relief(gradient: Tensor, *, quantile: float = 0.99) -> Tensor:
         (B, 3, H, W), RGB in [0, 1], device and dtype of `gradient`.
 
     Raises:
-        ValueError: another shape, NaN or infinity, or a quantile outside [0, 1].
+        CamfnError: another shape, NaN or infinity, or a quantile outside [0, 1].
 
     Example:
         >>> import torch
@@ -59,9 +60,9 @@ def relief(gradient: Tensor, *, quantile: float = 0.99) -> Tensor:
     """
     work = as_maps(gradient, "gradient")
     if work.ndim != 4 or work.shape[1] != 3:
-        raise ValueError(f"gradient: expected shape (B, 3, H, W), got {tuple(gradient.shape)}")
+        raise CamfnError(f"gradient: expected shape (B, 3, H, W), got {tuple(gradient.shape)}")
     if not 0 <= quantile <= 1:
-        raise ValueError(f"quantile: expected a share in [0, 1], got {quantile}")
+        raise CamfnError(f"quantile: expected a share in [0, 1], got {quantile}")
     sizes = work.abs().flatten(1)
     # torch.quantile refuses more than 2^24 values
     rank = max(1, round(quantile * sizes.shape[1]))
@@ -87,7 +88,7 @@ def overlay(photo: Tensor, heatmap: Tensor, *, alpha: float = 0.5, colormap: str
         (B, 3, H, W), RGB in [0, 1], device and dtype of `photo` (float32 for uint8).
 
     Raises:
-        ValueError: a photo outside [0, 1], such as one normalized for a model; other batch sizes; as in `colorize`.
+        CamfnError: a photo outside [0, 1], such as one normalized for a model; other batch sizes; as in `colorize`.
 
     Example:
         >>> import torch
@@ -99,9 +100,9 @@ def overlay(photo: Tensor, heatmap: Tensor, *, alpha: float = 0.5, colormap: str
     photos = photos if photos.ndim == 4 else photos[None]
     work = _heatmap(heatmap)
     if photos.shape[0] not in (1, work.shape[0]):
-        raise ValueError(f"overlay: expected one photo, or one a heatmap, got {len(photos)} for {len(work)} heatmaps")
+        raise CamfnError(f"overlay: expected one photo, or one a heatmap, got {len(photos)} for {len(work)} heatmaps")
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha: expected an opacity in [0, 1], got {alpha}")
+        raise CamfnError(f"alpha: expected an opacity in [0, 1], got {alpha}")
     heat = upsample(work, photos.shape[-2:]).to(photos.dtype)
     zero = _ZERO.get(colormap, 0.0)
     strength = (heat - zero).abs() / max(zero, 1 - zero)
@@ -129,7 +130,7 @@ def slices(
         (count, 3, *S), the slices in order, S the two dimensions that are left, in the type to compute in.
 
     Raises:
-        ValueError: shapes, an axis or a count that do not fit; as in `overlay`.
+        CamfnError: shapes, an axis or a count that do not fit; as in `overlay`.
 
     Example:
         >>> import torch
@@ -138,12 +139,12 @@ def slices(
         torch.Size([4, 3, 20, 24])
     """
     if volume.ndim not in (3, 4) or (volume.ndim == 4 and volume.shape[0] != 3) or heatmap.ndim != 3:
-        raise ValueError(
+        raise CamfnError(
             f"slices: expected a volume (D, H, W) or (3, D, H, W) and a heatmap (d, h, w), got {tuple(volume.shape)} "
             f"and {tuple(heatmap.shape)}; one of a batch: volume[0], heatmap[0]"
         )
     if axis not in (0, 1, 2) or count < 1:
-        raise ValueError(f"slices: expected axis 0, 1 or 2 and at least one slice, got {axis} and {count}")
+        raise CamfnError(f"slices: expected axis 0, 1 or 2 and at least one slice, got {axis} and {count}")
     colored = volume if volume.ndim == 4 else volume.expand(3, *volume.shape)
     size = colored.shape[1:]
     place = torch.linspace(0, size[axis] - 1, min(count, size[axis]), device=volume.device).round().long()
@@ -166,7 +167,7 @@ def curve(series: Tensor, heatmap: Tensor, *, height: int = 120, colormap: str =
         (3, channels * height, L) in [0, 1], in the type to compute in.
 
     Raises:
-        ValueError: other shapes, or a height below 2; as in `overlay`.
+        CamfnError: other shapes, or a height below 2; as in `overlay`.
 
     Example:
         >>> import torch
@@ -175,7 +176,7 @@ def curve(series: Tensor, heatmap: Tensor, *, height: int = 120, colormap: str =
         torch.Size([3, 120, 300])
     """
     if series.ndim not in (1, 2) or heatmap.ndim != 1 or height < 2:
-        raise ValueError(
+        raise CamfnError(
             f"curve: expected a series (L,) or (channels, L), a heatmap (l,) and a height of at least 2, got "
             f"{tuple(series.shape)}, {tuple(heatmap.shape)} and {height}"
         )
@@ -199,7 +200,7 @@ def _heatmap(heatmap: Tensor) -> Tensor:
     work = as_maps(heatmap, "heatmap", spatial=2)
     if not within_unit(work):
         low, high = work.min().item(), work.max().item()
-        raise ValueError(
+        raise CamfnError(
             f"heatmap: expected values in [0, 1], got {low:.4g} to {high:.4g}; pass normalize(cam), "
             "or normalize(cam, signed=True) to keep the sign"
         )
@@ -222,6 +223,6 @@ def _colors(colormap: str) -> Tensor:
 
     names: list[str] = ColorMapType.list()
     if colormap not in names:
-        raise ValueError(f"no colormap {colormap!r}: pass one of {', '.join(names)}")
+        raise CamfnError(f"no colormap {colormap!r}: pass one of {', '.join(names)}")
     colors: Tensor = ColorMap(colormap, num_colors=64).colors
     return colors.T

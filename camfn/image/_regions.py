@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .._shared.optional import extra
 from ._checks import as_maps
 
@@ -29,7 +30,7 @@ def to_mask(heatmap: Tensor, *, threshold: float = 0.2) -> Tensor:
         (B, *S), bool.
 
     Raises:
-        ValueError: a threshold out of range; NaN or infinity, naming the samples (not checked inside `vmap`, `grad` and
+        CamfnError: a threshold out of range; NaN or infinity, naming the samples (not checked inside `vmap`, `grad` and
             `compile`).
 
     Example:
@@ -40,7 +41,7 @@ def to_mask(heatmap: Tensor, *, threshold: float = 0.2) -> Tensor:
     """
     work = as_maps(heatmap, "heatmap")
     if not 0 <= threshold < 1:
-        raise ValueError(f"threshold: expected a fraction of the maximum, 0 <= threshold < 1, got {threshold}")
+        raise CamfnError(f"threshold: expected a fraction of the maximum, 0 <= threshold < 1, got {threshold}")
     return work > threshold * work.amax(tuple(range(1, work.ndim)), keepdim=True)
 
 
@@ -58,7 +59,7 @@ def to_boxes(heatmap: Tensor, *, threshold: float = 0.2, largest: bool = False) 
         reading order. An empty mask gives (0, 4).
 
     Raises:
-        ValueError: as `to_mask`, or `heatmap` is not (B, H, W).
+        CamfnError: as `to_mask`, or `heatmap` is not (B, H, W).
         ImportError: SciPy is missing.
 
     Example:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import resize, safe_divide
 from ._checks import as_float, as_maps
 
@@ -22,7 +23,7 @@ def upsample(cam: Tensor, size: Sequence[int]) -> Tensor:
         (B, *size), device and dtype of `cam`.
 
     Raises:
-        ValueError: `size` has not one number for each spatial dimension.
+        CamfnError: `size` has not one number for each spatial dimension.
 
     Example:
         >>> import torch
@@ -32,12 +33,14 @@ def upsample(cam: Tensor, size: Sequence[int]) -> Tensor:
     """
     as_float(cam, "cam")
     if isinstance(size, int):
-        raise TypeError(f"size: expected one number for each spatial dimension, as in (height, width), got {size}")
+        raise ArgumentTypeError(
+            f"size: expected one number for each spatial dimension, as in (height, width), got {size}"
+        )
     if cam.ndim not in (2, 3, 4):
-        raise ValueError(f"cam: expected (B, *spatial) with one to three spatial dimensions, got {tuple(cam.shape)}")
+        raise CamfnError(f"cam: expected (B, *spatial) with one to three spatial dimensions, got {tuple(cam.shape)}")
     order = ("(length,)", "(height, width)", "(depth, height, width)")[cam.ndim - 2]
     if len(size) != cam.ndim - 1 or min(size) < 1:
-        raise ValueError(
+        raise CamfnError(
             f"size: expected {order} in pixels for maps of shape {tuple(cam.shape)}, got {tuple(size)}; "
             f"for a photo: upsample(cam, photo.shape[-{cam.ndim - 1}:])"
         )
@@ -60,7 +63,7 @@ def normalize(cam: Tensor, *, signed: bool = False) -> Tensor:
         Same shape, device and dtype, in [0, 1].
 
     Raises:
-        ValueError: NaN or infinity, naming the samples (not checked inside `vmap`, `grad` and `compile`).
+        CamfnError: NaN or infinity, naming the samples (not checked inside `vmap`, `grad` and `compile`).
 
     Example:
         >>> import torch
@@ -94,7 +97,7 @@ def peer_postprocess(cams: Tensor | Sequence[Tensor], size: Sequence[int]) -> Te
         (B, *size) in [0, 1], device and dtype of the (first) map.
 
     Raises:
-        ValueError: no maps, or maps that are not (B, h, w).
+        CamfnError: no maps, or maps that are not (B, h, w).
 
     Example:
         >>> import torch
@@ -104,7 +107,7 @@ def peer_postprocess(cams: Tensor | Sequence[Tensor], size: Sequence[int]) -> Te
     """
     layers = [cams] if isinstance(cams, Tensor) else list(cams)
     if not layers or any(cam.ndim != 3 for cam in layers):
-        raise ValueError(f"cams: expected (B, h, w) or a sequence of such, got {[tuple(cam.shape) for cam in layers]}")
+        raise CamfnError(f"cams: expected (B, h, w) or a sequence of such, got {[tuple(cam.shape) for cam in layers]}")
     scaled = [upsample(_peer_scale(as_float(cam, "cams").relu()), size) for cam in layers]
     return _peer_scale(torch.stack(scaled).mean(0)).to(layers[0].dtype)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide, spatial_sum, weighted_sum, widen
 from .._shared.rows import ChunkSize, Progress, constant, map_scores, one_score, readable
 from ._ablated import Ablated
@@ -63,7 +64,7 @@ def ablation_cam(
         The raw signed map, (B, *S).
 
     Raises:
-        ValueError: if the tail does not return one score a sample, or NaN for finite activations; for no channels or
+        CamfnError: if the tail does not return one score a sample, or NaN for finite activations; for no channels or
             one out of range, a baseline that does not broadcast, an unknown slope or chunk size.
 
     Example:
@@ -72,7 +73,7 @@ def ablation_cam(
         tensor([[ 6., 22.]])
     """
     if slope not in (None, "score", "l1"):
-        raise ValueError(f"ablation_cam: slope: expected None, 'score' or 'l1', got {slope!r}")
+        raise CamfnError(f"ablation_cam: slope: expected None, 'score' or 'l1', got {slope!r}")
     index = _indices(channels, activations)
     base = broadcastable("ablation_cam: baseline", baseline, activations, "activations")
     watched = closed_form is None and readable(activations, base)
@@ -151,9 +152,9 @@ def _indices(channels: Sequence[int] | Tensor | None, activations: Tensor) -> Te
     index = torch.as_tensor(channels, device=activations.device)
     expected = f"ablation_cam: channels: expected indices (n,), at least one, of the {count} channels"
     if index.ndim != 1 or not index.shape[0]:
-        raise ValueError(f"{expected}; got shape {tuple(index.shape)}")
+        raise CamfnError(f"{expected}; got shape {tuple(index.shape)}")
     if index.is_floating_point() or index.dtype is torch.bool:
-        raise ValueError(f"{expected}; got {index.dtype}")
+        raise CamfnError(f"{expected}; got {index.dtype}")
     if readable(index) and not bool(((index >= -count) & (index < count)).all()):
-        raise ValueError(f"{expected}; got {int(index.max() if index.max() >= count else index.min())}")
+        raise CamfnError(f"{expected}; got {int(index.max() if index.max() >= count else index.min())}")
     return index.long().remainder(count)

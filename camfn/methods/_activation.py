@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .._shared.maps import over_space, spatial_mean, weighted_sum, widen
 
 
@@ -29,7 +30,7 @@ def cam(activations: Tensor, grads: Tensor | None = None, outputs: Any = None, *
         The raw signed map, (B, *S).
 
     Raises:
-        ValueError: for weights of another shape.
+        CamfnError: for weights of another shape.
 
     Example:
         >>> import torch
@@ -39,7 +40,7 @@ def cam(activations: Tensor, grads: Tensor | None = None, outputs: Any = None, *
     """
     batch, channels = activations.shape[:2]
     if tuple(weights.shape) not in ((channels,), (batch, channels)):
-        raise ValueError(
+        raise CamfnError(
             f"cam: expected weights of shape ({channels},), one class's row of the linear head, or "
             f"({batch}, {channels}), a row a sample; got {tuple(weights.shape)}. "
             "For example weights=model.fc.weight[281]"
@@ -109,7 +110,7 @@ def random_cam(
         The raw signed map, (B, *S).
 
     Raises:
-        ValueError: if neither or both of `generator` and `weights` are given, or for weights of another shape.
+        CamfnError: if neither or both of `generator` and `weights` are given, or for weights of another shape.
 
     Example:
         >>> import torch
@@ -123,11 +124,11 @@ def random_cam(
         uniform = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float32)
         weights = (2 * uniform - 1).to(activations.device)
     elif weights is None or generator is not None:
-        raise ValueError(
+        raise CamfnError(
             f"random_cam: expected one of generator and weights, got {'neither' if weights is None else 'both'}. "
             "For example random_cam(activations, generator=torch.Generator().manual_seed(0))"
         )
     if tuple(weights.shape) != shape:
-        raise ValueError(f"random_cam: expected weights of shape {shape}, (B, C); got {tuple(weights.shape)}")
+        raise CamfnError(f"random_cam: expected weights of shape {shape}, (B, C); got {tuple(weights.shape)}")
     (a,) = widen(activations)
     return weighted_sum(a, weights.to(a.dtype)).to(activations.dtype)

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .._shared.maps import over_space, resize, safe_divide, spatial_sum, widen
 
 
@@ -53,5 +54,5 @@ def largest(method: str, values: Tensor, top_k: float) -> Tensor:
     elif isinstance(top_k, float) and 0 < top_k <= 1:
         count = math.ceil(top_k * channels)
     else:
-        raise ValueError(f"{method}: top_k: expected a number of channels from 1, or a share in (0, 1], got {top_k!r}")
+        raise CamfnError(f"{method}: top_k: expected a number of channels from 1, or a share in (0, 1], got {top_k!r}")
     return values.detach().topk(count, dim=1).indices

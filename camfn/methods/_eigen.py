@@ -13,6 +13,7 @@ from einops import einsum
 from torch import Tensor
 
 from .._shared.components import Sign, first_component, leading_pair, orient
+from .._shared.errors import CamfnError
 from .._shared.maps import pixels, safe_divide, safe_sqrt, widen
 
 Kernel: TypeAlias = Literal["sigmoid", "rbf", "linear", "cosine", "poly"]
@@ -47,7 +48,7 @@ def eigen_cam(
         The raw map, (B, *S), of norm sigma_1.
 
     Raises:
-        ValueError: for `centered=True` with `sign="sum"`, or an unknown sign rule.
+        CamfnError: for `centered=True` with `sign="sum"`, or an unknown sign rule.
 
     Example:
         >>> import torch
@@ -84,7 +85,7 @@ def eigen_grad_cam(
         The raw map, (B, *S), of norm sigma_1.
 
     Raises:
-        ValueError: for `centered=True` with `sign="sum"`, or an unknown sign rule.
+        CamfnError: for `centered=True` with `sign="sum"`, or an unknown sign rule.
 
     Example:
         >>> import torch
@@ -115,7 +116,7 @@ def seg_eigen_cam(activations: Tensor, grads: Tensor, outputs: Any = None, *, si
         The raw map, (B, *S), of norm sigma_1.
 
     Raises:
-        ValueError: for an unknown sign rule.
+        CamfnError: for an unknown sign rule.
 
     Example:
         >>> import torch
@@ -165,7 +166,7 @@ def kpca_cam(
         The raw map, (B, *S), of squared norm lambda_1 and mean zero.
 
     Raises:
-        ValueError: for an unknown kernel or sign rule, or `sign="sum"`.
+        CamfnError: for an unknown kernel or sign rule, or `sign="sum"`.
 
     Example:
         >>> import torch
@@ -195,7 +196,7 @@ def _component(features: Tensor, centered: bool, sign: Sign) -> Tensor:
 def _not_sum(sign: Sign) -> None:
     """Refuse to orient a centered map by its sum."""
     if sign == "sum":
-        raise ValueError(
+        raise CamfnError(
             "sign='sum' cannot orient a centered map: it sums to zero, so its sign would be rounding noise. "
             "Use sign='corr_mean' or sign='absmax'"
         )
@@ -215,4 +216,4 @@ def _kernel_matrix(rows: Tensor, kernel: Kernel, gamma: float, coef0: float, deg
     if kernel == "rbf":
         squares = inner.diagonal(dim1=-2, dim2=-1)
         return torch.exp(-gamma * (squares[..., :, None] + squares[..., None, :] - 2 * inner))
-    raise ValueError(f"kernel: expected 'sigmoid', 'rbf', 'linear', 'cosine' or 'poly', got {kernel!r}")
+    raise CamfnError(f"kernel: expected 'sigmoid', 'rbf', 'linear', 'cosine' or 'poly', got {kernel!r}")

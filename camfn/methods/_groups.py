@@ -9,6 +9,7 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .._shared.maps import over_space, resize, safe_divide, safe_sqrt, spatial_mean, weighted_sum, widen
 from .._shared.rows import ChunkSize, Progress, map_scores
 from ._channels import minmax, quantile_of, raised, strongest, take
@@ -55,7 +56,7 @@ def fd_cam(
         The raw signed map, (B, *S).
 
     Raises:
-        ValueError: if the tail does not return one score a sample, or NaN, or for a quantile outside [0, 1].
+        CamfnError: if the tail does not return one score a sample, or NaN, or for a quantile outside [0, 1].
 
     Example:
         >>> import torch
@@ -65,7 +66,7 @@ def fd_cam(
         tensor([[ 2.2183, -0.5000]])
     """
     if not 0 <= quantile <= 1:
-        raise ValueError(f"fd_cam: quantile: expected a number in [0, 1], got {quantile}")
+        raise CamfnError(f"fd_cam: quantile: expected a number in [0, 1], got {quantile}")
     has_channels("fd_cam", activations)
     a, g = widen(activations, grads)
     groups = _alike(a.detach(), quantile)
@@ -131,7 +132,7 @@ def poly_cam(
         The raw map, (B, *S).
 
     Raises:
-        ValueError: for inputs or a deeper map of another shape, an unknown switch, or scores that are not one number a
+        CamfnError: for inputs or a deeper map of another shape, an unknown switch, or scores that are not one number a
             sample, or NaN.
 
     Example:
@@ -142,10 +143,10 @@ def poly_cam(
         tensor([[4., 3.]])
     """
     if switch not in ("plus", "minus", "plus_minus"):
-        raise ValueError(f"poly_cam: switch: expected 'plus', 'minus' or 'plus_minus', got {switch!r}")
+        raise CamfnError(f"poly_cam: switch: expected 'plus', 'minus' or 'plus_minus', got {switch!r}")
     fits_inputs("poly_cam", activations, inputs)
     if deeper is not None and (deeper.ndim != activations.ndim - 1 or deeper.shape[0] != activations.shape[0]):
-        raise ValueError(
+        raise CamfnError(
             f"poly_cam: expected deeper, the map of a deeper layer, as (B, *R) with the batch and the number of "
             f"spatial dimensions of the activations, {tuple(activations.shape)}; got {tuple(deeper.shape)}"
         )

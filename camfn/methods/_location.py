@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .._shared.rows import ChunkSize, Progress, map_scores
 from ._checks import no_nan
 
@@ -57,7 +58,7 @@ def recipro_cam(
         The raw map of scores, (B, *S).
 
     Raises:
-        ValueError: if the tail does not return one score a sample, or NaN, or for an unknown kernel.
+        CamfnError: if the tail does not return one score a sample, or NaN, or for an unknown kernel.
 
     Example:
         >>> import torch
@@ -66,7 +67,7 @@ def recipro_cam(
         tensor([[6., 1., 7.]])
     """
     if kernel not in _KERNELS:
-        raise ValueError(f"recipro_cam: kernel: expected 'gaussian' or 'point', got {kernel!r}")
+        raise CamfnError(f"recipro_cam: kernel: expected 'gaussian' or 'point', got {kernel!r}")
     space = activations.shape[2:]
     axes = [torch.arange(size, device=activations.device) for size in space]
     center, neighbor = _KERNELS[kernel]

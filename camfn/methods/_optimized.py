@@ -56,7 +56,7 @@ def opti_cam(
         The raw map, (B, *S).
 
     Raises:
-        ValueError: if `forward` does not return one score a sample, or NaN, for inputs of another shape, or for
+        CamfnError: if `forward` does not return one score a sample, or NaN, for inputs of another shape, or for
             `steps` or `patience` below 1.
 
     Example:

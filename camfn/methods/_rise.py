@@ -9,6 +9,7 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .._shared.maps import resize, widen
 from .._shared.rows import ChunkSize, Progress, map_scores, one_score
 from ._checks import at_least_one, no_nan
@@ -58,7 +59,7 @@ def rise(
         The raw map, (B, *T), where other methods give (B, *S).
 
     Raises:
-        ValueError: if neither or both of `generator` and `masks` are given, for masks of another shape, `samples` or
+        CamfnError: if neither or both of `generator` and `masks` are given, for masks of another shape, `samples` or
             `grid` below 1, a probability outside (0, 1], or scores that are not one number a sample, or NaN.
 
     Example:
@@ -124,7 +125,7 @@ def d_rise(
         The raw map, (B, *T), where other methods give (B, *S).
 
     Raises:
-        ValueError: as for `rise`.
+        CamfnError: as for `rise`.
 
     Example:
         >>> import torch
@@ -156,10 +157,10 @@ def _masks(
     """Return what builds the mask (*T) of an index, and how many there are."""
     at_least_one(method, samples=samples, grid=grid)
     if not 0 < probability <= 1:
-        raise ValueError(f"{method}: probability: expected a number in (0, 1], got {probability}")
+        raise CamfnError(f"{method}: probability: expected a number in (0, 1], got {probability}")
     size = tuple(inputs.shape[2:])
     if (generator is None) == (masks is None):
-        raise ValueError(
+        raise CamfnError(
             f"{method}: expected one of generator and masks, got {'neither' if masks is None else 'both'}. "
             f"For example functools.partial({method}, generator=torch.Generator().manual_seed(0))"
         )
@@ -168,7 +169,7 @@ def _masks(
         assert generator is not None
         return _grids(samples, grid, probability, size, generator, x), samples
     if masks.ndim != inputs.ndim - 1 or tuple(masks.shape[1:]) != size or not masks.shape[0]:
-        raise ValueError(f"{method}: expected masks of shape (n, *T), T = {size}; got {tuple(masks.shape)}")
+        raise CamfnError(f"{method}: expected masks of shape (n, *T), T = {size}; got {tuple(masks.shape)}")
     return _picked(masks.to(x)), len(masks)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .._shared.maps import resize, spatial_mean, weighted_sum, widen
 from .._shared.rows import ChunkSize, Progress, constant, map_scores
 from ._affine import gradient_of
@@ -70,7 +71,7 @@ def score_cam(
         The raw map, (B, *S).
 
     Raises:
-        ValueError: if `forward` does not return one score a sample, or NaN for finite inputs; if the inputs have other
+        CamfnError: if `forward` does not return one score a sample, or NaN for finite inputs; if the inputs have other
             spatial dimensions than the activations, the baseline does not broadcast, gradients are asked for and
             neither given nor to be had; for an unknown form, order, number of channels or chunk size.
 
@@ -81,7 +82,7 @@ def score_cam(
         tensor([[0., 3.]])
     """
     if form not in ("softmax", "score"):
-        raise ValueError(f"score_cam: form: expected 'softmax' or 'score', got {form!r}")
+        raise CamfnError(f"score_cam: form: expected 'softmax' or 'score', got {form!r}")
     fits_inputs("score_cam", activations, inputs)
     base = None if baseline is None else broadcastable("score_cam: baseline", baseline, inputs, "inputs")
     (a,) = widen(activations)
@@ -142,8 +143,8 @@ def _strongest(
         if grads is None and tail is not None:
             grads = gradient_of(tail, activations)
         if grads is None:
-            raise ValueError(
+            raise CamfnError(
                 "score_cam: by='gradient' needs grads, as in score_cam(*captured, by='gradient', ...), or a tail"
             )
         return largest("score_cam", spatial_mean(widen(grads)[0]), top_k)
-    raise ValueError(f"score_cam: by: expected 'activation' or 'gradient', got {by!r}")
+    raise CamfnError(f"score_cam: by: expected 'activation' or 'gradient', got {by!r}")

@@ -9,6 +9,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .._shared.maps import channel_sum, over_space, resize, safe_divide, spatial_mean, weighted_sum, widen
 from .._shared.rows import ChunkSize, Progress, map_scores
 from ._channels import mask, quantile_of, raised, strongest, take
@@ -68,7 +69,7 @@ def ss_cam(
         The raw map, (B, *S).
 
     Raises:
-        ValueError: if neither or both of `generator` and `noise` are given, for noise or inputs of another shape,
+        CamfnError: if neither or both of `generator` and `noise` are given, for noise or inputs of another shape,
             `samples` below 1, an unknown form or number of channels, or scores that are not one number a sample.
 
     Example:
@@ -83,12 +84,12 @@ def ss_cam(
     if generator is not None and noise is None:
         noise = std * torch.randn((samples, *size), generator=generator, device=generator.device, dtype=torch.float32)
     elif noise is None or generator is not None:
-        raise ValueError(
+        raise CamfnError(
             f"ss_cam: expected one of generator and noise, got {'neither' if noise is None else 'both'}. "
             "For example functools.partial(ss_cam, generator=torch.Generator().manual_seed(0))"
         )
     if noise.ndim != inputs.ndim - 1 or tuple(noise.shape[1:]) != size or not noise.shape[0]:
-        raise ValueError(f"ss_cam: expected noise of shape (n, *T), T = {size}; got {tuple(noise.shape)}")
+        raise CamfnError(f"ss_cam: expected noise of shape (n, *T), T = {size}; got {tuple(noise.shape)}")
     fields = noise.to(activations.device)
     return _mean_score_cam(
         "ss_cam",
@@ -145,7 +146,7 @@ def is_cam(
         The raw map, (B, *S).
 
     Raises:
-        ValueError: for inputs of another shape, `steps` below 1, an unknown form, or scores that are not one number a
+        CamfnError: for inputs of another shape, `steps` below 1, an unknown form, or scores that are not one number a
             sample.
 
     Example:
@@ -214,7 +215,7 @@ def group_cam(
         The raw signed map, (B, *S).
 
     Raises:
-        ValueError: for inputs or `blurred` of another shape, `groups` below 1, a quantile outside [0, 1], or scores
+        CamfnError: for inputs or `blurred` of another shape, `groups` below 1, a quantile outside [0, 1], or scores
             that are not one number a sample.
 
     Example:
@@ -227,10 +228,10 @@ def group_cam(
     """
     at_least_one("group_cam", groups=groups)
     if not 0 <= quantile <= 1:
-        raise ValueError(f"group_cam: quantile: expected a number in [0, 1], got {quantile}")
+        raise CamfnError(f"group_cam: quantile: expected a number in [0, 1], got {quantile}")
     fits_inputs("group_cam", activations, inputs)
     if blurred is not None and blurred.shape != inputs.shape:
-        raise ValueError(
+        raise CamfnError(
             f"group_cam: expected blurred like the inputs, {tuple(inputs.shape)}; got {tuple(blurred.shape)}"
         )
     a, g = widen(activations, grads)
@@ -270,7 +271,7 @@ def _mean_score_cam(
 ) -> Tensor:
     """Score-CAM with each score a mean over `count` changed masks, `change(mask, index)`."""
     if form not in ("softmax", "score"):
-        raise ValueError(f"{method}: form: expected 'softmax' or 'score', got {form!r}")
+        raise CamfnError(f"{method}: form: expected 'softmax' or 'score', got {form!r}")
     fits_inputs(method, activations, inputs)
     (a,) = widen(activations)
     a = a if top_k is None else take(a, strongest(method, a, top_k))

@@ -50,7 +50,7 @@ def shapley_cam(
         The raw signed map, (B, *S).
 
     Raises:
-        ValueError: if the tail does not return one score a sample, or NaN, or for a derivative that is NaN.
+        CamfnError: if the tail does not return one score a sample, or NaN, or for a derivative that is NaN.
         NotImplementedError: if the tail has an operation without a forward derivative.
 
     Example:
@@ -119,7 +119,7 @@ def lift_cam(
         The raw signed map, (B, *S).
 
     Raises:
-        ValueError: if the tail does not return one score a sample, or NaN, for a derivative that is NaN, or `points`
+        CamfnError: if the tail does not return one score a sample, or NaN, for a derivative that is NaN, or `points`
             below 1.
 
     Example:

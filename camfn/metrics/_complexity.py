@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import shapes_agree
+from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ..image._checks import as_maps, within_unit
 from ._scores import number_a_sample
@@ -23,7 +24,7 @@ def complexity(heatmap: Tensor) -> Tensor:
         (B,), in [0, 1], lower is better; 0 for a map of zeros, 1 for a map of ones.
 
     Raises:
-        ValueError: a heatmap outside [0, 1], or with NaN (samples named).
+        CamfnError: a heatmap outside [0, 1], or with NaN (samples named).
 
     Example:
         >>> complexity(torch.tensor([[0.0, 0.5, 1.0, 0.5]]))
@@ -31,7 +32,7 @@ def complexity(heatmap: Tensor) -> Tensor:
     """
     work = as_maps(heatmap, "complexity: heatmap")
     if not within_unit(work):
-        raise ValueError("complexity: expected a heatmap in [0, 1]; pass camfn.image.normalize(cam)")
+        raise CamfnError("complexity: expected a heatmap in [0, 1]; pass camfn.image.normalize(cam)")
     return work.flatten(1).mean(1).to(heatmap.dtype)
 
 
@@ -47,7 +48,7 @@ def entropy(heatmap: Tensor) -> Tensor:
         (B,), lower is better: 0 where one pixel has everything, ln N for a constant map, one of zeros included.
 
     Raises:
-        ValueError: NaN or infinity, naming the samples.
+        CamfnError: NaN or infinity, naming the samples.
 
     Example:
         >>> entropy(torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 3.0, 0.0, 0.0]])).exp()
@@ -71,7 +72,7 @@ def sparseness(heatmap: Tensor) -> Tensor:
         has everything.
 
     Raises:
-        ValueError: NaN or infinity, naming the samples.
+        CamfnError: NaN or infinity, naming the samples.
 
     Example:
         >>> sparseness(torch.tensor([[0.0, 0.0, 0.0, 5.0], [1.0, 1.0, 1.0, 1.0]]))
@@ -97,7 +98,7 @@ def coherency(heatmap: Tensor, again: Tensor) -> Tensor:
         (B,), in [0, 1], higher is better.
 
     Raises:
-        ValueError: other shapes; NaN or infinity, naming the samples.
+        CamfnError: other shapes; NaN or infinity, naming the samples.
 
     Example:
         >>> coherency(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[5.0, 7.0, 9.0]]))
@@ -123,7 +124,7 @@ def adcc(coherency: Tensor, complexity: Tensor, drop: Tensor) -> Tensor:
         (B,), in [0, 1], higher is better; 0 where one of the three is.
 
     Raises:
-        ValueError: numbers outside [0, 1], as drops in percent.
+        CamfnError: numbers outside [0, 1], as drops in percent.
 
     Example:
         >>> adcc(torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([0.5]))
@@ -148,7 +149,7 @@ def arcc(coherency: Tensor, complexity: Tensor, road: Tensor) -> Tensor:
         (B,), in [0, 1], higher is better; 0 where one of the three is.
 
     Raises:
-        ValueError: numbers outside [0, 1], or r outside [-0.5, 0.5], as it is with logits.
+        CamfnError: numbers outside [0, 1], or r outside [-0.5, 0.5], as it is with logits.
 
     Example:
         >>> arcc(torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([0.25]))

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ..image._checks import within_unit
 from ._order import on_images
@@ -43,7 +44,7 @@ def masked(
         What the model takes, (B, C, *T).
 
     Raises:
-        ValueError: a heatmap outside [0, 1], with NaN or infinity, or of another batch.
+        CamfnError: a heatmap outside [0, 1], with NaN or infinity, or of another batch.
 
     Example:
         >>> images, heatmap = torch.full((1, 1, 2, 2), 4.0), torch.tensor([[[0.0, 0.25], [0.5, 1.0]]])
@@ -53,7 +54,7 @@ def masked(
     """
     mask = on_images("masked", heatmap, images)
     if not within_unit(mask):
-        raise ValueError("masked: expected a heatmap in [0, 1]; pass camfn.image.normalize(cam)")
+        raise CamfnError("masked: expected a heatmap in [0, 1]; pass camfn.image.normalize(cam)")
     weight = mask[:, None].to(images.dtype)
     seen = images * weight + baseline_of("masked", baseline, images) * (1 - weight)
     return seen if normalize is None else normalize(seen)
@@ -65,7 +66,7 @@ def baseline_of(what: str, baseline: Baseline, images: Tensor) -> Tensor:
     try:
         return torch.broadcast_to(value.to(images), images.shape)
     except RuntimeError as error:
-        raise ValueError(
+        raise CamfnError(
             f"{what}: baseline: expected something that broadcasts to the images, {tuple(images.shape)}; got "
             f"{tuple(value.shape)}. One number a channel: baseline=values[:, None, None]"
         ) from error
@@ -82,7 +83,7 @@ def confidence_change(before: Tensor, after: Tensor) -> Tensor:
         (B,), any sign.
 
     Raises:
-        ValueError: scores that are not (B,) numbers.
+        CamfnError: scores that are not (B,) numbers.
 
     Example:
         >>> confidence_change(torch.tensor([0.5]), torch.tensor([0.75]))
@@ -106,7 +107,7 @@ def average_drop(before: Tensor, after: Tensor) -> Tensor:
         (B,), in [0, 1], lower is better; 0 where p is 0. The paper's number is 100 times the mean.
 
     Raises:
-        ValueError: scores that are not (B,) numbers, or negative ones.
+        CamfnError: scores that are not (B,) numbers, or negative ones.
 
     Example:
         >>> average_drop(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75]))
@@ -130,7 +131,7 @@ def average_increase(before: Tensor, after: Tensor) -> Tensor:
         (B,), 0 or 1, higher is better. The paper's number is 100 times the mean.
 
     Raises:
-        ValueError: scores that are not (B,) numbers.
+        CamfnError: scores that are not (B,) numbers.
 
     Example:
         >>> average_increase(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75]))
@@ -154,7 +155,7 @@ def average_gain(before: Tensor, after: Tensor) -> Tensor:
         (B,), in [0, 1], higher is better; 0 where p is 1.
 
     Raises:
-        ValueError: scores that are not (B,) numbers in [0, 1].
+        CamfnError: scores that are not (B,) numbers in [0, 1].
 
     Example:
         >>> average_gain(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75]))

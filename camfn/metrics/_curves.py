@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .._shared.errors import CamfnError
 from .._shared.rows import ChunkSize, Progress
 from ._confidence import Baseline, baseline_of
 from ._order import on_images, ranks
@@ -56,14 +57,14 @@ def blur(images: Tensor, kernel_size: int = 11, sigma: float = 5.0) -> Tensor:
         Same shape.
 
     Raises:
-        ValueError: images of another shape, or too small for the kernel.
+        CamfnError: images of another shape, or too small for the kernel.
 
     Example:
         >>> blur(torch.ones(1, 3, 16, 16)).shape
         torch.Size([1, 3, 16, 16])
     """
     if images.ndim != 4 or min(images.shape[2:]) <= kernel_size // 2:
-        raise ValueError(
+        raise CamfnError(
             f"blur: expected images (B, C, H, W) of more than {kernel_size // 2} pixels a side for a kernel of "
             f"{kernel_size}, got {tuple(images.shape)}; for others: baseline=lambda x: blur(x, kernel_size=3)"
         )
@@ -106,7 +107,7 @@ def removal_curve(
         A `Curve`, shares of the pixels (or squares) and scores (B, S).
 
     Raises:
-        ValueError: other shapes, a step out of range, NaN or infinity in the map, NaN from `score`.
+        CamfnError: other shapes, a step out of range, NaN or infinity in the map, NaN from `score`.
 
     Example:
         >>> images, heatmap = torch.ones(1, 1, 2, 2), torch.tensor([[[4.0, 3.0], [2.0, 1.0]]])
@@ -159,7 +160,7 @@ def deletion(
         A `Curve`.
 
     Raises:
-        ValueError: as `removal_curve`.
+        CamfnError: as `removal_curve`.
 
     Example:
         >>> heatmap = torch.tensor([[[1.0, 0.0]]])
@@ -197,7 +198,7 @@ def insertion(
         A `Curve`.
 
     Raises:
-        ValueError: as `removal_curve`.
+        CamfnError: as `removal_curve`.
 
     Example:
         >>> heatmap = torch.tensor([[[1.0, 0.0]]])
@@ -241,7 +242,7 @@ def pixel_flipping(
         A `Curve`.
 
     Raises:
-        ValueError: as `removal_curve`, or a region below 1.
+        CamfnError: as `removal_curve`, or a region below 1.
 
     Example:
         >>> images, heatmap = torch.ones(1, 1, 2, 4), torch.tensor([[[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]])
@@ -257,7 +258,7 @@ def _counts(step: float, total: int) -> Tensor:
     """Pixels removed at each point of a curve: both ends, and every step between."""
     whole = isinstance(step, int) and not isinstance(step, bool)
     if not 0 < step <= (total if whole else 1):
-        raise ValueError(
+        raise CamfnError(
             f"step: expected a number of pixels, 1 to {total}, or a share of them as a float, above 0.0 and up to "
             f"1.0; got {step!r}"
         )
@@ -270,7 +271,7 @@ def _counts(step: float, total: int) -> Tensor:
 def _square_ranks(maps: Tensor, region: int) -> tuple[Tensor, int]:
     """Rank of each pixel's square, (B, *S), and the number of squares."""
     if region < 1:
-        raise ValueError(f"region: expected a side of at least 1 pixel, got {region}")
+        raise CamfnError(f"region: expected a side of at least 1 pixel, got {region}")
     space = maps.shape[1:]
     short = [-length % region for length in space]
     padding = [amount for length in reversed(short) for amount in (0, length)]

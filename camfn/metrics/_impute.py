@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import shapes_agree
+from .._shared.errors import CamfnError
 from .._shared.maps import widen
 from ..image._checks import require_finite
 from ._multigrid import Array, cycle, framed, grids_of, inside, laplacian, namespace, ratio, run
@@ -36,7 +37,7 @@ def impute(images: Tensor, missing: Tensor, *, tolerance: float = 1e-5) -> Tenso
         channel by channel.
 
     Raises:
-        ValueError: other shapes or types; NaN or infinity in the images, naming the samples.
+        CamfnError: other shapes or types; NaN or infinity in the images, naming the samples.
         RuntimeError: the tolerance was not reached.
 
     Example:
@@ -47,7 +48,7 @@ def impute(images: Tensor, missing: Tensor, *, tolerance: float = 1e-5) -> Tenso
         tensor([4., 5., 6., 7.])
     """
     if images.ndim != 4 or not images.is_floating_point() or missing.dtype != torch.bool:
-        raise ValueError(
+        raise CamfnError(
             f"impute: expected floating-point images (B, C, H, W) and missing (B, H, W) of bool, got "
             f"{tuple(images.shape)} of {images.dtype} and {tuple(missing.shape)} of {missing.dtype}"
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._shared.checks import length_matches, shapes_agree
+from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ..image import to_boxes, to_mask
 from ..image._checks import as_maps
@@ -29,14 +30,14 @@ def boxes_in_pixels(fractions: Tensor, size: Sequence[int]) -> Tensor:
         Same shape, in pixels, not rounded.
 
     Raises:
-        ValueError: numbers outside [0, 1], as those in pixels already.
+        CamfnError: numbers outside [0, 1], as those in pixels already.
 
     Example:
         >>> boxes_in_pixels(torch.tensor([[0.25, 0.5, 0.75, 1.0]]), (100, 200))
         tensor([[ 50.,  50., 150., 100.]])
     """
     if fractions.shape[-1:] != (4,) or not bool(((fractions >= 0) & (fractions <= 1)).all()):
-        raise ValueError(
+        raise CamfnError(
             f"boxes_in_pixels: expected (..., 4) in [0, 1], got {tuple(fractions.shape)}, up to {fractions.max():g}"
         )
     height, width = size
@@ -55,7 +56,7 @@ def box_masks(boxes: Boxes, size: Sequence[int]) -> Tensor:
         (B, height, width), bool, the union of each sample's boxes.
 
     Raises:
-        ValueError: boxes of another shape, empty or outside the image, naming the sample.
+        CamfnError: boxes of another shape, empty or outside the image, naming the sample.
 
     Example:
         >>> box_masks(torch.tensor([[1, 0, 3, 1]]), (2, 4)).int()
@@ -90,7 +91,7 @@ def pointing_game(heatmap: Tensor, region: Boxes, *, tolerance: float = 0.0) -> 
         (B,), in [0, 1], higher is better.
 
     Raises:
-        ValueError: other shapes, a sample without an object, NaN or infinity.
+        CamfnError: other shapes, a sample without an object, NaN or infinity.
 
     Example:
         >>> heatmap = torch.tensor([[[0.0, 5.0], [1.0, 0.0]]])
@@ -118,7 +119,7 @@ def energy_in_box(heatmap: Tensor, region: Boxes) -> Tensor:
         (B,), in [0, 1], higher is better: the area of the object for a constant map, 0 for a map of zeros.
 
     Raises:
-        ValueError: negative values, other shapes, a sample without an object, NaN or infinity.
+        CamfnError: negative values, other shapes, a sample without an object, NaN or infinity.
 
     Example:
         >>> energy_in_box(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[0, 0, 1, 1]]))
@@ -126,7 +127,7 @@ def energy_in_box(heatmap: Tensor, region: Boxes) -> Tensor:
     """
     maps, masks = _on_region("energy_in_box", heatmap, region)
     if bool((maps < 0).any()):
-        raise ValueError("energy_in_box: expected a heatmap without negative values; pass camfn.image.normalize(cam)")
+        raise CamfnError("energy_in_box: expected a heatmap without negative values; pass camfn.image.normalize(cam)")
     total = maps.sum((1, 2))
     return safe_divide((maps * masks).sum((1, 2)), total).to(heatmap.dtype)
 
@@ -143,7 +144,7 @@ def iou(heatmap: Tensor, region: Boxes, *, threshold: float = 0.2) -> Tensor:
         (B,), in [0, 1], higher is better; 0 for a map of zeros.
 
     Raises:
-        ValueError: a threshold out of range, other shapes, a sample without an object, NaN or infinity.
+        CamfnError: a threshold out of range, other shapes, a sample without an object, NaN or infinity.
 
     Example:
         >>> iou(torch.tensor([[[1.0, 1.0, 0.0]]]), torch.tensor([[1, 0, 3, 1]]))
@@ -177,7 +178,7 @@ def box_ious(
         (B, T); 0 where nothing exceeds the threshold.
 
     Raises:
-        ValueError: as `image.to_boxes` and `box_masks`, or other `parts`.
+        CamfnError: as `image.to_boxes` and `box_masks`, or other `parts`.
         ImportError: SciPy is missing.
 
     Example:
@@ -186,7 +187,7 @@ def box_ious(
         tensor([[0.6667, 1.0000]])
     """
     if parts not in ("largest", "all"):
-        raise ValueError(f"parts: expected 'largest' or 'all', got {parts!r}")
+        raise CamfnError(f"parts: expected 'largest' or 'all', got {parts!r}")
     levels = [k / 255 for k in range(255)] if thresholds is None else list(thresholds)
     maps = as_maps(heatmap, "box_ious: heatmap", spatial=2)
     truth = _a_sample("box_ious", boxes, maps.shape[1:])
@@ -217,14 +218,14 @@ def max_box_acc(ious: Tensor, *, at: Sequence[float] = (0.5,)) -> Tensor:
         A scalar in [0, 1], higher is better.
 
     Raises:
-        ValueError: no samples, or another shape.
+        CamfnError: no samples, or another shape.
 
     Example:
         >>> max_box_acc(torch.tensor([[0.6, 0.4], [0.6, 0.9]]))
         tensor(1.)
     """
     if ious.ndim != 2 or not ious.numel():
-        raise ValueError(f"max_box_acc: expected (B, T) from box_ious, got {tuple(ious.shape)}")
+        raise CamfnError(f"max_box_acc: expected (B, T) from box_ious, got {tuple(ious.shape)}")
     each = [(ious >= bound).to(ious.dtype).mean(0).amax() for bound in at]
     return torch.stack(each).mean()
 
@@ -247,7 +248,7 @@ def pxap(heatmap: Tensor, masks: Tensor, *, pooled: bool = False) -> Tensor:
         (B,), higher is better, the area of the object for a constant map; a scalar if `pooled`.
 
     Raises:
-        ValueError: other shapes, a mask that is not bool or is empty, NaN or infinity.
+        CamfnError: other shapes, a mask that is not bool or is empty, NaN or infinity.
 
     Example:
         >>> pxap(torch.tensor([[0.9, 0.8, 0.1]]), torch.tensor([[True, False, True]]))
@@ -274,12 +275,12 @@ def _a_sample(what: str, boxes: Boxes, size: Sequence[int]) -> list[Tensor]:
     for index, each in enumerate(found):
         shape = tuple(each.shape)
         if each.ndim != 2 or not each.numel():
-            raise ValueError(f"{what}: boxes: expected (n, 4) with n > 0 for sample {index}, got {shape}")
+            raise CamfnError(f"{what}: boxes: expected (n, 4) with n > 0 for sample {index}, got {shape}")
         x0, y0, x1, y1 = each.unbind(1)
         inside = (x0 >= 0) & (y0 >= 0) & (x1 <= width) & (y1 <= height) & (x0 < x1) & (y0 < y1)
         if not bool(inside.all()):
             bad = each[~inside][0].tolist()
-            raise ValueError(
+            raise CamfnError(
                 f"{what}: boxes: expected x0 < x1 and y0 < y1 within {width} x {height} pixels of the heatmap, got "
                 f"{bad} for sample {index}; upsample the heatmap to the photo, or scale the boxes"
             )
@@ -297,11 +298,11 @@ def _on_region(what: str, heatmap: Tensor, region: Boxes) -> tuple[Tensor, Tenso
 
 def _check_masks(what: str, masks: Tensor, maps: Tensor) -> None:
     if masks.dtype != torch.bool:
-        raise ValueError(f"{what}: expected a mask of bool, got {masks.dtype}; pass mask > 0")
+        raise CamfnError(f"{what}: expected a mask of bool, got {masks.dtype}; pass mask > 0")
     shapes_agree(f"{what}: mask", masks.shape, maps.shape)
     empty = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
     if empty:
-        raise ValueError(
+        raise CamfnError(
             f"{what}: no pixel belongs to the object of sample {empty[0]}; if the boxes are fractions of the image, "
             "pass boxes_in_pixels(boxes, heatmap.shape[1:])"
         )

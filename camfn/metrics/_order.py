@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .._shared.maps import resize
 from ..image._checks import as_maps
 
@@ -23,7 +24,7 @@ def most_relevant(heatmap: Tensor, share: float) -> Tensor:
         (B, *S), bool.
 
     Raises:
-        ValueError: a share outside [0, 1]; NaN or infinity, naming the samples.
+        CamfnError: a share outside [0, 1]; NaN or infinity, naming the samples.
 
     Example:
         >>> most_relevant(torch.tensor([[0.0, 3.0, 0.0, 1.0]]), 0.75)
@@ -35,7 +36,7 @@ def most_relevant(heatmap: Tensor, share: float) -> Tensor:
 def count_of(what: str, share: float, total: int) -> int:
     """Pixels that a share stands for."""
     if not 0 <= share <= 1:
-        raise ValueError(f"{what}: expected shares of the pixels in [0, 1], got {share}")
+        raise CamfnError(f"{what}: expected shares of the pixels in [0, 1], got {share}")
     return round(share * total)
 
 
@@ -51,7 +52,7 @@ def on_images(what: str, heatmap: Tensor, images: Tensor) -> Tensor:
     heatmap = heatmap.to(images.dtype) if isinstance(heatmap, Tensor) and heatmap.dtype == torch.bool else heatmap
     work = as_maps(heatmap, f"{what}: heatmap")
     if work.ndim != images.ndim - 1 or work.shape[0] != images.shape[0]:
-        raise ValueError(
+        raise CamfnError(
             f"{what}: expected images (B, C, *T) and a heatmap (B, *S) with as many samples and spatial dimensions, "
             f"got {tuple(images.shape)} and {tuple(heatmap.shape)}"
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from ._curves import Curve
 from ._impute import impute
 from ._order import count_of, on_images, ranks
@@ -51,7 +52,7 @@ def road(
         A `Curve`; its `.average` is the metric, lower is better (higher with `least`).
 
     Raises:
-        ValueError: other shapes, a share outside [0, 1], noise without a generator, NaN in the map or from `score`.
+        CamfnError: other shapes, a share outside [0, 1], noise without a generator, NaN in the map or from `score`.
 
     Example:
         >>> images, heatmap = torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4)
@@ -101,7 +102,7 @@ def road_combined(
         (B,), higher is better.
 
     Raises:
-        ValueError: as `road`.
+        CamfnError: as `road`.
 
     Example:
         >>> images = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -124,7 +125,7 @@ def _drawn(noise: float, generator: torch.Generator | None, images: Tensor) -> T
     if not noise:
         return None
     if generator is None:
-        raise ValueError(
+        raise CamfnError(
             "road: expected a generator for the noise; pass generator=torch.Generator().manual_seed(0), or noise=0"
         )
     field = torch.randn(images.shape[1:], generator=generator, device=generator.device, dtype=torch.float32)

@@ -9,6 +9,7 @@ from einops import einsum
 from torch import Tensor
 
 from .._shared.checks import shapes_agree
+from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide, widen
 from .._shared.rows import ChunkSize, Progress, map_rows
 from ..image._checks import require_finite
@@ -54,7 +55,7 @@ def infidelity(
         (B,), not negative, lower is better. Without `optimal_scale` in squared units of the score.
 
     Raises:
-        ValueError: neither or both of generator and noise, other shapes, NaN in the map or from `score`.
+        CamfnError: neither or both of generator and noise, other shapes, NaN in the map or from `score`.
 
     Example:
         >>> images, weights = torch.ones(1, 1, 2, 2), torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
@@ -121,7 +122,7 @@ def max_sensitivity(
         (B,), not negative, lower is better. Relative to a map of zeros: 0 if the map stays one, otherwise infinite.
 
     Raises:
-        ValueError: neither or both of generator and noise, other shapes, NaN in a map.
+        CamfnError: neither or both of generator and noise, other shapes, NaN in a map.
 
     Example:
         >>> images = torch.ones(1, 1, 2, 2)
@@ -171,17 +172,17 @@ def _fields(
 ) -> Tensor:
     """Perturbations (n, C, *T), given or drawn; the same for all samples of a batch."""
     if (generator is None) == (noise is None):
-        raise ValueError(
+        raise CamfnError(
             f"{what}: expected one of generator and noise, got {'neither' if noise is None else 'both'}. "
             "For example generator=torch.Generator().manual_seed(0)"
         )
     shape = tuple(images.shape[1:])
     if noise is not None:
         if not len(noise) or tuple(noise.shape[1:]) != shape:
-            raise ValueError(f"{what}: expected noise of shape (n, *{shape}), got {tuple(noise.shape)}")
+            raise CamfnError(f"{what}: expected noise of shape (n, *{shape}), got {tuple(noise.shape)}")
         return noise.to(images)
     if samples < 1:
-        raise ValueError(f"{what}: samples: expected at least 1, got {samples}")
+        raise CamfnError(f"{what}: samples: expected at least 1, got {samples}")
     assert generator is not None
     return draw((samples, *shape), {"generator": generator, "device": generator.device, "dtype": torch.float32}).to(
         images

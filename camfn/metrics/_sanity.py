@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .._cut.layer_checks import layer_name
 from .._shared.checks import shapes_agree
+from .._shared.errors import CamfnError
 from ..image._checks import as_maps, within_unit
 from ._complexity import correlation
 
@@ -129,7 +130,7 @@ def randomization(
 
     Raises:
         CaptureError: no such module.
-        ValueError: NaN or infinity in a map, naming the samples.
+        CamfnError: NaN or infinity in a map, naming the samples.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(4, 2))
@@ -162,7 +163,7 @@ def spearman(first: Tensor, second: Tensor, *, absolute: bool = False) -> Tensor
         (B,), in [-1, 1]; 0 where a map is constant, unless both are: 1.
 
     Raises:
-        ValueError: other shapes; NaN or infinity, naming the samples.
+        CamfnError: other shapes; NaN or infinity, naming the samples.
 
     Example:
         >>> spearman(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 8.0, 27.0]]))
@@ -190,7 +191,7 @@ def ssim(first: Tensor, second: Tensor, *, window: int = 11) -> Tensor:
         (B,), at most 1.
 
     Raises:
-        ValueError: other shapes, values outside [0, 1], NaN, or a window that does not fit.
+        CamfnError: other shapes, values outside [0, 1], NaN, or a window that does not fit.
 
     Example:
         >>> heatmap = torch.rand(2, 16, 16)
@@ -200,9 +201,9 @@ def ssim(first: Tensor, second: Tensor, *, window: int = 11) -> Tensor:
     maps = [as_maps(each, f"ssim: {name}", spatial=2) for each, name in ((first, "first"), (second, "second"))]
     shapes_agree("ssim: second", second.shape, first.shape)
     if not all(map(within_unit, maps)):
-        raise ValueError("ssim: expected heatmaps in [0, 1]; pass camfn.image.normalize(cam)")
+        raise CamfnError("ssim: expected heatmaps in [0, 1]; pass camfn.image.normalize(cam)")
     if window % 2 == 0 or window // 2 >= min(first.shape[1:]):
-        raise ValueError(
+        raise CamfnError(
             f"ssim: window: expected an odd side, at most {2 * min(first.shape[1:]) - 1} for maps of "
             f"{tuple(first.shape[1:])}, got {window}"
         )

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from .._cut.folded import Folded
 from .._cut.graft import bare
 from .._shared.checks import is_concrete
+from .._shared.errors import CamfnError
 from .._shared.rows import ChunkSize, Progress, map_scores, one_score
 from .._shared.vocabulary import ScoreFn, Target
 from ..targets import Score, as_score, class_probability, pin
@@ -41,7 +42,7 @@ def scores_of(model: nn.Module, images: Tensor, target: Target = _TOP) -> ScoreO
         A function (B, C, *S) -> (B,), for these B samples in this order. Its method `fold` runs n such batches as one.
 
     Raises:
-        ValueError: the model is in training mode, where a score depends on chance and on its neighbors.
+        CamfnError: the model is in training mode, where a score depends on chance and on its neighbors.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)).eval()
@@ -50,7 +51,7 @@ def scores_of(model: nn.Module, images: Tensor, target: Target = _TOP) -> ScoreO
         torch.Size([2])
     """
     if model.training:
-        raise ValueError(f"scores_of: this {type(model).__name__} is in training mode; call model.eval() first")
+        raise CamfnError(f"scores_of: this {type(model).__name__} is in training mode; call model.eval() first")
     score = as_score(target)
     if isinstance(score, Score) and score.pinned:
         with torch.no_grad():
@@ -129,7 +130,7 @@ def _no_nan(what: str, scores: Tensor) -> Tensor:
     """Refuse NaN among (..., B) scores, naming the sample."""
     lost = scores.isnan().reshape(-1, scores.shape[-1]).any(0)
     if is_concrete(lost) and bool(lost.any()):
-        raise ValueError(
+        raise CamfnError(
             f"{what}: score returned NaN for sample {int(lost.int().argmax())}. Look at what the network gives for "
             "masked images: a division by a norm of 0, a logarithm of 0, half precision?"
         )
@@ -140,11 +141,11 @@ def number_a_sample(what: str, name: str, value: Any, low: float, high: float, a
     """Refuse anything but (B,) floating-point numbers in [low, high], with some slack for rounding."""
     if not isinstance(value, Tensor) or value.ndim != 1 or not value.is_floating_point():
         got = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"{what}: {name}: expected one floating-point number a sample, shape (B,); got {got}")
+        raise CamfnError(f"{what}: {name}: expected one floating-point number a sample, shape (B,); got {got}")
     slack = 16 * torch.finfo(value.dtype).eps
     if is_concrete(value) and not bool(((value >= low - slack) & (value <= high + slack)).all()):
         bad = int(((value >= low - slack) & (value <= high + slack)).logical_not().int().argmax())
-        raise ValueError(
+        raise CamfnError(
             f"{what}: {name}: expected numbers in [{low:g}, {high:g}], got {value[bad]:.4g} for sample {bad}. {advice}"
         )
     return value

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .._shared.errors import CamfnError
 from .._shared.maps import widen
 
 CLIPPED = (nn.Hardtanh, nn.ReLU6)
@@ -45,7 +46,7 @@ def offset_of(module: nn.Module, z: Tensor) -> Tensor:
     """`f(z) - J_f(z) z`, which for an affine module is its bias; broadcasts against the module's output."""
     if isinstance(module, _BatchNorm):
         if module.training or module.running_mean is None or module.running_var is None:
-            raise ValueError(
+            raise CamfnError(
                 "FullGrad needs BatchNorm with fixed statistics, since a batch's own make samples depend on each "
                 f"other; here is a {type(module).__name__} that takes the batch's. Call model.eval() first"
             )

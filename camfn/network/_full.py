@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._shared.errors import CamfnError
 from .._shared.maps import channel_sum, resize, safe_divide, widen
 from .._shared.vocabulary import Inputs, Target
 from ._biases import biased, biased_or_smooth, offset_of, on_a_grid
@@ -76,7 +77,7 @@ def full_gradients(model: nn.Module, *, implicit: bool = False) -> Callable[...,
         targets sum its terms inside.
 
     Raises:
-        ValueError: a BatchNorm takes its statistics from the batch; the target does not give one number a sample.
+        CamfnError: a BatchNorm takes its statistics from the batch; the target does not give one number a sample.
         TypeError: the inputs hold no floating-point tensor.
 
     Example:
@@ -122,7 +123,7 @@ def full_grad(model: nn.Module, *, align_corners: bool = False) -> Callable[...,
         of the image, never negative.
 
     Raises:
-        ValueError: as for `full_gradients`; images without one to three spatial dimensions.
+        CamfnError: as for `full_gradients`; images without one to three spatial dimensions.
         TypeError: the inputs hold no floating-point tensor.
 
     Example:
@@ -157,7 +158,7 @@ def simple_full_grad(model: nn.Module, *, align_corners: bool = False) -> Callab
         A function of the inputs and a target that returns the map, (B, *S), never negative.
 
     Raises:
-        ValueError: as for `full_grad`.
+        CamfnError: as for `full_grad`.
         TypeError: the inputs hold no floating-point tensor.
 
     Example:
@@ -209,7 +210,7 @@ def smooth_full_grad(
         A function of the inputs and a target that returns the map, (B, *S), never negative.
 
     Raises:
-        ValueError: neither or both of `generator` and `noise`, noise of another shape, `samples` below 1, a negative
+        CamfnError: neither or both of `generator` and `noise`, noise of another shape, `samples` below 1, a negative
             `sigma`; as for `full_grad`.
         TypeError: the inputs hold no floating-point tensor.
 
@@ -246,7 +247,7 @@ def _product(grad: Tensor, offset: Tensor) -> Tensor:
 def _saliency(terms: Iterable[Tensor], image: Tensor, align_corners: bool) -> Tensor:
     """Sum of psi over the terms that have as many dimensions as the image."""
     if image.ndim not in (3, 4, 5):
-        raise ValueError(
+        raise CamfnError(
             f"FullGrad: expected images (B, C, *S) with one to three spatial dimensions, got {tuple(image.shape)}; "
             "full_gradients gives the terms of any input"
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .._cut.explainer import explainer
 from .._cut.graft import graft
+from .._shared.errors import CamfnError
 from .._shared.inputs import call, copied
 from .._shared.maps import resize
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
@@ -45,7 +46,7 @@ def guided_backprop(model: nn.Module) -> Callable[..., Tensor]:
         the first floating-point tensor of the inputs.
 
     Raises:
-        ValueError: no ReLU ran but other activations did; the target does not give one number a sample.
+        CamfnError: no ReLU ran but other activations did; the target does not give one number a sample.
         TypeError: the inputs hold no floating-point tensor.
 
     Example:
@@ -77,7 +78,7 @@ def deconvnet(model: nn.Module) -> Callable[..., Tensor]:
         A function of the inputs and a target that returns (B, C, *S), like the image.
 
     Raises:
-        ValueError: no ReLU ran but other activations did; the target does not give one number a sample.
+        CamfnError: no ReLU ran but other activations did; the target does not give one number a sample.
         TypeError: the inputs hold no floating-point tensor.
 
     Example:
@@ -112,7 +113,7 @@ def guided_grad_cam(
         A function of the inputs and a target that returns (B, C, *S), like the image.
 
     Raises:
-        ValueError: as for `guided_backprop`; a map of another number of spatial dimensions than the image.
+        CamfnError: as for `guided_backprop`; a map of another number of spatial dimensions than the image.
         CaptureError: no such layer, or its activations are not a map.
         TypeError: the inputs hold no floating-point tensor.
 
@@ -195,7 +196,7 @@ def _rectified(name: str, rule: Rule) -> Iterator[None]:
         yield
     if others and not mode.guided:
         kinds = ", ".join(dict.fromkeys(others))
-        raise ValueError(
+        raise CamfnError(
             f"{name}: no ReLU ran in this network, but {kinds} did, which keep their own derivative, so the result "
             "would be the plain gradient. Take camfn.network.input_gradient(model) for that, or smooth_grad; "
             "camfn.network.unguided(model)(inputs) names the modules"

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from .._shared.errors import CamfnError
 from .._shared.maps import widen
 from .._shared.quadrature import gauss_legendre
 from .._shared.vocabulary import Inputs, Target
@@ -34,7 +35,7 @@ def input_gradient(model: nn.Module) -> Callable[..., Tensor]:
         the first floating-point tensor of the inputs.
 
     Raises:
-        ValueError: the target does not give one number a sample.
+        CamfnError: the target does not give one number a sample.
         TypeError: the inputs hold no floating-point tensor.
 
     Example:
@@ -76,7 +77,7 @@ def smooth_grad(
         A function of the inputs and a target that returns (B, C, *S), like the image.
 
     Raises:
-        ValueError: neither or both of `generator` and `noise`, noise of another shape, `samples` below 1, a negative
+        CamfnError: neither or both of `generator` and `noise`, noise of another shape, `samples` below 1, a negative
             `sigma`; the target does not give one number a sample.
         TypeError: the inputs hold no floating-point tensor.
 
@@ -121,7 +122,7 @@ def integrated_gradients(
         A function of the inputs and a target that returns (B, C, *S), like the image.
 
     Raises:
-        ValueError: `steps` below 1, an unknown rule, a baseline that does not fit the image, or a target that does not
+        CamfnError: `steps` below 1, an unknown rule, a baseline that does not fit the image, or a target that does not
             give one number a sample.
         TypeError: the inputs hold no floating-point tensor.
 
@@ -134,9 +135,9 @@ def integrated_gradients(
         tensor([[9., 0.]])
     """
     if steps < 1:
-        raise ValueError(f"integrated_gradients: expected at least one step, got {steps}")
+        raise CamfnError(f"integrated_gradients: expected at least one step, got {steps}")
     if rule not in ("gauss", "riemann"):
-        raise ValueError(f"integrated_gradients: rule: expected 'gauss' or 'riemann', got {rule!r}")
+        raise CamfnError(f"integrated_gradients: rule: expected 'gauss' or 'riemann', got {rule!r}")
     ends = [(k + 1) / steps for k in range(steps)]
     nodes, lengths = gauss_legendre(steps) if rule == "gauss" else (ends, [1 / steps] * steps)
     derive = differentiator(model)
@@ -160,7 +161,7 @@ def _start(baseline: float | Tensor, image: Tensor) -> Tensor:
     try:
         return start.expand_as(image)
     except RuntimeError as error:
-        raise ValueError(
+        raise CamfnError(
             f"integrated_gradients: expected a baseline that broadcasts against the image, {tuple(image.shape)}; got "
             f"{tuple(start.shape)}"
         ) from error

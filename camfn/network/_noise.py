@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import describe, shapes_agree
+from .._shared.errors import CamfnError
 from .._shared.vocabulary import Inputs
 from ._level import image_of
 
@@ -18,16 +19,16 @@ Draws = Callable[[Tensor], Iterator[Tensor]]
 def draws(name: str, samples: int, sigma: float, generator: torch.Generator | None, noise: Tensor | None) -> Draws:
     """Check where noise comes from, and return what draws it."""
     if sigma < 0 or samples < 1:
-        raise ValueError(f"{name}: expected at least one sample and sigma >= 0, got samples={samples}, sigma={sigma}")
+        raise CamfnError(f"{name}: expected at least one sample and sigma >= 0, got samples={samples}, sigma={sigma}")
     if generator is not None and noise is None:
         return lambda image: _drawn(image, samples, generator)
     if noise is None or generator is not None:
-        raise ValueError(
+        raise CamfnError(
             f"{name}: expected one of generator and noise, got {'neither' if noise is None else 'both'}. "
             f"For example {name}(model, generator=torch.Generator().manual_seed(0))"
         )
     if not isinstance(noise, Tensor) or not noise.ndim or not noise.shape[0]:
-        raise ValueError(f"{name}: expected noise of shape (n, *image.shape), got {describe(noise)}")
+        raise CamfnError(f"{name}: expected noise of shape (n, *image.shape), got {describe(noise)}")
     return lambda image: _given(name, image, noise)
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from .._shared.checks import describe
+from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ._score import Classes, Move, Score, class_index, named_output
 
@@ -65,7 +66,7 @@ def torchvision_head(count: int = 91) -> BoxHead:
 
     def padded(outputs: Any, key: str) -> Tensor:
         if not isinstance(outputs, (list, tuple)) or not all(isinstance(one, dict) and key in one for one in outputs):
-            raise ValueError(
+            raise CamfnError(
                 f"torchvision_head reads a list of dicts with boxes, labels and scores, as torchvision's detectors "
                 f"return in evaluation mode; the model returned {describe(outputs)}"
             )
@@ -127,7 +128,7 @@ def box_score(
         size: (height, width) of the image in the boxes' unit; `transforms.augment` needs it to move the box along.
 
     Raises:
-        ValueError: an unknown part, boxes or scores of a wrong shape, an index out of range, or no objectness.
+        CamfnError: an unknown part, boxes or scores of a wrong shape, an index out of range, or no objectness.
 
     Example:
         >>> import torch
@@ -139,9 +140,9 @@ def box_score(
         tensor([4.])
     """
     if part not in ("class", "objectness", *_COORDINATES):
-        raise ValueError(f"part: expected class, objectness, {', '.join(_COORDINATES)}; got {part!r}")
+        raise CamfnError(f"part: expected class, objectness, {', '.join(_COORDINATES)}; got {part!r}")
     if part == "objectness" and head.objectness_of is None:
-        raise ValueError("this head does not tell the objectness: give it as BoxHead(..., objectness_of=...)")
+        raise CamfnError("this head does not tell the objectness: give it as BoxHead(..., objectness_of=...)")
 
     def score(outputs: Any) -> Tensor:
         boxes, scores = _read(head, outputs)
@@ -285,7 +286,7 @@ _COORDINATES = {
 def _read(head: BoxHead, outputs: Any) -> tuple[Tensor, Tensor]:
     boxes, scores = head.boxes_of(outputs), head.scores_of(outputs)
     if boxes.ndim != 3 or boxes.shape[2] != 4 or scores.ndim != 3 or scores.shape[:2] != boxes.shape[:2]:
-        raise ValueError(
+        raise CamfnError(
             f"head: expected boxes (B, N, 4) and scores (B, N, K), got {tuple(boxes.shape)} and {tuple(scores.shape)}"
         )
     return boxes, scores
@@ -299,12 +300,12 @@ def _given(box: Box, boxes: Tensor) -> tuple[Tensor | None, Tensor | None]:
     value = torch.as_tensor(box, device=boxes.device)
     if isinstance(box, int) or (isinstance(box, Tensor) and not value.is_floating_point()):
         if tuple(value.shape) not in ((), (batch,)):
-            raise ValueError(f"box: expected one index, or {batch}, one a sample; got {tuple(value.shape)}")
+            raise CamfnError(f"box: expected one index, or {batch}, one a sample; got {tuple(value.shape)}")
         if isinstance(box, int) and not -count <= box < count:
-            raise ValueError(f"box {box} is out of range: there are {count} candidates")
+            raise CamfnError(f"box {box} is out of range: there are {count} candidates")
         return value.long().expand(batch) % count, None
     if tuple(value.shape) not in ((4,), (1, 4), (batch, 4)):
-        raise ValueError(f"box: expected x0 y0 x1 y1, shape (4,) or ({batch}, 4); got {tuple(value.shape)}")
+        raise CamfnError(f"box: expected x0 y0 x1 y1, shape (4,) or ({batch}, 4); got {tuple(value.shape)}")
     return None, value.to(boxes.dtype).expand(batch, 4)
 
 
@@ -347,13 +348,13 @@ def _mover(box: Box, size: tuple[int, int] | None, rebuild: Callable[[Tensor], S
 
     def moved(move: Move) -> Score:
         if size is None:
-            raise ValueError(
+            raise CamfnError(
                 "the images are moved, and the target's box with them: give their size in the unit of the boxes, as in "
                 "box_score(box, head=head, size=(height, width)); (1, 1) where boxes are fractions"
             )
         corners = torch.as_tensor(0 if box is None else box)
         if not corners.is_floating_point() and not isinstance(box, (list, tuple)):
-            raise ValueError(
+            raise CamfnError(
                 "a candidate that is not given by its coordinates is nowhere without outputs: pin(target, outputs)"
             )
         corners = corners.float().reshape(-1, 4)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import describe
+from .._shared.errors import CamfnError
 from .._shared.vocabulary import ScoreFn
 from ._score import Classes, Score, class_index, logits_of, named_output, whole
 
@@ -27,7 +28,7 @@ def class_score(classes: Classes = None) -> Score:
         A target: outputs with logits (B, K) to (B,).
 
     Raises:
-        ValueError: a class out of range, a list of the wrong length, or outputs without (B, K) logits.
+        CamfnError: a class out of range, a list of the wrong length, or outputs without (B, K) logits.
 
     Example:
         >>> import torch
@@ -89,7 +90,7 @@ def binary_score(positive: bool = True) -> Score:
         positive: explain the class that a large logit stands for; False explains the other one.
 
     Raises:
-        ValueError: the outputs are not one number a sample.
+        CamfnError: the outputs are not one number a sample.
 
     Example:
         >>> import torch
@@ -100,7 +101,7 @@ def binary_score(positive: bool = True) -> Score:
     def score(outputs: Any) -> Tensor:
         values = named_output(outputs, "logits")
         if not isinstance(values, Tensor) or values.ndim not in (1, 2) or values[..., None].shape[1] != 1:
-            raise ValueError(
+            raise CamfnError(
                 f"binary_score expects one logit a sample, shape (B,) or (B, 1); the model returned "
                 f"{describe(outputs)}. For several classes: class_score(index)"
             )
@@ -176,10 +177,10 @@ def _others(y: Tensor, chosen: Tensor, classes: Classes, against: Any, count: in
         if others.ndim < 2:
             return others.reshape(1, -1).expand(batch, -1)
         if others.ndim > 2 or others.shape[0] != batch:
-            raise ValueError(f"against: expected shape (), (n,) or ({batch}, n); got {tuple(others.shape)}")
+            raise CamfnError(f"against: expected shape (), (n,) or ({batch}, n); got {tuple(others.shape)}")
         return others
     if min(count, total - 1) < 1:
-        raise ValueError(f"contrast needs at least one class to compare with: count is {count}, of {total} classes")
+        raise CamfnError(f"contrast needs at least one class to compare with: count is {count}, of {total} classes")
     distance = (y - chosen).detach().abs()
     own = torch.arange(total, device=y.device) == class_index(y, classes)
     return distance.masked_fill(own, torch.inf).topk(min(count, total - 1), dim=1, largest=False).indices

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._shared.checks import class_in_range, describe, length_matches
+from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ._score import Classes, Move, Score, class_index, named_output, whole
 
@@ -28,7 +29,7 @@ def mask_score(classes: Classes = None, region: Region = "all") -> Score:
             or (B, *T), bool or weights, of any size: it is averaged (or repeated) to the size of the logits.
 
     Raises:
-        ValueError: no such logits, a class out of range, or a mask of other dimensions.
+        CamfnError: no such logits, a class out of range, or a mask of other dimensions.
 
     Example:
         >>> import torch
@@ -38,7 +39,7 @@ def mask_score(classes: Classes = None, region: Region = "all") -> Score:
         (tensor([3.]), tensor([2.]), tensor([3.]))
     """
     if isinstance(region, str) and region not in ("all", "predicted"):
-        raise ValueError(f"region: expected 'all', 'predicted' or a mask, got {region!r}")
+        raise CamfnError(f"region: expected 'all', 'predicted' or a mask, got {region!r}")
 
     def chosen(logits: Tensor) -> tuple[Tensor, Tensor]:
         """The class, (B, 1), and the weight of each position, (B, *S)."""
@@ -85,7 +86,7 @@ def similarity(reference: Tensor) -> Score:
         reference: (D,), or (B, D) with one a sample; a constant, however it was made.
 
     Raises:
-        ValueError: no such embedding, or a reference of another size.
+        CamfnError: no such embedding, or a reference of another size.
 
     Example:
         >>> import torch
@@ -96,14 +97,14 @@ def similarity(reference: Tensor) -> Score:
     def score(outputs: Any) -> Tensor:
         found = named_output(outputs, "image_embeds", "text_embeds", "pooler_output")
         if not isinstance(found, Tensor) or found.ndim != 2:
-            raise ValueError(
+            raise CamfnError(
                 f"similarity needs an embedding of shape (B, D); the model returned {describe(outputs)}. Take a model "
                 "that ends in one, such as CLIPVisionModelWithProjection, or a function: "
                 "lambda outputs: similarity(reference)(outputs.hidden[:, 0])"
             )
         other = reference.detach().to(found)
         if other.ndim not in (1, 2) or other.shape[-1] != found.shape[1] or other.shape[0] not in (1, *found.shape):
-            raise ValueError(
+            raise CamfnError(
                 f"reference: expected shape ({found.shape[1]},) or {tuple(found.shape)}, got {tuple(other.shape)}"
             )
         return safe_divide((found * other).sum(1), found.norm(dim=1) * other.norm(dim=-1))
@@ -122,7 +123,7 @@ def regression(index: int = 0, *, sign: Literal[1, -1] = 1) -> Score:
         sign: 1 or -1.
 
     Raises:
-        ValueError: the outputs are not (B,) or (B, n) with such an output, or another sign.
+        CamfnError: the outputs are not (B,) or (B, n) with such an output, or another sign.
 
     Example:
         >>> import torch
@@ -130,15 +131,15 @@ def regression(index: int = 0, *, sign: Literal[1, -1] = 1) -> Score:
         tensor([-2.])
     """
     if sign not in (1, -1):
-        raise ValueError(f"sign: expected 1, what pushes the output up, or -1, what pulls it down; got {sign!r}")
+        raise CamfnError(f"sign: expected 1, what pushes the output up, or -1, what pulls it down; got {sign!r}")
 
     def score(outputs: Any) -> Tensor:
         values = named_output(outputs, "logits")
         if not isinstance(values, Tensor) or values.ndim not in (1, 2):
-            raise ValueError(f"regression expects outputs (B,) or (B, n); the model returned {describe(outputs)}")
+            raise CamfnError(f"regression expects outputs (B,) or (B, n); the model returned {describe(outputs)}")
         columns = values.reshape(len(values), -1)
         if not -columns.shape[1] <= index < columns.shape[1]:
-            raise ValueError(f"output {index} is out of range: the model has {columns.shape[1]}")
+            raise CamfnError(f"output {index} is out of range: the model has {columns.shape[1]}")
         return sign * columns[:, index]
 
     return Score(score)
@@ -153,7 +154,7 @@ def several(labels: Sequence[int] | Tensor | None = None, *, threshold: float = 
         threshold: in logits; 0 is a probability of one half.
 
     Raises:
-        ValueError: outputs without (B, K) logits, or labels that do not fit them.
+        CamfnError: outputs without (B, K) logits, or labels that do not fit them.
 
     Example:
         >>> import torch
@@ -167,7 +168,7 @@ def several(labels: Sequence[int] | Tensor | None = None, *, threshold: float = 
             return logits.detach() > threshold
         if isinstance(labels, Tensor) and labels.dtype is torch.bool:
             if labels.shape != logits.shape:
-                raise ValueError(f"labels: expected bool of shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
+                raise CamfnError(f"labels: expected bool of shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
             return labels.to(logits.device)
         index = whole("labels", labels, logits, "(n,)")
         return (index.reshape(-1, 1) == torch.arange(logits.shape[1], device=logits.device)).any(0).expand_as(logits)
@@ -191,7 +192,7 @@ def token_log_probability(tokens: Tensor | Sequence[int], *, position: int | Non
         ignore: a token that does not count, for padding.
 
     Raises:
-        ValueError: outputs without (B, T, V) logits, or tokens that do not fit them.
+        CamfnError: outputs without (B, T, V) logits, or tokens that do not fit them.
 
     Example:
         >>> import torch
@@ -202,11 +203,11 @@ def token_log_probability(tokens: Tensor | Sequence[int], *, position: int | Non
     def score(outputs: Any) -> Tensor:
         logits = named_output(outputs, "logits")
         if not isinstance(logits, Tensor) or logits.ndim != 3:
-            raise ValueError(f"token_log_probability needs logits (B, T, V); the model returned {describe(outputs)}")
+            raise CamfnError(f"token_log_probability needs logits (B, T, V); the model returned {describe(outputs)}")
         text = torch.as_tensor(tokens, device=logits.device)
         batch, length, words = logits.shape
         if text.ndim not in (1, 2) or text.shape[-1] != length or (text.ndim == 2 and text.shape[0] != batch):
-            raise ValueError(f"tokens: expected ({length},) or ({batch}, {length}), got {tuple(text.shape)}")
+            raise CamfnError(f"tokens: expected ({length},) or ({batch}, {length}), got {tuple(text.shape)}")
         counts = text != ignore
         known = torch.where(counts, text, 0).expand(batch, length)
         class_in_range(known, words)
@@ -214,7 +215,7 @@ def token_log_probability(tokens: Tensor | Sequence[int], *, position: int | Non
         if position is None:
             return each.sum(1)
         if not -length <= position < length:
-            raise ValueError(f"position {position} is out of range: the text has {length} tokens")
+            raise CamfnError(f"position {position} is out of range: the text has {length} tokens")
         return each[:, position]
 
     return Score(score)
@@ -224,14 +225,14 @@ def _rows(outputs: Any) -> Tensor:
     logits = named_output(outputs, "logits")
     if isinstance(logits, Tensor) and logits.ndim == 2:
         return logits
-    raise ValueError(f"several needs logits of shape (B, K); the model returned {describe(outputs)}")
+    raise CamfnError(f"several needs logits of shape (B, K); the model returned {describe(outputs)}")
 
 
 def _dense_logits(outputs: Any) -> Tensor:
     logits = named_output(outputs, "out", "logits")
     if isinstance(logits, Tensor) and logits.ndim >= 3:
         return logits
-    raise ValueError(
+    raise CamfnError(
         f"mask_score needs logits of shape (B, K, *spatial), or such under 'out' or 'logits'; the model returned "
         f"{describe(outputs)}. For another place: lambda outputs: mask_score(15)(outputs[0])"
     )
@@ -246,7 +247,7 @@ def _each_sample(mask: Tensor, logits: Tensor) -> Tensor:
     """Give a mask (*T) or (B, *T) to each sample, (B, *T)."""
     spatial, batch = logits.ndim - 2, logits.shape[0]
     if mask.ndim not in (spatial, spatial + 1):
-        raise ValueError(
+        raise CamfnError(
             f"region: expected a mask with {spatial} spatial dimensions, one for all samples or one a sample, "
             f"got {tuple(mask.shape)} for logits {tuple(logits.shape)}"
         )

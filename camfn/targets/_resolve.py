@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import describe, length_matches, one_score_a_sample
+from .._shared.errors import ArgumentTypeError
 from .._shared.vocabulary import ScoreFn, Target
 from ._classes import class_score
 from ._score import Classes, Score, combined
@@ -39,7 +40,7 @@ def as_score(target: Target) -> ScoreFn:
             return class_score(cast(Classes, target))
         if all(_is_class(item) or callable(item) for item in target):
             return _each([as_score(item) for item in target])
-    raise TypeError(
+    raise ArgumentTypeError(
         f"target: expected a class index, a tensor or list with one a sample, a function of the outputs, or None for "
         f"the top class; got {describe(target)}"
     )

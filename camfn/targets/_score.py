@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import class_in_range, describe, length_matches
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.vocabulary import ScoreFn
 
 Move: TypeAlias = Callable[[Tensor], Tensor]
@@ -52,7 +53,7 @@ class Score:
     def __mul__(self, factor: float) -> Score:
         """Multiple of a target."""
         if callable(factor):
-            raise TypeError("a target can be multiplied by a number only, not by another target")
+            raise ArgumentTypeError("a target can be multiplied by a number only, not by another target")
         return combined([self], lambda one: one * factor)
 
     __rmul__ = __mul__
@@ -91,7 +92,7 @@ def moved(target: ScoreFn, move: Move) -> ScoreFn:
 
 def _require_target(other: Any) -> None:
     if not callable(other):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"only a target can be added to a target, got {describe(other)}; a constant would not change the map. "
             "For a multiple: 2 * class_score(281)"
         )
@@ -130,7 +131,7 @@ def class_index(logits: Tensor, classes: Classes) -> Tensor:
         return torch.full((batch, 1), classes, device=logits.device)
     index = whole("classes", classes, logits, f"() or ({batch},)")
     if index.ndim > 1:
-        raise ValueError(f"classes: expected integers, shape () or ({batch},); got {tuple(index.shape)}")
+        raise CamfnError(f"classes: expected integers, shape () or ({batch},); got {tuple(index.shape)}")
     if index.ndim:
         length_matches("classes", index.shape[0], batch)
     return index.expand(batch)[:, None]
@@ -140,7 +141,7 @@ def whole(what: str, given: Any, logits: Tensor, shape: str) -> Tensor:
     """Return class indices as a tensor, or say what was expected."""
     index = torch.as_tensor(given, device=logits.device)
     if not index.numel() or index.is_floating_point() or index.is_complex() or index.dtype is torch.bool:
-        raise ValueError(f"{what}: expected integers, shape {shape}; got {tuple(index.shape)} of {index.dtype}")
+        raise CamfnError(f"{what}: expected integers, shape {shape}; got {tuple(index.shape)} of {index.dtype}")
     class_in_range(index, logits.shape[1])
     return index.long()
 
@@ -149,7 +150,7 @@ def logits_of(outputs: Any) -> Tensor:
     """Find the (B, K) logits in a model's outputs: the tensor itself, or what is called `logits`.
 
     Raises:
-        ValueError: there are none; says how to pass a function instead.
+        CamfnError: there are none; says how to pass a function instead.
 
     Example:
         >>> import torch
@@ -159,7 +160,7 @@ def logits_of(outputs: Any) -> Tensor:
     found = named_output(outputs, "logits")
     if isinstance(found, Tensor) and found.ndim == 2:
         return found
-    raise ValueError(
+    raise CamfnError(
         f"a class index needs logits of shape (B, K); the model returned {describe(outputs)}. Pass a function that "
         "gives one number a sample, such as target=lambda outputs: outputs[0][:, 281] for a tuple, or "
         "target=lambda outputs: outputs[:, 15].mean((1, 2)) for a segmentation map"

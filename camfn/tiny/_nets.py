@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .._shared.errors import CamfnError
 from ._scenes import SIZE
 
 DATA: Path = Path(__file__).with_name("data")
@@ -41,7 +42,7 @@ def load(name: str, *, trained: bool = True) -> nn.Module:
         The model in evaluation mode, on the CPU, in float32.
 
     Raises:
-        ValueError: another name.
+        CamfnError: another name.
 
     Example:
         >>> import torch
@@ -49,7 +50,7 @@ def load(name: str, *, trained: bool = True) -> nn.Module:
         torch.Size([2, 10])
     """
     if name not in NETS:
-        raise ValueError(f"no model {name!r} of the tiny world: expected one of {', '.join(NAMES)}")
+        raise CamfnError(f"no model {name!r} of the tiny world: expected one of {', '.join(NAMES)}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         model = NETS[name]().eval()

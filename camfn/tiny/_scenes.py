@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .._shared.errors import CamfnError
+
 SIZE: int = 64
 """Height and width of a scene in pixels."""
 
@@ -50,7 +52,7 @@ def scenes(
         split: whose handwriting: what the models were trained on, or what was held out.
 
     Raises:
-        ValueError: for another number of digits, or another split.
+        CamfnError: for another number of digits, or another split.
 
     Example:
         >>> import torch
@@ -59,9 +61,9 @@ def scenes(
         (torch.Size([2, 3, 64, 64]), torch.Size([2, 2]), torch.Size([2, 2, 64, 64]), torch.Size([2, 2, 4]))
     """
     if not 1 <= digits <= 4:
-        raise ValueError(f"digits: expected 1 to 4 a scene, got {digits}")
+        raise CamfnError(f"digits: expected 1 to 4 a scene, got {digits}")
     if split not in ("test", "train"):
-        raise ValueError(f"split: expected 'test' or 'train', got {split!r}")
+        raise CamfnError(f"split: expected 'test' or 'train', got {split!r}")
     labels = torch.rand(count, 10, generator=generator).argsort(1)[:, :digits]
     ink = _ink(labels, generator, split)
     masks = ink > 0.5

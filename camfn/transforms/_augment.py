@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from .._shared.errors import CamfnError
 from .._shared.maps import resize, widen
 from .._shared.vocabulary import Inputs, Target
 from ..targets import Move, as_score
@@ -49,7 +50,7 @@ def flip(*dims: int) -> Augmentation:
         dims: negative, such as -1 or -2, -1; in a volume (B, C, depth, height, width) -3 is the depth.
 
     Raises:
-        ValueError: a dimension that is not counted from the end, which images and maps do not share.
+        CamfnError: a dimension that is not counted from the end, which images and maps do not share.
 
     Example:
         >>> import torch
@@ -58,7 +59,7 @@ def flip(*dims: int) -> Augmentation:
     """
     axes = dims or (-1,)
     if any(not -3 <= axis <= -1 for axis in axes):
-        raise ValueError(f"flip: expected spatial dimensions counted from the end, -1 to -3, got {dims}")
+        raise CamfnError(f"flip: expected spatial dimensions counted from the end, -1 to -3, got {dims}")
 
     def mirrored(x: Tensor) -> Tensor:
         return x.flip(axes)
@@ -127,7 +128,7 @@ def augment(
         of the inputs is the images; of the others, those with a batch dimension are repeated.
 
     Raises:
-        ValueError: no transforms, one that has no inverse or changes the shape of the images or, for a target with
+        CamfnError: no transforms, one that has no inverse or changes the shape of the images or, for a target with
             places, does not say where they go; kornia's for other than (B, C, H, W), or without a generator.
 
     Example:
@@ -160,7 +161,7 @@ def augment(
 
 
 def _unknown(mask: Tensor) -> Tensor:
-    raise ValueError(
+    raise CamfnError(
         "augment: the target has places of its own, and a transform does not say where they go: give "
         "Augmentation(forward, inverse, move) in place of the pair"
     )
@@ -169,7 +170,7 @@ def _unknown(mask: Tensor) -> Tensor:
 def _listed(transforms: str | Sequence[Change]) -> list[Augmentation | nn.Module]:
     if isinstance(transforms, str):
         if transforms not in _NAMED:
-            raise ValueError(f"transforms: expected 'aug_smooth', 'flips' or a list, got {transforms!r}")
+            raise CamfnError(f"transforms: expected 'aug_smooth', 'flips' or a list, got {transforms!r}")
         return list(_NAMED[transforms])
     found: list[Augmentation | nn.Module] = []
     for one in transforms:
@@ -178,15 +179,15 @@ def _listed(transforms: str | Sequence[Change]) -> list[Augmentation | nn.Module
         elif isinstance(one, tuple) and len(one) == 2 and all(map(callable, one)):
             found.append(Augmentation(*one))
         else:
-            raise ValueError(
+            raise CamfnError(
                 "transforms: expected Augmentations, pairs (forward on images, inverse on maps) or augmentations of "
                 f"kornia, got a {type(one).__name__}; for example [multiply(1), flip(-1)]"
             )
     if not found:
-        raise ValueError("transforms: expected at least one, got an empty list; the unchanged images are multiply(1)")
+        raise CamfnError("transforms: expected at least one, got an empty list; the unchanged images are multiply(1)")
     for one in found:
         if isinstance(one, nn.Module) and not hasattr(one, "inverse") and not _only_colors(one):
-            raise ValueError(
+            raise CamfnError(
                 f"transforms: {type(one).__name__} has no inverse, so its map cannot be laid on the unchanged image; "
                 "give a pair (forward on images, inverse on maps)"
             )
@@ -200,7 +201,7 @@ def _only_colors(module: nn.Module) -> bool:
 def _changed(one: Augmentation, images: Tensor) -> Tensor:
     changed = one.forward(images)
     if changed.shape != images.shape:
-        raise ValueError(
+        raise CamfnError(
             f"augment: a transform made {tuple(changed.shape)} of images of shape {tuple(images.shape)}; all of them "
             "go in one batch. For several sizes: multi_scale"
         )
@@ -213,12 +214,12 @@ def _drawn(change: Augmentation | nn.Module, images: Tensor, generator: torch.Ge
         return change
     name = type(change).__name__
     if images.ndim != 4:
-        raise ValueError(
+        raise CamfnError(
             f"augment: {name} of kornia takes images (B, C, H, W), got {tuple(images.shape)}; for other dimensions "
             "give flip(-1), flip(-3) or a pair (forward on images, inverse on maps)"
         )
     if generator is None:
-        raise ValueError(
+        raise CamfnError(
             f"augment: {name} of kornia draws at random: pass generator=torch.Generator().manual_seed(0), for instance"
         )
     own: Any = deepcopy(change)  # it keeps what it drew on itself

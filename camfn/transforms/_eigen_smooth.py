@@ -11,6 +11,7 @@ from torch import Tensor
 from .._cut.signature import _asked
 from .._shared.checks import is_concrete
 from .._shared.components import Sign, first_component, orient
+from .._shared.errors import CamfnError
 from .._shared.maps import pixels, widen
 
 
@@ -41,7 +42,7 @@ def eigen_smooth(
         A method: (activations, grads, outputs) to the raw map, (B, *S), of norm sigma_1.
 
     Raises:
-        ValueError: the method takes no gradients, or more of the network; or, once run, does not sum over channels that
+        CamfnError: the method takes no gradients, or more of the network; or, once run, does not sum over channels that
             it weighs one by one; `centered=True` with `sign="sum"`.
 
     Example:
@@ -55,12 +56,12 @@ def eigen_smooth(
     name = str(getattr(getattr(method, "func", method), "__name__", "this method"))
     if not asked.gradients or asked.context:
         what = f"asks for {', '.join(sorted(asked.context))}" if asked.context else "takes no gradients"
-        raise ValueError(
+        raise CamfnError(
             f"eigen_smooth: {name} {what}, so it does not weigh each channel by its own gradient; take grad_cam, "
             "hires_cam, grad_cam_plusplus, xgrad_cam or layer_cam. For activations alone: eigen_cam"
         )
     if centered and sign == "sum":
-        raise ValueError("sign='sum' cannot orient a centered map: it sums to zero. Use 'map', 'corr_mean' or 'absmax'")
+        raise CamfnError("sign='sum' cannot orient a centered map: it sums to zero. Use 'map', 'corr_mean' or 'absmax'")
 
     def smoothed(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
         a, g = widen(activations, grads)
@@ -92,7 +93,7 @@ def _one_by_one(name: str, summed: Tensor, expected: Tensor) -> None:
         return
     if summed.shape == expected.shape and not expected.isfinite().all():
         return
-    raise ValueError(
+    raise CamfnError(
         f"eigen_smooth: the map of {name} is not the sum of what it gives for each channel alone; take grad_cam, "
         "hires_cam, grad_cam_plusplus, xgrad_cam or layer_cam"
     )

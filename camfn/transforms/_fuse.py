@@ -14,7 +14,7 @@ from .._cut.capture import capture_many
 from .._cut.explainer import explainer
 from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.signature import _asked
-from .._shared.errors import CaptureError
+from .._shared.errors import CamfnError, CaptureError
 from .._shared.maps import resize, safe_divide, widen
 from .._shared.spelling import near
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
@@ -73,7 +73,7 @@ def fuse_maps(
         (B, *size), device and dtype of the first map.
 
     Raises:
-        ValueError: no maps, maps of other samples or dimensions, an unknown rule or scaling, weights that do not fit.
+        CamfnError: no maps, maps of other samples or dimensions, an unknown rule or scaling, weights that do not fit.
 
     Example:
         >>> import torch
@@ -83,12 +83,12 @@ def fuse_maps(
     """
     given = list(maps)
     if not given or any(m.ndim != given[0].ndim or m.shape[0] != given[0].shape[0] or m.ndim < 2 for m in given):
-        raise ValueError(
+        raise CamfnError(
             f"fuse_maps: expected maps (B, *spatial) of the same samples, one a layer, got "
             f"{[tuple(m.shape) for m in given]}; for example fuse_maps([grad_cam(*c) for c in captured.values()])"
         )
     if how not in _PAPERS:
-        raise ValueError(f"how: expected one of {', '.join(map(repr, _PAPERS))}, got {how!r}")
+        raise CamfnError(f"how: expected one of {', '.join(map(repr, _PAPERS))}, got {how!r}")
     rule = scaling or _PAPERS[how]
     target = tuple(size) if size is not None else max((m.shape[1:] for m in given), key=math.prod)
     wide = [widen(m)[0] for m in given]
@@ -111,21 +111,21 @@ def _scaled(m: Tensor, rule: Scaling) -> Tensor:
         return safe_divide(m, m.abs().amax(dims, keepdim=True))
     if rule == "none":
         return m
-    raise ValueError(f"scaling: expected 'relu_minmax', 'relu_max', 'minmax', 'max' or 'none', got {rule!r}")
+    raise CamfnError(f"scaling: expected 'relu_minmax', 'relu_max', 'minmax', 'max' or 'none', got {rule!r}")
 
 
 def _combined(stacked: Tensor, how: Fusion, weights: Sequence[float] | Tensor | None) -> Tensor:
     """(L, B, *S) to (B, *S)."""
     if how != "weighted":
         if weights is not None:
-            raise ValueError(f"weights belong to how='weighted', got how={how!r}")
+            raise CamfnError(f"weights belong to how='weighted', got how={how!r}")
         if how == "mean":
             return stacked.mean(0)
         return stacked.prod(0) if how == "product" else stacked.amax(0)
     count, batch = stacked.shape[:2]
     w = torch.as_tensor([] if weights is None else weights, dtype=stacked.dtype, device=stacked.device)
     if tuple(w.shape) not in ((count,), (count, batch)):
-        raise ValueError(f"weights: expected ({count},) or ({count}, {batch}), one a layer, got {tuple(w.shape)}")
+        raise CamfnError(f"weights: expected ({count},) or ({count}, {batch}), one a layer, got {tuple(w.shape)}")
     w = w.reshape(count, -1, *(1,) * (stacked.ndim - 2))
     return safe_divide((w * stacked).sum(0), w.sum(0))
 
@@ -172,7 +172,7 @@ def fuse(
 
     Raises:
         CaptureError: no layer fits a name or pattern, or what `capture` refuses.
-        ValueError: as for `fuse_maps`.
+        CamfnError: as for `fuse_maps`.
 
     Example:
         >>> import torch

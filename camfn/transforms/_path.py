@@ -12,6 +12,7 @@ from .._cut.capture import capture, observe
 from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.resume import record
 from .._cut.signature import _asked
+from .._shared.errors import CamfnError
 from .._shared.inputs import images_of
 from .._shared.maps import widen
 from .._shared.quadrature import gauss_legendre
@@ -83,7 +84,7 @@ def path_integral(
         the difference; 1 F + n points (t + b) for activations.
 
     Raises:
-        ValueError: a method without gradients or that needs more of the network; a baseline that does not broadcast;
+        CamfnError: a method without gradients or that needs more of the network; a baseline that does not broadcast;
             `sigma` without a generator; `rectified` gradients; no points.
 
     Example:
@@ -99,22 +100,22 @@ def path_integral(
     asked = _asked(method)
     name = layer_name(model, layer)
     if not asked.gradients or asked.context:
-        raise ValueError(
+        raise CamfnError(
             f"path_integral: {getattr(method, '__name__', 'this method')} is no function of activations and gradients "
             "alone, so there is nothing to average; take grad_cam, hires_cam, layer_cam or another gradient method"
         )
     if space not in ("inputs", "activations") or average not in ("grads", "maps"):
-        raise ValueError(
+        raise CamfnError(
             "path_integral: expected space 'inputs' or 'activations' and average 'grads' or 'maps', got "
             f"{space!r} and {average!r}"
         )
     if points < 1 or sigma < 0 or (sigma and generator is None):
-        raise ValueError(
+        raise CamfnError(
             f"path_integral: expected at least 1 point, and a generator for sigma > 0; got points={points}, "
             f"sigma={sigma}, generator={generator}"
         )
     if rectified and average == "grads":
-        raise ValueError("path_integral: rectified=True clips the map of each point, so it needs average='maps'")
+        raise CamfnError("path_integral: rectified=True clips the map of each point, so it needs average='maps'")
     see = observe(model, name, select=select, layout=layout)
     derive = capture(model, name, select=select, layout=layout)
     cut = record(model, name, select=select, layout=layout)
@@ -196,10 +197,10 @@ def _baselines(baseline: float | Tensor, like: Tensor) -> Iterator[Tensor]:
     try:
         starts = rows.expand(rows.shape[0], *like.shape) if rows.ndim > like.ndim else rows[0].expand_as(like)[None]
     except RuntimeError as error:
-        raise ValueError(
+        raise CamfnError(
             f"path_integral: expected a baseline that broadcasts to {tuple(like.shape)}, or n of them, "
             f"(n, *{tuple(like.shape)}), got {tuple(given.shape)}"
         ) from error
     if not len(starts):
-        raise ValueError("path_integral: expected at least one baseline, got none")
+        raise CamfnError("path_integral: expected at least one baseline, got none")
     return iter(starts.unbind(0))

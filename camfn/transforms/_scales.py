@@ -11,6 +11,7 @@ from torch.nn import functional
 from .._cut.capture import capture
 from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.signature import _asked
+from .._shared.errors import CamfnError
 from .._shared.inputs import images_of
 from .._shared.maps import resize, widen
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
@@ -55,7 +56,7 @@ def multi_scale(
         each size. The target is pinned at the image's own size.
 
     Raises:
-        ValueError: no sizes or one that does not fit; a method that needs more of the network.
+        CamfnError: no sizes or one that does not fit; a method that needs more of the network.
 
     Example:
         >>> import torch
@@ -67,12 +68,12 @@ def multi_scale(
     """
     asked = _asked(method)
     if asked.context:
-        raise ValueError(
+        raise CamfnError(
             f"multi_scale: {getattr(method, '__name__', 'this method')} asks for {', '.join(sorted(asked.context))} of "
             "the network, which has no mean over sizes; take hires_cam, grad_cam, layer_cam or eigen_cam"
         )
     if not sizes:
-        raise ValueError("multi_scale: expected at least one further size, as in sizes=[324, 424], got none")
+        raise CamfnError("multi_scale: expected at least one further size, as in sizes=[324, 424], got none")
     name = layer_name(model, layer)
     derive = capture(model, name, select=select, layout=layout)
 
@@ -106,7 +107,7 @@ def _shape(wanted: int | Sequence[int], own: Sequence[int]) -> tuple[int, ...]:
     """The spatial shape that a size stands for."""
     shape = tuple(round(wanted * side / min(own)) for side in own) if isinstance(wanted, int) else tuple(wanted)
     if len(shape) != len(own) or min(shape) < 1:
-        raise ValueError(
+        raise CamfnError(
             f"sizes: expected numbers of pixels, or shapes like that of the images, {tuple(own)}; got {wanted}"
         )
     return shape

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._shared.errors import CamfnError
 from .._shared.maps import widen
 from .._shared.vocabulary import Inputs, Target
 from ._variants import Variant, explain_variants, first_image
@@ -44,7 +45,7 @@ def smooth(
         A function of the inputs and a target that returns the mean map, (B, *spatial).
 
     Raises:
-        ValueError: neither or both of `generator` and `noise`, noise of another shape, n below 1, sigma below 0.
+        CamfnError: neither or both of `generator` and `noise`, noise of another shape, n below 1, sigma below 0.
 
     Example:
         >>> import torch
@@ -56,12 +57,12 @@ def smooth(
         torch.Size([2, 6, 6])
     """
     if (generator is None) == (noise is None):
-        raise ValueError(
+        raise CamfnError(
             f"smooth: expected one of generator and noise, got {'neither' if noise is None else 'both'}. "
             "For example smooth(explain, 25, generator=torch.Generator().manual_seed(0))"
         )
     if n < 1 or sigma < 0:
-        raise ValueError(f"smooth: expected n of at least 1 and sigma of at least 0, got {n} and {sigma}")
+        raise CamfnError(f"smooth: expected n of at least 1 and sigma of at least 0, got {n} and {sigma}")
 
     def run(inputs: Inputs, target: Target = None) -> Tensor:
         images = first_image(inputs)
@@ -70,7 +71,7 @@ def smooth(
             assert generator is not None
             drawn = torch.randn((n, *images.shape), generator=generator, device=generator.device, dtype=torch.float32)
         elif drawn.ndim != images.ndim + 1 or not drawn.shape[0] or drawn.shape[2:] != images.shape[1:]:
-            raise ValueError(f"smooth: expected noise of shape (n, *{tuple(images.shape)}), got {tuple(drawn.shape)}")
+            raise CamfnError(f"smooth: expected noise of shape (n, *{tuple(images.shape)}), got {tuple(drawn.shape)}")
         dims = tuple(range(1, images.ndim))
         span = images.amax(dims, keepdim=True) - images.amin(dims, keepdim=True) if relative else 1.0
         variants = [Variant(images + sigma * span * one) for one in drawn.to(images)]

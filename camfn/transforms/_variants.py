@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .._shared.errors import CamfnError
 from .._shared.inputs import images_of
 from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import Move, Score, as_score, moved, pin
@@ -47,7 +48,7 @@ def explain_variants(
         A map (B, *spatial) for each variant.
     """
     if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size: expected at least 1 variant at once, or None for all, got {chunk_size}")
+        raise CamfnError(f"chunk_size: expected at least 1 variant at once, or None for all, got {chunk_size}")
     images, rebuild = images_of(inputs)
     batch, size = images.shape[0], chunk_size or len(variants)
     found: list[Tensor] = []
@@ -59,7 +60,7 @@ def explain_variants(
         stacked = rebuild(torch.cat([variant.images for variant in runs]))
         cam = explain(stacked, _repeated(target, [variant.move for variant in runs], batch, own))
         if cam.shape[0] != len(runs) * batch:
-            raise ValueError(
+            raise CamfnError(
                 f"expected one map a sample, ({len(runs) * batch}, *spatial) for {len(runs)} variants of {batch}, got "
                 f"{tuple(cam.shape)}; what is bound to its batch needs chunk_size=1 and a class as the target"
             )

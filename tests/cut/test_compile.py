@@ -1,0 +1,130 @@
+"""Capture and method compiled into one graph, by inductor on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from inspect import Parameter, signature
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from camfn import capture, capture_many, explainer, methods, observe, targets
+from camfn.methods import eigen_cam, grad_cam, layer_cam
+from tests.nets.small import Net, images, seeded, unchanged
+
+PARAMETERS = {name: signature(getattr(methods, name)).parameters for name in methods.__all__}
+GRADIENT_METHODS = [
+    name
+    for name, parameters in PARAMETERS.items()
+    if parameters["grads"].default is Parameter.empty and not {"tail", "forward"} & set(parameters)
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def check(function: Callable[..., Tensor], *batches: tuple[Any, ...], backend: str = "inductor") -> None:
+    """Compile without a graph break, and find each batch equal to eager with no second compilation."""
+    counter = CompileCounterWithBackend(backend)
+    compiled = torch.compile(function, fullgraph=True, backend=counter)
+    for batch in batches:
+        torch.testing.assert_close(compiled(*batch), function(*batch), rtol=1e-4, atol=1e-5)
+    assert counter.frame_count == 1
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    return [(images(2, 3, 12, 10, seed=i), torch.tensor([i, 3])) for i in (1, 2)]
+
+
+@pytest.mark.parametrize("name", GRADIENT_METHODS)
+def test_capture_and_every_gradient_method(name: str) -> None:
+    net, method = seeded(Net), getattr(methods, name)
+    run = capture(net, "blocks.0")
+    with unchanged(net):
+        check(lambda x, t: method(*run(x, t)), *batches())
+
+
+def test_the_gradient_methods_are_the_ones_meant() -> None:
+    assert len(GRADIENT_METHODS) >= 9
+    assert {"grad_cam", "eigen_grad_cam", "bag_cam"} <= set(GRADIENT_METHODS)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_several_layers_and_train_mode(training: bool) -> None:
+    net = seeded(Net).train(training)
+    run = capture_many(net, ["stem", "blocks.0"])
+
+    def fused(x: Tensor, t: Tensor) -> Tensor:
+        found = run(x, t)
+        return layer_cam(*found["stem"]) + layer_cam(*found["blocks.0"])
+
+    with unchanged(net):
+        check(fused, *batches(), backend="aot_eager")
+
+
+def test_every_kind_of_target_and_an_explainer() -> None:
+    net = seeded(Net)
+    kinds: list[Any] = [None, 3, targets.class_log_probability(), targets.rest(1), targets.contrast(weighted=True)]
+    for target in [*kinds, targets.class_score(1) - 0.5 * targets.class_score(2), lambda y: y.square().sum(1)]:
+        explain = partial(explainer(grad_cam, net, "blocks.0"), target=target)
+        check(explain, *[b[:1] for b in batches()], backend="eager")
+
+
+def test_observe_and_an_activation_method() -> None:
+    see = observe(seeded(Net), "blocks.0")
+    check(lambda x: eigen_cam(see(x)[0]), *[b[:1] for b in batches()], backend="aot_eager")
+
+
+def test_vmap_over_targets_inside_the_graph() -> None:
+    run = capture(seeded(Net), "blocks.0")
+    many = torch.arange(5)
+    check(lambda x: torch.vmap(lambda t: grad_cam(*run(x, t)))(many), *[b[:1] for b in batches()], backend="aot_eager")
+
+
+def test_outputs_that_are_not_tensors() -> None:
+    class Wrapped(Net):
+        def forward(self, x: Tensor) -> Any:
+            return {"logits": super().forward(x), "note": "a"}
+
+    run = capture(seeded(Wrapped), "blocks.0")
+    check(lambda x, t: grad_cam(*run(x, t)), *batches(), backend="aot_eager")
+
+
+class Looped(Net):
+    """One convolution that runs three times."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for _ in range(3):
+            x = self.blocks[0](x)
+        y: Tensor = self.head(x.mean((2, 3)))
+        return y
+
+
+@pytest.mark.parametrize("call", [0, -1, "all"])
+def test_a_layer_that_runs_several_times(call: Any) -> None:
+    net = seeded(Looped)
+    run, see = capture(net, "blocks.0.conv", call=call), observe(net, "blocks.0.conv", call=call)
+    with unchanged(net):
+        check(lambda x, t: grad_cam(*run(x, t)), *batches(), backend="aot_eager")
+        check(lambda x: eigen_cam(see(x)[0]), *[b[:1] for b in batches()], backend="aot_eager")
+
+
+def test_inside_a_larger_compiled_pipeline() -> None:
+    net, head = seeded(Net), nn.Linear(12 * 10, 2)
+    run = capture(net, "blocks.0")
+
+    def pipeline(x: Tensor, t: Tensor) -> Tensor:
+        mask = grad_cam(*run(x.sigmoid(), t)).relu()
+        return torch.as_tensor(head(mask.flatten(1)))
+
+    with torch.no_grad():
+        check(pipeline, *batches(), backend="aot_eager")
