@@ -12,10 +12,10 @@ from torch.utils import _pytree as pytree
 
 from ._cut.capture import capture_many
 from ._cut.graft import bare, graft
-from ._layout.readings import image_of, readings
+from ._layout.readings import image_among, possible_readings
 from ._shared.checks import describe
 from ._shared.errors import CaptureError
-from ._shared.inputs import call, copied, floating_leaves
+from ._shared.inputs import call, copy_of, floating_leaves
 from ._shared.maps import resize
 from ._shared.vocabulary import Inputs, Layout, Reading, Target
 
@@ -73,7 +73,7 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
     inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
     if not model.training and not callable(target):
         inputs, target = _first_sample(inputs), _first_sample(target)
-    model, image = bare(model), image_of(inputs)
+    model, image = bare(model), image_among(inputs)
     if image is None:
         raise CaptureError(f"suggest: expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
     seen, outputs = _survey(model, inputs)
@@ -147,7 +147,7 @@ def _survey(model: nn.Module, inputs: Inputs) -> tuple[list[_Seen], Any]:
     for key, module in watched.owned.items():
         module.register_forward_hook(watch(names[key]))
     with torch.inference_mode(False), torch.no_grad():
-        outputs = call(watched, copied(inputs))
+        outputs = call(watched, copy_of(inputs))
     once = []
     for name, calls in seen.items():
         tensors = [leaf for leaf in pytree.tree_leaves(calls) if isinstance(leaf, Tensor)]
@@ -168,7 +168,7 @@ def _candidates(model: nn.Module, seen: list[_Seen], outputs: Any, inputs: Input
         if not named or _is(_NO_FEATURES, named[0].module):
             continue
         outermost = min(reversed(named), key=lambda layer: layer.name.count("."))
-        fitting = readings(model, outermost.name, outermost.output.shape, inputs)
+        fitting = possible_readings(model, outermost.name, outermost.output.shape, inputs)
         whole = [reading for reading in fitting if reading.name != "windows" and max(reading.spatial, default=2) > 1]
         if whole and not _is_class_map(outermost.output, outputs):
             found[outermost.name] = fitting
@@ -180,7 +180,7 @@ def _score_maps(model: nn.Module, found: dict[str, Reading], outputs: Any, input
 
     Some networks add such maps up to the scores, so that none of them is equal to what the model returns.
     """
-    image, scores = image_of(inputs), next(iter(floating_leaves(outputs)), None)
+    image, scores = image_among(inputs), next(iter(floating_leaves(outputs)), None)
     if image is None or scores is None or scores.ndim != image.ndim or scores.shape[1] < 2:
         return []
     names = [name for name, reading in found.items() if reading.channels == scores.shape[1]]

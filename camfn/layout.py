@@ -10,7 +10,7 @@ from ._layout.pairs import channels_last as channels_last
 from ._layout.pairs import tokens as tokens
 from ._layout.pairs import unrolled as unrolled
 from ._layout.pairs import windows as windows
-from ._layout.readings import decide
+from ._layout.readings import the_reading
 from ._shared.vocabulary import Inputs, Select
 from ._shared.vocabulary import Reading as Reading
 
@@ -42,4 +42,4 @@ def find(model: nn.Module, layer: str | nn.Module, inputs: Inputs, *, select: Se
     """
     name = layer_name(model, layer)
     raw, _ = observe(model, name, select=select)(inputs)
-    return decide(model, name, raw, inputs)
+    return the_reading(model, name, raw, inputs)

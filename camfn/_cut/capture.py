@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.func import vjp
 from torch.utils import _pytree as pytree
 
-from .._layout.readings import settle
+from .._layout.readings import layout_for
 from .._shared.checks import batch_sizes, inside_transform, one_score_a_sample
 from .._shared.errors import CaptureError
 from .._shared.inputs import call as run_on
-from .._shared.inputs import copied, swapped
+from .._shared.inputs import copy_of, replace_tensor
 from .._shared.vocabulary import AnyLayout, Call, Captured, Inputs, ScoreFn, Select, Target
 from ..targets import as_score
 from .graft import Graft, bare, graft
@@ -180,7 +180,7 @@ def _maps(
     """Lay out what the chosen calls gave, and join them along the channels."""
     maps = []
     for value, like in zip(values, raw):
-        found = settle(layout, model, name, like, inputs)
+        found = layout_for(layout, model, name, like, inputs)
         maps.append(found.to_map(value) if found else value)
     if len({(*one.shape[:1], *one.shape[2:]) for one in maps}) > 1:
         shapes = ", ".join(str(tuple(one.shape)) for one in maps)
@@ -243,10 +243,10 @@ def _forward(
         picked = floating(name, chosen_tensor(name, output, select))
         activations[name].append(picked.clone())
         point = name, len(activations[name]) - 1
-        return output if delta is None else swapped(output, picked, picked + delta(point, picked))
+        return output if delta is None else replace_tensor(output, picked, picked + delta(point, picked))
 
     cut.slot.tap = tap
-    outputs = run_on(cut.graft, copied(inputs))
+    outputs = run_on(cut.graft, copy_of(inputs))
     del cut.slot.tap
     return outputs, {
         name: [found[i] for i in chosen_calls(name, len(found), wanted, cut.graft.root)]

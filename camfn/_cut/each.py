@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._layout.readings import settle
+from .._layout.readings import layout_for
 from .._shared.checks import batch_sizes, describe, one_score_a_sample
 from .._shared.errors import CamfnError
-from .._shared.inputs import call, copied, swapped
+from .._shared.inputs import call, copy_of, replace_tensor
 from .._shared.vocabulary import AnyLayout, Captured, Inputs, Select, Target
 from ..targets import as_score
 from .capture import gradients, tensors_of
@@ -69,17 +69,17 @@ def capture_each(
             leaf = picked.detach().clone().requires_grad_()
             kept.append((picked.detach().clone(), leaf))
             # what comes before the layer is not differentiated
-            return swapped(output, picked, leaf.clone())
+            return replace_tensor(output, picked, leaf.clone())
 
         cut.owned[id(module)].register_forward_hook(tap)
         with torch.inference_mode(False), torch.enable_grad():
-            outputs = call(cut, copied(inputs))
+            outputs = call(cut, copy_of(inputs))
             chosen_calls(name, len(kept), None, cut.root)
             ((activations, leaf),) = kept
             rows = _scores(outputs, targets, batch_sizes(inputs, [activations]))
             grads = [gradients(row, [leaf], of=model, retain_graph=True)[0] for row in rows]
         tensors, rebuild = tensors_of(outputs)
-        found = settle(layout, model, name, activations, inputs)
+        found = layout_for(layout, model, name, activations, inputs)
         to_map = found.to_map if found else (lambda raw: raw)
         return Captured(
             to_map(activations), torch.stack([to_map(row) for row in grads]), rebuild([t.detach() for t in tensors])

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .._shared.inputs import copied, images_of
+from .._shared.inputs import copy_of, images_of
 from .._shared.vocabulary import AnyLayout, Call, Inputs, Select, Target
 from ..targets import pin
 from .capture import capture, observe
@@ -93,9 +93,9 @@ def explainer(
             together = Folded(model)
             context["forward"] = _scores(
                 model,
-                lambda x: run_apart(model, copied(rebuild(x))),
+                lambda x: run_apart(model, copy_of(rebuild(x))),
                 score,
-                many=lambda x: together(copied(rebuild(x))),
+                many=lambda x: together(copy_of(rebuild(x))),
             )
         # in inference mode a tail has no derivatives
         keep = differentiable and torch.is_grad_enabled()

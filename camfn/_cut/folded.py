@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .._shared.inputs import call, copied
+from .._shared.inputs import call, copy_of
 from .._shared.maps import same_numbers
 from .graft import Graft, answer, graft, hooked, put, run_apart
 
@@ -48,13 +48,13 @@ class Folded:
 
     def first(self, inputs: Any) -> Any:
         """Run as it is and folded, and keep what is right."""
-        again = copied(inputs)
+        again = copy_of(inputs)
         outputs, pairs = _watched(self.model, inputs)
         self.graft = _folded(self.model, {}, self.memory)
         for memory in (torch.channels_last, torch.contiguous_format) if pairs else ():
             folding = _folded(self.model, pairs, memory)
             try:
-                found = call(folding, _laid(copied(again), memory))
+                found = call(folding, _laid(copy_of(again), memory))
             except RuntimeError:
                 continue  # a `view` of what does not lie one behind the other
             if _same(outputs, found):

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from .._shared.checks import is_differentiated
 from .._shared.errors import CaptureError
-from .._shared.inputs import call, floating_leaves, lifted, zero_like
+from .._shared.inputs import call, clone_as_batched_as, floating_leaves, zero_like
 from .recurrent import stepwise
 
 _OWN = (
@@ -52,7 +52,7 @@ class Graft:
         if zero is None and (leaves := floating_leaves((args, kwargs))):
             zero = zero_like(leaves[0])
         buffers = dict(self.root.named_buffers())
-        copies: dict[str, Tensor] = {name: lifted(buffers[name], zero) for name in self.statistics}
+        copies: dict[str, Tensor] = {name: clone_as_batched_as(buffers[name], zero) for name in self.statistics}
         return functional_call(self.root, copies, args, kwargs)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._shared.inputs import call as run_on
-from .._shared.inputs import lifted, repeated, zero_like
+from .._shared.inputs import clone_as_batched_as, repeated, zero_like
 from .._shared.vocabulary import Call
 from .graft import graft
 from .layer_checks import chosen_calls
@@ -67,7 +67,7 @@ class Kept(NamedTuple):
         if change.lift_all or any(self.written):
             zero = zero_like(change.own)
             leaves = [
-                lifted(leaf, zero) if isinstance(leaf, Tensor) and (written or change.lift_all) else leaf
+                clone_as_batched_as(leaf, zero) if isinstance(leaf, Tensor) and (written or change.lift_all) else leaf
                 for leaf, written in zip(leaves, self.written)
             ]
         return pytree.tree_unflatten(leaves, self.spec)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .._layout.readings import settle
+from .._layout.readings import layout_for
 from .._shared.checks import batch_sizes, shapes_agree
 from .._shared.errors import CaptureError
 from .._shared.inputs import call as run_on
-from .._shared.inputs import copied, repeated, zero_like
+from .._shared.inputs import copy_of, repeated, zero_like
 from .._shared.vocabulary import AnyLayout, Call, Inputs, Layout, Select, Tail
 from .graft import answer, bare, graft
 from .layer_checks import chosen_calls, chosen_tensor, layer_name
@@ -93,10 +93,10 @@ def record(
         with torch.inference_mode(False), torch.no_grad():
             at = _first_call(model, name, call, inputs)
             recorder = Recorder(model, name, at, call)
-            outputs = recorder.run(copied(inputs))
+            outputs = recorder.run(copy_of(inputs))
         answers, earlier, cuts, given = recorder.settled()
         raws = [chosen_tensor(name, cut.value(), select) for cut in cuts]
-        layouts = [settle(layout, model, name, raw, inputs) for raw in raws]
+        layouts = [layout_for(layout, model, name, raw, inputs) for raw in raws]
         maps = [found.to_map(raw) if found else raw for raw, found in zip(raws, layouts)]
         batches = batch_sizes(inputs, raws)
         lift_all = repeat = False
@@ -145,7 +145,7 @@ def _first_call(model: nn.Module, name: str, call: Call | None, inputs: Inputs) 
     layer = model.get_submodule(name)
     counting = graft(model, lambda module: module is layer)
     counting.owned[id(layer)].register_forward_hook(lambda module, args, output: ran.append(1))
-    run_on(counting, copied(inputs))
+    run_on(counting, copy_of(inputs))
     return chosen_calls(name, len(ran), call, model)[0]
 
 

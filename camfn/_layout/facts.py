@@ -120,7 +120,7 @@ def _length(token: Tensor) -> int:
     return int(token.shape[-2]) if token.ndim > 1 else 1
 
 
-def others(model: nn.Module, inputs: Any) -> dict[int, str]:
+def unrelated_lengths(model: nn.Module, inputs: Any) -> dict[int, str]:
     """Lengths of sequences that have nothing to do with the image, in words: text, queries, states."""
     found = {
         leaf.shape[1]: f"the {leaf.shape[1]} tokens of the text"

@@ -17,28 +17,28 @@ from .tokens import token_readings
 from .windows import cut_of, may_be_padded, window_readings
 
 
-def image_of(inputs: Any) -> Tensor | None:
+def image_among(inputs: Any) -> Tensor | None:
     """Return the first floating-point tensor with space among the inputs, (B, C, *spatial)."""
     leaves = floating_leaves(dict(inputs) if isinstance(inputs, Mapping) else inputs)
     return next((leaf for leaf in leaves if leaf.ndim > 2), None)
 
 
-def settle(layout: AnyLayout, model: nn.Module, name: str, raw: Tensor, inputs: Any) -> Layout | None:
+def layout_for(layout: AnyLayout, model: nn.Module, name: str, raw: Tensor, inputs: Any) -> Layout | None:
     """Return the layout that was given, or find it.
 
     Raises:
-        CaptureError: as `decide`.
+        CaptureError: as `the_reading`.
     """
-    return decide(model, name, raw, inputs).layout if layout == "auto" else layout
+    return the_reading(model, name, raw, inputs).layout if layout == "auto" else layout
 
 
-def decide(model: nn.Module, name: str, raw: Tensor, inputs: Any) -> Reading:
+def the_reading(model: nn.Module, name: str, raw: Tensor, inputs: Any) -> Reading:
     """Find the one reading that the facts allow.
 
     Raises:
         CaptureError: none, or several; lists them, each with the call that asks for it.
     """
-    image = image_of(inputs)
+    image = image_among(inputs)
     module = model.get_submodule(name)
     shape = tuple(raw.shape)
     if image is None:
@@ -48,7 +48,7 @@ def decide(model: nn.Module, name: str, raw: Tensor, inputs: Any) -> Reading:
             f"the layout of layer {name!r} {shape} cannot be found without an image (B, C, *spatial) among the inputs: "
             "pass layout=None if it is (B, C, *spatial), or a layout of camfn.layout"
         )
-    found = readings(model, name, shape, inputs)
+    found = possible_readings(model, name, shape, inputs)
     if len(found) == 1:
         return found[0]
     if not found:
@@ -78,9 +78,9 @@ def _no_map(name: str, shape: tuple[int, ...], image: Tensor) -> str:
     )
 
 
-def readings(model: nn.Module, name: str, shape: Sequence[int], inputs: Any) -> list[Reading]:
+def possible_readings(model: nn.Module, name: str, shape: Sequence[int], inputs: Any) -> list[Reading]:
     """All the readings of a layer's output that the model, the image and the shapes allow."""
-    image = image_of(inputs)
+    image = image_among(inputs)
     if image is None or len(shape) < 3:
         return []
     size, shape = tuple(image.shape[2:]), tuple(shape)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from .._shared.vocabulary import Reading
-from .facts import Facts, axis, facts, is_norm, others, width_of
+from .facts import Facts, axis, facts, is_norm, unrelated_lengths, width_of
 from .pairs import tokens, unrolled
 
 _MOST_UNNAMED = 8
@@ -38,8 +38,8 @@ def token_readings(model: nn.Module, name: str, shape: Sequence[int], image: Ten
     if shape[0] == image.shape[0]:
         if "embed" not in name and _unrolls(model):
             return [_unrolled_reading(grid, strides, shape) for grid, strides in _schedules(model, shape[1])]
-        found = _samples_first(model, name, shape, size, known, others(model, inputs))
-    if shape[1] == image.shape[0] and shape[0] not in others(model, inputs):
+        found = _samples_first(model, name, shape, size, known, unrelated_lengths(model, inputs))
+    if shape[1] == image.shape[0] and shape[0] not in unrelated_lengths(model, inputs):
         found += _tokens_before_batch(model, shape, size, known, certain=shape[0] != image.shape[0])
     return found
 

@@ -43,7 +43,7 @@ def call(run: Callable[..., Any], inputs: Any) -> Any:
     return run(*inputs) if isinstance(inputs, (tuple, list)) else run(inputs)
 
 
-def copied(inputs: Any) -> Any:
+def copy_of(inputs: Any) -> Any:
     """Copy the inputs' tensors, which a network may begin by overwriting."""
     if isinstance(inputs, Mapping):
         inputs = dict(inputs)
@@ -60,12 +60,12 @@ def zero_like(x: Tensor) -> Tensor:
     return torch.zeros_like(x.reshape(-1)[:1].sum())  # a sum, for there may be nothing
 
 
-def lifted(x: Tensor, zero: Tensor | None) -> Tensor:
+def clone_as_batched_as(x: Tensor, zero: Tensor | None) -> Tensor:
     """Copy a tensor of any dtype, as batched as the zero: `vmap` writes nothing batched into what is not."""
     return x.clone() if zero is None else torch.where(zero == 0, x, x)
 
 
-def swapped(output: Any, old: Tensor, new: Tensor) -> Any:
+def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
     """Put one tensor in the place of another, wherever it stands in a layer's output."""
     if output is old:
         return new

@@ -16,7 +16,7 @@ from .._cut.layer_checks import layer_name
 from .._cut.resume import resume
 from .._shared.checks import batch_sizes, one_score_a_sample
 from .._shared.errors import CamfnError, CaptureError
-from .._shared.inputs import call, copied
+from .._shared.inputs import call, copy_of
 from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import as_score, pin
 from ._watch import Site, Watch
@@ -212,14 +212,14 @@ def _forward(
     for key, module in whole.owned.items():
         module.register_forward_pre_hook(begin(labels[key]))
         module.register_forward_hook(end)
-    inputs = copied(inputs)
+    inputs = copy_of(inputs)
     with watch:
         outputs = call(whole, inputs)
     return outputs, watch.sites
 
 
 def _batch(inputs: Inputs) -> int:
-    leaves = [x for x in pytree.tree_leaves(copied(inputs)) if isinstance(x, Tensor) and x.ndim]
+    leaves = [x for x in pytree.tree_leaves(copy_of(inputs)) if isinstance(x, Tensor) and x.ndim]
     return leaves[0].shape[0] if leaves else 1
 
 

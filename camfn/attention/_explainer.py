@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._cut.graft import bare
-from .._layout.readings import readings
+from .._layout.readings import possible_readings
 from .._shared.checks import describe
 from .._shared.errors import CaptureError
 from .._shared.inputs import floating_leaves
@@ -140,7 +140,7 @@ def _grid(
         grids = _grids_behind(prefix, tokens, image.shape[2:])
     else:
         shape = (image.shape[0], tokens, last.v.shape[1] * last.v.shape[-1])
-        found = readings(bare(model), last.name, shape, inputs)
+        found = possible_readings(bare(model), last.name, shape, inputs)
         grids = [reading.spatial for reading in found if _is_row_by_row(reading, shape)]
     if len(grids) == 1:
         return grids[0]

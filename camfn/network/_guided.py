@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .._cut.explainer import explainer
 from .._cut.graft import graft
 from .._shared.errors import CamfnError
-from .._shared.inputs import call, copied
+from .._shared.inputs import call, copy_of
 from .._shared.maps import resize
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 from ..methods._gradient import grad_cam
@@ -165,7 +165,7 @@ def unguided(model: nn.Module) -> Callable[[Inputs], dict[str, str]]:
         for name, module in model.named_modules():
             _announce(copy.owned[id(module)], name, inside)
         with torch.inference_mode(False), torch.no_grad(), mode:
-            call(copy, copied(inputs))
+            call(copy, copy_of(inputs))
         return {name: ", ".join(dict.fromkeys(called)) for name, called in found.items()}
 
     return run

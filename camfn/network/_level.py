@@ -14,7 +14,7 @@ from .._cut.capture import gradients, tensors_of
 from .._cut.graft import graft, run_apart
 from .._cut.layer_checks import layer_name
 from .._shared.checks import one_score_a_sample
-from .._shared.inputs import call, copied, floating_leaves, images_of
+from .._shared.inputs import call, copy_of, floating_leaves, images_of
 from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import as_score, pin
 
@@ -88,7 +88,7 @@ def pinned(model: nn.Module, inputs: Inputs, target: Target) -> ScoreFn:
     if not getattr(score, "pinned", None) or isinstance(target, (int, Tensor)):
         return score
     with torch.inference_mode(False), torch.no_grad():
-        return pin(score, run_apart(model, copied(inputs)))
+        return pin(score, run_apart(model, copy_of(inputs)))
 
 
 class _Slot:
@@ -115,7 +115,7 @@ class _Network(NamedTuple):
     def __call__(self, image: Tensor, tap: Callable[[str, Tensor, Tensor | None], Tensor]) -> Any:
         self.cut.slot.tap = tap
         with self.around():
-            outputs = call(self.cut.run, copied(self.rebuild(image)))
+            outputs = call(self.cut.run, copy_of(self.rebuild(image)))
         del self.cut.slot.tap
         return outputs
 

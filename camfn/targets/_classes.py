@@ -15,7 +15,7 @@ from torch import Tensor
 from .._shared.checks import describe
 from .._shared.errors import CamfnError
 from .._shared.vocabulary import ScoreFn
-from ._score import Classes, Score, class_index, logits_of, named_output, whole
+from ._score import Classes, Score, class_index, class_indices, logits_of, named_output
 
 
 def class_score(classes: Classes = None) -> Score:
@@ -173,7 +173,7 @@ def _others(y: Tensor, chosen: Tensor, classes: Classes, against: Any, count: in
     """Classes to compare with, (B, n): those given, or the nearest by logit."""
     batch, total = y.shape
     if against is not None:
-        others = whole("against", against, y, f"(), (n,) or ({batch}, n)")
+        others = class_indices("against", against, y, f"(), (n,) or ({batch}, n)")
         if others.ndim < 2:
             return others.reshape(1, -1).expand(batch, -1)
         if others.ndim > 2 or others.shape[0] != batch:

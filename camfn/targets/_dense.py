@@ -12,7 +12,7 @@ from torch.nn import functional
 from .._shared.checks import class_in_range, describe, length_matches
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
-from ._score import Classes, Move, Score, class_index, named_output, whole
+from ._score import Classes, Move, Score, class_index, class_indices, named_output
 
 Region = Tensor | Literal["all", "predicted"]
 
@@ -170,7 +170,7 @@ def several(labels: Sequence[int] | Tensor | None = None, *, threshold: float = 
             if labels.shape != logits.shape:
                 raise CamfnError(f"labels: expected bool of shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
             return labels.to(logits.device)
-        index = whole("labels", labels, logits, "(n,)")
+        index = class_indices("labels", labels, logits, "(n,)")
         return (index.reshape(-1, 1) == torch.arange(logits.shape[1], device=logits.device)).any(0).expand_as(logits)
 
     def score(outputs: Any) -> Tensor:

@@ -129,7 +129,7 @@ def class_index(logits: Tensor, classes: Classes) -> Tensor:
     if isinstance(classes, int) and not isinstance(classes, bool):
         class_in_range(classes, count)
         return torch.full((batch, 1), classes, device=logits.device)
-    index = whole("classes", classes, logits, f"() or ({batch},)")
+    index = class_indices("classes", classes, logits, f"() or ({batch},)")
     if index.ndim > 1:
         raise CamfnError(f"classes: expected integers, shape () or ({batch},); got {tuple(index.shape)}")
     if index.ndim:
@@ -137,7 +137,7 @@ def class_index(logits: Tensor, classes: Classes) -> Tensor:
     return index.expand(batch)[:, None]
 
 
-def whole(what: str, given: Any, logits: Tensor, shape: str) -> Tensor:
+def class_indices(what: str, given: Any, logits: Tensor, shape: str) -> Tensor:
     """Return class indices as a tensor, or say what was expected."""
     index = torch.as_tensor(given, device=logits.device)
     if not index.numel() or index.is_floating_point() or index.is_complex() or index.dtype is torch.bool:
