@@ -87,7 +87,7 @@ def explainer(
         if recorded or asked.context & {"forward", "inputs"}:
             score = pin(target, outputs)
         if recorded:
-            context["tail"] = _scores(model, recorded.tail, score, convolves=recorded.convolves)
+            context["tail"] = _scores(model, recorded.tail, score, has_convolutions_left=recorded.convolves)
         if asked.context & {"forward", "inputs"}:
             context["inputs"], rebuild = images_of(inputs)
             together = Folded(model)

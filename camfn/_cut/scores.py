@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from .._shared.rows import score_as_one_batch
 from .._shared.vocabulary import ScoreFn
 
 
 class _Scores:
     """A network, or the part after the cut, and the target: a batch (B, ...) to scores (B,)."""
 
-    couples = True
+    samples_interact = True
     """Whether a sample's score may depend on the others of its batch."""
 
     def __init__(self, run: Callable[[Tensor], Any], score: ScoreFn) -> None:
@@ -26,31 +26,31 @@ class _Scores:
 
 
 class _Folding(_Scores):
-    """Scores of several batches at once, run as one larger batch."""
+    """Scores of one batch, and of several batches that run as one larger batch."""
 
-    couples = False
+    samples_interact = False
 
     def __init__(
-        self, run: Callable[[Tensor], Any], score: ScoreFn, many: Callable[[Tensor], Any], *, convolves: bool
+        self,
+        run: Callable[[Tensor], Any],
+        score: ScoreFn,
+        many: Callable[[Tensor], Any],
+        *,
+        has_convolutions_left: bool,
     ) -> None:
         super().__init__(run, score)
-        self.many, self.convolves = many, convolves
+        self.many, self.has_convolutions_left = many, has_convolutions_left
 
-    def fold(self, batches: Tensor) -> Tensor:
+    def score_many(self, batches: Tensor) -> Tensor:
         """(n, B, ...) to (n, B)."""
-        apart = batches.shape[:2]
-        together = batches.flatten(0, 1)
-        if self.convolves and together.ndim == 4 and together.device.type == "cpu":
-            # oneDNN then reorders neither what goes into a convolution nor what comes out
-            together = together.contiguous(memory_format=torch.channels_last)
-        leaves, spec = pytree.tree_flatten(self.many(together))
-        rows = [isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == together.shape[0] for leaf in leaves]
-        split = [leaf.unflatten(0, apart) if row else leaf for leaf, row in zip(leaves, rows)]
-        each = torch.vmap(
-            lambda *one: self.score(pytree.tree_unflatten(one, spec)),
-            in_dims=tuple(0 if row else None for row in rows),
-        )
-        return torch.as_tensor(each(*split))
+        return score_as_one_batch(self._run_many, self.score, batches)
+
+    def _run_many(self, batch: Tensor) -> Any:
+        """Run n batches that are joined to one."""
+        if self.has_convolutions_left and batch.ndim == 4 and batch.device.type == "cpu":
+            # oneDNN then reorders neither the input of a convolution nor its output
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        return self.many(batch)
 
 
 def _scores(
@@ -59,9 +59,13 @@ def _scores(
     score: ScoreFn,
     *,
     many: Callable[[Tensor], Any] | None = None,
-    convolves: bool = True,
+    has_convolutions_left: bool = True,
 ) -> _Scores:
     """A function of one batch, and of several unless the network is training: `many` then runs them as one."""
     # a BatchNorm in training would see the other batches, and a dropout would draw anew
     training = any(module.training for module in model.modules())
-    return _Scores(run, score) if training else _Folding(run, score, many or run, convolves=convolves)
+    return (
+        _Scores(run, score)
+        if training
+        else _Folding(run, score, many or run, has_convolutions_left=has_convolutions_left)
+    )

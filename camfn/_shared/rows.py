@@ -1,4 +1,4 @@
-"""Many perturbed runs of one function, a chunk at a time."""
+"""Run one function on many rows (perturbed variants of a batch), a chunk of rows at a time."""
 
 from __future__ import annotations
 
@@ -15,22 +15,27 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .._shared.errors import CamfnError
+from .checks import is_concrete
 from .maps import same_numbers
 
 ChunkSize: TypeAlias = "int | Literal['auto'] | None"
-"""Rows at once: a number, None for all, or "auto" for what a byte budget allows."""
+"""Rows at once: a number, None for all, or "auto" for as many as a byte budget allows."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (rows done, rows in all) after each chunk."""
 
 _UNMEASURED = 32
-"""Rows at once for "auto" while compiling, when nothing can be measured."""
+"""Rows at once for "auto" while `torch.compile` traces, when no memory can be measured."""
 
 _LARGEST = 32 * 2**20
-"""Bytes of one tensor on a CPU: glibc maps larger ones anew each time, and the page faults cost more than it saves."""
+"""The largest tensor, in bytes, that "auto" lets a chunk make on a CPU.
+
+glibc returns larger blocks to the kernel when they are freed, up to this limit (`DEFAULT_MMAP_THRESHOLD_MAX`), and maps
+new pages for the next chunk. The page faults of these mappings cost more time than a larger chunk saves.
+"""
 
 
-def map_rows(
+def run_in_chunks(
     function: Callable[[Tensor], Tensor],
     rows: Tensor,
     *,
@@ -46,7 +51,7 @@ def map_rows(
         rows: (R, ...), for instance channel indices.
         chunk_size: rows at once: a number, None for all, or "auto", which measures the first row and stays under a
             quarter of the free memory (32 while compiling).
-        progress: told (rows done, R) after each chunk.
+        progress: called with (rows done, R) after each chunk.
 
     Returns:
         (R, B).
@@ -55,7 +60,7 @@ def map_rows(
         CamfnError: for no rows, or another `chunk_size`.
 
     Example:
-        >>> map_rows(lambda row: row.sum()[None], torch.ones(5, 3), chunk_size=2, progress=print)[:, 0]
+        >>> run_in_chunks(lambda row: row.sum()[None], torch.ones(5, 3), chunk_size=2, progress=print)[:, 0]
         2 5
         4 5
         5 5
@@ -64,31 +69,32 @@ def map_rows(
     return _chunked(torch.vmap(function), rows, chunk_size, progress)
 
 
-def map_scores(
+def score_variants(
     what: str,
     scores: Callable[[Tensor], Tensor],
     change: Callable[[Tensor], Tensor],
     rows: Tensor,
     *,
-    together: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor] | None = None,
+    run_many: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor] | None = None,
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Tensor:
-    """Run `scores(change(row))` for each row, as one larger batch where that is known to be the same.
+    """Score each variant `change(row)` of a batch; several variants run as one larger batch where the scores agree.
 
-    `scores.fold`, where there is one, takes n batches, (n, B, ...), and returns (n, B). It spares the network `vmap`,
-    and is taken if on two batches that differ much it agrees with running them one by one. Where data cannot be
-    read (while compiling, under `vmap`), and without `fold`, it is `map_rows`.
+    A function `scores` may have a method `score_many`: it takes n batches, (n, B, ...), as one and returns (n, B).
+    `score_many` avoids `vmap` over the network, which is slower. It is used if it gives two very different batches the
+    scores that they have one by one. Otherwise, and where data cannot be read (while compiling, under `vmap`), the
+    rows run by `run_in_chunks`.
 
     Args:
-        what: name of `scores` in an error.
+        what: the name of `scores` in an error.
         scores: a batch (B, ...) to (B,).
         change: one row to a batch (B, ...); must run under `torch.vmap`.
         rows: (R, ...).
-        together: given `scores.fold` and some rows, what the fold makes of them; None is
-            `fold(vmap(change)(rows))`.
-        chunk_size: rows at once, as in `map_rows`.
-        progress: told (rows done, R) after each chunk.
+        run_many: takes `scores.score_many` and n rows, and returns their scores (n, B); None is
+            `score_many(vmap(change)(rows))`.
+        chunk_size: rows at once, as in `run_in_chunks`.
+        progress: called with (rows done, R) after each chunk.
 
     Returns:
         (R, B).
@@ -98,21 +104,50 @@ def map_scores(
 
     Example:
         >>> images = torch.ones(2, 3)
-        >>> map_scores("sum", lambda x: x.sum(1), lambda row: images * row, torch.tensor([1.0, 2.0]))
+        >>> score_variants("sum", lambda x: x.sum(1), lambda row: images * row, torch.tensor([1.0, 2.0]))
         tensor([[3., 3.],
                 [6., 6.]])
     """
-    fold = getattr(scores, "fold", None)
+    score_many = getattr(scores, "score_many", None)
 
     def checked(changed: Tensor) -> Tensor:
         return one_score(what, scores(changed), changed.shape[0])
 
-    if fold is None or not _agrees(fold, checked, change(rows[0])):
-        return map_rows(lambda row: checked(change(row)), rows, chunk_size=chunk_size, progress=progress)
-    if together is not None:
-        return _chunked(partial(together, fold), rows, chunk_size, progress)
-    stacked = torch.vmap(change)
-    return _chunked(lambda part: fold(stacked(part)), rows, chunk_size, progress)
+    if score_many is None or not _agrees(score_many, checked, change(rows[0])):
+        return run_in_chunks(lambda row: checked(change(row)), rows, chunk_size=chunk_size, progress=progress)
+    if run_many is not None:
+        return _chunked(partial(run_many, score_many), rows, chunk_size, progress)
+    change_each = torch.vmap(change)
+    return _chunked(lambda part: score_many(change_each(part)), rows, chunk_size, progress)
+
+
+def score_as_one_batch(run: Callable[[Tensor], Any], score: Callable[[Any], Tensor], batches: Tensor) -> Tensor:
+    """Run n batches as one larger batch, and score the outputs of each batch by itself.
+
+    Args:
+        run: a batch (n * B, ...) to outputs; those whose first dimension is n * B are split into n batches, the others
+            are given to every call of `score`.
+        score: the outputs of one batch to (B,); must run under `torch.vmap`.
+        batches: (n, B, ...).
+
+    Returns:
+        (n, B).
+
+    Example:
+        >>> score_as_one_batch(lambda x: 2 * x, lambda outputs: outputs.sum(1), torch.ones(3, 2, 4))
+        tensor([[8., 8.],
+                [8., 8.],
+                [8., 8.]])
+    """
+    shape, total = batches.shape[:2], batches.shape[0] * batches.shape[1]
+    leaves, spec = pytree.tree_flatten(run(batches.flatten(0, 1)))
+    per_sample = [isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == total for leaf in leaves]
+    split = [leaf.unflatten(0, shape) if splits else leaf for leaf, splits in zip(leaves, per_sample)]
+    score_each = torch.vmap(
+        lambda *outputs: score(pytree.tree_unflatten(outputs, spec)),
+        in_dims=tuple(0 if splits else None for splits in per_sample),
+    )
+    return torch.as_tensor(score_each(*split))
 
 
 def one_score(what: str, scores: Any, batch: int) -> Tensor:
@@ -126,15 +161,33 @@ def one_score(what: str, scores: Any, batch: int) -> Tensor:
     )
 
 
+def no_nan(what: str, scores: Tensor, *given: Tensor) -> Tensor:
+    """Refuse NaN scores (B, ...) of samples whose tensors in `given`, each (B, ...), are finite.
+
+    A sample whose given numbers contain a NaN keeps the NaN in its scores. Nothing is checked where the data cannot be
+    read.
+    """
+    lost = scores.reshape(len(scores), -1).isnan().any(1)
+    for x in given:
+        lost = lost & x.flatten(1).isfinite().all(1)
+    if is_concrete(lost) and bool(lost.any()):
+        finite = ", whose activations and inputs are finite" if given else ""
+        raise CamfnError(
+            f"{what} returned NaN for sample {int(lost.int().argmax())}{finite}. Look at what the network returns for "
+            "perturbed inputs: a logarithm of 0, a division by a norm of 0, half precision?"
+        )
+    return scores
+
+
 def readable(*tensors: Tensor) -> bool:
-    """Whether the data may be read in Python: not while compiling, nor inside a transform of `torch.func`."""
+    """Whether Python may read the data: not while compiling, nor inside a transform of `torch.func`."""
     if torch.compiler.is_compiling():
         return False
     return not any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors)
 
 
 def constant(*tensors: Tensor) -> bool:
-    """Whether the data may be read, and no derivative in it is being taken: equal values may then stand for another."""
+    """Whether Python may read the data and no derivative is taken in it: duplicates may be computed once and reused."""
     if not readable(*tensors):
         return False
     tracked = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
@@ -142,10 +195,12 @@ def constant(*tensors: Tensor) -> bool:
 
 
 def _has_tangent(x: Tensor) -> bool:
+    """Whether forward-mode differentiation follows the tensor."""
     return torch.autograd.forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def _chunked(run: Callable[[Tensor], Tensor], rows: Tensor, chunk_size: ChunkSize, progress: Progress | None) -> Tensor:
+    """Concatenate `run(part)` over parts of the rows; halve the parts where an accelerator runs out of memory."""
     total = rows.shape[0]
     if not total:
         raise CamfnError("expected at least one row to run, got none")
@@ -174,7 +229,7 @@ def _chunked(run: Callable[[Tensor], Tensor], rows: Tensor, chunk_size: ChunkSiz
 
 
 def _size(chunk_size: ChunkSize, total: int) -> int | None:
-    """Rows at once; None for what has to be measured."""
+    """Return the rows at once, or None if they must be measured."""
     if chunk_size is None:
         return total
     if chunk_size == "auto":
@@ -185,7 +240,7 @@ def _size(chunk_size: ChunkSize, total: int) -> int | None:
 
 
 def _measured(run: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, int]:
-    """Run the first row; return what it gave, and how many to run at once."""
+    """Run the first row; return its result, and how many rows to run at once."""
     with _Allocated() as allocated:
         first = run(rows[:1])
     fits = _free(rows.device) // 4 // max(1, allocated.peak)
@@ -195,7 +250,19 @@ def _measured(run: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, in
 
 
 class _Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The most bytes alive at once among those that operations allocate, on any device; not their scratch space."""
+    """Counts the bytes that are alive among the tensors that operations make, on any device.
+
+    A chunk of n rows needs about n times the peak of one row, so that the peak of the first row tells how many rows fit
+    the memory. PyTorch reports the peak of a CUDA device but not of a CPU; this mode sees every operation below
+    autograd and `vmap`, takes the storages of its results that are new, and uncounts a storage when it is freed. The
+    scratch space inside an operation is not seen.
+
+    Attributes:
+        sizes: bytes of each storage that is alive, by its address.
+        live: bytes that are alive now.
+        peak: the largest `live` so far.
+        largest: bytes of the largest single storage.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -213,13 +280,15 @@ class _Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _add(self, storage: Any) -> None:
+        """Count a new storage until it is freed."""
         size = self.sizes[storage._cdata] = storage.nbytes()
         self.live += size
         self.peak, self.largest = max(self.peak, self.live), max(self.largest, size)
-        # at exit of the interpreter nobody counts any more
+        # the finalizer need not run when the interpreter exits
         weakref.finalize(storage, self._free, storage._cdata).atexit = False
 
     def _free(self, key: int) -> None:
+        """Uncount a storage."""
         self.live -= self.sizes.pop(key)
 
 
@@ -232,7 +301,7 @@ def _storage(leaf: Tensor) -> Any:
 
 
 def _free(device: torch.device) -> int:
-    """Free bytes of a device; 2 GiB where it does not say."""
+    """Return the free bytes of a device, or 2 GiB if the device does not report them."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
@@ -243,20 +312,20 @@ def _free(device: torch.device) -> int:
     return 2 * 2**30
 
 
-def _agrees(fold: Callable[[Tensor], Tensor], scores: Callable[[Tensor], Tensor], one: Tensor) -> bool:
-    """Whether two batches at once give what they give one by one."""
-    if not readable(one):
+def _agrees(score_many: Callable[[Tensor], Tensor], scores: Callable[[Tensor], Tensor], batch: Tensor) -> bool:
+    """Whether `score_many` gives two batches the scores that they have one by one."""
+    if not readable(batch):
         return False
-    # far from the first: what mixes samples, as a mean over the batch does, shows
-    other = one.flip(1) / 2
+    # the second batch is far from the first, so that a network that mixes samples (a mean over the batch) disagrees
+    other = batch.flip(1) / 2
     with torch.no_grad():
-        alone = torch.stack([scores(one), scores(other)])
+        alone = torch.stack([scores(batch), scores(other)])
         try:
-            together = fold(torch.stack([one, other]))
+            together = score_many(torch.stack([batch, other]))
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, IndexError):
-            # a batch size that is built in; what else may be wrong has shown above, on one batch
+            # the network has a fixed batch size; any other error was raised above, on one batch
             return False
     if together.shape != alone.shape or not alone.is_floating_point() or not readable(alone, together):
         return False

@@ -23,9 +23,11 @@ class Ablated:
         rows: (n, B, C, *S), in memory as a CPU convolves them fastest where that is asked for.
     """
 
-    def __init__(self, activations: Tensor, baseline: Tensor, channels: Tensor, *, convolves: bool = False) -> None:
+    def __init__(
+        self, activations: Tensor, baseline: Tensor, channels: Tensor, *, has_convolutions_left: bool = False
+    ) -> None:
         self.activations, self.channels = activations, channels
-        images = convolves and activations.ndim == 4 and activations.device.type == "cpu"
+        images = has_convolutions_left and activations.ndim == 4 and activations.device.type == "cpu"
         form = torch.channels_last if images else torch.contiguous_format
         shape = (len(channels) * len(activations), *activations.shape[1:])
         own = torch.empty(shape, dtype=activations.dtype, device=activations.device, memory_format=form)
@@ -38,14 +40,14 @@ class Ablated:
         sound = readable(own) and not own.is_inference() and bool(activations.isfinite().all())
         self._version = own._version if sound else None
 
-    def through(self, fold: Callable[[Tensor], Tensor]) -> Tensor:
-        """Run `fold(rows)`, with convolutions of the rows themselves taken apart.
+    def through(self, score_many: Callable[[Tensor], Tensor]) -> Tensor:
+        """Run `score_many(rows)`, with convolutions of the rows themselves taken apart.
 
         A convolution is linear: what it makes of row i is what it makes of the activations and what it makes of the
         change in channel i. The first is the same for all rows, the second costs one channel instead of C.
         """
         with _Split(self):
-            return fold(self.rows)
+            return score_many(self.rows)
 
     def is_in(self, x: Any) -> bool:
         """Whether a tensor is these rows as one batch, and nothing was written to them since."""

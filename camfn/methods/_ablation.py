@@ -10,10 +10,10 @@ from torch import Tensor
 
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide, spatial_sum, weighted_sum, widen
-from .._shared.rows import ChunkSize, Progress, constant, map_scores, one_score, readable
+from .._shared.rows import ChunkSize, Progress, constant, no_nan, one_score, readable, score_variants
 from ._ablated import Ablated
 from ._affine import affine_at, gradient_of
-from ._checks import broadcastable, no_nan
+from ._checks import broadcastable
 
 
 def ablation_cam(
@@ -119,12 +119,13 @@ def _drops(
         # three times faster than a `where` over all channels
         return activations.index_copy(1, channel[None], filled.index_select(1, channel[None]))
 
-    def together(fold: Callable[[Tensor], Tensor], part: Tensor) -> Tensor:
-        # as the fold would have them, so that it need not copy them
-        return Ablated(activations, filled, part, convolves=getattr(tail, "convolves", False)).through(fold)
+    def run_many(score_many: Callable[[Tensor], Tensor], part: Tensor) -> Tensor:
+        # in the memory format that `score_many` wants, so that it makes no copy
+        images = getattr(tail, "has_convolutions_left", False)
+        return Ablated(activations, filled, part, has_convolutions_left=images).through(score_many)
 
-    without = map_scores(
-        "ablation_cam: tail", tail, ablated, index, together=together, chunk_size=chunk_size, progress=progress
+    without = score_variants(
+        "ablation_cam: tail", tail, ablated, index, run_many=run_many, chunk_size=chunk_size, progress=progress
     )
     without = no_nan("ablation_cam: tail", without.movedim(0, 1), activations)
     return none.index_copy(1, index, y[:, None] - widen(without)[0])

@@ -1,4 +1,4 @@
-"""What perturbing methods share: checks of options and scores, and the masks an input is seen through."""
+"""Checks of options and shapes that several methods share."""
 
 from __future__ import annotations
 
@@ -6,22 +6,6 @@ import torch
 from torch import Tensor
 
 from .._shared.errors import CamfnError
-from .._shared.rows import readable
-
-
-def no_nan(what: str, scores: Tensor, *given: Tensor) -> Tensor:
-    """Refuse NaN scores (B, ...) of samples whose own numbers (B, ...) are finite, where the data can be read.
-
-    A sample that came with a NaN keeps it, and leaves the others alone.
-    """
-    sound = torch.stack([x.flatten(1).isfinite().all(1) for x in given]).all(0)
-    lost = sound & scores.reshape(len(scores), -1).isnan().any(1)
-    if readable(lost) and bool(lost.any()):
-        raise CamfnError(
-            f"{what} returned NaN for sample {int(lost.int().argmax())}, whose activations and inputs are finite. Look "
-            "at what the network gives for perturbed ones: a logarithm of 0, a division by a norm of 0, half precision?"
-        )
-    return scores
 
 
 def at_least_one(method: str, **options: int | None) -> None:

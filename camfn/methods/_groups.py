@@ -11,9 +11,9 @@ from torch import Tensor
 
 from .._shared.errors import CamfnError
 from .._shared.maps import over_space, resize, safe_divide, safe_sqrt, spatial_mean, weighted_sum, widen
-from .._shared.rows import ChunkSize, Progress, map_scores
+from .._shared.rows import ChunkSize, Progress, no_nan, score_variants
 from ._channels import minmax, quantile_of, raised, strongest, take
-from ._checks import fits_inputs, has_channels, no_nan
+from ._checks import fits_inputs, has_channels
 
 Switch: TypeAlias = Literal["plus", "minus", "plus_minus"]
 """Seen through a mask, through its complement, or both."""
@@ -75,7 +75,7 @@ def fd_cam(
         return torch.where(over_space(members, activations), activations, 0.0)
 
     rows = torch.cat([groups, ~groups], 1).movedim(1, 0)
-    (found,) = widen(map_scores("fd_cam: tail", tail, only, rows, chunk_size=chunk_size, progress=progress).mT)
+    (found,) = widen(score_variants("fd_cam: tail", tail, only, rows, chunk_size=chunk_size, progress=progress).mT)
     no_nan("fd_cam: tail", found, activations)
     on, off = found.to(a.dtype).chunk(2, 1)
     # y itself is the same for all channels, and gone in the rescaling over them
@@ -162,7 +162,9 @@ def poly_cam(
         return inputs * shown.to(inputs.dtype)
 
     rows = torch.arange(channels if switch == "minus" else 0, channels if switch == "plus" else 2 * channels + 1)
-    found = map_scores("poly_cam: forward", forward, seen, rows.to(a.device), chunk_size=chunk_size, progress=progress)
+    found = score_variants(
+        "poly_cam: forward", forward, seen, rows.to(a.device), chunk_size=chunk_size, progress=progress
+    )
     (scores,) = widen(found.mT)
     no_nan("poly_cam: forward", scores, activations, inputs)
     weights = scores[:, :channels]

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from .._shared.errors import CamfnError
-from .._shared.rows import ChunkSize, Progress, map_scores
-from ._checks import no_nan
+from .._shared.rows import ChunkSize, Progress, no_nan, score_variants
 
 Kernel: TypeAlias = Literal["gaussian", "point"]
 """What is kept around a location."""
@@ -81,6 +80,6 @@ def recipro_cam(
         return activations * mask
 
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
-    scores = map_scores("recipro_cam: tail", tail, kept, places, chunk_size=chunk_size, progress=progress).mT
+    scores = score_variants("recipro_cam: tail", tail, kept, places, chunk_size=chunk_size, progress=progress).mT
     no_nan("recipro_cam: tail", scores, activations)
     return scores.reshape(activations.shape[0], *space).to(activations.dtype)

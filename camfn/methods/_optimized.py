@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .._shared.maps import safe_divide, safe_sqrt, weighted_sum, widen
-from .._shared.rows import Progress, one_score, readable
+from .._shared.rows import Progress, no_nan, one_score, readable
 from ._channels import mask, raised
-from ._checks import at_least_one, fits_inputs, no_nan
+from ._checks import at_least_one, fits_inputs
 
 
 def opti_cam(

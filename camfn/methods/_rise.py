@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .._shared.errors import CamfnError
 from .._shared.maps import resize, widen
-from .._shared.rows import ChunkSize, Progress, map_scores, one_score
-from ._checks import at_least_one, no_nan
+from .._shared.rows import ChunkSize, Progress, no_nan, one_score, score_variants
+from ._checks import at_least_one
 
 
 def rise(
@@ -75,7 +75,7 @@ def rise(
 
     (x,) = widen(inputs)
     rows = torch.arange(count, device=x.device)
-    (scores,) = widen(map_scores("rise: forward", forward, seen, rows, chunk_size=chunk_size, progress=progress))
+    (scores,) = widen(score_variants("rise: forward", forward, seen, rows, chunk_size=chunk_size, progress=progress))
     no_nan("rise: forward", scores.mT, inputs)
     # all masks at once may not fit: they are built again, some at a time
     parts = [

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from .._shared.errors import CamfnError
 from .._shared.maps import resize, spatial_mean, weighted_sum, widen
-from .._shared.rows import ChunkSize, Progress, constant, map_scores
+from .._shared.rows import ChunkSize, Progress, constant, no_nan, score_variants
 from ._affine import gradient_of
 from ._channels import largest, minmax, strongest, take
-from ._checks import broadcastable, fits_inputs, no_nan
+from ._checks import broadcastable, fits_inputs
 
 
 def score_cam(
@@ -91,7 +91,7 @@ def score_cam(
     chosen = None if top_k is None else _strongest(activations, grads, tail, top_k, by)
     tried = units if chosen is None else take(units, chosen)
     # where samples see one another, as in training, another pairing of masks is another batch
-    apart = constant(activations, inputs) and not getattr(forward, "couples", False)
+    apart = constant(activations, inputs) and not getattr(forward, "samples_interact", False)
     different, place = _distinct(tried) if apart else (tried, None)
 
     def masked(units: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def score_cam(
         return inputs * mask if base is None else base + (inputs - base) * mask
 
     rows = different.transpose(0, 1)
-    scores = map_scores("score_cam: forward", forward, masked, rows, chunk_size=chunk_size, progress=progress)
+    scores = score_variants("score_cam: forward", forward, masked, rows, chunk_size=chunk_size, progress=progress)
     (weights,) = widen(no_nan("score_cam: forward", scores.transpose(0, 1), activations, inputs))
     weights = weights if place is None else weights.gather(1, place)
     if form == "softmax":

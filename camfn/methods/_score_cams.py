@@ -11,9 +11,9 @@ from torch import Tensor
 
 from .._shared.errors import CamfnError
 from .._shared.maps import channel_sum, over_space, resize, safe_divide, spatial_mean, weighted_sum, widen
-from .._shared.rows import ChunkSize, Progress, map_scores
+from .._shared.rows import ChunkSize, Progress, no_nan, score_variants
 from ._channels import mask, quantile_of, raised, strongest, take
-from ._checks import at_least_one, fits_inputs, no_nan
+from ._checks import at_least_one, fits_inputs
 
 Form: TypeAlias = Literal["softmax", "score"]
 """Weights: the softmax of the scores over channels, or the scores themselves."""
@@ -250,7 +250,7 @@ def group_cam(
         return base + (inputs - base) * shown[:, group][:, None].to(inputs.dtype)
 
     rows = torch.arange(maps.shape[1] + 1, device=a.device)
-    found = map_scores("group_cam: forward", forward, seen, rows, chunk_size=chunk_size, progress=progress)
+    found = score_variants("group_cam: forward", forward, seen, rows, chunk_size=chunk_size, progress=progress)
     (scores,) = widen(found.mT)
     no_nan("group_cam: forward", scores, activations, inputs)
     gains = (scores[:, :-1] - scores[:, -1:]).to(a.dtype)
@@ -282,7 +282,7 @@ def _mean_score_cam(
         return inputs * changed.to(inputs.dtype)
 
     rows = torch.arange(a.shape[1] * count, device=a.device)
-    found = map_scores(f"{method}: forward", forward, seen, rows, chunk_size=chunk_size, progress=progress)
+    found = score_variants(f"{method}: forward", forward, seen, rows, chunk_size=chunk_size, progress=progress)
     scores = reduce(widen(found.mT)[0], "b (k n) -> b k", "mean", n=count)
     no_nan(f"{method}: forward", scores, activations, inputs)
     space = tuple(range(2, a.ndim))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .._shared.maps import channel_sum, spatial_mean, spatial_sum, weighted_sum, widen
 from .._shared.quadrature import gauss_legendre
-from .._shared.rows import ChunkSize, Progress, map_rows, one_score
-from ._checks import at_least_one, no_nan
+from .._shared.rows import ChunkSize, Progress, no_nan, one_score, run_in_chunks
+from ._checks import at_least_one
 
 
 def shapley_cam(
@@ -138,7 +138,7 @@ def lift_cam(
         return torch.cat([spatial_sum(a * g), scores[:, None].to(a.dtype)], 1)
 
     rows = torch.tensor(nodes, dtype=activations.dtype, device=activations.device)
-    found = map_rows(contribution, rows, chunk_size=chunk_size, progress=progress)
+    found = run_in_chunks(contribution, rows, chunk_size=chunk_size, progress=progress)
     no_nan("lift_cam: tail", found[..., -1].mT, activations)
     weights = einsum(found[..., :-1], torch.tensor(lengths, dtype=a.dtype, device=a.device), "n b c, n -> b c")
     no_nan("lift_cam: the derivative of tail", weights, activations)

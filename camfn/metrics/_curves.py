@@ -92,7 +92,7 @@ def removal_curve(
     2k, ... and N. Not differentiable.
 
     Args:
-        score: images (B, C, *T) to (B,), as `scores_of(model, images)` makes it; with its method `fold` many steps run
+        score: images (B, C, *T) to (B,), as `scores_of(model, images)` makes it; with `score_many` many steps run
             as one batch.
         images: (B, C, *T), as the model takes them.
         heatmap: (B, *S), raw or normalized; resized linearly to T where S differs; a constant map: reading order.

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._shared.checks import shapes_agree
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide, widen
-from .._shared.rows import ChunkSize, Progress, map_rows
+from .._shared.rows import ChunkSize, Progress, run_in_chunks
 from ..image._checks import require_finite
 from ._order import on_images
 from ._scores import ScoreOf, score_once, score_rows
@@ -153,7 +153,7 @@ def max_sensitivity(
                 progress(len(parts), len(fields))
         distances = torch.stack(parts)
     else:
-        distances = map_rows(moved, fields, chunk_size=chunk_size, progress=progress)
+        distances = run_in_chunks(moved, fields, chunk_size=chunk_size, progress=progress)
     require_finite(distances.mT, "max_sensitivity: a map of the noisy images")
     worst: Tensor = distances.amax(0)
     if not relative:

@@ -7,18 +7,17 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from .._cut.folded import Folded
 from .._cut.graft import bare
 from .._shared.checks import is_concrete
 from .._shared.errors import CamfnError
-from .._shared.rows import ChunkSize, Progress, map_scores, one_score
+from .._shared.rows import ChunkSize, Progress, no_nan, one_score, score_as_one_batch, score_variants
 from .._shared.vocabulary import ScoreFn, Target
 from ..targets import Score, as_score, class_probability, pin
 
 ScoreOf: TypeAlias = Callable[[Tensor], Tensor]
-"""Images (B, C, *S) to scores (B,). With a method `fold`, (n, B, ...) to (n, B), many batches run as one."""
+"""Images (B, C, *S) to scores (B,). A method `score_many`, (n, B, ...) to (n, B), runs n batches as one."""
 
 _TOP = class_probability()
 
@@ -39,7 +38,7 @@ def scores_of(model: nn.Module, images: Tensor, target: Target = _TOP) -> ScoreO
             probability, which most metrics want, `targets.class_probability(281)`.
 
     Returns:
-        A function (B, C, *S) -> (B,), for these B samples in this order. Its method `fold` runs n such batches as one.
+        A function (B, C, *S) -> (B,), for these B samples in this order. Its method `score_many` runs n of them as one.
 
     Raises:
         CamfnError: the model is in training mode, where a score depends on chance and on its neighbors.
@@ -74,18 +73,10 @@ class _Pinned:
         with torch.no_grad():
             return self.score(self.model(images))
 
-    def fold(self, batches: Tensor) -> Tensor:
+    def score_many(self, batches: Tensor) -> Tensor:
         """(n, B, ...) to (n, B)."""
-        apart, total = batches.shape[:2], batches.shape[0] * batches.shape[1]
         with torch.no_grad():
-            leaves, spec = pytree.tree_flatten(self.model(batches.flatten(0, 1)))
-            rows = [isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == total for leaf in leaves]
-            split = [leaf.unflatten(0, apart) if row else leaf for leaf, row in zip(leaves, rows)]
-            each = torch.vmap(
-                lambda *one: self.score(pytree.tree_unflatten(one, spec)),
-                in_dims=tuple(0 if row else None for row in rows),
-            )
-            return torch.as_tensor(each(*split))
+            return score_as_one_batch(self.model, self.score, batches)
 
 
 def for_runs(score: ScoreOf, count: int) -> ScoreOf:
@@ -96,7 +87,7 @@ def for_runs(score: ScoreOf, count: int) -> ScoreOf:
 def score_once(what: str, score: ScoreOf, images: Tensor) -> Tensor:
     """Score one batch, (B,), and refuse NaN."""
     with torch.no_grad():
-        return _no_nan(what, one_score(f"{what}: score", score(images), images.shape[0]))
+        return no_nan(f"{what}: score", one_score(f"{what}: score", score(images), images.shape[0]))
 
 
 def score_rows(
@@ -110,31 +101,20 @@ def score_rows(
 ) -> Tensor:
     """Score `change(row)`, a batch of images, for each row: (R, ...) -> (R, B).
 
-    A score with `fold` takes a chunk of rows as one larger batch; of any other nothing is asked but to take a batch.
+    A score with the method `score_many` takes a chunk of rows as one larger batch; any other takes one batch at a time.
     """
     score = for_runs(score, len(rows))
     with torch.no_grad():
-        if hasattr(score, "fold"):
-            found = map_scores(f"{what}: score", score, change, rows, chunk_size=chunk_size, progress=progress)
-            return _no_nan(what, found)
+        if hasattr(score, "score_many"):
+            found = score_variants(f"{what}: score", score, change, rows, chunk_size=chunk_size, progress=progress)
+            return no_nan(f"{what}: score", found.mT).mT
         done: list[Tensor] = []
         for row in rows:
             images = change(row)
             done.append(one_score(f"{what}: score", score(images), images.shape[0]))
             if progress:
                 progress(len(done), len(rows))
-        return _no_nan(what, torch.stack(done))
-
-
-def _no_nan(what: str, scores: Tensor) -> Tensor:
-    """Refuse NaN among (..., B) scores, naming the sample."""
-    lost = scores.isnan().reshape(-1, scores.shape[-1]).any(0)
-    if is_concrete(lost) and bool(lost.any()):
-        raise CamfnError(
-            f"{what}: score returned NaN for sample {int(lost.int().argmax())}. Look at what the network gives for "
-            "masked images: a division by a norm of 0, a logarithm of 0, half precision?"
-        )
-    return scores
+        return no_nan(f"{what}: score", torch.stack(done, 1)).mT
 
 
 def number_a_sample(what: str, name: str, value: Any, low: float, high: float, advice: str) -> Tensor:

@@ -17,13 +17,13 @@ from tests.nets.small import images, seeded
 CHANNELS = torch.tensor([3, 0, 2])
 
 
-def ablated(*space: int, batch: int = 2, convolves: bool = True) -> tuple[Ablated, Tensor]:
+def ablated(*space: int, batch: int = 2, has_convolutions_left: bool = True) -> tuple[Ablated, Tensor]:
     """Three rows, and the same made by hand."""
     a, base = (images(batch, 4, *space, dtype=torch.float64, seed=seed) for seed in (1, 2))
     rows = a.repeat(3, *[1] * (a.ndim - 1)).reshape(3, *a.shape)
     for row, channel in zip(rows, CHANNELS):
         row[:, channel] = base[:, channel]
-    return Ablated(a, base, CHANNELS, convolves=convolves), rows.flatten(0, 1)
+    return Ablated(a, base, CHANNELS, has_convolutions_left=has_convolutions_left), rows.flatten(0, 1)
 
 
 def counted(ablated: Ablated, run: Callable[[Tensor], Tensor]) -> tuple[Tensor, int]:
@@ -39,7 +39,7 @@ def counted(ablated: Ablated, run: Callable[[Tensor], Tensor]) -> tuple[Tensor, 
     return ablated.through(lambda rows: run(rows.flatten(0, 1))), len(taken)
 
 
-@pytest.mark.parametrize("convolves", [False, True])
+@pytest.mark.parametrize("has_convolutions_left", [False, True])
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ def counted(ablated: Ablated, run: Callable[[Tensor], Tensor]) -> tuple[Tensor, 
     ids=str,
 )
 def test_a_convolution_of_the_rows(
-    ndim: int, batch: int, convolves: bool, options: dict[str, Any], apart: bool
+    ndim: int, batch: int, has_convolutions_left: bool, options: dict[str, Any], apart: bool
 ) -> None:
-    rows, by_hand = ablated(*(5, 6, 7)[:ndim], batch=batch, convolves=convolves)
+    rows, by_hand = ablated(*(5, 6, 7)[:ndim], batch=batch, has_convolutions_left=has_convolutions_left)
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[ndim - 1]
     layer = seeded(lambda: kind(4, 6, **{"kernel_size": 3, **options}), dtype=torch.float64)
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_derivatives_go_through() -> None:
         def __call__(self, a: Tensor) -> Tensor:
             return functional.conv2d(a, kernel, padding=1).tanh().sum((1, 2, 3))
 
-        def fold(self, batches: Tensor) -> Tensor:
+        def score_many(self, batches: Tensor) -> Tensor:
             return self(batches.flatten(0, 1)).unflatten(0, batches.shape[:2])  # type: ignore[no-untyped-call, no-any-return]
 
     a = images(2, 4, 5, 6, dtype=torch.float64).requires_grad_()

@@ -106,7 +106,7 @@ def test_scores_keep_their_classes_and_the_model_as_it_is() -> None:
     with unchanged(net):
         score = metrics.scores_of(net, x)
         found = score(-x)
-        folded = score.fold(torch.stack([x, -x]))  # type: ignore[attr-defined]
+        folded = score.score_many(torch.stack([x, -x]))  # type: ignore[attr-defined]
     with torch.no_grad():
         top = net(x).argmax(1)
         expected = net(-x).softmax(1).gather(1, top[:, None])[:, 0]
@@ -129,7 +129,7 @@ def test_other_targets_and_other_outputs_can_be_scored() -> None:
     with torch.no_grad():
         expected = net(x)["logits"][[0, 1], [1, 2]]
     torch.testing.assert_close(score(x), expected)
-    torch.testing.assert_close(score.fold(x[None])[0], expected)  # type: ignore[attr-defined]
+    torch.testing.assert_close(score.score_many(x[None])[0], expected)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from camfn import explainer, resume
 from camfn._layout.pairs import channels_last
 from camfn._shared import rows as _rows
-from camfn._shared.rows import map_rows, map_scores
+from camfn._shared.rows import run_in_chunks, score_variants
 from camfn.methods import ablation_cam, score_cam
 from tests.nets.small import Net, images, seeded, unchanged
 
@@ -52,7 +52,7 @@ class Told:
 @every_chunk
 def test_every_chunk_gives_what_the_loop_gives(chunk_size: Any) -> None:
     told = Told()
-    torch.testing.assert_close(map_rows(wave, ROWS, chunk_size=chunk_size, progress=told), loop(wave, ROWS))
+    torch.testing.assert_close(run_in_chunks(wave, ROWS, chunk_size=chunk_size, progress=told), loop(wave, ROWS))
     assert told.calls[-1] == (7, 7)
     assert all(total == 7 for _, total in told.calls)
     if chunk_size != "auto":
@@ -63,32 +63,34 @@ def test_every_chunk_gives_what_the_loop_gives(chunk_size: Any) -> None:
 @pytest.mark.parametrize("chunk_size", [0, -1, True, 2.0, "all"])
 def test_a_chunk_that_is_none_is_refused(chunk_size: Any) -> None:
     with pytest.raises(ValueError, match=r"chunk_size: expected a number of rows from 1, None for all, or 'auto', got"):
-        map_rows(wave, ROWS, chunk_size=chunk_size)
+        run_in_chunks(wave, ROWS, chunk_size=chunk_size)
 
 
 def test_no_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one row"):
-        map_rows(wave, ROWS[:0])
+        run_in_chunks(wave, ROWS[:0])
 
 
 @every_chunk
 def test_under_vmap(chunk_size: Any) -> None:
     stack = torch.stack([ROWS, ROWS + 1])
-    together = torch.vmap(lambda rows: map_rows(wave, rows, chunk_size=chunk_size))(stack)
+    together = torch.vmap(lambda rows: run_in_chunks(wave, rows, chunk_size=chunk_size))(stack)
     torch.testing.assert_close(together, torch.stack([loop(wave, rows) for rows in stack]))
 
 
 @pytest.mark.parametrize("chunk_size", [None, 3, "auto"])
 def test_compiles_whole(chunk_size: Any) -> None:
     torch._dynamo.reset()
-    run = torch.compile(lambda rows: map_rows(wave, rows, chunk_size=chunk_size), fullgraph=True, backend="aot_eager")
+    run = torch.compile(
+        lambda rows: run_in_chunks(wave, rows, chunk_size=chunk_size), fullgraph=True, backend="aot_eager"
+    )
     torch.testing.assert_close(run(ROWS), loop(wave, ROWS))
 
 
 @pytest.mark.parametrize("chunk_size", [None, 3, "auto"])
 def test_derivatives_go_through(chunk_size: Any) -> None:
     rows = ROWS.clone().requires_grad_()
-    (found,) = torch.autograd.grad(map_rows(wave, rows, chunk_size=chunk_size).sum(), rows)
+    (found,) = torch.autograd.grad(run_in_chunks(wave, rows, chunk_size=chunk_size).sum(), rows)
     (expected,) = torch.autograd.grad(loop(wave, rows).sum(), rows)
     torch.testing.assert_close(found, expected)
 
@@ -106,7 +108,7 @@ def test_auto_takes_as_many_rows_as_fit(monkeypatch: pytest.MonkeyPatch, free: i
     rows, told = torch.ones(50, 1000), Told()
     monkeypatch.setattr(_rows, "_free", lambda device: free)
     monkeypatch.setattr(_rows, "_LARGEST", largest)
-    torch.testing.assert_close(map_rows(doubled, rows, progress=told), torch.full((50, 1), 4000.0))
+    torch.testing.assert_close(run_in_chunks(doubled, rows, progress=told), torch.full((50, 1), 4000.0))
     assert told.chunks[0] == 1
     assert told.chunks[1] in (9, 10)
 
@@ -114,7 +116,7 @@ def test_auto_takes_as_many_rows_as_fit(monkeypatch: pytest.MonkeyPatch, free: i
 def test_auto_never_takes_less_than_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told()
     monkeypatch.setattr(_rows, "_free", lambda device: 1)
-    map_rows(wave, ROWS, progress=told)
+    run_in_chunks(wave, ROWS, progress=told)
     assert told.chunks == [1] * 7
 
 
@@ -162,7 +164,7 @@ def test_running_out_of_memory_halves_the_chunk_and_says_so_once() -> None:
     rows, told = images(20, 2, 3), Told()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = map_rows(Small.apply, rows, chunk_size=16, progress=told)
+        found = run_in_chunks(Small.apply, rows, chunk_size=16, progress=told)
     torch.testing.assert_close(found, rows.sum(-1))
     assert told.chunks == [2] * 10
     assert [str(warning.message) for warning in caught] == ["out of memory: going on with 8 rows at once"]
@@ -172,7 +174,7 @@ def test_one_row_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Small, "limit", 0)
     for chunk_size in (1, "auto"):
         with pytest.raises(torch.OutOfMemoryError, match="1 rows"):
-            map_rows(Small.apply, images(4, 2, 3), chunk_size=chunk_size)
+            run_in_chunks(Small.apply, images(4, 2, 3), chunk_size=chunk_size)
 
 
 # ---------------------------------------------------------------------------------------------------------- folding
@@ -187,7 +189,7 @@ class Foldable:
     def __call__(self, x: Tensor) -> Tensor:
         return self.run(x)
 
-    def fold(self, batches: Tensor) -> Tensor:
+    def score_many(self, batches: Tensor) -> Tensor:
         self.folded = max(self.folded, batches.shape[0])
         return self.run(batches.flatten(0, 1)).reshape(batches.shape[:2])
 
@@ -209,7 +211,7 @@ def fixed(x: Tensor) -> Tensor:
 def test_folded_where_that_is_the_same(run: Callable[[Tensor], Tensor], folds: bool, chunk_size: Any) -> None:
     x, rows = images(2, 5), images(7, 5)
     scores = Foldable(run)
-    found = map_scores("scores", scores, lambda row: x * row, rows, chunk_size=chunk_size)
+    found = score_variants("scores", scores, lambda row: x * row, rows, chunk_size=chunk_size)
     torch.testing.assert_close(found, loop(lambda row: run(x * row), rows))
     # two batches are tried; a measured row, and the others
     expected = {"auto": 6, None: 7}.get(chunk_size, chunk_size)
@@ -219,7 +221,7 @@ def test_folded_where_that_is_the_same(run: Callable[[Tensor], Tensor], folds: b
 def test_not_folded_where_data_cannot_be_read() -> None:
     x, rows = images(3, 2, 5), images(7, 5)
     scores = Foldable(lambda x: x.sin().sum(1))
-    found = torch.vmap(lambda x: map_scores("scores", scores, lambda row: x * row, rows))(x)
+    found = torch.vmap(lambda x: score_variants("scores", scores, lambda row: x * row, rows))(x)
     assert not scores.folded
     torch.testing.assert_close(found, torch.stack([(x * row).sin().sum(2) for row in rows], 1))
 
@@ -228,16 +230,16 @@ def test_scores_of_another_shape_are_refused() -> None:
     x = images(2, 5)
     for scores in (Foldable(lambda x: x), lambda x: x):
         with pytest.raises(ValueError, match=r"scores must return one score a sample, shape \(2,\); it returned"):
-            map_scores("scores", scores, lambda row: x * row, images(7, 5))
+            score_variants("scores", scores, lambda row: x * row, images(7, 5))
 
 
 def test_a_running_out_of_memory_while_trying_is_not_hidden() -> None:
     class Full(Foldable):
-        def fold(self, batches: Tensor) -> Tensor:
+        def score_many(self, batches: Tensor) -> Tensor:
             raise torch.OutOfMemoryError("full")
 
     with pytest.raises(torch.OutOfMemoryError, match="full"):
-        map_scores("scores", Full(lambda x: x.sum(1)), lambda row: images(2, 5) * row, images(7, 5))
+        score_variants("scores", Full(lambda x: x.sum(1)), lambda row: images(2, 5) * row, images(7, 5))
 
 
 # ------------------------------------------------------------------------------------- the network, n batches as one
@@ -299,9 +301,9 @@ def test_folded_rows_are_the_vmapped_ones(method: Callable[..., Tensor], layer: 
         rest = {} if method is ablation_cam else {"inputs": inputs}
 
         class Noted(Foldable):
-            def fold(self, batches: Tensor) -> Tensor:
+            def score_many(self, batches: Tensor) -> Tensor:
                 seen.append(batches.shape[0])
-                return torch.as_tensor(network.fold(batches))
+                return torch.as_tensor(network.score_many(batches))
 
         noted = Noted(network)
         folded = method(activations, **{key: noted}, **rest)
@@ -321,8 +323,8 @@ def test_a_network_in_training_is_not_folded() -> None:
     net.train()
 
     def method(activations: Tensor, *, tail: Any, forward: Any) -> Tensor:
-        assert not hasattr(tail, "fold")
-        assert not hasattr(forward, "fold")
+        assert not hasattr(tail, "score_many")
+        assert not hasattr(forward, "score_many")
         return activations.sum(1)
 
     explainer(method, net, "stem")(images(2, 3, 8, 6), 1)
@@ -333,7 +335,7 @@ def test_one_module_in_training_is_enough() -> None:
     net.get_submodule("blocks.1.bn").train()
 
     def method(activations: Tensor, *, tail: Any) -> Tensor:
-        assert not hasattr(tail, "fold")
+        assert not hasattr(tail, "score_many")
         return activations.sum(1)
 
     explainer(method, net, "stem")(images(2, 3, 8, 6), 1)
