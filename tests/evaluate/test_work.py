@@ -1,0 +1,41 @@
+"""`plan` and `Models`: the rows that are missing, and one model in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from camfn.evaluate import Case, Photo
+from camfn.evaluate._work import Models, Work, plan
+from camfn.zoo import Loaded
+from tests.evaluate.common import load_net
+
+PHOTOS = [Photo("a", Path("a.png")), Photo("b", Path("b.png"))]
+FIRST, SECOND, OTHER = Case("m", "auto", "cam"), Case("m", "auto", "fem"), Case("n", "auto", "cam")
+
+
+def test_a_plan_lists_missing_cases_by_model_and_photo() -> None:
+    a, b = PHOTOS
+    assert plan(PHOTOS, [FIRST, OTHER, SECOND], set()) == [
+        Work(a, (FIRST, SECOND)), Work(b, (FIRST, SECOND)), Work(a, (OTHER,)), Work(b, (OTHER,))
+    ]  # fmt: skip
+    done = {("a", str(FIRST)), ("a", str(SECOND)), ("b", str(SECOND)), ("b", str(OTHER))}
+    assert plan(PHOTOS, [FIRST, OTHER, SECOND], done) == [Work(b, (FIRST,)), Work(a, (OTHER,))]
+
+
+def test_a_plan_skips_photos_that_could_not_be_read() -> None:
+    assert plan(PHOTOS, [FIRST], {("a", "")}) == [Work(PHOTOS[1], (FIRST,))]
+
+
+def test_models_hold_one_at_a_time() -> None:
+    specs: list[str] = []
+
+    def loader(spec: str) -> Loaded:
+        specs.append(spec)
+        return load_net(spec)
+
+    models = Models(loader, "cpu")
+    first = models("net")
+    assert models("net") is first
+    models("blind")
+    models("net")
+    assert specs == ["net", "blind", "net"]
