@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .._shared.boxes import box_iou
 from .._shared.checks import length_matches, shapes_agree
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
@@ -316,12 +317,6 @@ def _grown(masks: Tensor, tolerance: float) -> Tensor:
     return functional.conv2d(masks[:, None].float(), disk, padding=reach)[:, 0] > 0.5
 
 
-def _best_iou(ours: Tensor, theirs: Tensor) -> Tensor:
+def _best_iou(found: Tensor, truth: Tensor) -> Tensor:
     """Largest IoU of boxes (m, 4) with boxes (n, 4); 0 for none."""
-    if not len(ours):
-        return ours.new_zeros(())
-    a, b = ours[:, None], theirs[None]
-    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
-    both = sides.prod(-1)
-    either = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - both
-    return (both / either).amax()
+    return box_iou(found[:, None], truth[None]).amax() if len(found) else found.new_zeros(())

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from .._shared.boxes import box_iou
 from .._shared.checks import describe
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
@@ -195,13 +196,13 @@ def overlap_score(box: Box, classes: Classes = None, *, head: BoxHead, size: tup
 
     def score(outputs: Any) -> Tensor:
         boxes, scores = _read(head, outputs)
-        overlap = iou(boxes, _corners(box, classes, boxes, scores)[:, None])
+        overlap = box_iou(boxes, _corners(box, classes, boxes, scores)[:, None])
         return (overlap * _of_class(scores, classes, overlap)).amax(1)
 
     def pinned(outputs: Any) -> Score:
         boxes, scores = _read(head, outputs)
         place = _corners(box, classes, boxes, scores)
-        index = _best_class(scores, iou(boxes, place[:, None])) if classes is None else classes
+        index = _best_class(scores, box_iou(boxes, place[:, None])) if classes is None else classes
         return overlap_score(place, index, head=head, size=size)
 
     return Score(score, pinned, _mover(box, size, lambda to: overlap_score(to, classes, head=head, size=size)))
@@ -249,7 +250,7 @@ def detection_similarity(
         boxes, scores = _read(head, outputs)
         place, wanted = _corners(box, classes, boxes, scores), vector(boxes, scores)
         cosine = safe_divide((scores * wanted[:, None]).sum(2), scores.norm(dim=2) * wanted.norm(dim=1)[:, None])
-        found = iou(boxes, place[:, None]) * cosine
+        found = box_iou(boxes, place[:, None]) * cosine
         return (found if head.objectness_of is None else found * head.objectness_of(outputs)).amax(1)
 
     def pinned(outputs: Any) -> Score:
@@ -261,14 +262,6 @@ def detection_similarity(
         return detection_similarity(to, classes, head=head, probabilities=probabilities, size=size)
 
     return Score(score, pinned, _mover(box, size, rebuilt))
-
-
-def iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of boxes x0 y0 x1 y1, (..., 4) and (..., 4), which broadcast; 0 for two empty ones."""
-    low, high = torch.maximum(boxes[..., :2], others[..., :2]), torch.minimum(boxes[..., 2:], others[..., 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    areas = [(one[..., 2:] - one[..., :2]).clamp(min=0).prod(-1) for one in (boxes, others)]
-    return safe_divide(shared, areas[0] + areas[1] - shared)
 
 
 _COORDINATES = {
@@ -316,7 +309,7 @@ def _chosen(box: Box, classes: Classes, boxes: Tensor, scores: Tensor) -> tuple[
         return index, torch.ones_like(index, dtype=torch.bool)
     fit = scores.detach().amax(2) if classes is None else _of_class(scores.detach(), classes, scores[..., 0])
     if corners is not None:
-        fit = fit * iou(boxes.detach(), corners[:, None])
+        fit = fit * box_iou(boxes.detach(), corners[:, None])
     best = fit.max(1)
     return best.indices, best.values > 0
 

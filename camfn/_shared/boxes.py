@@ -1,0 +1,28 @@
+"""Boxes as corners x0, y0, x1, y1."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .maps import safe_divide
+
+
+def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Divide the area that two boxes share by the area that they cover.
+
+    Args:
+        boxes: (..., 4), x0, y0, x1, y1.
+        others: (..., 4); broadcasts to `boxes`.
+
+    Returns:
+        The broadcast shape without its last dimension, in [0, 1]; 0 for two empty boxes.
+
+    Example:
+        >>> box_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0], [4.0, 4.0, 5.0, 5.0]]))
+        tensor([0.3333, 0.0000])
+    """
+    low, high = torch.maximum(boxes[..., :2], others[..., :2]), torch.minimum(boxes[..., 2:], others[..., 2:])
+    shared = (high - low).clamp(min=0).prod(-1)
+    area, other_area = ((corners[..., 2:] - corners[..., :2]).clamp(min=0).prod(-1) for corners in (boxes, others))
+    return safe_divide(shared, area + other_area - shared)
