@@ -64,7 +64,7 @@ def test_smooth_is_the_mean_over_noises(name: str) -> None:
     net, explain, x = made(name)
     noise = images(3, *x.shape, dtype=torch.float64, seed=2)
     with unchanged(net):
-        found = smooth(explain, 3, sigma=0.2, relative=False, noise=noise)(x, [1, 2])
+        found = smooth(explain, 3, std=0.2, relative=False, noise=noise)(x, [1, 2])
     torch.testing.assert_close(found, torch.stack([explain(x + 0.2 * one, [1, 2]) for one in noise]).mean(0))
 
 

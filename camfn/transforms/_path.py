@@ -35,10 +35,10 @@ def path_integral(
     space: Space,
     average: Literal["grads", "maps"] = "grads",
     baseline: float | Tensor = 0.0,
-    points: int = 8,
+    steps: int = 8,
     difference: bool = True,
     rectified: bool = False,
-    sigma: float = 0.0,
+    std: float = 0.0,
     generator: torch.Generator | None = None,
     select: Select | None = None,
     layout: AnyLayout = "auto",
@@ -50,7 +50,7 @@ def path_integral(
 
     - `average="grads"`: `method(A_1 - A_0, int_0^1 g_t dt)`, averaged over the baselines. Expected Grad-CAM
       (2406.01274) takes such an expectation in place of the gradient, with `space="inputs"`, baselines from data and
-      noise (`sigma`) on the points; its own distributions and kernel are not built in, they are what is given here.
+      noise (`std`) on the points; its own distributions and kernel are not built in, they are what is given here.
     - `average="maps"`: `int_0^1 method(A_t - A_0, g_t) dt`. Integrated Grad-CAM (2102.07805) is this of `grad_cam`,
       with `space="inputs"` and `rectified=True`, the ReLU inside the integral. The authors' code subtracts nothing
       (`difference=False`), sums over 50 points from the left, and takes the zero image as the baseline.
@@ -69,10 +69,10 @@ def path_integral(
         average: "grads" or "maps".
         baseline: a number; a tensor that broadcasts to the inputs, or to the activations (B, C, *spatial); or one of
             one more dimension in front, (n, ...), for a mean over n of them.
-        points: of the Gauss-Legendre rule, exact for polynomials in t of degree `2 points - 1`.
+        steps: points of the Gauss-Legendre rule on each path, exact for polynomials in t of degree `2 steps - 1`.
         difference: give the method `A - A_0`; False: the activations as they are.
         rectified: clip each point's map at zero; for `average="maps"`.
-        sigma: standard deviation of normal noise on every point, in the units of the path; 0 draws nothing.
+        std: standard deviation of normal noise on every point, in the units of the path; 0 draws nothing.
         generator: where that noise is drawn from, on its own device, in float32.
         select: as for `explainer`.
         layout: as for `explainer`.
@@ -80,12 +80,12 @@ def path_integral(
 
     Returns:
         A function of the inputs and a target that returns the raw map, (B, *spatial). What the target leaves to the
-        outputs is chosen at the sample. Costs, with n baselines: 1 F + n points (F + b) for inputs, and n F more for
-        the difference; 1 F + n points (t + b) for activations.
+        outputs is chosen at the sample. Costs, with n baselines: 1 F + n steps (F + b) for inputs, and n F more for
+        the difference; 1 F + n steps (t + b) for activations.
 
     Raises:
         CamfnError: a method without gradients or that needs more of the network; a baseline that does not broadcast;
-            `sigma` without a generator; `rectified` gradients; no points.
+            `std` without a generator; `rectified` gradients; no steps.
 
     Example:
         >>> import torch
@@ -93,7 +93,7 @@ def path_integral(
         >>> tail = torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(144, 5))
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), tail)
         >>> x, zero = torch.rand(2, 3, 8, 8), tail(torch.zeros(2, 4, 6, 6))
-        >>> cam = path_integral(hires_cam, net, "0", space="activations", points=16)(x, 4)
+        >>> cam = path_integral(hires_cam, net, "0", space="activations", steps=16)(x, 4)
         >>> torch.allclose(cam.sum((1, 2)), (net(x) - zero)[:, 4], atol=1e-4)
         True
     """
@@ -109,24 +109,24 @@ def path_integral(
             "path_integral: expected space 'inputs' or 'activations' and average 'grads' or 'maps', got "
             f"{space!r} and {average!r}"
         )
-    if points < 1 or sigma < 0 or (sigma and generator is None):
+    if steps < 1 or std < 0 or (std and generator is None):
         raise CamfnError(
-            f"path_integral: expected at least 1 point, and a generator for sigma > 0; got points={points}, "
-            f"sigma={sigma}, generator={generator}"
+            f"path_integral: expected at least 1 step, and a generator for std > 0; got steps={steps}, "
+            f"std={std}, generator={generator}"
         )
     if rectified and average == "grads":
         raise CamfnError("path_integral: rectified=True clips the map of each point, so it needs average='maps'")
     see = observe(model, name, select=select, layout=layout)
     derive = capture(model, name, select=select, layout=layout)
     cut = record(model, name, select=select, layout=layout)
-    nodes, lengths = gauss_legendre(points)
+    nodes, lengths = gauss_legendre(steps)
 
     def apply(activations: Tensor, grads: Tensor) -> Tensor:
         return method(*(activations, grads, None)[: asked.positional])
 
     def along(start: Tensor, end: Tensor, origin: Tensor, activations: Tensor, run: Run) -> Tensor:
         """The map of one path; `run` gives what it is told of the activations and gradients at each of its points."""
-        path = [_noisy(start + t * (end - start), sigma, generator) for t in nodes]
+        path = [_noisy(start + t * (end - start), std, generator) for t in nodes]
 
         def at_point(a: Tensor, g: Tensor) -> Tensor:
             if average == "grads":
@@ -183,11 +183,11 @@ def _after(tail: Tail, score: ScoreFn, chunk_size: int | None) -> Run:
     return run
 
 
-def _noisy(x: Tensor, sigma: float, generator: torch.Generator | None) -> Tensor:
-    if not sigma or generator is None:
+def _noisy(x: Tensor, std: float, generator: torch.Generator | None) -> Tensor:
+    if not std or generator is None:
         return x
     noise = torch.randn(x.shape, generator=generator, device=generator.device, dtype=torch.float32)
-    return x + sigma * noise.to(x)
+    return x + std * noise.to(x)
 
 
 def _baselines(baseline: float | Tensor, like: Tensor) -> Iterator[Tensor]:

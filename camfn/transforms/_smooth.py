@@ -1,4 +1,4 @@
-"""Maps averaged over noise, and maps of a method replaced by the first component of its weighted channels."""
+"""Maps averaged over noise on the images."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ from ._variants import Variant, explain_variants, first_image
 
 def smooth(
     explain: Callable[..., Tensor],
-    n: int = 25,
+    samples: int = 25,
     *,
-    sigma: float = 0.15,
+    std: float = 0.15,
     relative: bool = True,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> Callable[..., Tensor]:
-    """Average a map over noise on the images: `1/n sum_i explain(x + sigma_x e_i)`, the averaging of SmoothGrad.
+    """Average a map over noise on the images: `mean_i explain(x + std_x e_i)`, the averaging of SmoothGrad.
 
-    What is averaged is the map, so that any method will do. Smooth Grad-CAM++ (1908.01224) averages gradients and their
-    powers ahead of its weights instead. The unchanged images are not among the n; the top class, where no target is
-    given, is theirs.
+    The maps are averaged, so any method will do. Smooth Grad-CAM++ (1908.01224) averages gradients and their powers
+    before it computes its weights instead. The unchanged images are not among the samples. Without a target, the top
+    class of the unchanged images is explained in all of them.
 
     Source: arXiv 1706.03825, for the noise and its unit.
 
     Args:
         explain: a function of the inputs and a target that returns maps (B, *spatial), as for `augment`.
-        n: how many noisy copies of each sample; costs n times what `explain` does.
-        sigma: standard deviation of normal noise.
-        relative: sigma is a share of each sample's range, `max x - min x`; False: in the units of the inputs, after
-            whatever normalization they went through.
-        generator: where the noise is drawn from, on its own device, in float32.
-        noise: (n, B, C, *S), of standard deviation 1, or (n, 1, C, *S) for all samples, in place of a generator.
-        chunk_size: how many noisy copies of a sample go in one batch; None is all of them.
+        samples: how many noisy copies of each image; `explain` runs on all of them.
+        std: standard deviation of the normal noise.
+        relative: True: `std` is a share of each image's range, `max x - min x`; False: `std` is in the units of the
+            inputs that the model sees, after their normalization.
+        generator: the source of the noise; the noise is drawn on the generator's device, in float32.
+        noise: in place of a generator, noise of standard deviation 1, of shape (samples, B, C, *S), or
+            (samples, 1, C, *S) to give all images the same noise.
+        chunk_size: how many noisy copies of an image go in one batch; None is all of them.
 
     Returns:
         A function of the inputs and a target that returns the mean map, (B, *spatial).
 
     Raises:
-        CamfnError: neither or both of `generator` and `noise`, noise of another shape, n below 1, sigma below 0.
+        CamfnError: neither or both of `generator` and `noise`; noise of another shape; no samples; a negative `std`.
 
     Example:
         >>> import torch
@@ -61,20 +62,23 @@ def smooth(
             f"smooth: expected one of generator and noise, got {'neither' if noise is None else 'both'}. "
             "For example smooth(explain, 25, generator=torch.Generator().manual_seed(0))"
         )
-    if n < 1 or sigma < 0:
-        raise CamfnError(f"smooth: expected n of at least 1 and sigma of at least 0, got {n} and {sigma}")
+    if samples < 1 or std < 0:
+        raise CamfnError(f"smooth: expected samples of at least 1 and std of at least 0, got {samples} and {std}")
 
     def run(inputs: Inputs, target: Target = None) -> Tensor:
         images = first_image(inputs)
-        drawn = noise
-        if drawn is None:
+        unit = noise
+        if unit is None:
             assert generator is not None
-            drawn = torch.randn((n, *images.shape), generator=generator, device=generator.device, dtype=torch.float32)
-        elif drawn.ndim != images.ndim + 1 or not drawn.shape[0] or drawn.shape[2:] != images.shape[1:]:
-            raise CamfnError(f"smooth: expected noise of shape (n, *{tuple(images.shape)}), got {tuple(drawn.shape)}")
+            shape = (samples, *images.shape)
+            unit = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
+        elif unit.ndim != images.ndim + 1 or not unit.shape[0] or unit.shape[2:] != images.shape[1:]:
+            raise CamfnError(
+                f"smooth: expected noise of shape (samples, *{tuple(images.shape)}), got {tuple(unit.shape)}"
+            )
         dims = tuple(range(1, images.ndim))
         span = images.amax(dims, keepdim=True) - images.amin(dims, keepdim=True) if relative else 1.0
-        variants = [Variant(images + sigma * span * one) for one in drawn.to(images)]
+        variants = [Variant(images + std * span * one) for one in unit.to(images)]
         cams = explain_variants(explain, inputs, target, variants, chunk_size)
         return torch.stack([widen(cam)[0] for cam in cams]).mean(0).to(cams[0].dtype)
 

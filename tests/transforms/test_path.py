@@ -56,7 +56,7 @@ def test_completeness_along_a_path_of_activations(baseline: str) -> None:
     net, x = smooth_net(), x64()
     starts: dict[str, Any] = {"zero": 0.0, "number": 0.3, "tensor": images(2, 4, 8, 8, dtype=torch.float64, seed=7)}
     start = starts[baseline]
-    explain = path_integral(methods.hires_cam, net, "conv", space="activations", baseline=start, points=24)
+    explain = path_integral(methods.hires_cam, net, "conv", space="activations", baseline=start, steps=24)
     with unchanged(net):
         cam = explain(x, [1, 2])
     tail = resume(net, "conv")(x)
@@ -71,8 +71,8 @@ def test_completeness_needs_the_points() -> None:
     a = net.get_submodule("conv")(x)
     gained = (tail(a) - tail(torch.zeros_like(a)))[:, 1]
     off = []
-    for points in (1, 4, 16):
-        cam = path_integral(methods.hires_cam, net, "conv", space="activations", points=points)(x, 1)
+    for steps in (1, 4, 16):
+        cam = path_integral(methods.hires_cam, net, "conv", space="activations", steps=steps)(x, 1)
         off.append(float((cam.sum((1, 2)) - gained).detach().abs().max()))
     assert off[0] > 10 * off[1] > 100 * off[2]
 
@@ -80,7 +80,7 @@ def test_completeness_needs_the_points() -> None:
 def test_a_mean_over_baselines_is_the_mean_of_the_maps() -> None:
     net, x = smooth_net(), x64()
     starts = images(3, 2, 4, 8, 8, dtype=torch.float64, seed=7)
-    options: dict[str, Any] = {"space": "activations", "points": 6}
+    options: dict[str, Any] = {"space": "activations", "steps": 6}
     found = path_integral(methods.hires_cam, net, "conv", baseline=starts, **options)(x, 1)
     each = [path_integral(methods.hires_cam, net, "conv", baseline=one, **options)(x, 1) for one in starts]
     torch.testing.assert_close(found, torch.stack(each).mean(0))
@@ -90,7 +90,7 @@ def test_a_mean_over_baselines_is_the_mean_of_the_maps() -> None:
 def test_over_an_affine_tail_every_method_is_itself(method: str) -> None:
     net, x = net64(), x64()  # pooling and a linear layer follow the last block
     chosen = getattr(methods, method)
-    found = path_integral(chosen, net, LAYER, space="activations", points=3)(x, [1, 2])
+    found = path_integral(chosen, net, LAYER, space="activations", steps=3)(x, [1, 2])
     torch.testing.assert_close(found, explainer(chosen, net, LAYER)(x, [1, 2]))
 
 
@@ -120,7 +120,7 @@ def test_it_is_its_definition(space: Any, average: Any, difference: bool, chunk_
         space=space,
         average=average,
         baseline=start,
-        points=5,
+        steps=5,
         difference=difference,
         rectified=average == "maps",
         chunk_size=chunk_size,
@@ -131,7 +131,7 @@ def test_it_is_its_definition(space: Any, average: Any, difference: bool, chunk_
 def test_the_top_class_is_that_of_the_sample() -> None:
     net, x = net64(), x64()
     top = net(x).argmax(1)
-    options: dict[str, Any] = {"space": "inputs", "baseline": 30.0, "points": 4}
+    options: dict[str, Any] = {"space": "inputs", "baseline": 30.0, "steps": 4}
     path = [30.0 + t * (x - 30.0) for t in gauss_legendre(4)[0]]
     assert any(not torch.equal(net(point).argmax(1), top) for point in path)
     found = path_integral(methods.grad_cam, net, LAYER, **options)
@@ -143,7 +143,7 @@ def test_noise_is_drawn_from_the_generator_alone() -> None:
     state = torch.get_rng_state()
     for space in ("inputs", "activations"):
         found = [
-            path_integral(methods.grad_cam, net, "conv", space=space, sigma=0.5, generator=generator(s))(x, 1)
+            path_integral(methods.grad_cam, net, "conv", space=space, std=0.5, generator=generator(s))(x, 1)
             for s in (0, 0, 1)
         ]
         assert torch.equal(found[0], found[1])
@@ -155,17 +155,17 @@ def test_forwards_through_the_input_and_none_through_the_activations() -> None:
     net, x = smooth_net(), x64()
     before = net.get_submodule("before")
     assert isinstance(before, Counting)
-    path_integral(methods.grad_cam, net, "conv", space="activations", points=4)(x)
+    path_integral(methods.grad_cam, net, "conv", space="activations", steps=4)(x)
     assert before.rows == [2]
     before.rows.clear()
-    path_integral(methods.grad_cam, net, "conv", space="inputs", points=4)(x)
+    path_integral(methods.grad_cam, net, "conv", space="inputs", steps=4)(x)
     assert before.rows == [2, 2, 8]
 
 
 @pytest.mark.parametrize("space", ["inputs", "activations"])
 def test_a_batch_is_its_samples_and_vmap_the_loop(space: Any) -> None:
     net, x = smooth_net(), x64()
-    explain = path_integral(methods.layer_cam, net, "conv", space=space, points=3)
+    explain = path_integral(methods.layer_cam, net, "conv", space=space, steps=3)
     torch.testing.assert_close(explain(x)[1:], explain(x[1:]))
     classes = torch.arange(5)
     looped = torch.stack([explain(x, c) for c in classes])
@@ -189,8 +189,8 @@ def test_types_are_kept(space: Any, dtype: torch.dtype) -> None:
         ({"method": methods.ablation_cam}, "gradient method"),
         ({"space": "input"}, "'inputs' or 'activations'"),
         ({"average": "map"}, "'grads' or 'maps'"),
-        ({"points": 0}, "at least 1 point"),
-        ({"sigma": 1.0}, "generator"),
+        ({"steps": 0}, "at least 1 step"),
+        ({"std": 1.0}, "generator"),
         ({"rectified": True}, "average='maps'"),
         ({"baseline": torch.ones(2, 4, 7, 8)}, r"\(2, 4, 8, 8\)"),
         ({"baseline": torch.ones(0, 2, 4, 8, 8)}, "at least one baseline"),
@@ -290,7 +290,7 @@ def test_what_has_no_sizes_is_refused(sizes: list[Any], method: Any, words: str)
 def test_all_of_them_compose() -> None:
     net, x = net64(), x64()
     eigen = eigen_smooth(methods.grad_cam)
-    path = path_integral(eigen, net, LAYER, space="inputs", points=3)
+    path = path_integral(eigen, net, LAYER, space="inputs", steps=3)
     scales = multi_scale(eigen, net, LAYER, [12])
     for explain in (path, scales, fuse(eigen, net, ["stem", LAYER])):
         expected = (explain(x) + explain(x.flip(-1), net(x).argmax(1)).flip(-1)) / 2

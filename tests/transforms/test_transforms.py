@@ -340,14 +340,14 @@ def test_smooth_is_its_definition(relative: bool, chunk_size: int | None) -> Non
         span = float(x[b].max() - x[b].min()) if relative else 1.0
         copies = [explain(x[b : b + 1] + 0.5 * span * e[b : b + 1], int(top[b])) for e in noise]
         expected.append(torch.stack(copies).mean(0))
-    found = smooth(explain, sigma=0.5, relative=relative, noise=noise, chunk_size=chunk_size)(x)
+    found = smooth(explain, std=0.5, relative=relative, noise=noise, chunk_size=chunk_size)(x)
     torch.testing.assert_close(found, torch.cat(expected))
 
 
 def test_smooth_without_noise_is_the_base_and_draws_from_the_generator_alone() -> None:
     net, x = net64(), x64()
     explain = explainer(methods.layer_cam, net, LAYER)
-    torch.testing.assert_close(smooth(explain, 3, sigma=0.0, generator=generator())(x), explain(x))
+    torch.testing.assert_close(smooth(explain, 3, std=0.0, generator=generator())(x), explain(x))
     state = torch.get_rng_state()
     found = smooth(explain, 3, generator=generator(4))(x)
     assert torch.equal(torch.get_rng_state(), state)
@@ -360,8 +360,8 @@ def test_smooth_without_noise_is_the_base_and_draws_from_the_generator_alone() -
     [
         ({}, "neither"),
         ({"generator": generator(), "noise": torch.ones(1, 1, 3, 8, 8)}, "both"),
-        ({"generator": generator(), "n": 0}, "at least 1"),
-        ({"generator": generator(), "sigma": -1.0}, "at least 0"),
+        ({"generator": generator(), "samples": 0}, "at least 1"),
+        ({"generator": generator(), "std": -1.0}, "at least 0"),
         ({"noise": torch.ones(1, 1, 3, 8, 9)}, "expected noise of shape"),
     ],
 )
