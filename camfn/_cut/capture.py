@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import vjp
-from torch.utils import _pytree as pytree
 
 from .._layout.readings import layout_for
-from .._shared.checks import batch_sizes, inside_transform, one_score_a_sample
+from .._shared.checks import batch_sizes, one_score_a_sample
 from .._shared.errors import CaptureError
-from .._shared.inputs import call as run_on
-from .._shared.inputs import copy_of, replace_tensor
-from .._shared.vocabulary import AnyLayout, Call, Captured, Inputs, ScoreFn, Select, Target
+from .._shared.inputs import replace_tensor
+from .._shared.vocabulary import AnyLayout, Call, Captured, Inputs, Select, Target
 from ..targets import as_score
-from .graft import Graft, bare, graft
-from .layer_checks import chosen_calls, chosen_tensor, connected, floating, layer_name
+from .derive import Tapped, Zero, derive, planter
+from .graft import bare
+from .layer_checks import chosen_calls, chosen_tensor, floating, layer_name
 
 
 def observe(
@@ -58,7 +54,7 @@ def observe(
         >>> activations.shape, outputs.shape
         (torch.Size([2, 4, 6, 6]), torch.Size([2, 5]))
     """
-    plant = _planter(model, [layer])
+    plant = layer_planter(model, [layer])
     ahead = plant()
     model = bare(model)
 
@@ -66,9 +62,9 @@ def observe(
         cut = ahead if torch.compiler.is_compiling() else plant()
         keep = differentiable and torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
-            outputs, activations = _forward(cut, inputs, select, call)
-        ((name, found),) = activations.items()
-        return _maps(model, name, found, found, inputs, layout), outputs
+            outputs, activations = run_to_end(cut, inputs, select, call)
+        ((name, raw),) = activations.items()
+        return map_maker(model, name, raw, inputs, layout)(raw), outputs
 
     return run
 
@@ -150,230 +146,95 @@ def capture_many(
         >>> list(capture_many(net, ["0", "1"])(torch.ones(2, 3, 8, 8), 4))
         ['0', '1']
     """
-    plant = _planter(model, layers)
+    plant = layer_planter(model, layers)
     ahead = plant()
     model = bare(model)
 
     def run(inputs: Inputs, target: Target = None) -> dict[str, Captured]:
-        score = as_score(target)
+        score_of = as_score(target)
         keep = differentiable and torch.is_grad_enabled()
+        cut = ahead if torch.compiler.is_compiling() else plant()
+
+        def forward(_: Tensor | None, zero: Zero) -> tuple[Any, dict[str, list[Tensor]]]:
+            return run_to_end(cut, inputs, select, call, lambda point, x: x + zero(point, x))
+
+        def score(outputs: Any, activations: dict[str, list[Tensor]]) -> Tensor:
+            given = [x for calls in activations.values() for x in calls]
+            return one_score_a_sample(score_of(outputs), batch_sizes(inputs, given))
+
+        def chosen(points: Iterable[Point]) -> list[Point]:
+            ran = Counter(name for name, _ in points)
+            return [(name, i) for name in cut.names for i in chosen_calls(name, ran[name], call, cut.graft.root)]
+
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
-            if torch.compiler.is_compiling():
-                activations, grads, outputs = _pull_back(ahead, inputs, score, select, call)
-            else:
-                activations, grads, outputs = _differentiate(plant(), inputs, score, select, call, keep)
-        return {
-            name: Captured(
-                _maps(model, name, raw, raw, inputs, layout),
-                _maps(model, name, grads[name], raw, inputs, layout),
-                outputs,
-            )
-            for name, raw in activations.items()
-        }
+            derived = derive(forward, score, chosen=chosen, of=cut.graft.root, create_graph=keep)
+        captured = {}
+        for name, activations in derived.kept.items():
+            grads = [grad for point, grad in derived.grads.items() if point[0] == name]
+            to_map = map_maker(model, name, activations, inputs, layout)
+            captured[name] = Captured(to_map(activations), to_map(grads), derived.outputs)
+        return captured
 
     return run
 
 
-def _maps(
-    model: nn.Module, name: str, values: list[Tensor], raw: list[Tensor], inputs: Inputs, layout: AnyLayout
-) -> Tensor:
-    """Lay out what the chosen calls gave, and join them along the channels."""
-    maps = []
-    for value, like in zip(values, raw):
-        found = layout_for(layout, model, name, like, inputs)
-        maps.append(found.to_map(value) if found else value)
-    if len({(*one.shape[:1], *one.shape[2:]) for one in maps}) > 1:
-        shapes = ", ".join(str(tuple(one.shape)) for one in maps)
-        raise CaptureError(f"layer {name!r}: its calls give {shapes}, which do not join: take one, as in call=0")
-    return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+Point: TypeAlias = tuple[str, int]
+"""A layer and which of its runs in one forward."""
 
 
-class _Slot:
-    """Where a cut's layers find what to do with their outputs, set for the time of one run."""
-
-    tap: Callable[[str, Any], Any]
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """A graft whose layers hand their outputs to the slot's tap."""
-
-    graft: Graft
-    names: tuple[str, ...]
-    slot: _Slot
-
-
-def _planter(model: nn.Module, layers: Sequence[str | nn.Module]) -> Callable[[], _Cut]:
-    """Check the layers now; return what makes a fresh cut, so that calls share no state and see the model as it is."""
+def layer_planter(model: nn.Module, layers: Sequence[str | nn.Module]) -> Callable[[], Tapped]:
+    """Check the layers now; return a function that makes a fresh graft in which these layers report their outputs."""
     names = tuple(layer_name(model, layer) for layer in layers)
-    model = bare(model)
     if not names:
         raise CaptureError("expected at least one layer, got an empty list")
-
-    def plant() -> _Cut:
-        modules = {name: model.get_submodule(name) for name in names}
-        wanted = {id(module) for module in modules.values()}
-        cut = _Cut(graft(model, lambda module: id(module) in wanted), names, _Slot())
-        for name, module in modules.items():
-            cut.graft.owned[id(module)].register_forward_hook(_hand_over(name, cut.slot))
-        return cut
-
-    return plant
+    inner = bare(model)
+    return planter(inner, lambda: {name: inner.get_submodule(name) for name in names})
 
 
-def _hand_over(name: str, slot: _Slot) -> Callable[[nn.Module, Any, Any], Any]:
-    return lambda module, args, output: slot.tap(name, output)
-
-
-_Point: TypeAlias = tuple[str, int]
-"""A layer and which of its runs."""
-
-
-def _forward(
-    cut: _Cut,
+def run_to_end(
+    cut: Tapped,
     inputs: Inputs,
     select: Select | None,
     wanted: Call | None,
-    delta: Callable[[_Point, Tensor], Tensor] | None = None,
+    handed_on: Callable[[Point, Tensor], Tensor] | None = None,
 ) -> tuple[Any, dict[str, list[Tensor]]]:
-    """Run the graft; keep a copy of each layer's output, and hand the network the output plus its delta."""
+    """Run the network; return its outputs and a copy of what each chosen run of a layer returned.
+
+    `handed_on` makes the tensor that the network goes on with, from the one that the layer returned.
+    """
     activations: dict[str, list[Tensor]] = {name: [] for name in cut.names}
 
-    def tap(name: str, output: Any) -> Any:
+    def leave(name: str, output: Any) -> Any:
         picked = floating(name, chosen_tensor(name, output, select))
+        # the network may overwrite its own
         activations[name].append(picked.clone())
-        point = name, len(activations[name]) - 1
-        return output if delta is None else replace_tensor(output, picked, picked + delta(point, picked))
+        if handed_on is None:
+            return output
+        return replace_tensor(output, picked, handed_on((name, len(activations[name]) - 1), picked))
 
-    cut.slot.tap = tap
-    outputs = run_on(cut.graft, copy_of(inputs))
-    del cut.slot.tap
+    outputs = cut.run(inputs, leave)
     return outputs, {
-        name: [found[i] for i in chosen_calls(name, len(found), wanted, cut.graft.root)]
-        for name, found in activations.items()
+        name: [runs[i] for i in chosen_calls(name, len(runs), wanted, cut.graft.root)]
+        for name, runs in activations.items()
     }
 
 
-def _points(cut: _Cut, deltas: Mapping[_Point, Tensor], wanted: Call | None) -> list[_Point]:
-    ran = Counter(name for name, _ in deltas)
-    return [(name, i) for name in cut.names for i in chosen_calls(name, ran[name], wanted, cut.graft.root)]
+def map_maker(
+    model: nn.Module, name: str, activations: list[Tensor], inputs: Inputs, layout: AnyLayout
+) -> Callable[[list[Tensor]], Tensor]:
+    """Decide the layout of a layer once; return a function that lays out the tensors of its runs and joins them."""
+    layouts = [layout_for(layout, model, name, raw, inputs) for raw in activations]
+    return lambda values: joined(
+        name, [layout.to_map(value) if layout else value for value, layout in zip(values, layouts)]
+    )
 
 
-def _by_layer(cut: _Cut, points: list[_Point], values: Sequence[Tensor]) -> dict[str, list[Tensor]]:
-    return {name: [value for point, value in zip(points, values) if point[0] == name] for name in cut.names}
-
-
-def _differentiate(
-    cut: _Cut, inputs: Inputs, score: ScoreFn, select: Select | None, wanted: Call | None, create_graph: bool
-) -> tuple[Mapping[str, list[Tensor]], Mapping[str, list[Tensor]], Any]:
-    """Differentiate the score in a zero added to each layer's output, at a level of differentiation of its own.
-
-    `vjp` opens the level, in a scalar: the shapes of the deltas are known only once the layers have run.
-    """
-    structure: list[Any] = []
-    points: list[_Point] = []
-
-    def at_own_level(seed: Tensor) -> tuple[Tensor, tuple[dict[str, list[Tensor]], list[Tensor], list[Tensor]]]:
-        deltas: dict[_Point, Tensor] = {}
-
-        def delta(point: _Point, output: Tensor) -> Tensor:
-            deltas[point] = seed.to(output).expand_as(output)
-            return deltas[point]
-
-        outputs, activations = _forward(cut, inputs, select, wanted, delta)
-        scores = one_score_a_sample(score(outputs), batch_sizes(inputs, _flat(activations)))
-        tensors, rebuild = tensors_of(outputs)
-        structure.append(rebuild)
-        points.extend(_points(cut, deltas, wanted))
-        grads = gradients(scores, [deltas[p] for p in points], of=cut.graft.root, create_graph=create_graph)
-        return seed, (activations, grads, tensors)
-
-    kept: Any
-    try:
-        kept = vjp(at_own_level, torch.zeros(()), has_aux=True)[-1]
-    except RuntimeError as error:
-        if "setup_context" not in str(error) or inside_transform():
-            raise
-        # custom operators (torchvision's roi_align) refuse any level of torch.func
-        with torch.enable_grad():
-            kept = at_own_level(torch.zeros((), requires_grad=True))[1]
-        if not create_graph:
-            kept = pytree.tree_map(lambda tensor: tensor.detach(), kept)
-    activations, grads, tensors = kept
-    return activations, _by_layer(cut, points, grads), structure[0](tensors)
-
-
-def _flat(activations: Mapping[str, list[Tensor]]) -> list[Tensor]:
-    return [value for values in activations.values() for value in values]
-
-
-def gradients(
-    scores: Tensor,
-    deltas: Sequence[Tensor],
-    *,
-    of: nn.Module | None = None,
-    create_graph: bool = False,
-    retain_graph: bool = False,
-) -> list[Tensor]:
-    """Derivatives of the sum of the scores, zero where they do not depend on a delta; refused if `of` is quantized."""
-    found: Sequence[Tensor | None] = [None] * len(deltas)
-    if scores.requires_grad:
-        options: dict[str, bool] = {"create_graph": create_graph, "retain_graph": create_graph or retain_graph}
-        found = torch.autograd.grad(scores, deltas, torch.ones_like(scores), allow_unused=True, **options)
-    if of is not None:
-        connected(found, of)
-    return [torch.zeros_like(delta) if grad is None else grad for grad, delta in zip(found, deltas)]
-
-
-def _pull_back(
-    cut: _Cut, inputs: Inputs, score: ScoreFn, select: Select | None, wanted: Call | None
-) -> tuple[Mapping[str, list[Tensor]], Mapping[str, list[Tensor]], Any]:
-    """Do the same by a pullback, which can be compiled; the first forward, needed for its shapes, is dropped there."""
-    _, first = _forward(cut, inputs, select, "all" if wanted is not None else None)
-    zeros = {
-        name: [torch.zeros(a.shape, dtype=a.dtype, device=a.device) for a in calls] for name, calls in first.items()
-    }
-    structure: list[Any] = []
-
-    def scores_of(deltas: Any) -> tuple[Tensor, tuple[dict[str, list[Tensor]], list[Tensor]]]:
-        outputs, activations = _forward(cut, inputs, select, wanted, lambda point, output: deltas[point[0]][point[1]])
-        tensors, rebuild = tensors_of(outputs)
-        structure.append(rebuild)
-        scores = one_score_a_sample(score(outputs), batch_sizes(inputs, _flat(activations)))
-        return scores, (activations, tensors)
-
-    found: Any = vjp(scores_of, zeros, has_aux=True)
-    scores, pullback, (activations, tensors) = found
-    (grads,) = pullback(torch.ones_like(scores))
-    picked = {
-        name: [all_calls[i] for i in chosen_calls(name, len(all_calls), wanted, cut.graft.root)]
-        for name, all_calls in grads.items()
-    }
-    return activations, picked, structure[0](tensors)
-
-
-def tensors_of(outputs: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
-    """Take the tensors out of a model's outputs, since only they may leave a `vjp`; and put them back.
-
-    An object of a class that pytrees do not know is a leaf: its attributes are looked at, and it comes back as a copy.
-    """
-    leaves, spec = pytree.tree_flatten(outputs)
-    places: list[tuple[int, str | None]] = []
-    for i, leaf in enumerate(leaves):
-        if isinstance(leaf, Tensor):
-            places.append((i, None))
-        else:
-            held = getattr(leaf, "__dict__", {})
-            places.extend((i, key) for key, value in held.items() if isinstance(value, Tensor))
-
-    def rebuild(tensors: list[Tensor]) -> Any:
-        holders = {i for i, key in places if key is not None}
-        again = [copy(leaf) if i in holders else leaf for i, leaf in enumerate(leaves)]
-        for (i, key), tensor in zip(places, tensors):
-            if key is None:
-                again[i] = tensor
-            else:
-                vars(again[i])[key] = tensor
-        return pytree.tree_unflatten(again, spec)
-
-    return [leaves[i] if key is None else vars(leaves[i])[key] for i, key in places], rebuild
+def joined(name: str, maps: list[Tensor]) -> Tensor:
+    """Join the maps of a layer's runs along their channels."""
+    if len({(*one.shape[:1], *one.shape[2:]) for one in maps}) > 1:
+        shapes = ", ".join(str(tuple(one.shape)) for one in maps)
+        raise CaptureError(
+            f"layer {name!r}: its runs in one forward give maps of different shapes, {shapes}, which cannot be joined "
+            "along the channels: take one run, as in call=0"
+        )
+    return maps[0] if len(maps) == 1 else torch.cat(maps, 1)

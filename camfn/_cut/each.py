@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._layout.readings import layout_for
 from .._shared.checks import batch_sizes, describe, one_score_a_sample
 from .._shared.errors import CamfnError
-from .._shared.inputs import call, copy_of, replace_tensor
 from .._shared.vocabulary import AnyLayout, Captured, Inputs, Select, Target
 from ..targets import as_score
-from .capture import gradients, tensors_of
-from .graft import bare, graft
-from .layer_checks import chosen_calls, chosen_tensor, floating, layer_name
+from .capture import Point, layer_planter, map_maker, run_to_end
+from .derive import gradients, tensors_of
+from .graft import bare
 
 Targets = Sequence[Target] | Callable[[Any], Tensor]
 
@@ -57,32 +55,27 @@ def capture_each(
         >>> torch.vmap(grad_cam, in_dims=(None, 0))(activations, grads).shape
         torch.Size([3, 2, 6, 6])
     """
-    name, model = layer_name(model, layer), bare(model)
+    plant = layer_planter(model, [layer])
+    model = bare(model)
 
     def run(inputs: Inputs, targets: Targets) -> Captured:
-        module = model.get_submodule(name)
-        cut = graft(model, lambda one: one is module)
-        kept: list[tuple[Tensor, Tensor]] = []
+        leaves: list[Tensor] = []
 
-        def tap(_: nn.Module, args: Any, output: Any) -> Any:
-            picked = floating(name, chosen_tensor(name, output, select))
-            leaf = picked.detach().clone().requires_grad_()
-            kept.append((picked.detach().clone(), leaf))
-            # what comes before the layer is not differentiated
-            return replace_tensor(output, picked, leaf.clone())
+        def leaf(_: Point, x: Tensor) -> Tensor:
+            """Hand the network a copy that is a leaf of autograd: nothing before the layer is differentiated."""
+            leaves.append(x.detach().clone().requires_grad_())
+            return leaves[-1].clone()
 
-        cut.owned[id(module)].register_forward_hook(tap)
         with torch.inference_mode(False), torch.enable_grad():
-            outputs = call(cut, copy_of(inputs))
-            chosen_calls(name, len(kept), None, cut.root)
-            ((activations, leaf),) = kept
-            rows = _scores(outputs, targets, batch_sizes(inputs, [activations]))
-            grads = [gradients(row, [leaf], of=model, retain_graph=True)[0] for row in rows]
+            outputs, activations = run_to_end(plant(), inputs, select, None, leaf)
+            ((name, (raw,)),) = activations.items()
+            rows = _scores(outputs, targets, batch_sizes(inputs, [raw]))
+            grads = [gradients(row, leaves, of=model, retain_graph=True) for row in rows]
+        raw = raw.detach()
         tensors, rebuild = tensors_of(outputs)
-        found = layout_for(layout, model, name, activations, inputs)
-        to_map = found.to_map if found else (lambda raw: raw)
+        to_map = map_maker(model, name, [raw], inputs, layout)
         return Captured(
-            to_map(activations), torch.stack([to_map(row) for row in grads]), rebuild([t.detach() for t in tensors])
+            to_map([raw]), torch.stack([to_map(row) for row in grads]), rebuild([x.detach() for x in tensors])
         )
 
     return run

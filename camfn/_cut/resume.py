@@ -12,10 +12,10 @@ from torch.utils import _pytree as pytree
 
 from .._layout.readings import layout_for
 from .._shared.checks import batch_sizes, shapes_agree
-from .._shared.errors import CaptureError
 from .._shared.inputs import call as run_on
 from .._shared.inputs import copy_of, repeated, zero_like
 from .._shared.vocabulary import AnyLayout, Call, Inputs, Layout, Select, Tail
+from .capture import joined
 from .graft import answer, bare, graft
 from .layer_checks import chosen_calls, chosen_tensor, layer_name
 from .record import Change, Kept, Recorder
@@ -122,17 +122,9 @@ def record(
                     else:
                         raise
 
-        joined = maps[0] if len(maps) == 1 else _joined(name, maps)
-        return Recorded(joined, outputs, tail, _convolves(model, name, answers))
+        return Recorded(joined(name, maps), outputs, tail, _convolves(model, name, answers))
 
     return run
-
-
-def _joined(name: str, maps: list[Tensor]) -> Tensor:
-    if len({(*one.shape[:1], *one.shape[2:]) for one in maps}) > 1:
-        shapes = ", ".join(str(tuple(one.shape)) for one in maps)
-        raise CaptureError(f"layer {name!r}: its calls give {shapes}, which do not join: take one, as in call=0")
-    return torch.cat(maps, 1)
 
 
 def _first_call(model: nn.Module, name: str, call: Call | None, inputs: Inputs) -> int:

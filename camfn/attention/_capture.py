@@ -7,10 +7,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import vjp
 from torch.utils import _pytree as pytree
 
-from .._cut.capture import gradients, tensors_of
+from .._cut.derive import at_own_level, expanded, gradients
 from .._cut.graft import graft
 from .._cut.layer_checks import layer_name
 from .._cut.resume import resume
@@ -144,31 +143,24 @@ def capture_attention(
     def run(inputs: Inputs, target: Target = None) -> Attended:
         score = as_score(target)
         keep = differentiable and torch.is_grad_enabled()
-        structure: list[Any] = []
 
-        def at_own_level(seed: Tensor) -> tuple[Tensor, list[Tensor]]:
+        def compute(seed: Tensor) -> Attended:
             # fused kernels have no second derivative
-            outputs, sites = _forward(model, ("",) if keep else names, inputs, lambda x: seed.to(x).expand_as(x))
+            outputs, sites = _forward(model, ("",) if keep else names, inputs, lambda x: expanded(seed, x))
             wanted = _wanted(model, names, sites)
-            found = one_score_a_sample(score(outputs), batch_sizes(inputs, ()))
+            given = one_score_a_sample(score(outputs), batch_sizes(inputs, ()))
             deltas = [delta for site in wanted for delta in (site.delta, site.output_delta) if delta is not None]
             if scores == "model":
-                grads = gradients(found, deltas, create_graph=keep)
+                grads = gradients(given, deltas, create_graph=keep)
             else:
-                grads = _own_gradients(
-                    wanted, readout or _rest(model, sites, wanted, inputs), pin(target, outputs), keep
-                )
+                rest = readout or _rest(model, sites, wanted, inputs)
+                grads = _own_gradients(wanted, rest, pin(target, outputs), keep)
             pairs = zip(wanted, grads[::2], grads[1::2])
             records = [_record(site, inputs, grad, output_grad) for site, grad, output_grad in pairs]
-            tensors, rebuild = tensors_of(Attended(records, outputs))
-            structure.append(rebuild)
-            return seed, tensors
+            return Attended(records, outputs)
 
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
-            # vjp opens a level of differentiation, in a scalar: the zeros' shapes are not known ahead
-            kept: Any = vjp(at_own_level, torch.zeros(()), has_aux=True)[-1]
-        attended: Attended = structure[0](kept)
-        return attended
+            return at_own_level(compute, create_graph=keep)
 
     return run
 

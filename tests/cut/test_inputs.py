@@ -135,7 +135,7 @@ def test_a_head_on_every_level_of_a_pyramid() -> None:
     net = seeded(Pyramid)
     assert capture(net, "head", call=1)(X, 1).grads.shape == (2, 4, 4, 4)
     for run in (capture(net, "head", call="all"), resume(net, "head", call="all")):
-        with pytest.raises(CaptureError, match=r"\(2, 4, 8, 8\), \(2, 4, 4, 4\), which do not join: take one"):
+        with pytest.raises(CaptureError, match=r"\(2, 4, 8, 8\), \(2, 4, 4, 4\), which cannot be joined"):
             run(X)
 
 
