@@ -1,4 +1,4 @@
-"""Which layer: candidates of a model, how each lays out space, and whether the score depends on it."""
+"""Suggest layers to explain: how each lays out space, and whether the score depends on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ._cut.capture import capture_many
 from ._cut.graft import bare, graft
-from ._layout.readings import image_among, possible_readings
+from ._layout.readings import as_map, image_among, possible_readings
 from ._shared.checks import describe
 from ._shared.errors import CaptureError
 from ._shared.inputs import call, copy_of, floating_leaves
@@ -21,19 +21,19 @@ from ._shared.vocabulary import Inputs, Layout, Reading, Target
 
 _PASSES_ON = re.compile("dropout|droppath|identity")
 _NO_FEATURES = re.compile("(max|avg|adaptive|lp|blur).*pool|permute|flatten|softmax|linear|^embedding$|positional")
-"""Modules whose output is no new feature map: pooled, reshaped, positions, or one projection of many inside a block."""
+"""Modules that return no new feature map: poolings, reshapings, position embeddings, projections inside a block."""
 
 
 class Suggestion(NamedTuple):
     """A layer that could be explained.
 
     Attributes:
-        name: dotted name, as `capture` takes it.
+        name: dotted name of the layer, as `capture` takes it.
         spatial: the map's spatial shape.
-        channels: C.
-        depends: whether the score depends on it at any place of the map.
-        layout: what makes its output a map; None where it is one already.
-        reason: for the first of a list, why it is; for the others, what it is.
+        channels: number of the map's channels.
+        depends: whether the score depends on the layer's output at any place of the map.
+        layout: the layout that makes the layer's output a map; None where the output is a map already.
+        reason: the layer's class and reading; for the first suggestion of a list, also why it comes first.
     """
 
     name: str
@@ -47,20 +47,20 @@ class Suggestion(NamedTuple):
 def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Suggestion]:
     """List the layers that can be explained, the best first.
 
-    The first is the last layer, in the order of computation, that still has a grid and on which the score depends at
-    its places: the features just before pooling in a convolutional network or Swin, the norm before the last attention
-    in a vision transformer with a class token, whose last block no longer passes the patches on. Pooling, dropout,
-    reshaping and class maps are left out, also class maps that are added up to the scores; of layers that return one
-    and the same tensor, the outermost stands for all. Layers whose space can be read in several ways are left out, and
-    the reason of the first suggestion names them.
+    The first suggestion is the last layer, in the order of computation, that has a grid and on which the score depends:
+    the features just before pooling in a convolutional network or Swin, the norm before the last attention in a vision
+    transformer with a class token, whose last block no longer passes the patches on. The list leaves out pooling,
+    dropout, reshaping and class maps, also class maps that the network adds up to the scores; where several layers
+    return the same tensor, it names the outermost. It leaves out layers whose space can be read in several ways, and
+    the reason of the first suggestion names these layers.
 
     Args:
-        model: any module; left exactly as it is.
-        inputs: what the model is called with; the first floating-point tensor is the image. Its first sample is used.
-        target: as for `capture`; a function of the outputs is given the whole batch.
+        model: any module; `suggest` does not change it.
+        inputs: arguments of the model; the first floating-point tensor is the image. `suggest` uses its first sample.
+        target: as for `capture`; a function of the outputs gets the outputs of the whole batch.
 
     Returns:
-        Suggestions; after the first, those the score depends on from the last to the first, then the rest.
+        Suggestions: first the layers on which the score depends, from the last to the first, then the other layers.
 
     Raises:
         CaptureError: no layer has a grid that can be read in one way.
@@ -76,43 +76,42 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
     model, image = bare(model), image_among(inputs)
     if image is None:
         raise CaptureError(f"suggest: expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
-    seen, outputs = _survey(model, inputs)
-    candidates = _candidates(model, seen, outputs, inputs)
-    unclear = [name for name, ways in candidates.items() if len(ways) > 1]
-    found = {name: ways[0] for name, ways in candidates.items() if len(ways) == 1}
-    for name in _score_maps(model, found, outputs, inputs):
-        del found[name]
-    if not found:
-        raise CaptureError(_nothing(model, image, unclear))
-    captured = capture_many(model, list(found))(inputs, target)
+    layer_outputs, outputs = _run_every_layer(model, inputs)
+    candidates = _candidates(model, layer_outputs, outputs, inputs)
+    unclear = [name for name, readings in candidates.items() if len(readings) > 1]
+    clear = {name: readings[0] for name, readings in candidates.items() if len(readings) == 1}
+    for name in _class_score_maps(model, clear, outputs, inputs):
+        del clear[name]
+    if not clear:
+        raise CaptureError(_no_layer_text(model, image, unclear))
+    captured = capture_many(model, list(clear))(inputs, target)
     suggestions = []
-    for name, reading in reversed(list(found.items())):
-        depends = bool(_map(captured[name].grads, reading).any())
+    for name, reading in reversed(list(clear.items())):
+        depends = bool(as_map(reading.layout, captured[name].grads).any())
         about = f"{type(model.get_submodule(name)).__name__}, {reading.reason}"
         reason = about if depends else f"{about}; the score does not depend on it at any place"
         suggestions.append(Suggestion(name, reading.spatial, reading.channels, depends, reading.layout, reason))
     suggestions.sort(key=lambda suggestion: not suggestion.depends)
     first = suggestions[0]
-    reason = f"{_why_first(first, found, list(candidates)[-1] in unclear)} ({first.reason}){_left_out(unclear)}"
+    reason = f"{_why_first(first, clear, list(candidates)[-1] in unclear)} ({first.reason}){_left_out(unclear)}"
     suggestions[0] = first._replace(reason=reason)
     return suggestions
 
 
-def _map(raw: Tensor, reading: Reading) -> Tensor:
-    return reading.layout.to_map(raw) if reading.layout else raw
-
-
-def _why_first(first: Suggestion, found: dict[str, Reading], unclear: bool) -> str:
+def _why_first(first: Suggestion, clear: dict[str, Reading], last_is_unclear: bool) -> str:
+    """Say why a suggestion comes first, given the layers with one reading in the order of computation."""
     if not first.depends:
         return "the last layer with a grid, but the score depends on no layer: are the weights of the head zero?"
-    later = list(found)[list(found).index(first.name) + 1 :]
+    later = list(clear)[list(clear).index(first.name) + 1 :]
     if later:
         return f"the last layer whose places the score depends on; it no longer does at {later[-1]}"
-    return "the last layer whose grid is clear" if unclear else "the last layer with a grid, just before pooling"
+    return (
+        "the last layer whose grid is clear" if last_is_unclear else "the last layer with a grid, just before pooling"
+    )
 
 
 def _left_out(unclear: list[str]) -> str:
-    """Say which layers are not in the list, since it is not clear how they lay out space: the latest of them."""
+    """Name up to three layers whose space can be read in several ways, the last first: `suggest` leaves these out."""
     if not unclear:
         return ""
     names = ", ".join(reversed(unclear[-3:])) + (f" and {len(unclear) - 3} more" if len(unclear) > 3 else "")
@@ -122,95 +121,107 @@ def _left_out(unclear: list[str]) -> str:
     )
 
 
-def _nothing(model: nn.Module, image: Tensor, unclear: list[str]) -> str:
+def _no_layer_text(model: nn.Module, image: Tensor, unclear: list[str]) -> str:
+    """Say that no layer can be suggested, and how to go on."""
     return (
         f"no layer of this {type(model).__name__} has a grid like the image's, {tuple(image.shape[2:])}: name the "
         f"layer, and pass a layout (camfn.layout){_left_out(unclear)}"
     )
 
 
-class _Seen(NamedTuple):
+class _LayerOutput(NamedTuple):
+    """A layer that ran once, and the tensor it returned."""
+
     name: str
     module: nn.Module
     output: Tensor
 
 
-def _survey(model: nn.Module, inputs: Inputs) -> tuple[list[_Seen], Any]:
-    """Run every module once, and list those that ran once and return one tensor, in the order they finished."""
+def _run_every_layer(model: nn.Module, inputs: Inputs) -> tuple[list[_LayerOutput], Any]:
+    """Run the model, and list the layers that ran once and returned one tensor, in the order in which they ended.
+
+    Returns:
+        The layers with their outputs, and the outputs of the model.
+    """
     names = {id(module): name for name, module in model.named_modules()}
-    seen: dict[str, list[Any]] = {}
+    calls_of: dict[str, list[Any]] = {}
     watched = graft(model, lambda module: True)
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda module, args, output: seen.setdefault(name, []).append(output)
+        return lambda module, args, output: calls_of.setdefault(name, []).append(output)
 
     for key, module in watched.owned.items():
         module.register_forward_hook(watch(names[key]))
     with torch.inference_mode(False), torch.no_grad():
         outputs = call(watched, copy_of(inputs))
-    once = []
-    for name, calls in seen.items():
+    layer_outputs = []
+    for name, calls in calls_of.items():
         tensors = [leaf for leaf in pytree.tree_leaves(calls) if isinstance(leaf, Tensor)]
         if len(calls) == 1 and len(tensors) == 1 and tensors[0].is_floating_point():
-            once.append(_Seen(name, model.get_submodule(name), tensors[0]))
-    return once, outputs
+            layer_outputs.append(_LayerOutput(name, model.get_submodule(name), tensors[0]))
+    return layer_outputs, outputs
 
 
-def _candidates(model: nn.Module, seen: list[_Seen], outputs: Any, inputs: Inputs) -> dict[str, list[Reading]]:
-    """Keep the layers that hold features on a grid, or may do so, one of all that return the same tensor."""
-    same: dict[int, list[_Seen]] = {}
-    for layer in seen:
-        # moved to the end: a tensor that was added to in place is as late as its last owner
-        same[id(layer.output)] = [*same.pop(id(layer.output), []), layer]
-    found = {}
-    for group in same.values():
-        named = [layer for layer in group if layer.name and not _is(_PASSES_ON, layer.module)]
-        if not named or _is(_NO_FEATURES, named[0].module):
+def _candidates(
+    model: nn.Module, layer_outputs: list[_LayerOutput], outputs: Any, inputs: Inputs
+) -> dict[str, list[Reading]]:
+    """Map each layer that may hold features on a grid to its readings; of layers that return one tensor, keep one."""
+    same_tensor: dict[int, list[_LayerOutput]] = {}
+    for layer in layer_outputs:
+        # a layer that adds in place returns the tensor of an earlier layer: the group moves to the later layer's turn
+        same_tensor[id(layer.output)] = [*same_tensor.pop(id(layer.output), []), layer]
+    candidates = {}
+    for group in same_tensor.values():
+        named = [layer for layer in group if layer.name and not _class_matches(_PASSES_ON, layer.module)]
+        if not named or _class_matches(_NO_FEATURES, named[0].module):
             continue
         outermost = min(reversed(named), key=lambda layer: layer.name.count("."))
-        fitting = possible_readings(model, outermost.name, outermost.output.shape, inputs)
-        whole = [reading for reading in fitting if reading.name != "windows" and max(reading.spatial, default=2) > 1]
-        if whole and not _is_class_map(outermost.output, outputs):
-            found[outermost.name] = fitting
-    return found
+        readings = possible_readings(model, outermost.name, outermost.output.shape, inputs)
+        grids = [reading for reading in readings if reading.name != "windows" and max(reading.spatial, default=2) > 1]
+        if grids and not _is_class_map(outermost.output, outputs):
+            candidates[outermost.name] = readings
+    return candidates
 
 
-def _score_maps(model: nn.Module, found: dict[str, Reading], outputs: Any, inputs: Inputs) -> list[str]:
-    """Name the layers with a channel for each class of a segmentation, which a class's scores alone depend on.
+def _class_score_maps(model: nn.Module, clear: dict[str, Reading], outputs: Any, inputs: Inputs) -> list[str]:
+    """Name the layers of a segmentation network whose channel k reaches only the scores of class k.
 
-    Some networks add such maps up to the scores, so that none of them is equal to what the model returns.
+    Some networks add such maps up to the scores, so that none of the maps is equal to the model's output.
     """
     image, scores = image_among(inputs), next(iter(floating_leaves(outputs)), None)
     if image is None or scores is None or scores.ndim != image.ndim or scores.shape[1] < 2:
         return []
-    names = [name for name, reading in found.items() if reading.channels == scores.shape[1]]
+    names = [name for name, reading in clear.items() if reading.channels == scores.shape[1]]
     if not names:
         return []
     captured = capture_many(model, names)(inputs, lambda out: next(iter(floating_leaves(out)))[:, 0].flatten(1).sum(1))
-    pulls = {name: _map(captured[name].grads, found[name]) for name in names}
-    return [name for name, pull in pulls.items() if pull[:, 0].any() and not pull[:, 1:].any()]
+    grads = {name: as_map(clear[name].layout, captured[name].grads) for name in names}
+    return [name for name, grad in grads.items() if grad[:, 0].any() and not grad[:, 1:].any()]
 
 
-def _is(kind: re.Pattern[str], module: nn.Module) -> bool:
-    return kind.search(type(module).__name__.lower()) is not None
+def _class_matches(pattern: re.Pattern[str], module: nn.Module) -> bool:
+    """Whether the lower-case name of a module's class matches a pattern."""
+    return pattern.search(type(module).__name__.lower()) is not None
 
 
 def _is_class_map(output: Tensor, outputs: Any) -> bool:
-    """Whether a model's output is the mean of this one over space, or this one resized: a score map, no features."""
-    return output.ndim > 2 and any(_is_mean_or_resized(output, given) for given in floating_leaves(outputs))
+    """Whether the model returns the mean of a layer's output over space, or that output resized: maps of scores."""
+    return output.ndim > 2 and any(_is_mean_or_resized(scores, output) for scores in floating_leaves(outputs))
 
 
-def _is_mean_or_resized(output: Tensor, given: Tensor) -> bool:
-    if given.shape == output.shape[:2]:
-        return torch.allclose(output.flatten(2).mean(2), given, rtol=1e-3, atol=1e-5)
-    if given.ndim != output.ndim or given.shape[:2] != output.shape[:2] or output.ndim not in (4, 5):
+def _is_mean_or_resized(scores: Tensor, output: Tensor) -> bool:
+    """Whether the scores are the mean over space of a layer's output, or that output in another size."""
+    if scores.shape == output.shape[:2]:
+        return torch.allclose(output.flatten(2).mean(2), scores, rtol=1e-3, atol=1e-5)
+    if scores.ndim != output.ndim or scores.shape[:2] != output.shape[:2] or output.ndim not in (4, 5):
         return False
-    if given.shape != output.shape:
-        output = resize(output, given.shape[2:])
-    return torch.allclose(output, given, rtol=1e-3, atol=1e-5)
+    if scores.shape != output.shape:
+        output = resize(output, scores.shape[2:])
+    return torch.allclose(output, scores, rtol=1e-3, atol=1e-5)
 
 
 def _first_sample(value: Any) -> Any:
+    """Keep the first sample of inputs or of a target."""
     if isinstance(value, (list, tuple)) and not any(isinstance(item, Tensor) for item in value):
         return value[:1]  # a target for each sample
     return pytree.tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.ndim else leaf, value)

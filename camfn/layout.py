@@ -1,4 +1,4 @@
-"""Layouts: how a layer lays out space, and the inverse pairs between its own shape and (B, C, *spatial)."""
+"""Layouts: find how a layer lays out space, and convert between its shape and (B, C, *spatial)."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ._shared.vocabulary import Reading as Reading
 
 
 def find(model: nn.Module, layer: str | nn.Module, inputs: Inputs, *, select: Select | None = None) -> Reading:
-    """Find how a layer lays out the space of the image: what `layout="auto"` does, with what it found.
+    """Find how a layer lays out the space of the image, as `layout="auto"` does, and return the facts with the layout.
 
-    The facts are the model's own: the stride of the convolution that reads the image, the class, distillation and
+    The facts come from the model: the stride of the convolution that reads the image, the class, distillation and
     register tokens among its parameters (timm's `num_prefix_tokens`), the numbers of channels of the layer's parts, the
-    windows of a block; and the shapes of the image and of the layer's output. One forward.
+    windows of a block; and from the shapes of the image and of the layer's output. Runs one forward.
 
     Args:
-        model: any module; left exactly as it is.
+        model: any module; `find` does not change it.
         layer: a dotted name as in `model.named_modules()`, or the module itself.
-        inputs: what the model is called with; the first floating-point tensor with space is the image.
-        select: which tensor, where the layer returns a tuple or a dict.
+        inputs: arguments of the model; the first floating-point tensor with spatial dimensions is the image.
+        select: which tensor to read, where the layer returns a tuple or a dict.
 
     Returns:
-        The reading, with its layout and the facts it rests on.
+        The reading, with its layout and, as its reason, the facts.
 
     Raises:
-        CaptureError: the facts allow no reading, or several; lists them, each with the call that asks for it.
+        CaptureError: the facts allow no reading, or several; lists each with the call that asks for it.
 
     Example:
         >>> import torch

@@ -1,1 +1,1 @@
-"""How a layer lays out the space of the image: the possible readings, and the facts that decide among them."""
+"""Find how a layer lays out the space of the image: list the possible readings, and decide among them by facts."""

@@ -1,19 +1,20 @@
-"""What a model itself says about how it cuts an image: patches, tokens without a place, other sequences."""
+"""Facts that a model states about a layer: its patches, its class and register tokens, its other sequences."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-_PREFIX = re.compile(r"(^|\.|_)(cls|class|dist|distillation|reg|register)_?(tokens?|embedding)$")
-_SUFFIX = re.compile(r"(^|\.|_)(detection)_tokens?$")
+_PREFIX_PARAMETER = re.compile(r"(^|\.|_)(cls|class|dist|distillation|reg|register)_?(tokens?|embedding)$")
+_SUFFIX_PARAMETER = re.compile(r"(^|\.|_)(detection)_tokens?$")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_FIRST = (
+_CHANNELS_ON_AXIS_1 = (
     *_CONVOLUTIONS,
     nn.ConvTranspose1d,
     nn.ConvTranspose2d,
@@ -21,17 +22,17 @@ _FIRST = (
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
 )
-_WIDTHS = ("out_channels", "out_features", "num_features", "num_channels")
+_WIDTH_ATTRIBUTES = ("out_channels", "out_features", "num_features", "num_channels")
 
 
 class Stem(NamedTuple):
     """The convolution that reads the image.
 
     Attributes:
-        name: dotted.
-        grid: spatial shape of what it returns.
-        stride: along each dimension.
-        width: its channels.
+        name: dotted name of the convolution.
+        grid: spatial shape of its output.
+        stride: its stride along each dimension.
+        width: number of its output channels.
         patches: whether it cuts the image into patches that do not overlap.
     """
 
@@ -43,13 +44,13 @@ class Stem(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What holds for a layer.
+    """Facts about the tower that a layer is a part of.
 
     Attributes:
-        stem: of the tower that the layer is a part of, if it has one.
-        prefix: number of tokens with no place that come first.
-        suffix: number of those that come last.
-        source: where the model says so.
+        stem: the convolution that reads the image, if the tower has one.
+        prefix: number of tokens before the patches that stand for no place in the image, such as a class token.
+        suffix: number of such tokens after the patches.
+        source: the part of the model that states the prefix.
     """
 
     stem: Stem | None
@@ -58,43 +59,53 @@ class Facts(NamedTuple):
     source: str
 
 
-def facts(model: nn.Module, name: str, image: Sequence[int]) -> Facts:
-    """Collect the facts from the smallest part of the model around the layer that reads the image.
+class LayerContext:
+    """A layer, the modules around it and the image: the ancestors and the facts are collected once, when needed.
 
-    Args:
-        model: the whole.
-        name: of the layer.
-        image: (C, *spatial).
+    Attributes:
+        model: the model that holds the layer.
+        name: dotted name of the layer.
+        image: shape of the batch of images, (B, C, *spatial).
+        module: the layer.
     """
-    for path, part in around(model, name):
-        stem = _stem(path, part, image)
-        if stem:
-            return Facts(stem, *_counts(part))
-    return Facts(None, *_counts(model))
 
+    def __init__(self, model: nn.Module, name: str, image: Sequence[int]) -> None:
+        self.model, self.name, self.image = model, name, tuple(image)
+        self.module = model.get_submodule(name)
 
-def around(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    """The layer and what it is a part of, from the inside out."""
-    parts = name.split(".") if name else []
-    for end in range(len(parts), -1, -1):
-        path = ".".join(parts[:end])
-        yield path, model.get_submodule(path)
+    @cached_property
+    def ancestors(self) -> list[tuple[str, nn.Module]]:
+        """The layer and each module that holds it, with their names, from the layer to the model."""
+        parts = self.name.split(".") if self.name else []
+        paths = [".".join(parts[:end]) for end in range(len(parts), -1, -1)]
+        return [(path, self.model.get_submodule(path)) for path in paths]
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Facts of the innermost ancestor that reads the image."""
+        for path, ancestor in self.ancestors:
+            stem = _stem(path, ancestor, self.image[1:])
+            if stem:
+                return Facts(stem, *_unplaced_tokens(ancestor))
+        return Facts(None, *_unplaced_tokens(self.model))
 
 
 def _stem(path: str, part: nn.Module, image: Sequence[int]) -> Stem | None:
+    """Find the first convolution in a module that takes as many channels and dimensions as the image (C, *spatial)."""
     for below, module in part.named_modules():
         if not isinstance(module, _CONVOLUTIONS) or module.in_channels != image[0]:
             continue
         if len(module.kernel_size) != len(image) - 1:
             continue
-        grid = tuple(_convolved(module, i, size) for i, size in enumerate(image[1:]))
+        grid = tuple(_convolved_length(module, i, size) for i, size in enumerate(image[1:]))
         stride = tuple(module.stride)
         name = f"{path}.{below}".strip(".")
         return Stem(name, grid, stride, module.out_channels, stride == tuple(module.kernel_size) and max(stride) > 1)
     return None
 
 
-def _convolved(module: Any, i: int, size: int) -> int:
+def _convolved_length(module: Any, i: int, size: int) -> int:
+    """Length of a convolution's output along dimension `i`, for an input of length `size`."""
     stride: int = module.stride[i]
     if module.padding == "same":
         return math.ceil(size / stride)
@@ -103,11 +114,11 @@ def _convolved(module: Any, i: int, size: int) -> int:
     return (size + 2 * padding - reach) // stride + 1
 
 
-def _counts(part: nn.Module) -> tuple[int, int, str]:
-    """Tokens with no place, before and after the others."""
+def _unplaced_tokens(part: nn.Module) -> tuple[int, int, str]:
+    """Count the tokens that stand for no place, before and after the patches, and name the source of the first."""
     named = dict(part.named_parameters())
-    first = {name: p for name, p in named.items() if _PREFIX.search(name)}
-    last = sum(_length(p) for name, p in named.items() if _SUFFIX.search(name))
+    first = {name: p for name, p in named.items() if _PREFIX_PARAMETER.search(name)}
+    last = sum(_length(p) for name, p in named.items() if _SUFFIX_PARAMETER.search(name))
     for module in part.modules():
         count = getattr(module, "num_prefix_tokens", None)
         if isinstance(count, int):
@@ -117,12 +128,13 @@ def _counts(part: nn.Module) -> tuple[int, int, str]:
 
 
 def _length(token: Tensor) -> int:
+    """Number of tokens that a parameter (..., n, C) or (C,) holds."""
     return int(token.shape[-2]) if token.ndim > 1 else 1
 
 
 def unrelated_lengths(model: nn.Module, inputs: Any) -> dict[int, str]:
-    """Lengths of sequences that have nothing to do with the image, in words: text, queries, states."""
-    found = {
+    """Map the length of each sequence that is not made of places in the image (text, queries, states) to its name."""
+    lengths = {
         leaf.shape[1]: f"the {leaf.shape[1]} tokens of the text"
         for leaf in pytree.tree_leaves(inputs)
         if isinstance(leaf, Tensor) and leaf.ndim == 2 and not leaf.is_floating_point()
@@ -132,13 +144,15 @@ def unrelated_lengths(model: nn.Module, inputs: Any) -> dict[int, str]:
             for key, word in (("num_queries", "queries"), ("state_dim", "states")):
                 count = getattr(holder, key, None)
                 if isinstance(count, int):
-                    found[count] = f"the {count} {word}"
-    return {count: f"{words}, which have no place: take a layer that sees the image" for count, words in found.items()}
+                    lengths[count] = f"the {count} {word}"
+    return {
+        count: f"{words}, which have no place: take a layer that sees the image" for count, words in lengths.items()
+    }
 
 
-def axis(module: nn.Module, shape: Sequence[int]) -> int | None:
-    """Axis of the channels in what a single operation returns, where its class or its own numbers tell: 1 or -1."""
-    if isinstance(module, _FIRST):
+def channel_axis(module: nn.Module, shape: Sequence[int]) -> int | None:
+    """Axis of the channels in the output of one operation, 1 or -1; None where its class and its width do not say."""
+    if isinstance(module, _CHANNELS_ON_AXIS_1):
         return 1
     if isinstance(module, nn.Linear):
         return -1
@@ -146,27 +160,28 @@ def axis(module: nn.Module, shape: Sequence[int]) -> int | None:
 
 
 def _norm_axis(module: nn.Module, shape: Sequence[int]) -> int | None:
+    """Axis of the channels in the output of a layer norm."""
     if not is_norm(module):
         return None
     # timm, torchvision and transformers have layer norms over axis 1, of the same base class
     width = width_of(module)
-    fits = [place for place in (1, -1) if width == shape[place]]
-    if len(fits) == 1:
-        return fits[0]
+    fitting_axes = [axis for axis in (1, -1) if width == shape[axis]]
+    if len(fitting_axes) == 1:
+        return fitting_axes[0]
     if type(module) in (nn.LayerNorm, nn.RMSNorm):
         return -1
     return 1 if type(module).__name__.endswith("2d") else None
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether it normalizes over the channels of each place."""
+    """Whether a module normalizes over the channels of each place."""
     return isinstance(module, nn.LayerNorm) or re.search("layernorm|rmsnorm", type(module).__name__.lower()) is not None
 
 
 def width_of(module: nn.Module) -> int | None:
-    """Number of channels of what a module returns, as its last part with such a number has it."""
+    """Number of channels of a module's output: the width of its last part that has one."""
     for part in reversed(list(module.modules())):
-        for key in _WIDTHS:
+        for key in _WIDTH_ATTRIBUTES:
             value = getattr(part, key, None)
             if isinstance(value, int):
                 return value

@@ -26,14 +26,14 @@ def tokens(
 
     Args:
         grid: number of patches along each spatial dimension, (height, width) for images; N is their product.
-        prefix: tokens with no place, which come first: class, distillation, registers.
-        suffix: tokens with no place, which come last, such as YOLOS' detection tokens.
-        keep_prefix: what becomes of both when a changed map goes back into the network: kept as they were, or zero.
-        channels_first: the layer has (B, C, tokens), as where an MLP-Mixer mixes tokens.
-        batch_first: False for (tokens, B, C), as `torch.nn.Transformer` has it unless told otherwise.
+        prefix: number of tokens before the patches that stand for no place: class, distillation, registers.
+        suffix: number of tokens after the patches that stand for no place, such as YOLOS' detection tokens.
+        keep_prefix: whether `from_map` keeps the tokens of the prefix and the suffix as they were, or makes them zero.
+        channels_first: True for a layer whose output is (B, C, tokens), as where an MLP-Mixer mixes tokens.
+        batch_first: False for a layer whose output is (tokens, B, C), the default of `torch.nn.Transformer`.
 
     Raises:
-        CamfnError: the layer has another number of tokens, or both the channels and the tokens are said to come first.
+        CamfnError: the layer has another number of tokens, or both `channels_first` and `batch_first=False` are given.
 
     Example:
         >>> layout = tokens((14, 14))
@@ -47,36 +47,38 @@ def tokens(
     axes = (1, 2) if channels_first else (0, 0) if batch_first else (0, 1)
     shape = "(B, C, {})" if channels_first else "(B, {}, C)" if batch_first else "({}, B, C)"
     sizes = {f"s{i}": size for i, size in enumerate(grid)}
-    places = " ".join(sizes)
+    axis_names = " ".join(sizes)
     end = prefix + math.prod(grid)
     count = end + suffix
 
     def to_map(raw: Tensor) -> Tensor:
         if raw.ndim != 3 or raw.transpose(*axes).shape[1] != count:
-            behind = f", suffix={suffix}" if suffix else ""
+            suffix_text = f", suffix={suffix}" if suffix else ""
             raise CamfnError(
-                f"layout tokens({tuple(grid)}, prefix={prefix}{behind}) stands for {shape.format(count)}; "
+                f"layout tokens({tuple(grid)}, prefix={prefix}{suffix_text}) stands for {shape.format(count)}; "
                 f"the layer gives {tuple(raw.shape)}"
             )
-        return rearrange(raw.transpose(*axes)[:, prefix:end], f"b ({places}) c -> b c {places}", **sizes)
+        return rearrange(raw.transpose(*axes)[:, prefix:end], f"b ({axis_names}) c -> b c {axis_names}", **sizes)
 
     def from_map(cam: Tensor, like: Tensor) -> Tensor:
-        others = (like if keep_prefix else torch.zeros_like(like)).transpose(*axes)
-        changed = rearrange(cam, f"b c {places} -> b ({places}) c")
-        return torch.cat([others[:, :prefix], changed, others[:, end:]], 1).transpose(*axes)
+        unchanged = (like if keep_prefix else torch.zeros_like(like)).transpose(*axes)
+        patches = rearrange(cam, f"b c {axis_names} -> b ({axis_names}) c")
+        return torch.cat([unchanged[:, :prefix], patches, unchanged[:, end:]], 1).transpose(*axes)
 
     return Layout(to_map, from_map)
 
 
 def unrolled(grid: Sequence[int], strides: Sequence[Sequence[int]]) -> Layout:
-    """Tokens (B, N, C) in the order of Hiera, as a map (B, C, *grid): the tokens that will be pooled lie far apart.
+    """Tokens (B, N, C) in the order of Hiera, as a map (B, C, *grid).
 
-    A first stride (2, 2) puts all places of even row and column first, then those of even row and odd column, and so
-    on; each further stride does the same within what the one before has made (arXiv 2306.00989, the authors' `Unroll`).
+    Hiera puts the tokens that one pooling joins far apart in the sequence. A first stride (2, 2) puts all places of
+    even row and column first, then the places of even row and odd column, and so on; each further stride orders each
+    of these groups in the same way (arXiv 2306.00989, the authors' `Unroll`).
 
     Args:
         grid: number of tokens along each spatial dimension, a multiple of the strides' product; N is their product.
-        strides: of the poolings that are still to come, the next one first; one number for each dimension of the grid.
+        strides: strides of the poolings that follow the layer, in the order of execution; one number for each
+            dimension of the grid.
 
     Raises:
         CamfnError: the layer has another number of tokens, or the strides do not divide the grid.
@@ -87,11 +89,11 @@ def unrolled(grid: Sequence[int], strides: Sequence[Sequence[int]]) -> Layout:
         [0.0, 4.0, 1.0, 5.0]
     """
     axes = range(len(grid))
-    whole = [math.prod(stride[i] for stride in strides) for i in axes]
-    if any(size % step for size, step in zip(grid, whole)):
-        raise CamfnError(f"unrolled: expected a grid of multiples of {tuple(whole)}, got {tuple(grid)}")
+    products = [math.prod(stride[i] for stride in strides) for i in axes]
+    if any(size % product for size, product in zip(grid, products)):
+        raise CamfnError(f"unrolled: expected a grid of multiples of {tuple(products)}, got {tuple(grid)}")
     names = {f"s{i}_{step}": stride[i] for step, stride in enumerate(strides) for i in axes}
-    names |= {f"s{i}_rest": size // step for i, (size, step) in enumerate(zip(grid, whole))}
+    names |= {f"s{i}_rest": size // product for i, (size, product) in enumerate(zip(grid, products))}
     steps = [*map(str, range(len(strides))), "rest"]
     order = " ".join(f"s{i}_{step}" for step in steps for i in axes)
     places = " ".join("(" + " ".join(f"s{i}_{step}" for step in reversed(steps)) + ")" for i in axes)
@@ -125,19 +127,19 @@ def windows(
     dilated: bool = False,
     channels_first: bool = False,
 ) -> Layout:
-    """Windows of a map, put together to (B, C, *grid): inside the attention of Swin, MaxViT and MobileViT.
+    """Windows of a map, joined to the map (B, C, *grid), for layers in the attention of Swin, MaxViT and MobileViT.
 
     The n windows of a sample follow each other row by row: (B n, h, w, C), (B n, h w, C) or (B, n, h w, C). Where the
-    grid is no multiple of the window, the network pads it below and on the right; that part is cut off, and put back as
-    it was.
+    grid is no multiple of the window, the network pads it below and on the right; `to_map` cuts the padding off, and
+    `from_map` puts it back unchanged.
 
     Args:
         grid: (height, width) of the whole map.
         window: (height, width) of one window.
-        shift: by how much the map was rolled up and left before it was cut, in blocks with shifted windows.
-        dilated: the places of a window lie n apart along each dimension, over the whole map, as in the grid attention
-            of MaxViT, and in MobileViT, where a window is the places at one position of all patches.
-        channels_first: the layer has (B n, C, h, w) or (B, C, n, h w).
+        shift: number of cells by which the network rolled the map up and left before it cut the windows.
+        dilated: whether the places of a window lie n apart along each dimension, over the whole map, as in the grid
+            attention of MaxViT, and in MobileViT, where a window holds one position of each patch.
+        channels_first: True for a layer whose output is (B n, C, h, w) or (B, C, n, h w).
 
     Raises:
         CamfnError: the layer has windows of another size, or another number of them.
@@ -151,12 +153,13 @@ def windows(
     """
     (height, width), (h, w) = grid, window
     down, across = -(-height // h), -(-width // w)
-    cut_up = "(h down) (w across)" if dilated else "(down h) (across w)"
+    map_axes = "(h down) (w across)" if dilated else "(down h) (across w)"
 
-    def last(raw: Tensor) -> Tensor:
+    def with_channels_last(raw: Tensor) -> Tensor:
         return raw.movedim(1, -1) if channels_first else raw
 
-    def whole(raw: Tensor) -> Tensor:
+    def padded_map(raw: Tensor) -> Tensor:
+        """Join the windows to the map with its padding, as it was before the network rolled it."""
         if samples_of(raw.shape, window, down * across, channels_first) is None:
             merged, apart = (f"(B * {down * across}, {h}, {w}, C)", f"(B, {down * across}, {h * w}, C)")
             if channels_first:
@@ -164,21 +167,26 @@ def windows(
             raise CamfnError(
                 f"layout windows({grid}, {window}) stands for {merged}, or {apart}; the layer gives {tuple(raw.shape)}"
             )
-        parts = last(raw).reshape(-1, down, across, h, w, last(raw).shape[-1])
-        return rearrange(parts, f"b down across h w c -> b c {cut_up}").roll(shift, (-2, -1))
+        pieces = with_channels_last(raw)
+        pieces = pieces.reshape(-1, down, across, h, w, pieces.shape[-1])
+        return rearrange(pieces, f"b down across h w c -> b c {map_axes}").roll(shift, (-2, -1))
 
     def from_map(cam: Tensor, like: Tensor) -> Tensor:
-        padding = whole(like)
-        below = torch.cat([cam, padding[..., :height, width:]], -1)
-        full = torch.cat([below, padding[..., height:, :]], -2).roll([-s for s in shift], (-2, -1))
-        cut = rearrange(full, f"b c {cut_up} -> b down across h w c", h=h, w=w).reshape(-1, *last(like).shape[1:])
-        return cut.movedim(-1, 1) if channels_first else cut
+        original = padded_map(like)
+        wide = torch.cat([cam, original[..., :height, width:]], -1)
+        padded = torch.cat([wide, original[..., height:, :]], -2).roll([-s for s in shift], (-2, -1))
+        pieces = rearrange(padded, f"b c {map_axes} -> b down across h w c", h=h, w=w)
+        pieces = pieces.reshape(-1, *with_channels_last(like).shape[1:])
+        return pieces.movedim(-1, 1) if channels_first else pieces
 
-    return Layout(lambda raw: whole(raw)[..., :height, :width], from_map)
+    return Layout(lambda raw: padded_map(raw)[..., :height, :width], from_map)
 
 
 def samples_of(shape: Sequence[int], window: tuple[int, int], count: int, channels_first: bool) -> int | None:
-    """How many samples an output holds as so many windows each, in its first dimension or in one of their own."""
+    """Number of samples in an output of `count` windows a sample; None where its shape holds no such windows.
+
+    The windows are merged into the first dimension of the output, or have a dimension of their own.
+    """
     (h, w), inner = window, tuple(shape[2:] if channels_first else shape[1:-1])
     if inner == (count, h * w):
         return shape[0]

@@ -1,4 +1,4 @@
-"""How a layer lays out space: found from the shape of its output, the image's, and what the model itself says."""
+"""Find how a layer lays out space, from the shape of its output, the shape of the image, and facts of the model."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from torch import Tensor, nn
 from .._shared.errors import CaptureError
 from .._shared.inputs import floating_leaves
 from .._shared.vocabulary import AnyLayout, Layout, Reading
-from .facts import axis, facts, is_norm, width_of
+from .facts import LayerContext, channel_axis, is_norm, width_of
 from .pairs import channels_last
 from .tokens import token_readings
-from .windows import cut_of, may_be_padded, window_readings
+from .windows import may_be_padded, window_cut, window_readings
 
 
 def image_among(inputs: Any) -> Tensor | None:
-    """Return the first floating-point tensor with space among the inputs, (B, C, *spatial)."""
+    """Return the first floating-point tensor (B, C, *spatial) among the inputs; None where there is none."""
     leaves = floating_leaves(dict(inputs) if isinstance(inputs, Mapping) else inputs)
     return next((leaf for leaf in leaves if leaf.ndim > 2), None)
 
 
 def layout_for(layout: AnyLayout, model: nn.Module, name: str, raw: Tensor, inputs: Any) -> Layout | None:
-    """Return the layout that was given, or find it.
+    """Return the layout that the caller chose; for "auto", find the layout of the layer whose output is `raw`.
+
+    A layer's activations and its gradients have one shape: decide once, and apply `as_map` to each.
 
     Raises:
         CaptureError: as `the_reading`.
@@ -32,32 +34,37 @@ def layout_for(layout: AnyLayout, model: nn.Module, name: str, raw: Tensor, inpu
     return the_reading(model, name, raw, inputs).layout if layout == "auto" else layout
 
 
+def as_map(layout: Layout | None, raw: Tensor) -> Tensor:
+    """Apply a layout to a layer's output or gradient; without a layout the tensor is (B, C, *spatial) already."""
+    return layout.to_map(raw) if layout else raw
+
+
 def the_reading(model: nn.Module, name: str, raw: Tensor, inputs: Any) -> Reading:
-    """Find the one reading that the facts allow.
+    """Find the one reading that the facts allow for a layer whose output is `raw`.
 
     Raises:
-        CaptureError: none, or several; lists them, each with the call that asks for it.
+        CaptureError: the facts allow no reading, or several; lists each with the call that asks for it.
     """
     image = image_among(inputs)
-    module = model.get_submodule(name)
     shape = tuple(raw.shape)
     if image is None:
-        if len(shape) in (3, 4, 5) and axis(module, shape) == 1:
-            return _first(shape)
+        if len(shape) in (3, 4, 5) and channel_axis(model.get_submodule(name), shape) == 1:
+            return _channels_first(shape)
         raise CaptureError(
             f"the layout of layer {name!r} {shape} cannot be found without an image (B, C, *spatial) among the inputs: "
             "pass layout=None if it is (B, C, *spatial), or a layout of camfn.layout"
         )
-    found = possible_readings(model, name, shape, inputs)
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise CaptureError(_no_map(name, shape, image))
-    listed = "; or ".join(f"{reading.reason}: {reading.call}" for reading in found)
-    raise CaptureError(f"layer {name!r} gives {shape}, which can be read in {len(found)} ways: {listed}")
+    readings = possible_readings(model, name, shape, inputs)
+    if len(readings) == 1:
+        return readings[0]
+    if not readings:
+        raise CaptureError(_no_map_text(name, shape, image))
+    listed = "; or ".join(f"{reading.reason}: {reading.call}" for reading in readings)
+    raise CaptureError(f"layer {name!r} gives {shape}, which can be read in {len(readings)} ways: {listed}")
 
 
-def _no_map(name: str, shape: tuple[int, ...], image: Tensor) -> str:
+def _no_map_text(name: str, shape: tuple[int, ...], image: Tensor) -> str:
+    """Say why a layer's output is no map of the image, and what to pass or which layer to take instead."""
     size = " x ".join(map(str, image.shape[2:]))
     text = f"layer {name!r} gives shape {shape}, in which no map of a {size} image is found; "
     if len(shape) < 3:
@@ -79,32 +86,32 @@ def _no_map(name: str, shape: tuple[int, ...], image: Tensor) -> str:
 
 
 def possible_readings(model: nn.Module, name: str, shape: Sequence[int], inputs: Any) -> list[Reading]:
-    """All the readings of a layer's output that the model, the image and the shapes allow."""
+    """List the readings of a layer's output of this shape that the model and the image allow."""
     image = image_among(inputs)
     if image is None or len(shape) < 3:
         return []
-    size, shape = tuple(image.shape[2:]), tuple(shape)
-    module, cut = model.get_submodule(name), cut_of(model, name)
-    samples = int(image.shape[0])
-    found: list[Reading] = []
-    if cut and len(size) == 2 and (cut.always or shape[0] != samples):
-        found = window_readings(cut, facts(model, name, image.shape[1:]), module, shape, samples)
+    shape, layer = tuple(shape), LayerContext(model, name, image.shape)
+    cut = window_cut(layer)
+    dimensions, samples = image.ndim - 2, image.shape[0]
+    readings: list[Reading] = []
+    if cut and dimensions == 2 and (cut.always or shape[0] != samples):
+        readings = window_readings(cut, layer, shape)
         if cut.always:
-            return found
-    if cut is None and shape[0] == samples and may_be_padded(model, name, shape, image.shape[1:]):
+            return readings
+    if cut is None and shape[0] == samples and may_be_padded(layer, shape):
         return []
-    if shape[0] == samples and len(shape) == len(size) + 2:
-        return _maps(model, name, module, shape, image)
-    if len(shape) == 3 and len(size) > 1:
-        found += token_readings(model, name, shape, image, inputs)
-    return found
+    if shape[0] == samples and len(shape) == dimensions + 2:
+        return _map_readings(layer, shape)
+    if len(shape) == 3 and dimensions > 1:
+        readings += token_readings(layer, shape, inputs)
+    return readings
 
 
-def _first(shape: tuple[int, ...]) -> Reading:
+def _channels_first(shape: tuple[int, ...]) -> Reading:
     return Reading("channels first", shape[2:], shape[1], 0, None, "channels first", "layout=None")
 
 
-def _last(shape: tuple[int, ...]) -> Reading:
+def _channels_last(shape: tuple[int, ...]) -> Reading:
     return Reading(
         "channels last",
         shape[1:-1],
@@ -116,42 +123,47 @@ def _last(shape: tuple[int, ...]) -> Reading:
     )
 
 
-def _maps(model: nn.Module, name: str, module: nn.Module, shape: tuple[int, ...], image: Tensor) -> list[Reading]:
-    """Readings of as many dimensions as the image has."""
-    size = tuple(image.shape[2:])
-    first, last = same_stride(size, shape[2:]), same_stride(size, shape[1:-1])
-    told = axis(module, shape)
-    if told is not None:
-        return [_first(shape)] if told == 1 else [_last(shape)] if last else []
-    if first and shape[-1] == shape[-2] > 1 and _relates_places(model, name, module, shape, image):
+def _map_readings(layer: LayerContext, shape: tuple[int, ...]) -> list[Reading]:
+    """List the readings of an output that has as many dimensions as the image: channels first, channels last."""
+    size = layer.image[2:]
+    first_fits, last_fits = same_stride(size, shape[2:]), same_stride(size, shape[1:-1])
+    axis = channel_axis(layer.module, shape)
+    if axis == 1:
+        return [_channels_first(shape)]
+    if axis == -1:
+        return [_channels_last(shape)] if last_fits else []
+    if first_fits and shape[-1] == shape[-2] > 1 and _is_attention_matrix(layer, shape):
         return []
-    if first and not last:
-        return [_first(shape)]
-    if last and not first:
-        return [_last(shape)]
-    width = width_of(module)
-    if (shape[1] == width) != (shape[-1] == width):
-        return [_first(shape)] if shape[1] == width else [_last(shape)] if last else []
-    if not any(is_norm(part) for part in model.modules()):
-        # nothing in it works on channels that come last
-        return [_first(shape)]
-    return [_first(shape), _last(shape)] if first else []
+    if first_fits and not last_fits:
+        return [_channels_first(shape)]
+    if last_fits and not first_fits:
+        return [_channels_last(shape)]
+    width = width_of(layer.module)
+    if shape[1] == width != shape[-1]:
+        return [_channels_first(shape)]
+    if shape[-1] == width != shape[1]:
+        return [_channels_last(shape)] if last_fits else []
+    if not any(is_norm(part) for part in layer.model.modules()):
+        # a network without a layer norm has no module that works on channels in the last dimension
+        return [_channels_first(shape)]
+    return [_channels_first(shape), _channels_last(shape)] if first_fits else []
 
 
-def _relates_places(model: nn.Module, name: str, module: nn.Module, shape: tuple[int, ...], image: Tensor) -> bool:
-    """Whether it is an attention matrix of a transformer, (B, heads, N, N), and no map."""
-    if next(module.parameters(), None) is not None:
+def _is_attention_matrix(layer: LayerContext, shape: tuple[int, ...]) -> bool:
+    """Whether an output (B, heads, N, N) of a transformer is an attention matrix, and no map."""
+    if next(layer.module.parameters(), None) is not None:
         return False
-    known = facts(model, name, image.shape[1:])
-    if known.stem is None or not any(is_norm(part) for part in model.modules()):
+    stem = layer.facts.stem
+    if stem is None or not any(is_norm(part) for part in layer.model.modules()):
         return False
-    places = math.prod(known.stem.grid)
-    return shape[-1] in (places, places + known.prefix, places + known.prefix + known.suffix)
+    places, prefix, suffix = math.prod(stem.grid), layer.facts.prefix, layer.facts.suffix
+    return shape[-1] in (places, places + prefix, places + prefix + suffix)
 
 
 def same_stride(image: Sequence[int], grid: Sequence[int]) -> bool:
     """Whether a grid is no larger than the image, and has about the same stride along each dimension."""
     strides = [size / max(cells, 1) for size, cells in zip(image, grid)]
-    # unpadded convolutions and odd sizes cost a few cells, whatever the size; a grid read the wrong way, far more
+    # unpadded convolutions and odd sizes cost a few cells, whatever the size; a grid read with the channels as a
+    # dimension is off by far more
     slack = min(0.34, 3 / max(min(grid), 1))
     return min(strides) >= 1 and max(strides) <= (1 + slack) * min(strides)

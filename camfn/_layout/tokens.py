@@ -1,4 +1,7 @@
-"""Readings of tokens: batch, channels or tokens first, behind tokens with no place, row by row or unrolled."""
+"""Candidate layouts for layers whose output is a sequence of tokens, (B, N, C), (B, C, N) or (N, B, C).
+
+An unplaced token stands for no place in the image: a class token, a register, a detection token.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,25 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from .._shared.vocabulary import Reading
-from .facts import Facts, axis, facts, is_norm, unrelated_lengths, width_of
+from .facts import Facts, LayerContext, channel_axis, is_norm, unrelated_lengths, width_of
 from .pairs import tokens, unrolled
 
 _MOST_UNNAMED = 8
-"""Tokens with no place that are counted by subtraction alone, where the model names none."""
+"""How many tokens more than the patches are read as unplaced tokens, where the model names none."""
 
 
 class _Order(NamedTuple):
-    """Which axes of a layer's output are the tokens and the channels, and how a call says so."""
+    """The axes of the tokens and of the channels in a layer's output.
+
+    Attributes:
+        tokens: the axis of the tokens.
+        channels: the axis of the channels.
+        words: the order in words, for a reading's reason.
+        option: the keyword of `camfn.layout.tokens` that asks for the order; empty for the default.
+    """
 
     tokens: int
     channels: int
@@ -25,82 +35,102 @@ class _Order(NamedTuple):
     option: str = ""
 
 
-_PLAIN = _Order(1, 2)
+_TOKENS_THEN_CHANNELS = _Order(1, 2)
 _CHANNELS_FIRST = _Order(2, 1, " behind the channels", "channels_first=True")
 _TOKENS_FIRST = _Order(0, 2, " before the batch", "batch_first=False")
 
 
-def token_readings(model: nn.Module, name: str, shape: Sequence[int], image: Tensor, inputs: Any) -> list[Reading]:
-    """All the readings of a layer's output of three dimensions as tokens that the facts allow."""
-    known = facts(model, name, image.shape[1:])
-    size = tuple(image.shape[2:])
-    found: list[Reading] = []
-    if shape[0] == image.shape[0]:
-        if "embed" not in name and _unrolls(model):
-            return [_unrolled_reading(grid, strides, shape) for grid, strides in _schedules(model, shape[1])]
-        found = _samples_first(model, name, shape, size, known, unrelated_lengths(model, inputs))
-    if shape[1] == image.shape[0] and shape[0] not in unrelated_lengths(model, inputs):
-        found += _tokens_before_batch(model, shape, size, known, certain=shape[0] != image.shape[0])
-    return found
+def token_readings(layer: LayerContext, shape: Sequence[int], inputs: Any) -> list[Reading]:
+    """List the readings as tokens that the facts allow for a layer's output of three dimensions."""
+    unrelated = unrelated_lengths(layer.model, inputs)
+    batch = layer.image[0]
+    readings: list[Reading] = []
+    if shape[0] == batch:
+        if "embed" not in layer.name and _unrolls(layer.model):
+            return [_unrolled_reading(grid, strides, shape) for grid, strides in _schedules(layer.model, shape[1])]
+        readings = _batch_first_readings(layer, shape, unrelated)
+    if shape[1] == batch and shape[0] not in unrelated:
+        readings += _tokens_first_readings(layer, shape)
+    return readings
 
 
-def _samples_first(
-    model: nn.Module, name: str, shape: Sequence[int], size: tuple[int, ...], known: Facts, other: dict[int, str]
+def _batch_first_readings(layer: LayerContext, shape: Sequence[int], unrelated: dict[int, str]) -> list[Reading]:
+    """List the readings as (B, tokens, C) and (B, C, tokens).
+
+    Args:
+        layer: the layer and its facts.
+        shape: shape of the layer's output.
+        unrelated: lengths of sequences that are not made of places in the image, each with its name.
+    """
+    second, third = shape[1:]
+    if _works_on_channels_first(layer.module, shape):
+        readings = _readings(layer, shape, _CHANNELS_FIRST)
+        return [*readings, _no_reading(unrelated[third], second)] if readings and third in unrelated else readings
+    readings = _readings(layer, shape, _TOKENS_THEN_CHANNELS)
+    if readings and second in unrelated:
+        return [*readings, _no_reading(unrelated[second], third)]
+    if _normalizes_last_axis(layer.module, third):
+        return readings
+    return readings + _channels_first_readings(layer, shape, unrelated, bool(readings))
+
+
+def _channels_first_readings(
+    layer: LayerContext, shape: Sequence[int], unrelated: dict[int, str], tokens_fit: bool
 ) -> list[Reading]:
-    module = model.get_submodule(name)
-    count, width = shape[1:]
-    if _convolves_tokens(module, shape):
-        found = _readings(shape, size, known, _CHANNELS_FIRST)
-        return [*found, _no_reading(other[width], count)] if found and width in other else found
-    found = _readings(shape, size, known, _PLAIN)
-    if found and count in other:
-        return [*found, _no_reading(other[count], width)]
-    if _keeps_channels_last(module, width):
-        return found
-    swapped: list[Reading] = []
-    if count in _widths(model) and width not in other:
-        # on grids other than the stem's, only where something in the network works on tokens behind the channels
-        convolves = any(isinstance(part, nn.Conv1d) for part in model.modules())
-        swapped = _readings(shape, size, known, _CHANNELS_FIRST) if convolves else _stems(shape, known, _CHANNELS_FIRST)
-    if swapped and _mixes_into(model, name, width):
-        swapped.append(_no_reading(f"{width} features that are mixed from the tokens, with no place", count))
-    elif found and not swapped and known.stem and count == known.stem.width:
-        text = f"channels and places the other way round, ({count} channels, {width} places or features)"
-        swapped = [_no_reading(text, count)]
-    return found + swapped
+    """List the readings as (B, C, tokens) of a layer that may have tokens first, and the doubts about these readings.
+
+    Args:
+        layer: the layer and its facts.
+        shape: shape of the layer's output.
+        unrelated: lengths of sequences that are not made of places in the image, each with its name.
+        tokens_fit: whether the output can be read as (B, tokens, C).
+    """
+    second, third = shape[1:]
+    stem = layer.facts.stem
+    readings: list[Reading] = []
+    if second in _channel_counts(layer.model) and third not in unrelated:
+        # without a convolution over tokens in the network, only the stem's own grid is likely
+        has_conv1d = any(isinstance(part, nn.Conv1d) for part in layer.model.modules())
+        readings = (_readings if has_conv1d else _stem_readings)(layer, shape, _CHANNELS_FIRST)
+    if readings and _mixes_tokens(layer, third):
+        return [*readings, _no_reading(f"{third} features that are mixed from the tokens, with no place", second)]
+    if tokens_fit and not readings and stem and second == stem.width:
+        text = f"channels and places the other way round, ({second} channels, {third} places or features)"
+        return [_no_reading(text, second)]
+    return readings
 
 
-def _convolves_tokens(module: nn.Module, shape: Sequence[int]) -> bool:
-    """Whether a layer is, or ends in, an operation on channels that come before the tokens."""
-    told = axis(module, shape)
-    if told is None and any(isinstance(part, nn.Conv1d) for part in module.modules()):
+def _works_on_channels_first(module: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether a layer is, or ends in, an operation whose output has the channels before the tokens."""
+    axis = channel_axis(module, shape)
+    if axis is None and any(isinstance(part, nn.Conv1d) for part in module.modules()):
         return shape[1] == width_of(module) != shape[2]
-    return told == 1
+    return axis == 1
 
 
-def _tokens_before_batch(
-    model: nn.Module, shape: Sequence[int], size: tuple[int, ...], known: Facts, certain: bool
-) -> list[Reading]:
-    """Readings as (tokens, B, C), where the first axis cannot be the batch, or the attention works on such."""
-    attends_so = any(isinstance(part, nn.MultiheadAttention) and not part.batch_first for part in model.modules())
-    if attends_so:
-        return _readings(shape, size, known, _TOKENS_FIRST)
-    return _stems(shape, known, _TOKENS_FIRST) if certain else []
+def _tokens_first_readings(layer: LayerContext, shape: Sequence[int]) -> list[Reading]:
+    """List the readings as (tokens, B, C), where the attention works on that order or the first axis is no batch."""
+    attends_tokens_first = any(
+        isinstance(part, nn.MultiheadAttention) and not part.batch_first for part in layer.model.modules()
+    )
+    if attends_tokens_first:
+        return _readings(layer, shape, _TOKENS_FIRST)
+    return _stem_readings(layer, shape, _TOKENS_FIRST) if shape[0] != layer.image[0] else []
 
 
-def _widths(model: nn.Module) -> set[int | None]:
-    """Numbers of channels that the model normalizes over, or that a stem gives."""
+def _channel_counts(model: nn.Module) -> set[int | None]:
+    """Numbers of channels of the model's norms and convolutions."""
     return {width_of(part) for part in model.modules() if is_norm(part) or isinstance(part, (nn.Conv1d, nn.Conv2d))}
 
 
-def _keeps_channels_last(module: nn.Module, width: int) -> bool:
-    """Whether a layer has a norm over the last axis, which the places are then not on."""
+def _normalizes_last_axis(module: nn.Module, width: int) -> bool:
+    """Whether a layer has a norm as wide as its last axis, so that this axis holds the channels."""
     return any(width_of(part) == width for part in module.modules() if is_norm(part))
 
 
-def _mixes_into(model: nn.Module, name: str, count: int) -> bool:
-    """Whether another linear layer beside this one takes as many places as it gives: a hidden layer is then as wide."""
-    parent, own = model.get_submodule(name.rpartition(".")[0]), set(model.get_submodule(name).modules())
+def _mixes_tokens(layer: LayerContext, count: int) -> bool:
+    """Whether a linear layer beside this one maps `count` features to `count`: the layer is then hidden features."""
+    parent, own = layer.model.get_submodule(layer.name.rpartition(".")[0]), set(layer.module.modules())
     return any(
         isinstance(part, nn.Linear) and part not in own and part.in_features == part.out_features == count
         for part in parent.modules()
@@ -108,54 +138,61 @@ def _mixes_into(model: nn.Module, name: str, count: int) -> bool:
 
 
 def _no_reading(text: str, channels: int) -> Reading:
+    """Write down that a layer's output may be no map at all, beside its readings as one."""
     return Reading("none", (), channels, 0, None, text, "a layout of your own, Layout(to_map, from_map)")
 
 
-def _tails(known: Facts) -> list[tuple[int, int]]:
-    """Numbers of tokens with no place, before and after the others, that a layer may have."""
-    return list(dict.fromkeys([(known.prefix, known.suffix), (known.prefix, 0), (0, 0)]))
+def _unplaced_counts(facts: Facts) -> list[tuple[int, int]]:
+    """List the numbers of unplaced tokens, before and after the patches, that a layer may have."""
+    return list(dict.fromkeys([(facts.prefix, facts.suffix), (facts.prefix, 0), (0, 0)]))
 
 
-def _stems(shape: Sequence[int], known: Facts, order: _Order) -> list[Reading]:
-    """The reading whose grid is the stem's own, if the tokens make it up."""
-    if known.stem:
-        for prefix, suffix in _tails(known):
-            if math.prod(known.stem.grid) + prefix + suffix == shape[order.tokens]:
-                return [_reading(known.stem.grid, shape[order.channels], prefix, suffix, known, order)]
+def _stem_readings(layer: LayerContext, shape: Sequence[int], order: _Order) -> list[Reading]:
+    """Return the reading on the stem's own grid, if the number of tokens allows it; a list of one, or empty."""
+    facts = layer.facts
+    if facts.stem:
+        for prefix, suffix in _unplaced_counts(facts):
+            if math.prod(facts.stem.grid) + prefix + suffix == shape[order.tokens]:
+                return [_reading(facts.stem.grid, shape[order.channels], prefix, suffix, facts, order)]
     return []
 
 
-def _readings(shape: Sequence[int], size: tuple[int, ...], known: Facts, order: _Order) -> list[Reading]:
-    """Every grid and number of tokens with no place that make up the count; those of the stem's own grid settle it."""
-    settled = _stems(shape, known, order)
-    if settled:
-        return settled
-    count, channels, stem = shape[order.tokens], shape[order.channels], known.stem
-    if count <= known.prefix + known.suffix:
-        return []  # those tokens alone
-    base = stem.stride if stem else (1,) * len(size)
-    found = {
-        (grid, prefix, suffix): _reading(grid, channels, prefix, suffix, known, order)
-        for prefix, suffix in _tails(known)
-        for grid in _grids(count - prefix - suffix, size, base)
+def _readings(layer: LayerContext, shape: Sequence[int], order: _Order) -> list[Reading]:
+    """Return the reading on the stem's own grid; without one, list the readings on coarser grids."""
+    on_the_stems_grid = _stem_readings(layer, shape, order)
+    if on_the_stems_grid:
+        return on_the_stems_grid
+    facts, size = layer.facts, layer.image[2:]
+    count, channels, stem = shape[order.tokens], shape[order.channels], facts.stem
+    if count <= facts.prefix + facts.suffix:
+        return []  # the output holds unplaced tokens alone
+    stride = stem.stride if stem else (1,) * len(size)
+    readings = {
+        (grid, prefix, suffix): _reading(grid, channels, prefix, suffix, facts, order)
+        for prefix, suffix in _unplaced_counts(facts)
+        for grid in _grids(count - prefix - suffix, size, stride)
     }
     rest = count - math.prod(stem.grid) if stem and stem.patches else 0
-    if stem and not known.prefix and 0 < rest <= _MOST_UNNAMED:
-        unnamed = known._replace(source=f"{count} tokens less the grid of {stem.name}")
-        found[stem.grid, rest, 0] = _reading(stem.grid, channels, rest, 0, unnamed, order)
-    return list(found.values())
+    if stem and not facts.prefix and 0 < rest <= _MOST_UNNAMED:
+        counted = facts._replace(source=f"{count} tokens less the grid of {stem.name}")
+        readings[stem.grid, rest, 0] = _reading(stem.grid, channels, rest, 0, counted, order)
+    return list(readings.values())
 
 
-def _reading(grid: tuple[int, ...], channels: int, prefix: int, suffix: int, known: Facts, order: _Order) -> Reading:
+def _reading(grid: tuple[int, ...], channels: int, prefix: int, suffix: int, facts: Facts, order: _Order) -> Reading:
+    """Write a reading down: its layout, its reason in words, and the call that asks for it."""
     words = f"tokens{order.words}, {prefix} before a grid of {grid}"
-    facts_in_words = [known.source] if prefix else []
+    facts_in_words = [facts.source] if prefix else []
+    options = [f"prefix={prefix}"]
     if suffix:
         words += f", {suffix} after it"
-    if known.stem and known.stem.grid == grid:
-        facts_in_words.append(f"the grid of {known.stem.name}")
+        options.append(f"suffix={suffix}")
+    if order.option:
+        options.append(order.option)
+    if facts.stem and facts.stem.grid == grid:
+        facts_in_words.append(f"the grid of {facts.stem.name}")
     else:
         facts_in_words.append("the grid that has one stride along each dimension")
-    options = [f"prefix={prefix}", *[f"suffix={suffix}"] * bool(suffix), *[order.option] * bool(order.option)]
     return Reading(
         "tokens",
         grid,
@@ -173,35 +210,36 @@ def _reading(grid: tuple[int, ...], channels: int, prefix: int, suffix: int, kno
     )
 
 
-def _grids(count: int, size: tuple[int, ...], base: Sequence[int]) -> list[tuple[int, ...]]:
-    """Grids of `count` cells: the base stride, doubled any number of times, the same along each dimension."""
-    found: dict[tuple[int, ...], None] = {}
+def _grids(count: int, size: tuple[int, ...], stride: Sequence[int]) -> list[tuple[int, ...]]:
+    """List the grids of `count` cells whose stride is the given one times a power of two."""
+    grids: dict[tuple[int, ...], None] = {}
     for power in range(8):
-        for whole in (math.floor, math.ceil):
-            grid = tuple(whole(length / (2**power * step)) for length, step in zip(size, base))
+        for to_integer in (math.floor, math.ceil):
+            grid = tuple(to_integer(length / (2**power * step)) for length, step in zip(size, stride))
             if math.prod(grid) == count:
-                found[grid] = None
-    return list(found)
+                grids[grid] = None
+    return list(grids)
 
 
 def _unrolls(model: nn.Module) -> bool:
-    """Whether the tokens of a neighborhood follow each other, not those of a row: Hiera."""
+    """Whether the model orders its tokens by neighborhoods and not by rows, as Hiera does."""
     return any("unroll" in type(part).__name__.lower() or hasattr(part, "unroll_schedule") for part in model.modules())
 
 
 def _schedules(model: nn.Module, count: int) -> Iterator[tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]]:
-    """Grids of so many tokens, each with the strides that it is unrolled by, as the model lists them for its blocks."""
-    found: dict[tuple[tuple[int, ...], tuple[tuple[int, ...], ...]], None] = {}
+    """Yield the grids of `count` tokens that Hiera's schedule lists, each with the strides of its order."""
+    schedules: dict[tuple[tuple[int, ...], tuple[tuple[int, ...], ...]], None] = {}
     for part in model.modules():
         schedule = getattr(part, "schedule", None)
         if isinstance(schedule, dict):
             for strides, size in schedule.values():
                 if math.prod(size) == count:
-                    found[tuple(size), tuple(map(tuple, strides))] = None
-    yield from found
+                    schedules[tuple(size), tuple(map(tuple, strides))] = None
+    yield from schedules
 
 
 def _unrolled_reading(grid: tuple[int, ...], strides: tuple[tuple[int, ...], ...], shape: Sequence[int]) -> Reading:
+    """Write the reading of a layer of Hiera down."""
     order = f"in the order of the strides {strides}" if strides else "row by row"
     return Reading(
         "tokens",
