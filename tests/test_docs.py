@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 import camfn
-from camfn import attention, evaluate, factorize, image, layers, layout, methods, metrics, network, targets, transforms
+from camfn import (
+    attention,
+    catalogue,
+    evaluate,
+    factorize,
+    image,
+    layers,
+    layout,
+    metrics,
+    network,
+    targets,
+    transforms,
+)
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -32,7 +44,12 @@ def test_the_readme_and_a_page_have_code() -> None:
 @pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
 def test_every_method_has_its_row(page: str) -> None:
     rows = re.findall(r"^\| `(\w+)` \|", (ROOT / page).read_text(), re.MULTILINE)
-    assert rows == [*methods.__all__, *network.__all__]
+    assert rows == [info.name for info in catalogue.METHODS if info.kind != "attention"]
+
+
+def test_every_method_on_attention_is_named() -> None:
+    text = (ROOT / "docs/methods.md").read_text()
+    assert not [info.name for info in catalogue.METHODS if not re.search(rf"\b{info.name}\b", text)]
 
 
 def test_every_metric_has_its_row() -> None:
@@ -51,7 +68,7 @@ def test_every_public_name_is_in_the_docs() -> None:
     public = [name for name in vars(camfn) if not name.startswith("_") and callable(getattr(camfn, name))]
     public += [name for name, value in vars(network).items() if not name.startswith("_") and callable(value)]
     public += [name for name in vars(attention) if not name.startswith("_")]
-    for module in (targets, image, layers, layout, factorize):
+    for module in (targets, image, layers, layout, factorize, catalogue):
         public += [
             name
             for name, value in vars(module).items()

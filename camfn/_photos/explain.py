@@ -9,15 +9,15 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from .. import Captured, attention, diagnose, explainer, methods
+from .. import Captured, attention, diagnose, explainer
 from .._shared.errors import UsageError
+from ..catalogue import info_of
 from ..targets import logits_of
 from ..transforms import augment, eigen_smooth, fuse, smooth
 from ..transforms._fuse import Fusion
 from .classes import Wanted
 from .head import _rows, check_cam
-from .layer import ALL, Layer, on_attention
-from .methods import of_network, takes_layer
+from .layer import ALL, Layer
 
 
 class Changes(NamedTuple):
@@ -91,7 +91,7 @@ def explain_batch(
     for target in classes.T:
         explain, captured = composed(method, model, layer, target, changes, chunk_size, progress)
         cam = explain(inputs, target)
-        if method is methods.cam and layer is not None:
+        if layer is not None and "head" in info_of(method).needs:
             check_cam(model, layer, cam, target, logits)
         for i, problem in enumerate(diagnose(seen_by(captured, cam), cam)):
             cams[i].append(cam[i].float().cpu())
@@ -101,7 +101,7 @@ def explain_batch(
 
 
 def composed(
-    method: Callable[..., Tensor],
+    method: Callable[..., Any],
     model: nn.Module,
     layer: Layer | None,
     target: Tensor,
@@ -111,13 +111,16 @@ def composed(
 ) -> tuple[Callable[..., Tensor], list[Captured]]:
     """Compose a method with its transformations, and keep what it is given when it runs."""
     captured: list[Captured] = []
-    if layer is None or of_network(method):
-        explain = _of_network(method, model, layer)
-    elif on_attention(method):
+    info = info_of(method)
+    explain: Callable[..., Tensor]
+    if layer is None or info.kind == "network":
+        at = {"layer": layer.name, "layout": layer.layout} if layer and info.takes_layer else {}
+        explain = method(model, **at)
+    elif info.kind == "attention":
         explain = attention.attention_explainer(method, model, None if layer.name == ALL else layer.name)
     else:
         context: dict[str, Any] = {"layout": layer.layout, "chunk_size": chunk_size, "progress": progress}
-        bound = partial(methods.cam, weights=_rows(model, layer, target)) if method is methods.cam else method
+        bound = partial(method, weights=_rows(model, layer, target)) if "head" in info.needs else method
         seen = _watched(eigen_smooth(bound) if changes.eigen_smooth else bound, captured)
         if changes.layers:
             # each layer has a layout of its own
@@ -131,13 +134,6 @@ def composed(
         drawn = torch.Generator().manual_seed(changes.seed)
         explain = smooth(explain, changes.smooth, generator=drawn, chunk_size=1)
     return explain, captured
-
-
-def _of_network(method: Callable[..., Any], model: nn.Module, layer: Layer | None) -> Callable[..., Tensor]:
-    """Give a method of a whole network its model, and its layer if it is taken at one."""
-    at = {"layer": layer.name, "layout": layer.layout} if layer and takes_layer(method) else {}
-    explain: Callable[..., Tensor] = method(model, **at)
-    return explain
 
 
 def seen_by(captured: list[Captured], cam: Tensor) -> Captured:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import CaptureError, Layout, attention, layers, layout, methods
 from .._shared.errors import UsageError
+from ..catalogue import info_of
 from ..transforms._fuse import matching
 
 ALL = "*"
@@ -40,7 +41,7 @@ def choose_layer(
         UsageError: the named layer never runs, or gives no map of the image.
         CaptureError: no layer gives a map.
     """
-    if on_attention(method):
+    if info_of(method).kind == "attention":
         records = attention.observe_attention(model, name)(inputs[:1]).records
         many = f"{len(records)} attentions, from {records[0].name} to {records[-1].name}"
         return Layer(name or ALL, 0, None, many if len(records) > 1 else f"the attention in {records[0].name}")
@@ -55,11 +56,6 @@ def choose_layer(
     if max(reading.spatial) == 1:
         raise UsageError(f"layer {name!r} gives one position only, after the pooling: {instead}")
     return Layer(name, reading.channels, reading.layout, f"as asked for ({reading.reason})")
-
-
-def on_attention(method: Callable[..., Tensor]) -> bool:
-    """Whether a method takes records of attention, not a layer's activations."""
-    return getattr(method, "func", method) in attention.METHODS.values()
 
 
 def choose_layers(model: nn.Module, inputs: Tensor, names: tuple[str, ...]) -> Layer:

@@ -12,8 +12,9 @@ from torch import Tensor
 from .. import image
 from .._photos.classes import Wanted
 from .._photos.explain import explain_batch
-from .._photos.layer import Layer, choose_layer, on_attention
+from .._photos.layer import Layer, choose_layer
 from .._shared.errors import UsageError
+from ..catalogue import info_of
 from ..zoo import Loaded
 
 
@@ -55,14 +56,13 @@ def comparison(
     inputs = loaded.preprocess(photo)[None].to(device)
     view = torch.from_numpy(np.array(loaded.view(photo))).permute(2, 0, 1) / 255
     pictures, captions, told = [view], ["photo"], []
-    found_layers: dict[bool, Layer] = {}
+    chosen_layers: dict[bool, Layer] = {}
     for name, method in chosen.items():
         try:
-            kind = on_attention(method)
-            layer = (
-                found_layers[kind] if kind in found_layers else choose_layer(loaded.model, inputs, layer_name, method)
-            )
-            found_layers[kind] = layer
+            at_attention = info_of(method).kind == "attention"
+            if at_attention not in chosen_layers:
+                chosen_layers[at_attention] = choose_layer(loaded.model, inputs, layer_name, method)
+            layer = chosen_layers[at_attention]
             (found,) = explain_batch(
                 method, loaded.model, layer, inputs, wanted, chunk_size=chunk_size, progress=progress
             )

@@ -87,9 +87,9 @@ def explain(
     with refusals():
         from .._photos.classes import pick_target
         from .._photos.explain import Changes
-        from .._photos.layer import on_attention
-        from .._photos.methods import of_network, pick_method
+        from .._photos.methods import pick_method
         from .._shared.errors import UsageError
+        from ..catalogue import info_of
         from ..zoo import load
         from ._files import plan
         from ._job import Job
@@ -98,11 +98,12 @@ def explain(
         chosen, place = pick_method(method, seed), pick_device(device)
         pick_colormap(colormap)
         refuse_layer(chosen, method, layer)
-        if of_network(chosen) and (several is not None or eigen_smooth):
+        info = info_of(chosen)
+        if info.kind == "network" and (several is not None or eigen_smooth):
             raise UsageError(f"{method} is of the whole network: leave --layers and --eigen-smooth out")
         loaded = load(model, weights=weights)
         wanted = pick_target(target, loaded)
-        if several is not None and (layer != "auto" or method == "cam" or on_attention(chosen)):
+        if several is not None and (layer != "auto" or "head" in info.needs or info.kind == "attention"):
             raise UsageError(
                 "--layers fuses several layers: give no --layer beside it, and another method than cam or one "
                 "on attention"
@@ -149,11 +150,11 @@ def explain(
 @app.command("methods")
 def list_methods() -> None:
     """List the methods, each with its meaning in one line."""
-    from .._photos.methods import named_methods
+    from ..catalogue import METHODS
 
     table = Table("method", "meaning")
-    for name, method in named_methods().items():
-        table.add_row(name, _first_line(method))
+    for row in METHODS:
+        table.add_row(row.name, _first_line(row.function))
     Console().print(table)
 
 

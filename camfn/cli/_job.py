@@ -19,10 +19,10 @@ from .. import image
 from .._photos.classes import Wanted
 from .._photos.explain import Changes, Explained, explain_batch
 from .._photos.layer import Layer, choose_layer, choose_layers
-from .._photos.methods import takes_layer
 from .._photos.read import read_or_error
 from .._shared.errors import PhotoError
 from .._shared.files import write_whole
+from ..catalogue import info_of
 from ..zoo import Loaded
 from ._files import RECORD, Plan, Record, save_record, with_ending
 
@@ -95,7 +95,7 @@ class Job:
             return []
         inputs = torch.stack([self.loaded.preprocess(photo) for photo in photos]).to(self.device)
         model = self.loaded.model
-        if self.layer is None and takes_layer(self.method):
+        if self.layer is None and info_of(self.method).takes_layer:
             several, one = self.changes.layers, self.layer_name
             self.layer = (
                 choose_layers(model, inputs, several) if several else choose_layer(model, inputs, one, self.method)

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import image, methods
+from .. import image
 from .._cut.layer_checks import layer_name
-from .._photos.methods import takes_layer
 from .._shared.errors import UsageError
+from ..catalogue import info_of
 from ..transforms._fuse import matching
 
 
 def refuse_layer(method: Callable[..., Any], name: str, layer: str) -> None:
     """Refuse a layer for a method that has none."""
-    if layer != "auto" and not takes_layer(method):
+    if layer != "auto" and not info_of(method).takes_layer:
         raise UsageError(f"{name} is of the whole network and takes no layer: leave --layer out")
 
 
@@ -28,8 +28,8 @@ def refuse_task(task: str, like: Path | None, method: Callable[..., Any], change
         raise UsageError("--task similar needs --like PHOTO, the photo to be like; other tasks take none")
     if like is not None and not like.is_file():
         raise UsageError(f"there is no photo {like} to be like")
-    on_layer = getattr(method, "func", method) in [getattr(methods, name) for name in methods.__all__]
-    if task != "classify" and (changed or not on_layer or getattr(method, "__name__", "") == "cam"):
+    info = info_of(method)
+    if task != "classify" and (changed or info.kind != "layer" or "head" in info.needs):
         raise UsageError(f"--task {task} takes a method on one layer, without transformations, such as --method odam")
 
 

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import methods, network
 from .._cut.signature import CONTEXT
-from .._photos.methods import PICTURES, named_methods
 from .._shared.errors import UsageError
 from .._shared.spelling import near
+from ..catalogue import METHODS, find
 
 CAPPED: dict[str, str] = {
     "score_cam": "top_k=0.05",
@@ -109,31 +108,26 @@ def cases(models: Iterable[str], names: Iterable[str], layers: Iterable[str] = (
 
 def method_of(case: Case, generator: torch.Generator) -> Callable[..., Tensor]:
     """The function of a case, its options bound; one that draws draws from the generator."""
-    function = named_methods()[case.method]
+    info = find(case.method)
     options = dict(_parsed(case.method, case.options))
-    if "generator" in signature(function).parameters:
+    if info.draws:
         options.setdefault("generator", generator)
-    return partial(function, **options) if options else function
-
-
-def is_cheap(function: Callable[..., Tensor]) -> bool:
-    """Whether a method runs the network once: it asks for nothing that perturbs."""
-    return not {"tail", "forward"} & set(signature(function).parameters)
+    return partial(info.function, **options) if options else info.function
 
 
 def _spelled_out(name: str) -> list[tuple[str, str]]:
     if name in ("all", "cheap", "capped"):
-        whole = [key for key in network.__all__ if key not in PICTURES]
-        known = [key for key in methods.__all__ if name != "cheap" or is_cheap(getattr(methods, key))]
-        known += whole if name != "cheap" else []
+        maps = [row for row in METHODS if row.gives == "map" and row.kind != "attention"]
+        known = [row.name for row in maps if name != "cheap" or (row.kind == "layer" and not row.perturbs)]
         return [(key, _canonical(key, CAPPED.get(key, "") if name == "capped" else "")) for key in known]
     method, _, options = name.partition(":")
     if method in BASELINES and not options:
         return [(method, "")]
-    if method in PICTURES:
+    names = [row.name for row in METHODS]
+    if method not in names:
+        raise UsageError(f"no method {method!r}. {near(method, [*names, *BASELINES])} Or all, cheap, capped")
+    if find(method).gives == "picture":
         raise UsageError(f"{method} gives a picture, no map that could be evaluated")
-    if method not in named_methods():
-        raise UsageError(f"no method {method!r}. {near(method, [*named_methods(), *BASELINES])} Or all, cheap, capped")
     alternatives = [
         [f"{part.partition('=')[0]}={value}" for value in part.partition("=")[2].split("|")]
         for part in filter(None, options.split(","))
@@ -147,7 +141,7 @@ def _canonical(method: str, options: str) -> str:
 
 def _parsed(method: str, options: str) -> list[tuple[str, Any]]:
     """Options as they are written, as keywords that the method has."""
-    parameters = signature(named_methods()[method]).parameters.values()
+    parameters = signature(find(method).function).parameters.values()
     known = [p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.name not in (*CONTEXT, "generator")]
     found = []
     for part in filter(None, options.split(",")):

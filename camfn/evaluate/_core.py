@@ -14,10 +14,9 @@ from .. import diagnose
 from .._photos.classes import pick_target
 from .._photos.explain import Changes, composed, seen_by
 from .._photos.head import check_cam
-from .._photos.layer import Layer, choose_layer, on_attention
-from .._photos.methods import takes_layer
+from .._photos.layer import Layer, choose_layer
 from .._shared.errors import PhotoError, UsageError
-from ..methods import cam as original_cam
+from ..catalogue import find, info_of
 from ..metrics import boxes_in_pixels
 from ..targets import logits_of
 from ..zoo import Loaded
@@ -150,10 +149,11 @@ def layer_of(
     Raises:
         UsageError: there is no such layer, or it gives no map.
     """
-    if not takes_layer(method):
+    info = info_of(method)
+    if not info.takes_layer:
         return None
     known = {} if known is None else known
-    key = (case.layer, on_attention(method))
+    key = (case.layer, info.kind == "attention")
     if key not in known:
         known[key] = choose_layer(model, images, None if case.layer == "auto" else case.layer, method)
     return known[key]
@@ -216,7 +216,7 @@ def _timed(row: Row, asked: _Asked, unit: int, logits: Tensor) -> Row:
     if cam.is_cuda:
         torch.cuda.synchronize(cam.device)
     seconds = perf_counter() - started
-    if asked.case.method == original_cam.__name__ and asked.layer is not None:
+    if asked.layer is not None and "head" in find(asked.case.method).needs:
         check_cam(asked.model, asked.layer, cam, torch.tensor([asked.index], device=cam.device), logits)
     return row._replace(
         layer=asked.layer.name if asked.layer else "",

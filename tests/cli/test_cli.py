@@ -25,7 +25,7 @@ from skimage import data
 from typer.testing import CliRunner, Result
 
 from camfn import attention, explainer, image, methods, network
-from camfn._photos.methods import named_methods
+from camfn.catalogue import METHODS, find
 from camfn.cli._app import app
 from camfn.demo import demo
 from camfn.zoo import Loaded, load
@@ -441,17 +441,17 @@ def test_guided_writes_what_the_library_gives(photos: dict[str, Path], lite0: Lo
         np.testing.assert_allclose(got, picture.permute(1, 2, 0).numpy(), atol=0.01)
 
 
-@pytest.mark.parametrize("name", [name for name in network.__all__ if not name.endswith("full_grad")])
+@pytest.mark.parametrize("name", [info.name for info in METHODS if info.gives == "picture"])
 def test_every_picture_runs(net: Net, noise: Callable[..., Path], tmp_path: Path, name: str) -> None:
     result = run("guided", noise("a.png"), "--out", tmp_path / "out", "--method", name, "--target", "top:2")
     assert (result.exit_code, result.stderr) == (0, "")
     made = record(tmp_path / "out")
-    assert (made["layer"] is None) == (name != "guided_grad_cam")
+    assert (made["layer"] is None) == (not find(name).takes_layer)
     for rank in (1, 2):
         assert np.load(tmp_path / "out" / f"a.{name}.top{rank}.npy").shape == (3, SIDE, SIDE)
 
 
-@pytest.mark.parametrize("name", [name for name in network.__all__ if name.endswith("full_grad")])
+@pytest.mark.parametrize("name", [info.name for info in METHODS if info.kind == "network" and info.gives == "map"])
 def test_maps_of_a_whole_network_run(net: Net, noise: Callable[..., Path], tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
     result = run("explain", noise("a.png"), "--out", out, "--method", name)
@@ -623,9 +623,9 @@ def test_methods_on_attention_are_refused_without_any(photos: dict[str, Path], t
 def test_methods_lists_the_registry() -> None:
     result = run("methods", env={"COLUMNS": "200"})
     assert (result.exit_code, result.stderr) == (0, "")
-    for name, method in named_methods().items():
-        line = (method.__doc__ or "").splitlines()[0]
-        assert any(f" {name} " in row and line in row for row in result.stdout.splitlines())
+    for info in METHODS:
+        line = (info.function.__doc__ or "").splitlines()[0]
+        assert any(f" {info.name} " in row and line in row for row in result.stdout.splitlines())
 
 
 def test_layers_lists_candidates_with_the_reason() -> None:

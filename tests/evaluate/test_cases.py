@@ -7,8 +7,9 @@ import torch
 
 from camfn import methods
 from camfn._shared.errors import UsageError
+from camfn.catalogue import METHODS
 from camfn.evaluate import CAPPED, Case, cases, center
-from camfn.evaluate._cases import is_cheap, method_of
+from camfn.evaluate._cases import method_of
 
 
 def test_cases_cross_models_layers_methods_and_values() -> None:
@@ -28,7 +29,7 @@ def test_capped_has_all_methods_with_their_options() -> None:
     assert [case.method for case in every] == [case.method for case in capped]
     assert {case.method for case in capped if case.options} == set(CAPPED)
     cheap = {case.method for case in cases(["net"], ["cheap"])} - {"center", "random"}
-    assert cheap == {name for name in methods.__all__ if is_cheap(getattr(methods, name))}
+    assert cheap == {info.name for info in METHODS if info.kind == "layer" and not info.perturbs}
     assert "grad_cam" in cheap
     assert "score_cam" not in cheap
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from camfn import catalogue
 from camfn import evaluate as ev
-from camfn import methods
 from camfn._shared.errors import UsageError
 from camfn.evaluate import Photo, Store
 from tests.evaluate.common import draw_photo, load_net, make_cases
@@ -27,7 +27,8 @@ def test_tune_finds_the_case_that_was_made_to_win(tmp_path: Path, monkeypatch: p
     ) -> Tensor:
         return ((inputs[:, 0] - inputs[:, 2] > 0.8).float() + 0.1) ** power
 
-    monkeypatch.setattr(methods, "fem", yellow)
+    rows = tuple(row._replace(function=yellow) if row.name == "fem" else row for row in catalogue.METHODS)
+    monkeypatch.setattr(catalogue, "METHODS", rows)
     best = ev.tune(
         photos, make_cases("grad_cam", "fem:power=-1|0|1"), "energy_in_box", tmp_path / "out", loader=load_net
     )

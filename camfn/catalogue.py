@@ -1,0 +1,156 @@
+"""The catalogue of methods: what each one is called, what it needs and what it gives.
+
+The command line, `camfn.evaluate`, the tests and the documentation read `METHODS`. A new method gets its row here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+from . import attention, methods, network
+from ._shared.errors import CamfnError
+from ._shared.spelling import near
+
+Kind = Literal["layer", "attention", "network"]
+Need = Literal["attention", "forward", "gradients", "head", "layer", "model", "tail"]
+
+
+class MethodInfo(NamedTuple):
+    """One row of the catalogue.
+
+    Attributes:
+        name: the name of the function.
+        function: the method itself.
+        kind: "layer" for a function of a layer's activations, which `camfn.explainer` composes with a model;
+            "attention" for a function of attention records, which `camfn.attention.attention_explainer` composes with a
+            model; "network" for a function that takes the model and returns an explainer.
+        gives: "map" for one value a position, (B, *S); "picture" for a result with the channels of the image.
+        needs: what the method cannot do without. "gradients": the gradient of the score. "tail": the rest of the
+            network behind the layer. "forward": the whole network, with the inputs. "head": the rows of the model's
+            linear head. "attention": attention records. "model": the model itself. "layer": the name of a layer, for a
+            method of a whole network.
+        draws: whether the method takes a random generator.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    kind: Kind
+    gives: Literal["map", "picture"]
+    needs: frozenset[Need]
+    draws: bool = False
+
+    @property
+    def takes_layer(self) -> bool:
+        """Whether a user may name the layer, or the attention, at which the method explains."""
+        return self.kind != "network" or "layer" in self.needs
+
+    @property
+    def perturbs(self) -> bool:
+        """Whether the method runs the network, or its tail, again on changed values."""
+        return not self.needs.isdisjoint({"tail", "forward"})
+
+
+METHODS: tuple[MethodInfo, ...] = (
+    MethodInfo("cam", methods.cam, "layer", "map", frozenset({"head"})),
+    MethodInfo("grad_cam", methods.grad_cam, "layer", "map", frozenset({"gradients"})),
+    MethodInfo("hires_cam", methods.hires_cam, "layer", "map", frozenset({"gradients"})),
+    MethodInfo("elementwise_grad_cam", methods.elementwise_grad_cam, "layer", "map", frozenset({"gradients"})),
+    MethodInfo("grad_cam_plusplus", methods.grad_cam_plusplus, "layer", "map", frozenset({"gradients"})),
+    MethodInfo("xgrad_cam", methods.xgrad_cam, "layer", "map", frozenset({"gradients"})),
+    MethodInfo("layer_cam", methods.layer_cam, "layer", "map", frozenset({"gradients"})),
+    MethodInfo("odam", methods.odam, "layer", "map", frozenset({"gradients"})),
+    MethodInfo("bag_cam", methods.bag_cam, "layer", "map", frozenset({"gradients"})),
+    MethodInfo("eigen_cam", methods.eigen_cam, "layer", "map", frozenset()),
+    MethodInfo("eigen_grad_cam", methods.eigen_grad_cam, "layer", "map", frozenset({"gradients"})),
+    MethodInfo("seg_eigen_cam", methods.seg_eigen_cam, "layer", "map", frozenset({"gradients"})),
+    MethodInfo("kpca_cam", methods.kpca_cam, "layer", "map", frozenset()),
+    MethodInfo("fem", methods.fem, "layer", "map", frozenset()),
+    MethodInfo("random_cam", methods.random_cam, "layer", "map", frozenset(), draws=True),
+    MethodInfo("ablation_cam", methods.ablation_cam, "layer", "map", frozenset({"tail"})),
+    MethodInfo("score_cam", methods.score_cam, "layer", "map", frozenset({"forward"})),
+    MethodInfo("recipro_cam", methods.recipro_cam, "layer", "map", frozenset({"tail"})),
+    MethodInfo("lift_cam", methods.lift_cam, "layer", "map", frozenset({"tail"})),
+    MethodInfo("shapley_cam", methods.shapley_cam, "layer", "map", frozenset({"tail"})),
+    MethodInfo("fd_cam", methods.fd_cam, "layer", "map", frozenset({"gradients", "tail"})),
+    MethodInfo("group_cam", methods.group_cam, "layer", "map", frozenset({"forward", "gradients"})),
+    MethodInfo("ss_cam", methods.ss_cam, "layer", "map", frozenset({"forward"}), draws=True),
+    MethodInfo("is_cam", methods.is_cam, "layer", "map", frozenset({"forward"})),
+    MethodInfo("poly_cam", methods.poly_cam, "layer", "map", frozenset({"forward"})),
+    MethodInfo("opti_cam", methods.opti_cam, "layer", "map", frozenset({"forward"})),
+    MethodInfo("rise", methods.rise, "layer", "map", frozenset({"forward"}), draws=True),
+    MethodInfo("d_rise", methods.d_rise, "layer", "map", frozenset({"forward"}), draws=True),
+    MethodInfo("raw_attention", attention.raw_attention, "attention", "map", frozenset({"attention"})),
+    MethodInfo("attention_rollout", attention.attention_rollout, "attention", "map", frozenset({"attention"})),
+    MethodInfo(
+        "gradient_rollout", attention.gradient_rollout, "attention", "map", frozenset({"attention", "gradients"})
+    ),
+    MethodInfo("le_grad", attention.le_grad, "attention", "map", frozenset({"attention", "gradients"})),
+    MethodInfo("grad_eclip", attention.grad_eclip, "attention", "map", frozenset({"attention", "gradients"})),
+    MethodInfo("full_grad", network.full_grad, "network", "map", frozenset({"gradients", "model"})),
+    MethodInfo("simple_full_grad", network.simple_full_grad, "network", "map", frozenset({"gradients", "model"})),
+    MethodInfo(
+        "smooth_full_grad", network.smooth_full_grad, "network", "map", frozenset({"gradients", "model"}), draws=True
+    ),
+    MethodInfo("input_gradient", network.input_gradient, "network", "picture", frozenset({"gradients", "model"})),
+    MethodInfo("smooth_grad", network.smooth_grad, "network", "picture", frozenset({"gradients", "model"}), draws=True),
+    MethodInfo(
+        "integrated_gradients", network.integrated_gradients, "network", "picture", frozenset({"gradients", "model"})
+    ),
+    MethodInfo("guided_backprop", network.guided_backprop, "network", "picture", frozenset({"gradients", "model"})),
+    MethodInfo("deconvnet", network.deconvnet, "network", "picture", frozenset({"gradients", "model"})),
+    MethodInfo(
+        "guided_grad_cam", network.guided_grad_cam, "network", "picture", frozenset({"gradients", "layer", "model"})
+    ),
+)
+"""All methods: those on a layer, then those on attention, then those of a whole network, maps ahead of pictures."""
+
+
+def find(name: str) -> MethodInfo:
+    """Find a method by its name.
+
+    Args:
+        name: as in the catalogue.
+
+    Returns:
+        The row of the method.
+
+    Raises:
+        CamfnError: no method has this name.
+
+    Example:
+        >>> find("rise").kind, sorted(find("rise").needs), find("rise").draws
+        ('layer', ['forward'], True)
+    """
+    for row in METHODS:
+        if row.name == name:
+            return row
+    raise CamfnError(f"no method {name!r}. {near(name, [row.name for row in METHODS])}")
+
+
+def info_of(function: Callable[..., Any]) -> MethodInfo:
+    """Find the row of a function, which may have options bound by `functools.partial`.
+
+    Args:
+        function: a method of the catalogue, or a `functools.partial` of one.
+
+    Returns:
+        The row of the method.
+
+    Raises:
+        CamfnError: the function is not in the catalogue.
+
+    Example:
+        >>> info_of(partial(methods.score_cam, top_k=0.1)).name
+        'score_cam'
+    """
+    while isinstance(function, partial):
+        function = function.func
+    for row in METHODS:
+        if row.function is function:
+            return row
+    raise CamfnError(
+        f"{getattr(function, '__name__', function)!r} is no method of camfn.catalogue: give one of camfn.methods, "
+        "camfn.attention or camfn.network, or a functools.partial of one"
+    )
