@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 import warnings
 
+from ._accidents import EXIT_CODE, report_accident
+
 
 def main() -> None:
     """Run the command line; the entry point of the package."""
@@ -21,7 +23,11 @@ def main() -> None:
         if error.name and error.name.partition(".")[0] in ("typer", "rich", "PIL"):
             print(f"camfn: the command line needs {error.name}: pip install 'camfn[cli]'", file=sys.stderr)
             raise SystemExit(2) from error
-        raise
+        report_accident(error)
+        raise SystemExit(EXIT_CODE) from error
     except KeyboardInterrupt:  # while the libraries are loaded
         print("camfn: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    except Exception as error:
+        report_accident(error)
+        raise SystemExit(EXIT_CODE) from error

@@ -13,7 +13,7 @@ from .. import image
 from .._photos.classes import Wanted
 from .._photos.explain import explain_batch
 from .._photos.layer import Layer, choose_layer
-from .._shared.errors import UsageError
+from .._shared.errors import CamfnError, UsageError
 from ..catalogue import info_of
 from ..zoo import Loaded
 
@@ -66,7 +66,7 @@ def comparison(
             (found,) = explain_batch(
                 method, loaded.model, layer, inputs, wanted, chunk_size=chunk_size, progress=progress
             )
-        except ValueError as error:
+        except CamfnError as error:
             if strict:
                 raise
             told.append(f"{name} is left out: {' '.join(str(error).split())}")

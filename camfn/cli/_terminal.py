@@ -12,6 +12,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from .._shared.errors import CamfnError
+from ._accidents import EXIT_CODE, report_accident
+
 if TYPE_CHECKING:
     from ._factorize_job import FactorizeJob
     from ._job import Job
@@ -77,13 +80,18 @@ def _show(record: dict[str, Any], out: Path) -> int:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn what cannot be done into one line and exit code 2, and an interruption into one line and 130."""
+    """Turn an exception into one line and an exit code: 2 for a refusal, 130 for an interruption, 70 for the rest."""
     try:
         yield
     except KeyboardInterrupt:
         typer.echo("camfn: interrupted; what was written is whole", err=True)
         raise typer.Exit(130) from None
-    except ValueError as error:
-        # camfn's refusals are ValueErrors whose text says what to do
+    except CamfnError as error:
+        # the message of a CamfnError says what to ask for instead
         typer.echo("camfn: " + " ".join(str(error).split()), err=True)
         raise typer.Exit(2) from error
+    except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError, ModuleNotFoundError):
+        raise  # typer ends the first four in its own way, and `main` the last
+    except Exception as error:
+        report_accident(error)
+        raise typer.Exit(EXIT_CODE) from error

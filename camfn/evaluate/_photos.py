@@ -157,8 +157,11 @@ def _folder(path: Path) -> list[Photo]:
 
 
 def _table(path: Path) -> list[Photo]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: expected a CSV file in UTF-8: {error}") from error
     if lines and not {"path", "class"} <= set(lines[0]):
         raise UsageError(f"{path}: expected the columns path and class, got {', '.join(lines[0])}")
     corners = ("x0", "y0", "x1", "y1")

@@ -104,7 +104,12 @@ class Store:
     def cam(self, row: Row) -> torch.Tensor | None:
         """The raw map of a row, (h, w)."""
         path = self.map_file(row.photo, row.case)
-        return torch.from_numpy(np.load(path)).float() if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return torch.from_numpy(np.load(path)).float()
+        except ValueError as error:
+            raise UsageError(f"{path} is damaged: {error}. Choose another --out, or give --force") from error
 
     def _begin(self, force: bool) -> None:
         """Mend the rows of a killed run, and write the header where it is new."""
@@ -139,16 +144,19 @@ class Store:
     def _read_header(self) -> dict[str, Any]:
         try:
             found: dict[str, Any] = json.loads((self.folder / HEADER).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no UTF-8
             raise UsageError(f"{self.folder / HEADER} is damaged: {error}") from error
         return found
 
     def _read(self) -> list[Row]:
         if not self.file.is_file():
             return []
-        text = self.file.read_text(encoding="utf-8")
-        lines = text[: text.rfind("\n") + 1].splitlines()
-        return [_row(line) for line in csv.DictReader(lines)]
+        try:
+            text = self.file.read_text(encoding="utf-8")
+            lines = text[: text.rfind("\n") + 1].splitlines()
+            return [_row(line) for line in csv.DictReader(lines)]
+        except (ValueError, csv.Error) as error:
+            raise UsageError(f"{self.file} is damaged: {error}. Choose another --out, or give --force") from error
 
 
 def header_of(protocol: Protocol, device: str) -> dict[str, Any]:

@@ -76,3 +76,10 @@ def test_lite2_knows_the_photos() -> None:
     with torch.no_grad():
         best = held.model(images).topk(5).indices.tolist()
     assert sum(int(photo.label or -1) in five for photo, five in zip(photos, best, strict=False)) >= 5
+
+
+def test_a_table_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "photos.csv"
+    table.write_bytes("path,class\nä.png,a\n".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"photos\.csv: expected a CSV file in UTF-8"):
+        read_photos(table)

@@ -61,3 +61,18 @@ def test_rows_measured_in_two_ways_are_not_mixed(
     assert (tmp_path / "out" / "rows.csv").read_bytes() == before
     run_quickly(photos[:1], tmp_path / "out", force=True, **change)
     assert len(Store(tmp_path / "out").rows) == 4
+
+
+def test_damaged_files_are_refused(photos: list[Photo], tmp_path: Path) -> None:
+    store = run_quickly(photos, tmp_path / "out")
+    rows = tmp_path / "out" / "rows.csv"
+    for map_file in (tmp_path / "out" / "maps").iterdir():
+        map_file.write_bytes(b"no map")
+    with pytest.raises(UsageError, match=r"\.npy is damaged"):
+        store.cam(store.rows[0])
+    rows.write_text(rows.read_text().replace("0.", "zero."))
+    with pytest.raises(UsageError, match=r"rows\.csv is damaged"):
+        Store(tmp_path / "out")
+    (tmp_path / "out" / "run.json").write_bytes(b"\xff")
+    with pytest.raises(UsageError, match=r"run\.json is damaged"):
+        run_quickly(photos, tmp_path / "out")

@@ -1,0 +1,23 @@
+"""What the command line prints of an exception that is no refusal."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+EXIT_CODE = 70
+"""Exit code of the commands after a bug or an accident (EX_SOFTWARE of BSD's sysexits)."""
+
+
+def report_accident(error: Exception) -> None:
+    """Print one line about an exception that is no `CamfnError`, and its traceback where CAMFN_TRACEBACK=1 is set."""
+    if os.environ.get("CAMFN_TRACEBACK", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    message = str(error).strip()
+    summary = f"{type(error).__name__}: {message.splitlines()[0]}" if message else type(error).__name__
+    print(
+        f"camfn: a bug of camfn, or an accident such as a full disk: {summary}. Set CAMFN_TRACEBACK=1 to see the "
+        "traceback",
+        file=sys.stderr,
+    )
