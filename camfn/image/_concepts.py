@@ -15,7 +15,7 @@ from .._shared.errors import CamfnError
 from .._shared.maps import resize, safe_divide
 from .._shared.optional import extra
 from ._checks import as_maps, as_photo
-from ._montage import _wrap
+from ._montage import wrap_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -158,7 +158,7 @@ def _legend(texts: list[str], width: int, size: int, paint: Tensor) -> Tensor:
 
     font = _font(size)
     left, line = 3 * size, math.ceil(1.35 * size)
-    blocks = [_wrap(text, width - left - size // 2, font) for text in texts]
+    blocks = [wrap_text(text, width - left - size // 2, font) for text in texts]
     heights = [max(len(block) * line, 2 * size) + size // 2 for block in blocks]
     strip = Image.new("RGB", (width, sum(heights) + size // 2), "white")
     draw = ImageDraw.Draw(strip)

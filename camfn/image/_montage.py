@@ -129,7 +129,7 @@ def _captions(
         from PIL import Image, ImageDraw, ImageFont
 
     letters = cast("FreeTypeFont", ImageFont.load_default(size)) if font is None else ImageFont.truetype(font, size)
-    blocks = [_wrap(text, width - 2, letters) for text in texts]  # a glyph may reach a pixel beyond its advance
+    blocks = [wrap_text(text, width - 2, letters) for text in texts]  # a glyph may reach a pixel beyond its advance
     line, gap = max(math.ceil(1.3 * size), sum(letters.getmetrics())), math.ceil(0.3 * size)
     strips = []
     for block in blocks:
@@ -143,7 +143,7 @@ def _captions(
     return strips
 
 
-def _wrap(text: str, width: int, font: FreeTypeFont) -> list[str]:
+def wrap_text(text: str, width: int, font: FreeTypeFont) -> list[str]:
     """Break a text into lines no wider than `width` pixels: at spaces, and inside a word only where it is wider."""
     lines: list[str] = []
     for paragraph in text.split("\n"):
