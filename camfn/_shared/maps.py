@@ -1,8 +1,9 @@
-"""The lines that methods share: reductions over (B, C, *spatial), exact division, resizing, first components."""
+"""Arithmetic on maps: reductions over (B, C, *spatial), exact division, min-max, resizing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 from einops import einsum, rearrange, reduce
@@ -14,9 +15,17 @@ from .._shared.errors import CamfnError
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
-def widen(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return bfloat16 and float16 tensors as float32, others as they are; a method casts its map back with `.to`."""
-    return tuple(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in tensors)
+@overload
+def widen(x: Tensor, /) -> Tensor: ...
+@overload
+def widen(x: Tensor, y: Tensor, /, *more: Tensor) -> tuple[Tensor, ...]: ...
+def widen(*tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
+    """Return bfloat16 and float16 tensors as float32, others as they are: one tensor for one, a tuple for several.
+
+    A method computes in the wider dtype, and casts its map back to the dtype of the activations.
+    """
+    wide = tuple(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in tensors)
+    return wide[0] if len(wide) == 1 else wide
 
 
 def spatial_sum(x: Tensor) -> Tensor:
@@ -61,6 +70,24 @@ def safe_sqrt(x: Tensor) -> Tensor:
     return torch.where(clamped, 0.0, torch.where(clamped, 1.0, x).sqrt())
 
 
+def lowest_and_range(x: Tensor, dims: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return the minimum over `dims`, and how far the maximum is above it; the dimensions are kept with size 1."""
+    low = x.amin(dims, keepdim=True)
+    return low, x.amax(dims, keepdim=True) - low
+
+
+def min_max(x: Tensor, dims: int | tuple[int, ...], *, epsilon: float = 0.0) -> Tensor:
+    """Rescale to [0, 1] over `dims`: `(x - min) / (max - min + epsilon)`, and 0 where x is constant.
+
+    Example:
+        >>> min_max(torch.tensor([[2.0, 4.0, 3.0], [5.0, 5.0, 5.0]]), 1)
+        tensor([[0.0000, 1.0000, 0.5000],
+                [0.0000, 0.0000, 0.0000]])
+    """
+    low, width = lowest_and_range(x, dims)
+    return safe_divide(x - low, epsilon + width if epsilon else width)
+
+
 def largest(x: Tensor, dims: int | tuple[int, ...]) -> Tensor:
     """Return the largest magnitude over `dims`, which are kept with size 1; a constant for derivatives."""
     found: Tensor = torch.linalg.vector_norm(x.detach(), torch.inf, dims, keepdim=True)
@@ -90,7 +117,7 @@ def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) ->
             f"resize: expected maps (B, C, *S) with 1 to 3 spatial dimensions and a size for each, got maps of shape "
             f"{tuple(maps.shape)} and size {tuple(size)}; for example resize(maps, (224, 224)) for (B, C, H, W)"
         )
-    (wide,) = widen(maps)
+    wide = widen(maps)
     resized: Tensor = functional.interpolate(
         wide, size=tuple(size), mode=_LINEAR[len(size)], align_corners=align_corners
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._shared.errors import CamfnError
-from .._shared.maps import safe_divide, widen
+from .._shared.maps import min_max, safe_divide, widen
 from ._capture import AttentionRecord
 
 Fusion: TypeAlias = Literal["mean", "max", "min"]
@@ -183,7 +183,7 @@ def le_grad(records: Sequence[AttentionRecord], *, prefix: int = 1) -> Tensor:
         torch.Size([2, 4])
     """
     layers = _global("le_grad", records, prefix, 0)
-    (stacked,) = widen(torch.stack([_given("le_grad", record.grads) for record in layers]))
+    stacked = widen(torch.stack([_given("le_grad", record.grads) for record in layers]))
     return stacked.relu().mean((0, 2, 3))[:, prefix:].to(layers[-1].probabilities.dtype)
 
 
@@ -226,9 +226,8 @@ def grad_eclip(
     queries = slice(prefix, None) if query is None and _is_square(record) else slice(query or 0, (query or 0) + 1)
     k, v = k[:, prefix:], v[:, prefix:]
     cosine = _unit(q[:, queries]) @ _unit(k).transpose(-2, -1)
-    low, high = cosine.amin(-1, keepdim=True), cosine.amax(-1, keepdim=True)
     products = g[:, queries] @ v.transpose(-2, -1)
-    return (products * safe_divide(cosine - low, high - low)).sum(1).to(record.probabilities.dtype)
+    return (products * min_max(cosine, -1)).sum(1).to(record.probabilities.dtype)
 
 
 def _global(what: str, records: Sequence[AttentionRecord], prefix: int, query: int | None) -> Sequence[AttentionRecord]:
@@ -283,7 +282,7 @@ def _identity(matrix: Tensor) -> Tensor:
 
 def _fused(a: Tensor, fusion: Fusion) -> Tensor:
     """(B, H, Nq, Nk) -> (B, Nq, Nk)."""
-    (a,) = widen(a)
+    a = widen(a)
     if fusion == "mean":
         return a.mean(1)
     if fusion in ("max", "min"):
@@ -313,7 +312,7 @@ def _row(matrix: Tensor, prefix: int, query: int | None) -> Tensor:
 
 def _joined(x: Tensor) -> Tensor:
     """(B, H, N, D) -> (B, N, H D)."""
-    return widen(x)[0].transpose(1, 2).flatten(2)
+    return widen(x).transpose(1, 2).flatten(2)
 
 
 def _unit(x: Tensor) -> Tensor:

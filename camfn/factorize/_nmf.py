@@ -284,7 +284,7 @@ def _where(which: Tensor, one: Tensor, other: Tensor) -> Tensor:
 
 def _unit(values: Tensor) -> tuple[Tensor, Tensor]:
     """Flatten the leading dimensions, and take out the scale, whose square might not be a float."""
-    (x,) = widen(values.reshape(-1, *values.shape[-2:]))
+    x = widen(values.reshape(-1, *values.shape[-2:]))
     scale = largest(x, (-2, -1))
     return safe_divide(x, scale), scale
 

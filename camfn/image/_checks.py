@@ -18,7 +18,7 @@ def as_float(x: Tensor, name: str) -> Tensor:
         )
     if not x.is_floating_point():
         raise ArgumentTypeError(f"{name}: expected a floating-point tensor, got {x.dtype}; pass {name}.float()")
-    return widen(x)[0]
+    return widen(x)
 
 
 def as_maps(maps: Tensor, name: str, *, spatial: int | None = None) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._shared.errors import ArgumentTypeError, CamfnError
-from .._shared.maps import resize, safe_divide
+from .._shared.maps import min_max, resize, safe_divide
 from ._checks import as_float, as_maps
 
 
@@ -77,9 +77,7 @@ def normalize(cam: Tensor, *, signed: bool = False) -> Tensor:
     dims = tuple(range(1, work.ndim))
     if signed:
         return (0.5 + 0.5 * safe_divide(work, work.abs().amax(dims, keepdim=True))).to(cam.dtype)
-    work = work.relu()
-    low, high = work.amin(dims, keepdim=True), work.amax(dims, keepdim=True)
-    return safe_divide(work - low, high - low).to(cam.dtype)
+    return min_max(work.relu(), dims).to(cam.dtype)
 
 
 def peer_postprocess(cams: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
@@ -108,11 +106,5 @@ def peer_postprocess(cams: Tensor | Sequence[Tensor], size: Sequence[int]) -> Te
     layers = [cams] if isinstance(cams, Tensor) else list(cams)
     if not layers or any(cam.ndim != 3 for cam in layers):
         raise CamfnError(f"cams: expected (B, h, w) or a sequence of such, got {[tuple(cam.shape) for cam in layers]}")
-    scaled = [upsample(_peer_scale(as_float(cam, "cams").relu()), size) for cam in layers]
-    return _peer_scale(torch.stack(scaled).mean(0)).to(layers[0].dtype)
-
-
-def _peer_scale(maps: Tensor) -> Tensor:
-    """The peer's own min-max, with its constant."""
-    above = maps - maps.amin((1, 2), keepdim=True)
-    return above / (1e-7 + above.amax((1, 2), keepdim=True))
+    scaled = [upsample(min_max(as_float(cam, "cams").relu(), (1, 2), epsilon=1e-7), size) for cam in layers]
+    return min_max(torch.stack(scaled).mean(0), (1, 2), epsilon=1e-7).to(layers[0].dtype)

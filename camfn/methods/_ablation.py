@@ -108,7 +108,7 @@ def _drops(
     if constant(activations, base):
         changed = (activations != base).transpose(0, 1).flatten(1).any(1)
         index = index[changed[index]]
-    (y,) = widen(score)
+    y = widen(score)
     none = torch.zeros(batch, count, dtype=y.dtype, device=y.device)
     if not index.shape[0]:
         return none
@@ -128,7 +128,7 @@ def _drops(
         "ablation_cam: tail", tail, ablated, index, run_many=run_many, chunk_size=chunk_size, progress=progress
     )
     without = no_nan("ablation_cam: tail", without.movedim(0, 1), activations)
-    return none.index_copy(1, index, y[:, None] - widen(without)[0])
+    return none.index_copy(1, index, y[:, None] - widen(without))
 
 
 def _affine_drops(tail: Callable[[Tensor], Tensor], activations: Tensor, base: Tensor) -> Tensor:
@@ -139,9 +139,9 @@ def _affine_drops(tail: Callable[[Tensor], Tensor], activations: Tensor, base: T
 
 def _adds_up(drops: Tensor, score: Tensor, without_any: Tensor) -> bool:
     """Whether sum_k w_k = y - y(all channels ablated), to rounding, as in an affine tail that does not mix samples."""
-    drop = widen(score)[0] - widen(without_any)[0]
+    drop = widen(score) - widen(without_any)
     slack = torch.finfo(score.dtype).eps ** 0.5
-    scale = drops.abs().sum(1) + widen(score)[0].abs()
+    scale = drops.abs().sum(1) + widen(score).abs()
     return bool(((drops.sum(1) - drop).abs() <= slack * scale).logical_or(~drop.isfinite()).all())
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._shared.errors import CamfnError
 from .._shared.maps import over_space, spatial_mean, weighted_sum, widen
+from .._shared.noise import draw_uniform, one_source
 
 
 def cam(activations: Tensor, grads: Tensor | None = None, outputs: Any = None, *, weights: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ def cam(activations: Tensor, grads: Tensor | None = None, outputs: Any = None, *
             f"({batch}, {channels}), a row a sample; got {tuple(weights.shape)}. "
             "For example weights=model.fc.weight[281]"
         )
-    (a,) = widen(activations)
+    a = widen(activations)
     return weighted_sum(a, weights.to(a.dtype).expand(batch, channels)).to(activations.dtype)
 
 
@@ -73,7 +74,7 @@ def fem(activations: Tensor, grads: Tensor | None = None, outputs: Any = None, *
         >>> fem(activations, k=1.0)
         tensor([[0., 0., 0., 1.]])
     """
-    (a,) = widen(activations)
+    a = widen(activations)
     space = tuple(range(2, a.ndim))
     # a mean lies between the extremes, which a rounded one may miss: for a constant channel it must be the constant
     mean = spatial_mean(a).clamp(a.amin(space), a.amax(space))
@@ -120,15 +121,9 @@ def random_cam(
         True
     """
     shape = tuple(activations.shape[:2])
-    if generator is not None and weights is None:
-        uniform = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float32)
-        weights = (2 * uniform - 1).to(activations.device)
-    elif weights is None or generator is not None:
-        raise CamfnError(
-            f"random_cam: expected one of generator and weights, got {'neither' if weights is None else 'both'}. "
-            "For example random_cam(activations, generator=torch.Generator().manual_seed(0))"
-        )
+    source = one_source("random_cam", generator, weights, name="weights", arguments="activations")
+    weights = source if isinstance(source, Tensor) else (2 * draw_uniform(shape, source) - 1).to(activations.device)
     if tuple(weights.shape) != shape:
         raise CamfnError(f"random_cam: expected weights of shape {shape}, (B, C); got {tuple(weights.shape)}")
-    (a,) = widen(activations)
+    a = widen(activations)
     return weighted_sum(a, weights.to(a.dtype)).to(activations.dtype)

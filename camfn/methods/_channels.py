@@ -7,24 +7,22 @@ import math
 from torch import Tensor
 
 from .._shared.errors import CamfnError
-from .._shared.maps import over_space, resize, safe_divide, spatial_sum, widen
+from .._shared.maps import min_max, over_space, resize, spatial_sum, widen
 
 
-def raised(activations: Tensor) -> Tensor:
-    """Channels less their minimum, which makes a constant one exactly 0; `minmax` does not see the shift."""
+def minus_minimum(activations: Tensor) -> Tensor:
+    """Channels less their minimum, which makes a constant one exactly 0; `unit_range` does not see the shift."""
     return activations - activations.amin(tuple(range(2, activations.ndim)), keepdim=True)
 
 
-def minmax(maps: Tensor) -> Tensor:
+def unit_range(maps: Tensor) -> Tensor:
     """Rescale each map of (B, C, *S) to [0, 1]; a constant one to 0."""
-    space = tuple(range(2, maps.ndim))
-    low = maps.amin(space, keepdim=True)
-    return safe_divide(maps - low, maps.amax(space, keepdim=True) - low)
+    return min_max(maps, tuple(range(2, maps.ndim)))
 
 
 def mask(maps: Tensor, inputs: Tensor) -> Tensor:
     """Upsample maps (B, C, *S) to the size of the inputs, then rescale each to [0, 1]: the masks of Score-CAM."""
-    return minmax(resize(maps, inputs.shape[2:]))
+    return unit_range(resize(maps, inputs.shape[2:]))
 
 
 def quantile_of(values: Tensor, q: float) -> Tensor:
@@ -43,7 +41,7 @@ def take(maps: Tensor, index: Tensor) -> Tensor:
 
 def strongest(method: str, activations: Tensor, top_k: float) -> Tensor:
     """Indices (B, n) of the channels with the largest `sum_p A_k^2`; a number of them, or a share in (0, 1]."""
-    return largest(method, spatial_sum(widen(activations)[0].square()), top_k)
+    return largest(method, spatial_sum(widen(activations).square()), top_k)
 
 
 def largest(method: str, values: Tensor, top_k: float) -> Tensor:

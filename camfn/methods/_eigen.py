@@ -55,7 +55,7 @@ def eigen_cam(
         >>> eigen_cam(torch.tensor([[[3.0, 0.0], [4.0, 0.0]]])).round(decimals=4)
         tensor([[5., 0.]])
     """
-    (a,) = widen(activations)
+    a = widen(activations)
     return _component(a, centered, sign or ("corr_mean" if centered else "sum")).to(activations.dtype)
 
 
@@ -174,7 +174,7 @@ def kpca_cam(
         tensor([[-1.,  1.,  0.]])
     """
     _not_sum(sign)
-    (a,) = widen(activations)
+    a = widen(activations)
     rows = pixels(a)
     gram = _kernel_matrix(rows, kernel, 1 / rows.shape[-1] if gamma is None else gamma, coef0, degree)
     gram = gram - gram.mean(-1, keepdim=True)

@@ -10,9 +10,9 @@ from einops import einsum
 from torch import Tensor
 
 from .._shared.errors import CamfnError
-from .._shared.maps import over_space, resize, safe_divide, safe_sqrt, spatial_mean, weighted_sum, widen
+from .._shared.maps import min_max, over_space, resize, safe_divide, safe_sqrt, spatial_mean, weighted_sum, widen
 from .._shared.rows import ChunkSize, Progress, no_nan, score_variants
-from ._channels import minmax, quantile_of, raised, strongest, take
+from ._channels import minus_minimum, quantile_of, strongest, take, unit_range
 from ._checks import fits_inputs, has_channels
 
 Switch: TypeAlias = Literal["plus", "minus", "plus_minus"]
@@ -75,7 +75,7 @@ def fd_cam(
         return torch.where(over_space(members, activations), activations, 0.0)
 
     rows = torch.cat([groups, ~groups], 1).movedim(1, 0)
-    (found,) = widen(score_variants("fd_cam: tail", tail, only, rows, chunk_size=chunk_size, progress=progress).mT)
+    found = widen(score_variants("fd_cam: tail", tail, only, rows, chunk_size=chunk_size, progress=progress).mT)
     no_nan("fd_cam: tail", found, activations)
     on, off = found.to(a.dtype).chunk(2, 1)
     # y itself is the same for all channels, and gone in the rescaling over them
@@ -150,10 +150,10 @@ def poly_cam(
             f"poly_cam: expected deeper, the map of a deeper layer, as (B, *R) with the batch and the number of "
             f"spatial dimensions of the activations, {tuple(activations.shape)}; got {tuple(deeper.shape)}"
         )
-    (a,) = widen(activations)
+    a = widen(activations)
     a = a if top_k is None else take(a, strongest("poly_cam", a, top_k))
     channels = a.shape[1]
-    masks = minmax(raised(a))
+    masks = unit_range(minus_minimum(a))
 
     def seen(row: Tensor) -> Tensor:
         """Row k shows channel k's mask, row C + k its complement, row 2 C everything."""
@@ -165,7 +165,7 @@ def poly_cam(
     found = score_variants(
         "poly_cam: forward", forward, seen, rows.to(a.device), chunk_size=chunk_size, progress=progress
     )
-    (scores,) = widen(found.mT)
+    scores = widen(found.mT)
     no_nan("poly_cam: forward", scores, activations, inputs)
     weights = scores[:, :channels]
     if switch != "plus":
@@ -173,7 +173,7 @@ def poly_cam(
         weights = (on + scores[:, -1:] - scores[:, -channels - 1 : -1]).relu()
     map_ = weighted_sum(a, weights.to(a.dtype))
     if deeper is not None:
-        map_, prior = map_.relu()[:, None], widen(deeper)[0].relu()[:, None]
+        map_, prior = map_.relu()[:, None], widen(deeper).relu()[:, None]
         around = resize(resize(map_, prior.shape[2:]), map_.shape[2:])
         map_ = (safe_divide(map_, around) * resize(prior, map_.shape[2:]).to(a.dtype)).squeeze(1)
     return map_.to(activations.dtype)
@@ -193,4 +193,4 @@ def _alike(activations: Tensor, quantile: float) -> Tensor:
 
 def _over_channels(weights: Tensor) -> Tensor:
     """Min-max (B, C) over channels; equal weights to 0."""
-    return minmax(weights[:, None])[:, 0]
+    return min_max(weights, 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._shared.maps import safe_divide, safe_sqrt, weighted_sum, widen
 from .._shared.rows import Progress, no_nan, one_score, readable
-from ._channels import mask, raised
+from ._channels import mask, minus_minimum
 from ._checks import at_least_one, fits_inputs
 
 
@@ -69,8 +69,8 @@ def opti_cam(
     at_least_one("opti_cam", steps=steps, patience=patience)
     fits_inputs("opti_cam", activations, inputs)
     batch = activations.shape[0]
-    (a,) = widen(activations)
-    from_zero = raised(a)
+    a = widen(activations)
+    from_zero = minus_minimum(a)
 
     def score(u: Tensor) -> Tensor:
         # a mask does not see the scale of its map, so softmax needs no divisor; nor its noise in every channel's slope

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._shared.errors import CamfnError
 from .._shared.maps import resize, widen
+from .._shared.noise import draw_uniform, one_source
 from .._shared.rows import ChunkSize, Progress, no_nan, one_score, score_variants
 from ._checks import at_least_one
 
@@ -73,9 +74,9 @@ def rise(
     def seen(index: Tensor) -> Tensor:
         return inputs * build(index).to(inputs.dtype)
 
-    (x,) = widen(inputs)
+    x = widen(inputs)
     rows = torch.arange(count, device=x.device)
-    (scores,) = widen(score_variants("rise: forward", forward, seen, rows, chunk_size=chunk_size, progress=progress))
+    scores = widen(score_variants("rise: forward", forward, seen, rows, chunk_size=chunk_size, progress=progress))
     no_nan("rise: forward", scores.mT, inputs)
     # all masks at once may not fit: they are built again, some at a time
     parts = [
@@ -134,11 +135,11 @@ def d_rise(
         tensor([[7., 5.]])
     """
     build, count = _masks("d_rise", inputs, samples, grid, probability, generator, masks)
-    total = torch.zeros_like(widen(inputs[:, 0])[0])
+    total = torch.zeros_like(widen(inputs[:, 0]))
     for i in range(count):
         mask = build(torch.tensor(i, device=inputs.device))
         scores = one_score("d_rise: forward", forward(inputs * mask.to(inputs.dtype)), inputs.shape[0])
-        (scores,) = widen(no_nan("d_rise: forward", scores, inputs))
+        scores = widen(no_nan("d_rise: forward", scores, inputs))
         total = total + einsum(scores.to(total.dtype), mask, "b, ... -> b ...")
         if progress:
             progress(i + 1, count)
@@ -159,15 +160,11 @@ def _masks(
     if not 0 < probability <= 1:
         raise CamfnError(f"{method}: probability: expected a number in (0, 1], got {probability}")
     size = tuple(inputs.shape[2:])
-    if (generator is None) == (masks is None):
-        raise CamfnError(
-            f"{method}: expected one of generator and masks, got {'neither' if masks is None else 'both'}. "
-            f"For example functools.partial({method}, generator=torch.Generator().manual_seed(0))"
-        )
-    (x,) = widen(inputs)
-    if masks is None:
-        assert generator is not None
-        return _grids(samples, grid, probability, size, generator, x), samples
+    source = one_source(method, generator, masks, name="masks")
+    x = widen(inputs)
+    if isinstance(source, torch.Generator):
+        return _grids(samples, grid, probability, size, source, x), samples
+    masks = source
     if masks.ndim != inputs.ndim - 1 or tuple(masks.shape[1:]) != size or not masks.shape[0]:
         raise CamfnError(f"{method}: expected masks of shape (n, *T), T = {size}; got {tuple(masks.shape)}")
     return _picked(masks.to(x)), len(masks)
@@ -183,9 +180,10 @@ def _grids(
     """Draw the masks' grids and places, and return what builds the mask (*T) of an index."""
     cells = [-(-length // grid) for length in size]
     # one draw of a fixed shape for each: what is drawn does not depend on how the masks are built
-    options: dict[str, Any] = {"generator": generator, "device": generator.device}
-    on = torch.rand((samples, *(grid for _ in size)), dtype=torch.float32, **options) < probability
-    places = [torch.randint(cell, (samples,), **options).to(like.device) for cell in cells]
+    on = draw_uniform((samples, *(grid for _ in size)), generator) < probability
+    places = [
+        torch.randint(cell, (samples,), generator=generator, device=generator.device).to(like.device) for cell in cells
+    ]
     coarse = on.to(like)
     # linear resizing is a matrix along each dimension: (grid + 1) cells by grid
     lines = [resize(torch.eye(grid).to(like)[None], ((grid + 1) * cell,))[0].mT for cell in cells]

@@ -12,7 +12,7 @@ from .._shared.errors import CamfnError
 from .._shared.maps import resize, spatial_mean, weighted_sum, widen
 from .._shared.rows import ChunkSize, Progress, constant, no_nan, score_variants
 from ._affine import gradient_of
-from ._channels import largest, minmax, strongest, take
+from ._channels import largest, strongest, take, unit_range
 from ._checks import broadcastable, fits_inputs
 
 
@@ -85,9 +85,9 @@ def score_cam(
         raise CamfnError(f"score_cam: form: expected 'softmax' or 'score', got {form!r}")
     fits_inputs("score_cam", activations, inputs)
     base = None if baseline is None else broadcastable("score_cam: baseline", baseline, inputs, "inputs")
-    (a,) = widen(activations)
+    a = widen(activations)
     # min-max does not see a shift or a scale; taken off before the resizing, a constant channel is exactly 0, not noise
-    units = minmax(a)
+    units = unit_range(a)
     chosen = None if top_k is None else _strongest(activations, grads, tail, top_k, by)
     tried = units if chosen is None else take(units, chosen)
     # where samples see one another, as in training, another pairing of masks is another batch
@@ -95,17 +95,17 @@ def score_cam(
     different, place = _distinct(tried) if apart else (tried, None)
 
     def masked(units: Tensor) -> Tensor:
-        mask = minmax(resize(units[:, None], inputs.shape[2:])).to(inputs.dtype)
+        mask = unit_range(resize(units[:, None], inputs.shape[2:])).to(inputs.dtype)
         return inputs * mask if base is None else base + (inputs - base) * mask
 
     rows = different.transpose(0, 1)
     scores = score_variants("score_cam: forward", forward, masked, rows, chunk_size=chunk_size, progress=progress)
-    (weights,) = widen(no_nan("score_cam: forward", scores.transpose(0, 1), activations, inputs))
+    weights = widen(no_nan("score_cam: forward", scores.transpose(0, 1), activations, inputs))
     weights = weights if place is None else weights.gather(1, place)
     if form == "softmax":
         weights = weights.softmax(1)
     else:
-        removed = 0.0 if base is None else widen(forward(base.expand_as(inputs)))[0][:, None]
+        removed = 0.0 if base is None else widen(forward(base.expand_as(inputs)))[:, None]
         space = tuple(range(2, a.ndim))
         weights = torch.where(tried.amax(space) > 0, weights - removed, 0.0)
     if chosen is not None:
@@ -146,5 +146,5 @@ def _strongest(
             raise CamfnError(
                 "score_cam: by='gradient' needs grads, as in score_cam(*captured, by='gradient', ...), or a tail"
             )
-        return largest("score_cam", spatial_mean(widen(grads)[0]), top_k)
+        return largest("score_cam", spatial_mean(widen(grads)), top_k)
     raise CamfnError(f"score_cam: by: expected 'activation' or 'gradient', got {by!r}")

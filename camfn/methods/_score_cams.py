@@ -10,9 +10,19 @@ from einops import reduce
 from torch import Tensor
 
 from .._shared.errors import CamfnError
-from .._shared.maps import channel_sum, over_space, resize, safe_divide, spatial_mean, weighted_sum, widen
+from .._shared.maps import (
+    channel_sum,
+    lowest_and_range,
+    over_space,
+    resize,
+    safe_divide,
+    spatial_mean,
+    weighted_sum,
+    widen,
+)
+from .._shared.noise import draw_normal, one_source
 from .._shared.rows import ChunkSize, Progress, no_nan, score_variants
-from ._channels import mask, quantile_of, raised, strongest, take
+from ._channels import mask, minus_minimum, quantile_of, strongest, take
 from ._checks import at_least_one, fits_inputs
 
 Form: TypeAlias = Literal["softmax", "score"]
@@ -81,13 +91,8 @@ def ss_cam(
     """
     at_least_one("ss_cam", samples=samples)
     size = tuple(inputs.shape[2:])
-    if generator is not None and noise is None:
-        noise = std * torch.randn((samples, *size), generator=generator, device=generator.device, dtype=torch.float32)
-    elif noise is None or generator is not None:
-        raise CamfnError(
-            f"ss_cam: expected one of generator and noise, got {'neither' if noise is None else 'both'}. "
-            "For example functools.partial(ss_cam, generator=torch.Generator().manual_seed(0))"
-        )
+    source = one_source("ss_cam", generator, noise)
+    noise = source if isinstance(source, Tensor) else std * draw_normal((samples, *size), source)
     if noise.ndim != inputs.ndim - 1 or tuple(noise.shape[1:]) != size or not noise.shape[0]:
         raise CamfnError(f"ss_cam: expected noise of shape (n, *T), T = {size}; got {tuple(noise.shape)}")
     fields = noise.to(activations.device)
@@ -180,7 +185,7 @@ def group_cam(
     inputs: Tensor,
     groups: int = 32,
     quantile: float = 0.7,
-    blurred: Tensor | None = None,
+    baseline: Tensor | None = None,
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Tensor:
@@ -206,7 +211,7 @@ def group_cam(
         inputs: (B, channels, *T), what the network was run on, with as many spatial dimensions as the activations.
         groups: the number of groups; C or more is a group for each channel.
         quantile: the part of a group's map that is set to 0.
-        blurred: like the inputs, what replaces them outside a mask; None is a Gaussian blur of 51 pixels and deviation
+        baseline: like the inputs, replaces them outside a mask; None is a Gaussian blur of 51 pixels and deviation
             50 (reflected at the border, the window no wider than the image allows).
         chunk_size: masked batches run at once; None is all, "auto" as many as memory allows.
         progress: called with masked batches done and their number.
@@ -215,7 +220,7 @@ def group_cam(
         The raw signed map, (B, *S).
 
     Raises:
-        CamfnError: for inputs or `blurred` of another shape, `groups` below 1, a quantile outside [0, 1], or scores
+        CamfnError: for inputs or a baseline of another shape, `groups` below 1, a quantile outside [0, 1], or scores
             that are not one number a sample.
 
     Example:
@@ -223,16 +228,16 @@ def group_cam(
         >>> activations, grads = torch.tensor([[[0.0, 1.0, 4.0]]]), torch.ones(1, 1, 3)
         >>> image = torch.tensor([[[5.0, 6.0, 7.0]]])
         >>> black = torch.zeros_like(image)
-        >>> group_cam(activations, grads, forward=lambda x: x.sum((1, 2)), inputs=image, blurred=black)
+        >>> group_cam(activations, grads, forward=lambda x: x.sum((1, 2)), inputs=image, baseline=black)
         tensor([[0., 0., 7.]])
     """
     at_least_one("group_cam", groups=groups)
     if not 0 <= quantile <= 1:
         raise CamfnError(f"group_cam: quantile: expected a number in [0, 1], got {quantile}")
     fits_inputs("group_cam", activations, inputs)
-    if blurred is not None and blurred.shape != inputs.shape:
+    if baseline is not None and baseline.shape != inputs.shape:
         raise CamfnError(
-            f"group_cam: expected blurred like the inputs, {tuple(inputs.shape)}; got {tuple(blurred.shape)}"
+            f"group_cam: expected a baseline like the inputs, {tuple(inputs.shape)}; got {tuple(baseline.shape)}"
         )
     a, g = widen(activations, grads)
     length = -(-a.shape[1] // groups)
@@ -241,20 +246,20 @@ def group_cam(
     maps = torch.where(maps <= over_space(quantile_of(maps.flatten(2), quantile), maps), 0.0, maps)
     up = resize(maps, inputs.shape[2:])
     space = tuple(range(2, a.ndim))
-    low, high = up.amin(space, keepdim=True), up.amax(space, keepdim=True)
-    # the last one shows the blurred input alone
-    shown = torch.cat([safe_divide(up - low, high - low), torch.zeros_like(up[:, :1])], 1)
-    base = _blur(inputs) if blurred is None else blurred
+    low, width = lowest_and_range(up, space)
+    # the last mask is 0 and shows the baseline alone
+    shown = torch.cat([safe_divide(up - low, width), torch.zeros_like(up[:, :1])], 1)
+    base = _blur(inputs) if baseline is None else baseline
 
     def seen(group: Tensor) -> Tensor:
         return base + (inputs - base) * shown[:, group][:, None].to(inputs.dtype)
 
     rows = torch.arange(maps.shape[1] + 1, device=a.device)
     found = score_variants("group_cam: forward", forward, seen, rows, chunk_size=chunk_size, progress=progress)
-    (scores,) = widen(found.mT)
+    scores = widen(found.mT)
     no_nan("group_cam: forward", scores, activations, inputs)
     gains = (scores[:, :-1] - scores[:, -1:]).to(a.dtype)
-    return weighted_sum(safe_divide(maps - low, high - low), gains).to(activations.dtype)
+    return weighted_sum(safe_divide(maps - low, width), gains).to(activations.dtype)
 
 
 def _mean_score_cam(
@@ -273,9 +278,9 @@ def _mean_score_cam(
     if form not in ("softmax", "score"):
         raise CamfnError(f"{method}: form: expected 'softmax' or 'score', got {form!r}")
     fits_inputs(method, activations, inputs)
-    (a,) = widen(activations)
+    a = widen(activations)
     a = a if top_k is None else take(a, strongest(method, a, top_k))
-    from_zero = raised(a)
+    from_zero = minus_minimum(a)
 
     def seen(row: Tensor) -> Tensor:
         changed = change(mask(from_zero[:, row // count][:, None], inputs), row % count)
@@ -283,7 +288,7 @@ def _mean_score_cam(
 
     rows = torch.arange(a.shape[1] * count, device=a.device)
     found = score_variants(f"{method}: forward", forward, seen, rows, chunk_size=chunk_size, progress=progress)
-    scores = reduce(widen(found.mT)[0], "b (k n) -> b k", "mean", n=count)
+    scores = reduce(widen(found.mT), "b (k n) -> b k", "mean", n=count)
     no_nan(f"{method}: forward", scores, activations, inputs)
     space = tuple(range(2, a.ndim))
     weights = scores.softmax(1) if form == "softmax" else torch.where(from_zero.amax(space) > 0, scores, 0.0)
@@ -292,7 +297,7 @@ def _mean_score_cam(
 
 def _blur(inputs: Tensor, radius: int = 25, std: float = 50.0) -> Tensor:
     """Gaussian blur along each spatial dimension, the image reflected at its border."""
-    (blurred,) = widen(inputs)
+    blurred = widen(inputs)
     for axis in range(2, inputs.ndim):
         matrix = _blur_matrix(inputs.shape[axis], radius, std).to(blurred)
         blurred = (blurred.movedim(axis, -1) @ matrix.mT).movedim(-1, axis)

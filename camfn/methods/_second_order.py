@@ -85,15 +85,15 @@ def lift_cam(
     outputs: Any = None,
     *,
     tail: Callable[[Tensor], Tensor],
-    points: int = 8,
+    steps: int = 8,
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Tensor:
     """LIFT-CAM: channels weighted by what they contribute to the score against zero activations.
 
     `L(p) = sum_k w_k A_k(p)` with `w_k = sum_p A_k(p) integral_0^1 g_k(t A)(p) dt`, the Aumann-Shapley value of the
-    channel on the straight way from 0 to A. The integral is taken at `points` Gauss-Legendre nodes, each a forward and
-    a backward of the tail: exact for scores that are polynomials in t of degree `2 points` or less. The weights sum to
+    channel on the straight way from 0 to A. The integral is taken at `steps` Gauss-Legendre nodes, each a forward and
+    a backward of the tail: exact for scores that are polynomials in t of degree `2 steps` or less. The weights sum to
     `u(A) - u(0)`. The paper's outer ReLU is not applied. No peer has the method.
 
     The authors run DeepLIFT (the rescale rule, zero reference) on the pooling and the classifier. That rule needs every
@@ -111,15 +111,15 @@ def lift_cam(
         outputs: not used.
         tail: the network after the layer and the target, activations (B, C, *S) to scores (B,); must run under
             `torch.vmap` and `torch.func.vjp`.
-        points: nodes of the integral; 1 is exact over an affine tail. Tails with many ReLUs want more.
+        steps: nodes of the integral; 1 is exact over an affine tail. Tails with many ReLUs want more.
         chunk_size: nodes evaluated at once; None is all, "auto" as many as memory allows.
-        progress: called with nodes done and `points`.
+        progress: called with the nodes done and `steps`.
 
     Returns:
         The raw signed map, (B, *S).
 
     Raises:
-        CamfnError: if the tail does not return one score a sample, or NaN, for a derivative that is NaN, or `points`
+        CamfnError: if the tail does not return one score a sample, or NaN, for a derivative that is NaN, or `steps`
             below 1.
 
     Example:
@@ -128,14 +128,14 @@ def lift_cam(
         >>> lift_cam(activations, tail=lambda a: a[:, 0].sum(1) * a[:, 1].sum(1)).round()  # 16, shared evenly
         tensor([[24., 40.]])
     """
-    at_least_one("lift_cam", points=points)
-    nodes, lengths = gauss_legendre(points)
-    (a,) = widen(activations)
+    at_least_one("lift_cam", steps=steps)
+    nodes, lengths = gauss_legendre(steps)
+    a = widen(activations)
 
     def contribution(t: Tensor) -> Tensor:
         scores, pullback = torch.func.vjp(tail, activations * t)  # type: ignore[misc]
-        (g,) = widen(*pullback(torch.ones_like(one_score("lift_cam: tail", scores, a.shape[0]))))
-        return torch.cat([spatial_sum(a * g), scores[:, None].to(a.dtype)], 1)
+        (slope,) = pullback(torch.ones_like(one_score("lift_cam: tail", scores, a.shape[0])))
+        return torch.cat([spatial_sum(a * widen(slope)), scores[:, None].to(a.dtype)], 1)
 
     rows = torch.tensor(nodes, dtype=activations.dtype, device=activations.device)
     found = run_in_chunks(contribution, rows, chunk_size=chunk_size, progress=progress)

@@ -54,7 +54,7 @@ def impute(images: Tensor, missing: Tensor, *, tolerance: float = 1e-5) -> Tenso
         )
     shapes_agree("impute: missing", missing.shape, (images.shape[0], *images.shape[2:]))
     require_finite(images, "impute: images")
-    (wide,) = widen(images.detach())
+    wide = widen(images.detach())
     gone = missing[:, None].to(wide)
     filled = _on_cpu(wide, gone, tolerance) if wide.device.type == "cpu" else _solved(wide, gone, tolerance)
     return torch.where(missing[:, None], filled.to(images.dtype), images)

@@ -11,6 +11,7 @@ from torch import Tensor
 from .._shared.checks import shapes_agree
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide, widen
+from .._shared.noise import one_source
 from .._shared.rows import ChunkSize, Progress, run_in_chunks
 from ..image._checks import require_finite
 from ._order import on_images
@@ -171,19 +172,12 @@ def _fields(
     draw: Callable[..., Tensor],
 ) -> Tensor:
     """Perturbations (n, C, *T), given or drawn; the same for all samples of a batch."""
-    if (generator is None) == (noise is None):
-        raise CamfnError(
-            f"{what}: expected one of generator and noise, got {'neither' if noise is None else 'both'}. "
-            "For example generator=torch.Generator().manual_seed(0)"
-        )
+    source = one_source(what, generator, noise, arguments="...")
     shape = tuple(images.shape[1:])
-    if noise is not None:
-        if not len(noise) or tuple(noise.shape[1:]) != shape:
-            raise CamfnError(f"{what}: expected noise of shape (n, *{shape}), got {tuple(noise.shape)}")
-        return noise.to(images)
+    if isinstance(source, Tensor):
+        if not len(source) or tuple(source.shape[1:]) != shape:
+            raise CamfnError(f"{what}: expected noise of shape (n, *{shape}), got {tuple(source.shape)}")
+        return source.to(images)
     if samples < 1:
         raise CamfnError(f"{what}: samples: expected at least 1, got {samples}")
-    assert generator is not None
-    return draw((samples, *shape), {"generator": generator, "device": generator.device, "dtype": torch.float32}).to(
-        images
-    )
+    return draw((samples, *shape), {"generator": source, "device": source.device, "dtype": torch.float32}).to(images)

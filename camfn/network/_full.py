@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .._shared.errors import CamfnError
-from .._shared.maps import channel_sum, resize, safe_divide, widen
+from .._shared.maps import channel_sum, lowest_and_range, resize, safe_divide, widen
 from .._shared.vocabulary import Inputs, Target
 from ._biases import biased, biased_or_smooth, offset_of, on_a_grid
 from ._level import differentiator, pinned
-from ._noise import draws, noisy
+from ._noise import noise_source, noisy
 
 
 class FullGradients(NamedTuple):
@@ -180,7 +180,7 @@ def smooth_full_grad(
     model: nn.Module,
     *,
     samples: int = 25,
-    sigma: float = 0.15,
+    std: float = 0.15,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     align_corners: bool = False,
@@ -188,7 +188,7 @@ def smooth_full_grad(
     """Smooth FullGrad: FullGrad of terms that are averaged, with their sign, over noisy images.
 
     `L(p) = sum_c psi(mean_n x_n df/dx_n)_c(p) + sum_l sum_c psi(mean_n b_l df/dy_l)_c(p)` with the noisy images
-    `x_n = x + sigma (max x - min x) noise_n`, otherwise as `full_grad`, which it is without noise. One forward and one
+    `x_n = x + std (max x - min x) noise_n`, otherwise as `full_grad`, which it is without noise. One forward and one
     backward for each noise; one more forward where the target leaves a choice (the top class) to the outputs, which is
     made on the clean image.
 
@@ -200,7 +200,7 @@ def smooth_full_grad(
     Args:
         model: any module in evaluation mode; left exactly as it is.
         samples: how many noises a generator draws.
-        sigma: deviation of the noise, in ranges of each image.
+        std: standard deviation of the noise, in units of the range of each image, `max x - min x`.
         generator: where to draw normal noise from, on its own device, in float32 whatever the images are; it goes on
             from call to call.
         noise: (n, *image.shape), the noise of unit deviation itself, in place of a generator.
@@ -211,7 +211,7 @@ def smooth_full_grad(
 
     Raises:
         CamfnError: neither or both of `generator` and `noise`, noise of another shape, `samples` below 1, a negative
-            `sigma`; as for `full_grad`.
+            `std`; as for `full_grad`.
         TypeError: the inputs hold no floating-point tensor.
 
     Example:
@@ -221,14 +221,14 @@ def smooth_full_grad(
         >>> explain(torch.rand(2, 3, 8, 8), 4).shape
         torch.Size([2, 8, 8])
     """
-    drawn = draws("smooth_full_grad", samples, sigma, generator, noise)
+    noise_of = noise_source("smooth_full_grad", samples, std, generator, noise)
     derive = differentiator(model, taps=on_a_grid, offset=offset_of)
 
     def explain(inputs: Inputs, target: Target = None) -> Tensor:
         score = pinned(model, inputs, target)
         first: Tensor | None = None
         sums: dict[str, Tensor] = {}
-        for changed in noisy(inputs, drawn, sigma):
+        for changed in noisy(inputs, noise_of, std):
             _, _, image, grad, grads, offsets = derive(changed, score)
             first = grad * image if first is None else first + grad * image
             for key in list(grads):
@@ -252,7 +252,7 @@ def _saliency(terms: Iterable[Tensor], image: Tensor, align_corners: bool) -> Te
             "full_gradients gives the terms of any input"
         )
     size = image.shape[2:]
-    total = torch.zeros((image.shape[0], 1, *size), dtype=widen(image)[0].dtype, device=image.device)
+    total = torch.zeros((image.shape[0], 1, *size), dtype=widen(image).dtype, device=image.device)
     for term in terms:
         if term.ndim == image.ndim:
             total = total + resize(_rescaled(term), size, align_corners=align_corners)
@@ -261,8 +261,8 @@ def _saliency(terms: Iterable[Tensor], image: Tensor, align_corners: bool) -> Te
 
 def _rescaled(term: Tensor) -> Tensor:
     """`sum_c minmax(|t|)_c`, (B, C, *S) to (B, 1, *S)."""
-    (wide,) = widen(term)
+    wide = widen(term)
     size = wide.abs()
     dims = tuple(range(1, size.ndim))
-    low, high = size.amin(dims, keepdim=True), size.amax(dims, keepdim=True)
-    return safe_divide(channel_sum(size - low)[:, None], high - low)
+    low, width = lowest_and_range(size, dims)
+    return safe_divide(channel_sum(size - low)[:, None], width)

@@ -13,7 +13,7 @@ from .._shared.maps import widen
 from .._shared.quadrature import gauss_legendre
 from .._shared.vocabulary import Inputs, Target
 from ._level import differentiator, image_of, pinned
-from ._noise import draws, noisy
+from ._noise import noise_source, noisy
 
 Rule: TypeAlias = Literal["gauss", "riemann"]
 """Points and weights of an integral: Gauss-Legendre, or the right ends of equal steps."""
@@ -53,13 +53,13 @@ def smooth_grad(
     model: nn.Module,
     *,
     samples: int = 50,
-    sigma: float = 0.15,
+    std: float = 0.15,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
 ) -> Callable[..., Tensor]:
     """SmoothGrad: the input gradient averaged over noisy images.
 
-    `G = mean_n df/dx (x + sigma (max x - min x) noise_n)`, the range of each image its own. One forward and one
+    `G = mean_n df/dx (x + std (max x - min x) noise_n)`, the range of each image its own. One forward and one
     backward for each noise; one more forward where the target leaves a choice (the top class) to the outputs, which is
     made on the clean image.
 
@@ -68,7 +68,7 @@ def smooth_grad(
     Args:
         model: any module; left exactly as it is.
         samples: how many noises a generator draws.
-        sigma: deviation of the noise, in ranges of each image.
+        std: standard deviation of the noise, in units of the range of each image, `max x - min x`.
         generator: where to draw normal noise from, on its own device, in float32 whatever the images are; it goes on
             from call to call. Under `vmap` and `torch.compile` give the noise.
         noise: (n, *image.shape), the noise of unit deviation itself, in place of a generator.
@@ -78,7 +78,7 @@ def smooth_grad(
 
     Raises:
         CamfnError: neither or both of `generator` and `noise`, noise of another shape, `samples` below 1, a negative
-            `sigma`; the target does not give one number a sample.
+            `std`; the target does not give one number a sample.
         TypeError: the inputs hold no floating-point tensor.
 
     Example:
@@ -88,12 +88,12 @@ def smooth_grad(
         >>> explain(torch.rand(2, 3, 8, 8), 4).shape
         torch.Size([2, 3, 8, 8])
     """
-    drawn = draws("smooth_grad", samples, sigma, generator, noise)
+    noise_of = noise_source("smooth_grad", samples, std, generator, noise)
     derive = differentiator(model)
 
     def explain(inputs: Inputs, target: Target = None) -> Tensor:
         score = pinned(model, inputs, target)
-        found = [widen(derive(changed, score).image_grad)[0] for changed in noisy(inputs, drawn, sigma)]
+        found = [widen(derive(changed, score).image_grad) for changed in noisy(inputs, noise_of, std)]
         return torch.stack(found).mean(0).to(image_of(inputs)[0].dtype)
 
     return explain
@@ -146,7 +146,7 @@ def integrated_gradients(
         score = pinned(model, inputs, target)
         image, rebuild = image_of(inputs)
         start = _start(baseline, image)
-        total = torch.zeros_like(widen(image)[0])
+        total = torch.zeros_like(widen(image))
         for t, length in zip(nodes, lengths):
             # from the image, so that the end of the way is the image itself
             at = image - (1 - t) * (image - start)

@@ -154,7 +154,7 @@ def augment(
         cams = explain_variants(explain, inputs, target, variants, chunk_size)
         undone = [one.inverse(cam) for one, cam in zip(drawn, cams)]
         size = max((cam.shape[1:] for cam in undone), key=prod)
-        total = [widen(cam if cam.shape[1:] == size else resize(cam[:, None], size)[:, 0])[0] for cam in undone]
+        total = [widen(cam if cam.shape[1:] == size else resize(cam[:, None], size)[:, 0]) for cam in undone]
         return torch.stack(total).mean(0).to(cams[0].dtype)
 
     return run

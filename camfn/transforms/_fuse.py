@@ -15,7 +15,7 @@ from .._cut.explainer import explainer
 from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.signature import _asked
 from .._shared.errors import CamfnError, CaptureError
-from .._shared.maps import resize, safe_divide, widen
+from .._shared.maps import min_max, resize, safe_divide, widen
 from .._shared.spelling import near
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 
@@ -91,7 +91,7 @@ def fuse_maps(
         raise CamfnError(f"how: expected one of {', '.join(map(repr, _PAPERS))}, got {how!r}")
     rule = scaling or _PAPERS[how]
     target = tuple(size) if size is not None else max((m.shape[1:] for m in given), key=math.prod)
-    wide = [widen(m)[0] for m in given]
+    wide = [widen(m) for m in given]
     if how == "product":
         scaled = [_scaled(resize(m[:, None], target)[:, 0], rule) for m in wide]
     else:
@@ -105,8 +105,7 @@ def _scaled(m: Tensor, rule: Scaling) -> Tensor:
     if rule in ("relu_minmax", "relu_max"):
         m = m.relu()
     if rule in ("relu_minmax", "minmax"):
-        low = m.amin(dims, keepdim=True)
-        return safe_divide(m - low, m.amax(dims, keepdim=True) - low)
+        return min_max(m, dims)
     if rule in ("relu_max", "max"):
         return safe_divide(m, m.abs().amax(dims, keepdim=True))
     if rule == "none":

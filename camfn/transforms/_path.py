@@ -134,7 +134,7 @@ def path_integral(
             cam = apply(a - origin.repeat(a.shape[0] // origin.shape[0], *(1,) * (a.ndim - 1)), g)
             return cam.relu() if rectified else cam
 
-        mean = sum(w * widen(one)[0] for w, one in zip(lengths, run(path, at_point)))
+        mean = sum(w * widen(one) for w, one in zip(lengths, run(path, at_point)))
         assert isinstance(mean, Tensor)
         return apply(activations - origin, mean.to(activations.dtype)) if average == "grads" else mean
 
@@ -151,7 +151,7 @@ def path_integral(
             for start in _baselines(baseline, end):
                 origin = start if recorded else see(rebuild(start))[0]
                 origin = origin if difference else torch.zeros_like(activations)
-                cams.append(widen(along(start, end, origin, activations, run))[0])
+                cams.append(widen(along(start, end, origin, activations, run)))
         return torch.stack(cams).mean(0).to(activations.dtype)
 
     return explain

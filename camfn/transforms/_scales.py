@@ -87,11 +87,11 @@ def multi_scale(
         choosy = target is None if agree is None else agree
         with torch.inference_mode(False), torch.no_grad():
             top = logits_of(captured.outputs).argmax(1) if choosy else None
-            activations, grads = (resize(widen(x)[0], space) for x in captured[:2])
+            activations, grads = (resize(widen(x), space) for x in captured[:2])
             count: Tensor | float = 1.0
             for shape in shapes:
                 found = derive(rebuild(_resized(images, shape)), score)
-                a, g = (resize(widen(x)[0], space) for x in found[:2])
+                a, g = (resize(widen(x), space) for x in found[:2])
                 counts: Tensor | float = 1.0
                 if top is not None:
                     same = (logits_of(found.outputs).argmax(1) == top).to(a.dtype)
@@ -118,5 +118,5 @@ def _resized(images: Tensor, shape: tuple[int, ...]) -> Tensor:
         return images
     if images.ndim != 4:
         return resize(images, shape)
-    resized: Tensor = functional.interpolate(widen(images)[0], shape, mode="bicubic", align_corners=False)
+    resized: Tensor = functional.interpolate(widen(images), shape, mode="bicubic", align_corners=False)
     return resized.to(images.dtype)

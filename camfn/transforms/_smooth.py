@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._shared.errors import CamfnError
 from .._shared.maps import widen
+from .._shared.noise import draw_normal, one_source
 from .._shared.vocabulary import Inputs, Target
 from ._variants import Variant, explain_variants, first_image
 
@@ -57,22 +58,14 @@ def smooth(
         >>> explain(torch.rand(2, 3, 8, 8), 4).shape
         torch.Size([2, 6, 6])
     """
-    if (generator is None) == (noise is None):
-        raise CamfnError(
-            f"smooth: expected one of generator and noise, got {'neither' if noise is None else 'both'}. "
-            "For example smooth(explain, 25, generator=torch.Generator().manual_seed(0))"
-        )
+    source = one_source("smooth", generator, noise, arguments="explain, 25")
     if samples < 1 or std < 0:
         raise CamfnError(f"smooth: expected samples of at least 1 and std of at least 0, got {samples} and {std}")
 
     def run(inputs: Inputs, target: Target = None) -> Tensor:
         images = first_image(inputs)
-        unit = noise
-        if unit is None:
-            assert generator is not None
-            shape = (samples, *images.shape)
-            unit = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
-        elif unit.ndim != images.ndim + 1 or not unit.shape[0] or unit.shape[2:] != images.shape[1:]:
+        unit = source if isinstance(source, Tensor) else draw_normal((samples, *images.shape), source)
+        if unit.ndim != images.ndim + 1 or not unit.shape[0] or unit.shape[2:] != images.shape[1:]:
             raise CamfnError(
                 f"smooth: expected noise of shape (samples, *{tuple(images.shape)}), got {tuple(unit.shape)}"
             )
@@ -80,6 +73,6 @@ def smooth(
         span = images.amax(dims, keepdim=True) - images.amin(dims, keepdim=True) if relative else 1.0
         variants = [Variant(images + std * span * one) for one in unit.to(images)]
         cams = explain_variants(explain, inputs, target, variants, chunk_size)
-        return torch.stack([widen(cam)[0] for cam in cams]).mean(0).to(cams[0].dtype)
+        return torch.stack([widen(cam) for cam in cams]).mean(0).to(cams[0].dtype)
 
     return run

@@ -63,7 +63,7 @@ def noisy(shape: Sequence[int], seed: int) -> Context:
 
 
 def blurred(shape: Sequence[int], seed: int) -> Context:
-    return {**whole(shape, seed), "blurred": 0.3 * whole(shape, seed + 1)["inputs"]}
+    return {**whole(shape, seed), "baseline": 0.3 * whole(shape, seed + 1)["inputs"]}
 
 
 def deeper(shape: Sequence[int], seed: int) -> Context:
@@ -138,7 +138,7 @@ CASES = (
     Case("score_cam", oracles.score_cam, {"form": "score", "top_k": 2}, whole),
     Case("recipro_cam", oracles_perturbation.recipro_cam, context=tail),
     Case("recipro_cam", oracles_perturbation.recipro_cam, {"kernel": "point", "chunk_size": 2}, tail),
-    Case("lift_cam", oracles_perturbation.lift_cam, {"points": 3}, tail),
+    Case("lift_cam", oracles_perturbation.lift_cam, {"steps": 3}, tail),
     Case("shapley_cam", oracles_perturbation.shapley_cam, context=tail),
     Case("shapley_cam", oracles_perturbation.shapley_cam, {"elementwise": True}, tail),
     Case("fd_cam", oracles_perturbation.fd_cam, context=tail),
@@ -172,10 +172,10 @@ def permuted(context: Context, order: Tensor) -> Context:
     change: dict[str, Callable[[Any], Any]] = {
         "weights": lambda value: value[..., order],
         "tail": lambda value: unpermuted(value, order),
-        "baseline": lambda value: value[:, order],
     }
     if "inputs" not in context:
         change["forward"] = change["tail"]
+        change["baseline"] = lambda value: value[:, order]
     return {key: change.get(key, lambda value: value)(value) for key, value in context.items()}
 
 
@@ -185,7 +185,7 @@ def flipped(context: Context, axis: int) -> Context:
         "tail": lambda value: unflipped(value, axis),
         "forward": lambda value: unflipped(value, axis),
         "inputs": lambda value: value.flip(axis),
-        "blurred": lambda value: value.flip(axis),
+        "baseline": lambda value: value.flip(axis),
         **dict.fromkeys(("noise", "masks", "deeper"), lambda value: value.flip(axis - 1)),
     }
     return {key: change.get(key, lambda value: value)(value) for key, value in context.items()}

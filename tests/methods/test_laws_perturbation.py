@@ -206,7 +206,7 @@ def test_shapley_cam_through_fused_attention_says_which_kernel_to_take() -> None
 @pytest.mark.parametrize("head", [pooled_head, flat_head])
 def test_lift_cam_over_an_affine_tail_is_gradient_times_activations(head: Callable[[], Any], points: int) -> None:
     a, g, _, tail = head()
-    map_ = methods.lift_cam(a, tail=tail, points=points)
+    map_ = methods.lift_cam(a, tail=tail, steps=points)
     close(map_, methods.cam(a, weights=spatial_sum(g * a)))
     close(map_, methods.ablation_cam(a, tail=tail))
 
@@ -216,7 +216,7 @@ def test_lift_cam_weights_are_the_brute_force_shapley_values_of_a_quadratic_tail
     a = normal(2, 4, 3, 2)
     apart = torch.eye(4, dtype=torch.float64)[..., None, None]
     values = torch.stack([shapley_values(quadratic, apart * sample) for sample in a])
-    close(methods.lift_cam(a, tail=quadratic, points=points), methods.cam(a, weights=values))
+    close(methods.lift_cam(a, tail=quadratic, steps=points), methods.cam(a, weights=values))
 
 
 def smooth(a: Tensor) -> Tensor:
@@ -225,7 +225,7 @@ def smooth(a: Tensor) -> Tensor:
 
 def test_lift_cam_weights_sum_to_the_score_less_that_of_zero() -> None:
     a = normal(3, 6, 4, 5)
-    weights = weights_in(methods.lift_cam(a, tail=smooth, points=24), a)
+    weights = weights_in(methods.lift_cam(a, tail=smooth, steps=24), a)
     close(weights.sum(1), smooth(a) - smooth(torch.zeros_like(a)), 1e-8)
 
 
@@ -235,7 +235,7 @@ def test_lift_cam_over_one_hidden_layer_is_the_rescale_rule_of_deeplift() -> Non
     hidden = a.flatten(1) @ HIDDEN + zero
     multipliers = (hidden.tanh() - zero.tanh()) / (hidden - zero)
     contributions = ((multipliers * LAST) @ HIDDEN.mT).reshape(a.shape) * a
-    map_ = methods.lift_cam(a, tail=smooth, points=24)
+    map_ = methods.lift_cam(a, tail=smooth, steps=24)
     close(map_, methods.cam(a, weights=spatial_sum(contributions)), 1e-8)
 
 
@@ -283,7 +283,7 @@ def test_group_cam_upsampled_is_the_sum_of_its_masks(groups: int) -> None:
     cut = torch.quantile(maps.flatten(2), 0.7, dim=2)[..., None, None]
     masks = stretched(resize(torch.where(maps > cut, maps, 0.0), (9, 11)))
     gains = torch.stack([linear((x - b) * masks[:, k : k + 1]) - 0.4 for k in range(masks.shape[1])], 1)
-    map_ = methods.group_cam(a, g, forward=linear, inputs=x, blurred=b, groups=groups)
+    map_ = methods.group_cam(a, g, forward=linear, inputs=x, baseline=b, groups=groups)
     close(resize(map_[:, None], (9, 11))[:, 0], methods.cam(masks, weights=gains))
 
 
@@ -291,7 +291,7 @@ def test_group_cam_with_one_group_and_no_threshold_is_the_positive_grad_cam() ->
     a, g, _, _ = relu_network()
     x = image().abs()
     map_ = methods.group_cam(
-        a, g, forward=lambda x: x.sum((1, 2, 3)), inputs=x, blurred=torch.zeros_like(x), groups=1, quantile=0.0
+        a, g, forward=lambda x: x.sum((1, 2, 3)), inputs=x, baseline=torch.zeros_like(x), groups=1, quantile=0.0
     )
     up = resize(methods.grad_cam(a, g).relu()[:, None], (9, 11))
     close(stretched(resize(map_[:, None], (9, 11))), stretched(up))
@@ -616,11 +616,11 @@ def test_activations_without_a_channel_are_refused(name: str) -> None:
     ("name", "options", "message"),
     [
         ("recipro_cam", {"kernel": "box"}, "'gaussian' or 'point', got 'box'"),
-        ("lift_cam", {"points": 0}, "points: expected at least 1, got 0"),
+        ("lift_cam", {"steps": 0}, "steps: expected at least 1, got 0"),
         ("fd_cam", {"quantile": 1.5}, r"quantile: expected a number in \[0, 1\], got 1.5"),
         ("group_cam", {"quantile": -0.1}, r"quantile: expected a number in \[0, 1\]"),
         ("group_cam", {"groups": 0}, "groups: expected at least 1"),
-        ("group_cam", {"blurred": normal(2, 2, 3, 3)}, r"blurred like the inputs, .*got \(2, 2, 3, 3\)"),
+        ("group_cam", {"baseline": normal(2, 2, 3, 3)}, r"baseline like the inputs, .*got \(2, 2, 3, 3\)"),
         ("group_cam", {"inputs": normal(2, 2, 8)}, r"number of spatial dimensions .*got \(2, 2, 8\)"),
         ("ss_cam", {"noise": None}, r"neither.*generator=torch\.Generator"),
         ("ss_cam", {"generator": torch.Generator()}, "got both"),

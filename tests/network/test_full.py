@@ -195,12 +195,12 @@ def test_smooth_full_grad_averages_terms_with_their_sign() -> None:
     terms = [torch.stack([run.input_grad * run.image for run in runs]).mean(0)]
     terms += [torch.stack([run.biases[key] for run in runs]).mean(0) for key in ("first", "norm", "second")]
     expected = oracles_network.full_grad(terms, (7, 6))
-    torch.testing.assert_close(smooth_full_grad(net, sigma=0.2, noise=noise)(x, 1), expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(smooth_full_grad(net, std=0.2, noise=noise)(x, 1), expected, rtol=1e-8, atol=1e-8)
 
 
 def test_smooth_full_grad_without_noise_is_full_grad() -> None:
     net, x = seeded(Plain), images(2, 3, 7, 6)
-    silent = smooth_full_grad(net, samples=3, sigma=0.0, generator=torch.Generator().manual_seed(0))
+    silent = smooth_full_grad(net, samples=3, std=0.0, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(silent(x), full_grad(net)(x))
 
 
@@ -208,7 +208,7 @@ def test_smooth_full_grad_explains_the_top_class_of_the_clean_image() -> None:
     net, x, noise = seeded(Plain), images(2, 3, 7, 6), 3 * images(4, 2, 3, 7, 6, seed=7)
     top = net(x).argmax(1)
     assert any((net(x + 6 * each).argmax(1) != top).any() for each in noise)
-    explain = smooth_full_grad(net, sigma=1.0, noise=noise)
+    explain = smooth_full_grad(net, std=1.0, noise=noise)
     torch.testing.assert_close(explain(x), explain(x, top))
 
 
@@ -240,8 +240,8 @@ def test_refusals_name_what_works() -> None:
         smooth_full_grad(net, noise=x[None], generator=torch.Generator())
     with pytest.raises(ValueError, match="at least one sample"):
         smooth_full_grad(net, samples=0, generator=torch.Generator())
-    with pytest.raises(ValueError, match="sigma"):
-        smooth_full_grad(net, sigma=-1, noise=x[None])
+    with pytest.raises(ValueError, match="std"):
+        smooth_full_grad(net, std=-1, noise=x[None])
     with pytest.raises(ValueError, match="each noise"):
         smooth_full_grad(net, noise=x)(x)
     training = seeded(Net).train()

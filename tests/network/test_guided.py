@@ -306,8 +306,8 @@ def test_smooth_grad_is_a_mean_of_gradients() -> None:
     net, x, noise = seeded(Net).double(), images(2, 3, 8, 8).double(), images(3, 2, 3, 8, 8, seed=4).double()
     spread = torch.stack([0.1 * (image.max() - image.min()) for image in x])[:, None, None, None]
     expected = torch.stack([input_gradient(net)(x + spread * each, 1) for each in noise]).mean(0)
-    torch.testing.assert_close(smooth_grad(net, sigma=0.1, noise=noise)(x, 1), expected)
-    drawn = smooth_grad(net, samples=4, sigma=0.0, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(smooth_grad(net, std=0.1, noise=noise)(x, 1), expected)
+    drawn = smooth_grad(net, samples=4, std=0.0, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn(x), input_gradient(net)(x))
 
 

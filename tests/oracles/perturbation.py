@@ -59,12 +59,12 @@ def shapley_cam(activations: Tensor, grads: Tensor, *, tail: Scores, elementwise
     return as_maps(maps, activations)
 
 
-def lift_cam(activations: Tensor, grads: Tensor, *, tail: Scores, points: int = 8, **_: Any) -> Tensor:
-    roots, vectors = torch.linalg.eigh(three_terms(points))
+def lift_cam(activations: Tensor, grads: Tensor, *, tail: Scores, steps: int = 8, **_: Any) -> Tensor:
+    roots, vectors = torch.linalg.eigh(three_terms(steps))
     maps = []
     for sample, channels in zip(activations.detach().double(), samples(activations), strict=True):
         total = torch.zeros_like(sample)
-        for i in range(points):
+        for i in range(steps):
             given = (sample * (float(roots[i]) + 1) / 2).requires_grad_()
             total += float(vectors[0, i]) ** 2 * torch.autograd.grad(tail(given[None])[0], given)[0]
         rows: list[list[float]] = total.flatten(1).tolist()
@@ -188,13 +188,13 @@ def group_cam(
     inputs: Tensor,
     groups: int = 32,
     quantile: float = 0.7,
-    blurred: Tensor | None = None,
+    baseline: Tensor | None = None,
     **_: Any,
 ) -> Tensor:
     maps = []
     for b, (channels, gs) in enumerate(zip(samples(activations), samples(grads), strict=True)):
         image = inputs[b].double()
-        base = blurred_image(image) if blurred is None else blurred[b].double()
+        base = blurred_image(image) if baseline is None else baseline[b].double()
         length = math.ceil(len(channels) / groups)
         total = [0.0] * len(channels[0])
         for start in range(0, len(channels), length):
