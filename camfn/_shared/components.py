@@ -1,4 +1,4 @@
-"""Principal components of the pixels of a map, and their sign."""
+"""First principal components of the pixels of a map, and the rules for their sign."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def leading_pair(gram: Tensor) -> tuple[Tensor, Tensor]:
         >>> value, vector.abs()
         (tensor([2.]), tensor([[1., 0.]]))
     """
-    # eigh raises on a non-finite entry; zeroed here, it comes back below with gram - fixed, for its own sample only
+    # eigh raises on a non-finite entry; it is 0 in `fixed`, and `gram - fixed` below brings it back for its own sample
     fixed = gram.detach().nan_to_num(0.0, 0.0, 0.0)
     values, vectors = torch.linalg.eigh(fixed)
     top = vectors[..., -1]
-    # d v = (lambda I - G)^+ dG v: adding it to v with dG = G - detach(G) = 0 leaves the value and gives the derivative
+    # d v = (lambda I - G)^+ dG v: with dG = G - detach(G) = 0, adding it to v keeps the value and gives the derivative
     pull = einsum(gram - fixed, top, "b i j, b j -> b i")
     along = einsum(vectors, pull, "b i m, b i -> b m")
     step = safe_divide(along, values[..., -1:] - values)
@@ -60,7 +60,7 @@ def first_component(rows: Tensor) -> Tensor:
         >>> first_component(torch.tensor([[[3.0, 0.0], [4.0, 0.0]]])).abs()
         tensor([[3., 4.]])
     """
-    # the squares in a Gram matrix underflow where gradients are tiny (saturated scores): take the scale out first
+    # the squares in a Gram matrix underflow for tiny gradients (saturated scores): divide by the largest entry first
     scale = largest(rows, (-2, -1))
     unit = safe_divide(rows, scale)
     if unit.shape[-2] <= unit.shape[-1]:
@@ -92,7 +92,7 @@ def orient(component: Tensor, rows: Tensor, sign: Sign) -> Tensor:
         >>> orient(torch.tensor([[-3.0, 1.0]]), torch.ones(1, 2, 1), "absmax")
         tensor([[ 3., -1.]])
     """
-    # only a sign is wanted: without its scale the component makes no product below underflow
+    # only the sign matters here: divided by its largest entry, the component makes no product below underflow
     fixed = safe_divide(component, largest(component, -1)).detach()
     total = fixed.sum(-1, keepdim=True)
     if sign == "sum":

@@ -60,7 +60,7 @@ def pixels(x: Tensor) -> Tensor:
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Return `numerator / denominator`, and exactly 0 where the denominator is 0, with derivatives of 0 there."""
-    # x / inf is 0 and so are both its derivatives; masking the quotient instead would leave NaN in the backward
+    # x / inf is 0, and so are both its derivatives; a mask on the quotient would leave NaN in the backward
     return numerator / torch.where(denominator == 0, torch.inf, denominator)
 
 
@@ -89,9 +89,9 @@ def min_max(x: Tensor, dims: int | tuple[int, ...], *, epsilon: float = 0.0) -> 
 
 
 def largest(x: Tensor, dims: int | tuple[int, ...]) -> Tensor:
-    """Return the largest magnitude over `dims`, which are kept with size 1; a constant for derivatives."""
-    found: Tensor = torch.linalg.vector_norm(x.detach(), torch.inf, dims, keepdim=True)
-    return found
+    """Return the largest magnitude over `dims`, which are kept with size 1; its derivative is 0."""
+    magnitude: Tensor = torch.linalg.vector_norm(x.detach(), torch.inf, dims, keepdim=True)
+    return magnitude
 
 
 def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
@@ -100,7 +100,7 @@ def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) ->
     Args:
         maps: (B, C, *S) with one to three spatial dimensions.
         size: the new spatial shape, as long as S; (height, width) for images.
-        align_corners: lay the centers of the corner pixels on each other instead.
+        align_corners: align the centers of the corner pixels instead.
 
     Returns:
         (B, C, *size), of the dtype of `maps`; half precision is interpolated in float32.
@@ -125,6 +125,6 @@ def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) ->
 
 
 def same_numbers(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors agree to half of their digits, measured by the largest of one, and are finite together."""
+    """Whether two tensors have the same finite entries, and agree to half of the digits of the largest entry."""
     scale, off = (x.nan_to_num(0.0, 0.0, 0.0).abs().max() for x in (one, one - other))
     return torch.equal(one.isfinite(), other.isfinite()) and bool(off <= torch.finfo(one.dtype).eps ** 0.5 * scale)

@@ -15,7 +15,7 @@ def gauss_legendre(count: int) -> tuple[list[float], list[float]]:
     nodes, weights = [], []
     for i in range(count):
         x, slope = math.cos(math.pi * (i + 0.75) / (count + 0.5)), 0.0
-        # Newton's method from there is quadratic from the first step; six double the digits past those of a float
+        # Newton's method converges quadratically from here: six steps reach the precision of a float
         for _ in range(6):
             value, slope = _legendre(count, x)
             x -= value / slope

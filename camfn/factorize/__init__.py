@@ -1,7 +1,7 @@
-"""Deep Feature Factorization: the concepts that a layer's activations are made of, where they are, what they say.
+"""Deep Feature Factorization: concepts that a layer's activations consist of, their maps, and their class scores.
 
-The N pixels of C channels are one matrix, factored into nonnegative maps and nonnegative concepts. No class is asked
-for, and no gradient; what a concept says about the classes is what the network makes of it.
+The N pixels of C channels are one matrix, which is factored into nonnegative maps and nonnegative concepts. Neither a
+class nor a gradient is needed; the class scores of a concept are the outputs of the network for it.
 """
 
 from ._concepts import Concepts as Concepts

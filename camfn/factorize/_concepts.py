@@ -1,7 +1,7 @@
-"""Deep Feature Factorization: the concepts that a layer's activations are made of, where they are, what they say.
+"""Deep Feature Factorization: concepts that a layer's activations consist of, their maps, and their class scores.
 
-The N pixels of C channels are one matrix, factored into nonnegative maps and nonnegative concepts. No class is asked
-for, and no gradient; what a concept says about the classes is what the network makes of it.
+The N pixels of C channels are one matrix, which is factored into nonnegative maps and nonnegative concepts. Neither a
+class nor a gradient is needed; the class scores of a concept are the outputs of the network for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..targets import logits_of
 from ._nmf import nmf, nnls, require_nonnegative
 
 Negative: TypeAlias = Literal["error", "relu"]
-"""What is done with negative activations: refuse them, or set them to 0."""
+"""How negative activations are treated: refused, or set to 0."""
 
 
 class Concepts(NamedTuple):
@@ -31,7 +31,7 @@ class Concepts(NamedTuple):
         maps: (B, r, *S), how strong each concept is at each place.
         concepts: (r, C), or (B, r, C) where each image has its own; of unit norm, those of most energy first.
         error: relative error of the reconstruction, () or (B,).
-        steps: how many steps the factorization took, () or (B,).
+        steps: the number of steps that the factorization took, () or (B,).
     """
 
     maps: Tensor
@@ -70,8 +70,8 @@ def deep_feature_factorization(
     `A_b(p) ~ sum_k maps_bk(p) concepts_k`, by `nmf`. With `together` the pixels of all images are one matrix, as in the
     paper, so that a concept means the same in all of them; without it each image is factored by itself, all at once.
 
-    The paper factors the activations of a ReLU layer. Those of other layers may be negative: that is refused, unless
-    `negative="relu"` has their positive part factored. pytorch-grad-cam subtracts each channel's minimum instead, and
+    The paper factors the activations of a ReLU layer. Those of other layers may be negative: they are refused, unless
+    `negative="relu"` sets them to 0. pytorch-grad-cam subtracts each channel's minimum instead, and
     reports concepts with that minimum added, which are factors of neither; it also stretches each map to [0, 1], which
     loses how strong the concepts are beside one another, and starts at random.
 
@@ -135,15 +135,15 @@ def project(
         >>> project(activations[1:], found.concepts).shape
         torch.Size([1, 3, 7, 7])
     """
-    own = concepts.ndim == 3
-    if own:
+    one_set_per_image = concepts.ndim == 3
+    if one_set_per_image:
         length_matches("concepts", concepts.shape[0], activations.shape[0])
-    values = _positive(_pixels(activations, together=not own), negative)
+    values = _positive(_pixels(activations, together=not one_set_per_image), negative)
     return _maps(nnls(values, concepts, steps=steps, tolerance=tolerance), activations)
 
 
 def concept_scores(concepts: Tensor, head: Callable[[Tensor], Any], *, strength: float | Tensor = 1.0) -> Tensor:
-    """Score concepts by the classifier: what it says to pooled features that are one concept and nothing else.
+    """Score concepts by the classifier: its logits for pooled features that are one concept and nothing else.
 
     A concept has no scale of its own (unit norm is a convention), and a head with a bias depends on one: `strength`
     multiplies it. With `maps.flatten(2).amax((0, 2))` a concept is taken as strong as it is at its strongest place.
@@ -173,11 +173,11 @@ def concept_scores(concepts: Tensor, head: Callable[[Tensor], Any], *, strength:
 
 
 def tail_scores(concepts: Tensor, tail: Tail, activations: Tensor, *, strength: float | Tensor = 1.0) -> Tensor:
-    """Score concepts by the rest of the network: what it says to a map that is one concept everywhere.
+    """Score concepts by the rest of the network: its logits for a map that is one concept everywhere.
 
     Every place of the layer is given `strength_k concepts_k`, and the tail is run on it; no pooling or linear head is
-    assumed. What reaches the outputs around the layer (skip connections, class tokens that a layout keeps) stays that
-    of the image. Over global pooling and a linear head this is `concept_scores`. Costs r runs of the tail.
+    assumed. Paths around the layer (skip connections, class tokens that a layout keeps) still carry the
+    image. Over global pooling and a linear head this is `concept_scores`. Costs r runs of the tail.
 
     Args:
         concepts: (r, C) or (B, r, C).
@@ -242,7 +242,7 @@ def top_classes(scores: Tensor, names: Sequence[str] | None = None, *, count: in
 
 
 def _pixels(activations: Tensor, together: bool) -> Tensor:
-    """(B, C, *S) -> (B N, C), or (B, N, C)."""
+    """Return the pixels of all images as one matrix (B N, C), or of each image as its own (B, N, C)."""
     if activations.ndim not in (3, 4, 5):
         raise CamfnError(
             f"activations: expected (B, C, *S) with one to three spatial dimensions, got {tuple(activations.shape)}"
@@ -251,12 +251,13 @@ def _pixels(activations: Tensor, together: bool) -> Tensor:
 
 
 def _maps(weights: Tensor, activations: Tensor) -> Tensor:
-    """(B N, r) or (B, N, r) -> (B, r, *S)."""
+    """Return weights (B N, r) or (B, N, r) as maps (B, r, *S)."""
     batch, _, *spatial = activations.shape
     return weights.reshape(batch, -1, weights.shape[-1]).mT.reshape(batch, -1, *spatial)
 
 
 def _positive(values: Tensor, negative: Negative) -> Tensor:
+    """Refuse negative values, or set them to 0."""
     if negative not in ("error", "relu"):
         raise CamfnError(f"negative: expected 'error' or 'relu', got {negative!r}")
     if negative == "relu":
@@ -266,4 +267,5 @@ def _positive(values: Tensor, negative: Negative) -> Tensor:
 
 
 def _scaled(concepts: Tensor, strength: float | Tensor) -> Tensor:
+    """Multiply each concept with its strength."""
     return concepts * (strength[..., None] if isinstance(strength, Tensor) else strength)

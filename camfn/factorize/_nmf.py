@@ -1,6 +1,6 @@
 """Nonnegative factors of batches of matrices, by hierarchical alternating least squares.
 
-Inside, a factor is (b, r, M): a row for each of the r terms.
+The private functions hold a factor as (b, r, M): one row for each of the r terms.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import largest, safe_divide, safe_sqrt, widen
 
 _SWEEPS = 2
-"""Over a factor for one product with the data, which costs more than they do (Gillis and Glineur, 1107.5194)."""
+"""Sweeps over a factor after each product with the data, which costs more than they do (1107.5194)."""
 
 
 class Factors(NamedTuple):
@@ -25,7 +25,7 @@ class Factors(NamedTuple):
         weights: (..., N, r), how much of each concept is in each row.
         concepts: (..., r, C), of unit norm; 0 where no row has any of it.
         error: (...), the norm of `values - weights @ concepts` over that of `values`; 0 where `values` are.
-        steps: (...), how many steps were taken.
+        steps: (...), the number of steps taken.
     """
 
     weights: Tensor
@@ -39,8 +39,8 @@ def nmf(values: Tensor, rank: int, *, steps: int = 500, tolerance: float = 1e-5)
     """Nonnegative matrix factorization in the Frobenius norm, of a whole batch of matrices at once.
 
     Minimizes `|V - H W|` over `H, W >= 0`. Each step minimizes exactly over one column of H or row of W at a time
-    (HALS), and goes a little further than that in the direction it took, while the error falls; where it would not,
-    the step is taken back and done without. So the error never rises. The problem is not convex: each matrix is
+    (HALS), then moves a little further in the same direction (extrapolation). A step that raises the error is undone
+    and repeated without extrapolation, so that the error never rises. The problem is not convex: each matrix is
     solved from two starts, its leading singular vectors and the rows that are the farthest from one another, and the
     better end is returned. Nothing is random.
 
@@ -82,7 +82,7 @@ def nmf(values: Tensor, rank: int, *, steps: int = 500, tolerance: float = 1e-5)
     h, w = (torch.stack(pair, 1).flatten(0, 1) for pair in starts)
     h, w, squares, taken = _descend(x, h, w, steps, tolerance)
     better = squares[::2] <= squares[1::2]
-    h, w, taken = (_where(better, found[::2], found[1::2]) for found in (h, w, taken))
+    h, w, taken = (_where(better, each[::2], each[1::2]) for each in (h, w, taken))
     weights, concepts = _gauge(h, w)
     rest = torch.linalg.vector_norm(torch.baddbmm(x, h.mT, w, alpha=-1), dim=(-2, -1))
     error = safe_divide(rest, torch.linalg.vector_norm(x, dim=(-2, -1)))
@@ -143,12 +143,23 @@ def nnls(values: Tensor, concepts: Tensor, *, steps: int = 1000, tolerance: floa
 
 
 class _Descent(NamedTuple):
-    """Pairs of factors on their way down; those that stand for one matrix come one after the other."""
+    """The state of the descent: pairs of factors; the pairs of one matrix (one for each start) are neighbors.
+
+    Attributes:
+        h: (b, r, N), the weights.
+        w: (b, r, C), the concepts.
+        ahead: w, extrapolated.
+        error: (b,), the squared error of h and w.
+        pace: (b,), how far a step extrapolates.
+        failed: (b,), whether the last step was undone.
+        active: (b,), whether the descent goes on.
+        taken: (b,), the number of steps taken.
+    """
 
     h: Tensor
     w: Tensor
-    ahead: Tensor  # w, extrapolated
-    error: Tensor  # squared
+    ahead: Tensor
+    error: Tensor
     pace: Tensor
     failed: Tensor
     active: Tensor
@@ -156,7 +167,14 @@ class _Descent(NamedTuple):
 
 
 def _descend(x: Tensor, h: Tensor, w: Tensor, steps: int, tolerance: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Lower the error of each pair until it stands still; return factors, squared error and steps."""
+    """Lower the error of each pair until it falls no more; return the factors, the squared errors and the steps.
+
+    `now` holds the matrices that still descend, and `whole` all of them. When half of the matrices in `now` or more are
+    done, the rows of `now` are written to `whole` at their places, and `now`, the data and the places shrink to the
+    matrices that go on. Halving keeps the copies rare. A matrix goes on while either of its pairs does, because one
+    product with the data serves all its pairs (`_times`). Inside `vmap` nothing can be read, so that all steps run
+    on all matrices; `_step` leaves the pairs that are done as they are.
+    """
     times = h.shape[0] // x.shape[0]
     energy = x.square().sum((-2, -1), dtype=torch.float64).repeat_interleave(times)
     error = _squared_error(energy, _times(h, x), h @ h.mT, w)
@@ -170,7 +188,6 @@ def _descend(x: Tensor, h: Tensor, w: Tensor, steps: int, tolerance: float) -> t
         live = now.active.reshape(-1, times).any(1)
         count = int(live.sum())
         if 2 * count <= len(live):
-            # matrices that are done no longer take part
             whole = _Descent(*(all_.index_copy(0, place, part) for all_, part in zip(whole, now)))
             pairs = live.repeat_interleave(times)
             x, energy, place = x[live], energy[pairs], place[pairs]
@@ -183,7 +200,7 @@ def _descend(x: Tensor, h: Tensor, w: Tensor, steps: int, tolerance: float) -> t
 
 
 def _step(x: Tensor, energy: Tensor, now: _Descent, tolerance: float) -> _Descent:
-    """Minimize over one factor, then over the other, each extrapolated; keep what is better."""
+    """Minimize over one factor, then over the other, extrapolate both, and keep them where the error fell."""
     h, w, ahead, error, pace, failed, active, taken = now
     beta = torch.where(failed, 0.0, pace)[:, None, None].to(x)
     new_h = _sweep(h, _times(ahead, x.mT), ahead @ ahead.mT)
@@ -192,7 +209,7 @@ def _step(x: Tensor, energy: Tensor, now: _Descent, tolerance: float) -> _Descen
     new_w = _sweep(ahead, product, gram)
     new_error = _squared_error(energy, product, gram, new_w)
     good = active & (new_error < error)
-    # only a step without extrapolation, if it fails, says that there is nothing left to gain
+    # a failed step ends the descent only if it had no extrapolation
     going = torch.where(good, error - new_error > 2 * tolerance * error, ~failed)
     return _Descent(
         _where(good, new_h, h),
@@ -207,23 +224,23 @@ def _step(x: Tensor, energy: Tensor, now: _Descent, tolerance: float) -> _Descen
 
 
 def _times(factor: Tensor, x: Tensor) -> Tensor:
-    """Multiply all factors of a matrix with it at once: thin products cost as much as the reading of x."""
+    """Multiply all factors of a matrix with it at once: a thin product costs as much as reading x from memory."""
     rank = factor.shape[1]
     return (factor.reshape(x.shape[0], -1, factor.shape[-1]) @ x).reshape(-1, rank, x.shape[-1])
 
 
 def _squared_error(energy: Tensor, product: Tensor, gram: Tensor, w: Tensor) -> Tensor:
-    """`|X - H W|^2 = |X|^2 - 2 <H^T X, W> + <H^T H, W W^T>`, which makes no matrix of the size of X."""
+    """Return `|X - H W|^2 = |X|^2 - 2 <H^T X, W> + <H^T H, W W^T>`, without a matrix of the size of X."""
     along = (product * w).sum((-2, -1), dtype=torch.float64)
     own = (gram * (w @ w.mT)).sum((-2, -1), dtype=torch.float64)
     return energy - 2 * along + own
 
 
 def _sweep(factor: Tensor, product: Tensor, gram: Tensor, times: int = _SWEEPS) -> Tensor:
-    """Minimize over one row after the other: `F_k <- ReLU(F_k + (P_k - (G F)_k) / G_kk)`."""
+    """Minimize the error over one row of a factor after the other: `F_k <- ReLU(F_k + (P_k - (G F)_k) / G_kk)`."""
     diagonal = gram.diagonal(dim1=-2, dim2=-1)[..., None]
     aim = safe_divide(product, diagonal)
-    # a row whose partner is 0 has no product and no Gram, and stays as it is
+    # where row k of the other factor is 0, so are its product and its Gram entries, and row k stays as it is
     mix = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device) - safe_divide(gram, diagonal)
     factor = factor.clone()
     for _ in range(times):
@@ -234,15 +251,15 @@ def _sweep(factor: Tensor, product: Tensor, gram: Tensor, times: int = _SWEEPS) 
 
 
 def _singular_start(x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """NNDSVD: of each leading pair of singular vectors, the parts of one sign that weigh more."""
+    """Start by NNDSVD: the positive or the negative parts of each leading pair of singular vectors, the larger ones."""
     wide = x.shape[-2] <= x.shape[-1]
     rows = x if wide else x.mT
-    # eigh raises on a non-finite entry, for the whole batch
+    # eigh raises for the whole batch if one entry is not finite
     values, vectors = torch.linalg.eigh((rows @ rows.mT).nan_to_num(0.0, 0.0, 0.0))
     sigma = safe_sqrt(values[:, -rank:].flip(-1))[..., None]
     first = vectors[..., -rank:].flip(-1).mT
     second = safe_divide(first @ rows, sigma)
-    # the first pair has one sign, but for rounding
+    # all entries of the first pair have one sign, but for rounding
     first, second = (torch.cat([v[:, :1].abs(), v[:, 1:]], 1) for v in (first, second))
     sides = [(first.relu(), second.relu()), ((-first).relu(), (-second).relu())]
     norms = [[torch.linalg.vector_norm(part, dim=-1, keepdim=True) for part in side] for side in sides]
@@ -255,7 +272,7 @@ def _singular_start(x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _separable_start(x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Successive projection: the rows with most left once those before are projected out, and their weights."""
+    """Start by successive projection: pick the longest row, project it out of the others, repeat; fit the weights."""
     rest, picked = x, []
     for _ in range(rank):
         place = torch.linalg.vector_norm(rest, dim=-1).argmax(-1)[:, None, None].expand(-1, 1, x.shape[-1])
@@ -269,7 +286,7 @@ def _separable_start(x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _gauge(h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Concepts of unit norm, the greatest weights first."""
+    """Scale concepts to unit norm, and sort the terms by the norm of their weights, the largest first."""
     norm = torch.linalg.vector_norm(w, dim=-1, keepdim=True)
     h = h * norm
     energy = torch.linalg.vector_norm(h, dim=-1, keepdim=True)
@@ -279,18 +296,19 @@ def _gauge(h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _where(which: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Select whole matrices: `one` where `which` (b,) is true, else `other`."""
     return torch.where(which.reshape(-1, *(1,) * (one.ndim - 1)), one, other)
 
 
 def _unit(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Flatten the leading dimensions, and take out the scale, whose square might not be a float."""
+    """Flatten the leading dimensions, and divide by the largest entry, whose square may overflow; return both."""
     x = widen(values.reshape(-1, *values.shape[-2:]))
     scale = largest(x, (-2, -1))
     return safe_divide(x, scale), scale
 
 
 def require_finite(values: Tensor, name: str) -> None:
-    """Refuse what is no batch of matrices of finite numbers."""
+    """Refuse anything but a batch of matrices of finite numbers."""
     if not isinstance(values, Tensor) or not values.is_floating_point():
         kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise ArgumentTypeError(f"{name}: expected a floating-point tensor, got {kind}")
@@ -301,7 +319,7 @@ def require_finite(values: Tensor, name: str) -> None:
 
 
 def require_nonnegative(values: Tensor, name: str, advice: str) -> None:
-    """Refuse negative entries too."""
+    """Refuse anything but a batch of matrices of finite numbers that are not negative."""
     require_finite(values, name)
     if is_concrete(values) and bool((values < 0).any()):
         raise CamfnError(f"{name}: expected no negative numbers, got {values.min().item():.4g}; {advice}")

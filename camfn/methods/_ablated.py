@@ -1,4 +1,4 @@
-"""Activations without one channel each, and the first convolution that sees them."""
+"""Copies of the activations with one channel replaced each, and a cheap first convolution of these copies."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
 class Ablated:
-    """Copies of the activations, in each of which one channel is what it is in the baseline.
+    """Copies of the activations; each copy has one channel of the baseline.
 
     Attributes:
-        rows: (n, B, C, *S), in memory as a CPU convolves them fastest where that is asked for.
+        rows: (n, B, C, *S), the copies; channels last in memory if convolutions of images on a CPU are to follow.
+        change: (n, B, *S), the replaced channel of each copy less the channel of the activations.
     """
 
     def __init__(
@@ -36,21 +37,22 @@ class Ablated:
         filled = baseline[:, channels].transpose(0, 1)
         self.rows[torch.arange(len(channels), device=own.device), :, channels] = filled
         self.change = filled - activations[:, channels].transpose(0, 1)
-        # a sum with an infinite channel has forgotten the others, and what counts no versions may have been written to
-        sound = readable(own) and not own.is_inference() and bool(activations.isfinite().all())
-        self._version = own._version if sound else None
+        # An infinite channel hides the others in a sum, so that the change cannot be added to the convolution.
+        # Inference tensors have no version counter: we could not tell whether the network wrote to the rows.
+        can_split = readable(own) and not own.is_inference() and bool(activations.isfinite().all())
+        self._version = own._version if can_split else None
 
     def through(self, score_many: Callable[[Tensor], Tensor]) -> Tensor:
-        """Run `score_many(rows)`, with convolutions of the rows themselves taken apart.
+        """Run `score_many(rows)`, and replace each convolution of the rows by a cheaper sum.
 
-        A convolution is linear: what it makes of row i is what it makes of the activations and what it makes of the
-        change in channel i. The first is the same for all rows, the second costs one channel instead of C.
+        A convolution is linear: its result for row i is its result for the activations plus its result for the change
+        in channel i. The first term is the same for all rows, and the second costs one channel instead of C.
         """
         with _Split(self):
             return score_many(self.rows)
 
     def is_in(self, x: Any) -> bool:
-        """Whether a tensor is these rows as one batch, and nothing was written to them since."""
+        """Whether a tensor is the rows as one batch, and no operation has written to the rows since they were made."""
         return (
             isinstance(x, Tensor)
             and x.data_ptr() == self.rows.data_ptr()
@@ -61,7 +63,7 @@ class Ablated:
         )
 
     def convolved(self, convolution: Callable[..., Tensor], settings: dict[str, Any], ndim: int) -> Tensor:
-        """What a convolution makes of the rows, as one batch."""
+        """Return the convolution of the rows, as one batch: that of the activations plus that of each change."""
         weight, stride, padding = settings["weight"], _each(settings["stride"], ndim), _each(settings["padding"], ndim)
         windows = F.pad(self.change, [side for width in reversed(padding) for side in (width, width)])
         for axis, (size, step) in enumerate(zip(weight.shape[2:], stride)):
@@ -75,6 +77,15 @@ class Ablated:
 
 
 class _Split(TorchFunctionMode):
+    """Calls `Ablated.convolved` where the network convolves the rows.
+
+    Why a mode: the convolution is somewhere inside the network, behind any number of modules, and its weight is known
+    only when the network calls it. The mode sees every call of `torch.conv1d`, `conv2d` and `conv3d`. A convolution is
+    replaced only if its input is the memory of the rows (the same address, shape and dtype) and the version counter of
+    the rows has not moved: then the input holds the rows for certain. Grouped and dilated convolutions, and padding by
+    name, run as they are. Any view or copy of the rows has another address or shape and runs as it is, too.
+    """
+
     def __init__(self, ablated: Ablated) -> None:
         super().__init__()
         self.ablated = ablated
@@ -85,13 +96,13 @@ class _Split(TorchFunctionMode):
             settings: dict[str, Any] = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
             settings |= {**dict(zip(_NAMES, args)), **kwargs}
             ndim = _CONVOLUTIONS[func]
-            plain = settings["groups"] == 1 and set(_each(settings["dilation"], ndim)) == {1}
-            if plain and not isinstance(settings["padding"], str) and self.ablated.is_in(settings["input"]):
+            simple = settings["groups"] == 1 and set(_each(settings["dilation"], ndim)) == {1}
+            if simple and not isinstance(settings["padding"], str) and self.ablated.is_in(settings["input"]):
                 return self.ablated.convolved(func, settings, ndim)
         return func(*args, **kwargs)
 
 
 def _each(value: int | tuple[int, ...], ndim: int) -> tuple[int, ...]:
-    """One number a dimension."""
+    """Return one number for each dimension."""
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * ndim if len(values) == 1 else values

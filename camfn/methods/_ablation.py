@@ -1,4 +1,4 @@
-"""Methods that change the activations or the input and look at the score."""
+"""Ablation-CAM: channels weighted by how far the score drops without them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def ablation_cam(
     """Ablation-CAM: channels weighted by how far the score drops without them.
 
     `L(p) = sum_k w_k A_k(p)` with the drop `w_k = y - y^(k)`, where `y^(k)` is the score with `A_k := 0`. The paper's
-    outer ReLU is not applied. C + 1 runs of the tail, less those of channels that are 0 everywhere. Over a head that
-    is affine in the activations the drop is `sum_p g A`: two runs of the tail and one backward.
+    outer ReLU is not applied. C + 1 runs of the tail; a channel that is 0 everywhere needs none. Over a
+    head that is affine in the activations the drop is `sum_p g A`: two runs of the tail and one backward.
 
     The paper's slope divides the drop by a norm of `A_k` ("l1" here), and in practice by `y`. A division by the signed
     score inverts the map when `y < 0`, as pytorch-grad-cam's does: "score" divides by `|y|`. A positive factor per
@@ -53,12 +53,12 @@ def ablation_cam(
         channels: indices of those to ablate, (n,); the others weigh 0. None is all.
         baseline: what a channel is set to, a number or a tensor that broadcasts to the activations: (B, C, 1, 1) holds
             one number a channel.
-        closed_form: whether to take `sum_p g (A - baseline)` for the drop. None does where the operations that the tail
-            runs show that it is affine, and where the drops then add up to the drop of all channels; where the tail
-            cannot be watched (while compiling, under `vmap`) it does not.
+        closed_form: True takes `sum_p g (A - baseline)` for the drop, False runs the tail. None takes it if the
+            operations of the tail show that it is affine, and the drops then add up to the drop of all channels;
+            where the tail cannot be watched (while compiling, under `vmap`), None runs the tail.
         chunk_size: channels ablated at once, so that `chunk_size * B` samples go through the tail; None is all C at
             once, "auto" what fits a quarter of the free memory.
-        progress: told (channels done, channels in all) after each chunk.
+        progress: called with (channels done, channels in all) after each chunk.
 
     Returns:
         The raw signed map, (B, *S).
@@ -103,20 +103,20 @@ def _drops(
     chunk_size: ChunkSize,
     progress: Progress | None,
 ) -> Tensor:
-    """The drops `y - y^(k)` for the channels in `index`, 0 for the others: (B, C)."""
+    """Return the drops `y - y^(k)` for the channels in `index`, and 0 for the others: (B, C)."""
     batch, count = activations.shape[:2]
     if constant(activations, base):
         changed = (activations != base).transpose(0, 1).flatten(1).any(1)
         index = index[changed[index]]
     y = widen(score)
-    none = torch.zeros(batch, count, dtype=y.dtype, device=y.device)
+    zeros = torch.zeros(batch, count, dtype=y.dtype, device=y.device)
     if not index.shape[0]:
-        return none
+        return zeros
 
     filled = base.expand_as(activations)
 
     def ablated(channel: Tensor) -> Tensor:
-        # three times faster than a `where` over all channels
+        # `index_copy` is three times faster than a `where` over all channels
         return activations.index_copy(1, channel[None], filled.index_select(1, channel[None]))
 
     def run_many(score_many: Callable[[Tensor], Tensor], part: Tensor) -> Tensor:
@@ -128,17 +128,20 @@ def _drops(
         "ablation_cam: tail", tail, ablated, index, run_many=run_many, chunk_size=chunk_size, progress=progress
     )
     without = no_nan("ablation_cam: tail", without.movedim(0, 1), activations)
-    return none.index_copy(1, index, y[:, None] - widen(without))
+    return zeros.index_copy(1, index, y[:, None] - widen(without))
 
 
 def _affine_drops(tail: Callable[[Tensor], Tensor], activations: Tensor, base: Tensor) -> Tensor:
-    """sum_p g (A - baseline), (B, C)."""
+    """Return the drops `sum_p g (A - baseline)` of an affine tail, (B, C)."""
     a, g, b = widen(activations, gradient_of(tail, activations), base)
     return spatial_sum(g * (a - b))
 
 
 def _adds_up(drops: Tensor, score: Tensor, without_any: Tensor) -> bool:
-    """Whether sum_k w_k = y - y(all channels ablated), to rounding, as in an affine tail that does not mix samples."""
+    """Whether the drops add up to `y - y(all channels ablated)`, but for rounding.
+
+    They do if the tail is affine and does not mix samples, so that a wrong sum shows a detach or a mean over the batch.
+    """
     drop = widen(score) - widen(without_any)
     slack = torch.finfo(score.dtype).eps ** 0.5
     scale = drops.abs().sum(1) + widen(score).abs()
@@ -146,7 +149,7 @@ def _adds_up(drops: Tensor, score: Tensor, without_any: Tensor) -> bool:
 
 
 def _indices(channels: Sequence[int] | Tensor | None, activations: Tensor) -> Tensor:
-    """Channels as a tensor (n,) of non-negative indices."""
+    """Return the channels as a tensor (n,) of non-negative indices."""
     count = activations.shape[1]
     if channels is None:
         return torch.arange(count, device=activations.device)

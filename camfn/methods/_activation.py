@@ -1,4 +1,4 @@
-"""Methods that need the activations alone, and weights known beforehand."""
+"""Methods that need the activations alone, and weights that no gradient determines."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def fem(activations: Tensor, grads: Tensor | None = None, outputs: Any = None, *
     """
     a = widen(activations)
     space = tuple(range(2, a.ndim))
-    # a mean lies between the extremes, which a rounded one may miss: for a constant channel it must be the constant
+    # rounding may move a mean beyond the extremes; the mean of a constant channel must be the constant
     mean = spatial_mean(a).clamp(a.amin(space), a.amax(space))
     deviation = a - over_space(mean, a)
     sigma = spatial_mean(deviation.square()).sqrt()
@@ -104,7 +104,7 @@ def random_cam(
         activations: (B, C, *S), one to three spatial dimensions.
         grads: not used.
         outputs: not used.
-        generator: where to draw the weights from, on its own device, in float32 whatever the activations are.
+        generator: draws the weights on its own device, in float32 whatever the activations are.
         weights: (B, C), the weights themselves, in place of a generator.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Whether a function is affine in its argument, read off the operations it runs."""
+"""Decide whether a function is affine in its argument, by watching the operations that it runs."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _SAME = {
     "cat",
     "stack",
 }
-"""Linear in all tensors that are not indices, together."""
+"""Operations that are linear in all their tensors together, indices apart."""
 
 _PRODUCTS: dict[str, tuple[int, int]] = {
     "mul": (0, 1),
@@ -92,31 +92,31 @@ _PRODUCTS: dict[str, tuple[int, int]] = {
     "addmv": (1, 2),
     "baddbmm": (1, 2),
 }
-"""Linear in each of two arguments, but not in both together; further arguments are added."""
+"""Operations that multiply the two arguments at these places, and add any other: linear in each of the two alone."""
 
 _BLANK = {"empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
-"""Take a shape from their argument, and no value."""
+"""Operations that read the shape of their argument, and none of its values."""
 
 _FIRST = ("div", "div_", "masked_fill", "masked_fill_", "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
-"""Affine in the first argument alone."""
+"""Operations that are affine in their first argument alone."""
 
 _TRAINING = 5
-"""Place of the flag among the arguments of a batch norm."""
+"""Place of the training flag among the arguments of a batch norm."""
 
 
 def affine_at(function: Callable[[Tensor], Any], x: Tensor) -> tuple[Any, bool]:
-    """Run a function, and tell whether all it did to `x` on the way is affine.
+    """Run a function on `x`, and return whether every operation that it applied to `x` is affine.
 
-    Every operation that sees something made of `x` has to be one that is known to be affine in it: no sampling of
-    values, which a ReLU that does not switch between the samples would deceive. A function that reads values to decide
-    what to do is not affine. Derivatives may still be cut off, and samples mixed: that is for the caller to check.
+    Every operation on a tensor that depends on `x` must be in the tables above. No values are compared: a
+    ReLU that switches at none of the compared values would pass. A function that branches on the values of a tensor
+    that depends on `x` is not affine. A detach or a mean over the batch is not detected; the caller must check.
 
     Args:
-        function: anything.
-        x: where to run it; not inside a transform of `torch.func`.
+        function: takes `x`, and returns anything.
+        x: the tensor to run the function on; not inside a transform of `torch.func`.
 
     Returns:
-        `function(x)`, and whether it is affine for sure.
+        `function(x)`, and whether the function is certainly affine.
 
     Example:
         >>> affine_at(lambda x: 3 * x.sum() + 1, torch.ones(2))
@@ -130,12 +130,12 @@ def affine_at(function: Callable[[Tensor], Any], x: Tensor) -> tuple[Any, bool]:
 
 
 class _Following(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follow what is made of a tensor, by the memory it is in."""
+    """Follows the tensors that depend on `x`, by the storage they live in, and checks each operation on them."""
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.affine = True
-        # the tensors are kept: freed memory may become that of something else
+        # the tensors are kept alive, since another tensor may take the address of a freed storage
         self.made = {_memory(x): x}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -151,9 +151,11 @@ class _Following(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def any(self, values: Any) -> bool:
+        """Whether a tensor among the values depends on `x`."""
         return any(_memory(leaf) in self.made for leaf in _tensors(values))
 
     def allowed(self, func: Any, args: Any) -> bool:
+        """Whether an operation is affine in its arguments that depend on `x`."""
         name = func.overloadpacket.__name__
         if name in _SAME:
             return True
@@ -167,25 +169,27 @@ class _Following(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _rounds(func: Any) -> bool:
-    """Whether a division is one with a rounding mode."""
+    """Whether the operation is a division with a rounding mode."""
     return "mode" in func._overloadname
 
 
 def _is_floating(out: Any) -> bool:
-    """Whether all tensors that came out have derivatives: a cast to integers is no linear map."""
+    """Whether all tensors of a result are floating point: a cast to integers is no linear map."""
     return all(leaf.is_floating_point() for leaf in _tensors(out) if leaf.numel())
 
 
 def _tensors(values: Any) -> list[Tensor]:
+    """Return the tensors of a tree."""
     return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 def _memory(x: Tensor) -> int:
+    """Return the address of a tensor's storage."""
     return int(x.untyped_storage()._cdata)
 
 
 def gradient_of(tail: Callable[[Tensor], Tensor], activations: Tensor) -> Tensor:
-    """Return the derivative of the scores of a tail in the activations, (B, C, *S)."""
+    """Return the derivative of the scores of a tail with respect to the activations, (B, C, *S)."""
     score, pull = vjp(tail, activations)  # type: ignore[misc]
     (grads,) = pull(torch.ones_like(score))
     return torch.as_tensor(grads)

@@ -1,4 +1,4 @@
-"""Channels of activations as masks, and which of them to take."""
+"""Channels of activations as masks, and the choice of some channels."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from .._shared.maps import min_max, over_space, resize, spatial_sum, widen
 
 
 def minus_minimum(activations: Tensor) -> Tensor:
-    """Channels less their minimum, which makes a constant one exactly 0; `unit_range` does not see the shift."""
+    """Subtract the minimum of each channel: a constant channel is exactly 0, and `unit_range` gives the same masks."""
     return activations - activations.amin(tuple(range(2, activations.ndim)), keepdim=True)
 
 
 def unit_range(maps: Tensor) -> Tensor:
-    """Rescale each map of (B, C, *S) to [0, 1]; a constant one to 0."""
+    """Rescale each map of (B, C, *S) to [0, 1]; a constant map becomes 0."""
     return min_max(maps, tuple(range(2, maps.ndim)))
 
 
 def mask(maps: Tensor, inputs: Tensor) -> Tensor:
-    """Upsample maps (B, C, *S) to the size of the inputs, then rescale each to [0, 1]: the masks of Score-CAM."""
+    """Return the masks of Score-CAM: maps (B, C, *S) resized to the size of the inputs, then rescaled to [0, 1]."""
     return unit_range(resize(maps, inputs.shape[2:]))
 
 
 def quantile_of(values: Tensor, q: float) -> Tensor:
-    """Quantile along the last dimension, linear between order statistics; `torch.quantile` has a limit on the size."""
+    """Return the quantile along the last dimension, linear between order statistics.
+
+    `torch.quantile` does the same for at most 2^24 numbers; this has no such limit.
+    """
     ordered = values.sort(-1).values
     place = q * (values.shape[-1] - 1)
     low = int(place)
@@ -35,17 +38,17 @@ def quantile_of(values: Tensor, q: float) -> Tensor:
 
 
 def take(maps: Tensor, index: Tensor) -> Tensor:
-    """(B, C, *S) and channels (B, n) to (B, n, *S)."""
+    """Select channels (B, n) of each sample of (B, C, *S): (B, n, *S)."""
     return maps.gather(1, over_space(index, maps).expand(*index.shape, *maps.shape[2:]))
 
 
 def strongest(method: str, activations: Tensor, top_k: float) -> Tensor:
-    """Indices (B, n) of the channels with the largest `sum_p A_k^2`; a number of them, or a share in (0, 1]."""
+    """Return the indices (B, n) of the channels with the largest `sum_p A_k^2`; n is `top_k`, or a share of C."""
     return largest(method, spatial_sum(widen(activations).square()), top_k)
 
 
 def largest(method: str, values: Tensor, top_k: float) -> Tensor:
-    """Indices (B, n) of the largest of (B, C); a number of them, or a share in (0, 1]."""
+    """Return the indices (B, n) of the largest of (B, C) values; n is `top_k`, or a share of C."""
     channels = values.shape[1]
     if isinstance(top_k, int) and not isinstance(top_k, bool) and top_k >= 1:
         count = min(top_k, channels)

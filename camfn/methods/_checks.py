@@ -34,7 +34,7 @@ def fits_inputs(method: str, activations: Tensor, inputs: Tensor) -> None:
 
 
 def broadcastable(what: str, value: float | Tensor, like: Tensor, name: str) -> Tensor:
-    """A number or tensor as a tensor that broadcasts to `like`."""
+    """Return a number or tensor as a tensor that broadcasts to `like`; refuse any other shape."""
     base = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     fits = base.ndim <= like.ndim and all(
         n in (1, m) for n, m in zip(reversed(base.shape), reversed(like.shape), strict=False)

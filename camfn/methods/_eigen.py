@@ -1,6 +1,6 @@
-"""Methods that take the first component of the N pixel vectors of C channels, by Gram matrices, batched.
+"""Methods that project the N pixel vectors of C channels on their first principal component, for a batch at once.
 
-A component has no sign of its own: every method names the rule that picks one (see `orient`).
+A component is defined up to its sign: every method names the rule that chooses the sign (see `orient`).
 First derivatives are exact, also where other singular values are zero or repeated; second derivatives are not.
 """
 
@@ -17,7 +17,7 @@ from .._shared.errors import CamfnError
 from .._shared.maps import pixels, safe_divide, safe_sqrt, widen
 
 Kernel: TypeAlias = Literal["sigmoid", "rbf", "linear", "cosine", "poly"]
-"""How alike two pixel vectors are."""
+"""Measures of how alike two pixel vectors are."""
 
 
 def eigen_cam(
@@ -185,7 +185,7 @@ def kpca_cam(
 
 
 def _component(features: Tensor, centered: bool, sign: Sign) -> Tensor:
-    """First component of (B, C, *S) features as an oriented map, (B, *S)."""
+    """Return the first component of (B, C, *S) features as a map (B, *S) whose sign follows the rule."""
     if centered:
         _not_sum(sign)
     rows = pixels(features)
@@ -194,7 +194,7 @@ def _component(features: Tensor, centered: bool, sign: Sign) -> Tensor:
 
 
 def _not_sum(sign: Sign) -> None:
-    """Refuse to orient a centered map by its sum."""
+    """Refuse the sign rule "sum" for a centered map, whose sum is 0."""
     if sign == "sum":
         raise CamfnError(
             "sign='sum' cannot orient a centered map: it sums to zero, so its sign would be rounding noise. "
@@ -203,7 +203,7 @@ def _not_sum(sign: Sign) -> None:
 
 
 def _kernel_matrix(rows: Tensor, kernel: Kernel, gamma: float, coef0: float, degree: int) -> Tensor:
-    """(B, N, C) -> (B, N, N), not centered."""
+    """Return the kernel of all pairs of rows, (B, N, C) to (B, N, N), not centered."""
     if kernel == "cosine":
         rows = safe_divide(rows, safe_sqrt(rows.square().sum(-1, keepdim=True)))
     inner = einsum(rows, rows, "b i c, b j c -> b i j")

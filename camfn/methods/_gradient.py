@@ -1,7 +1,7 @@
 """Methods that are arithmetic on the activations A and the gradients g = d score / d A.
 
-In the equations k is a channel, p a position, N the number of positions, and the score is a logit unless said.
-Where a paper wraps its map in an outer ReLU, it is left to the display (`camfn.image.normalize`): the sign is kept.
+In the equations k is a channel, p a position, N the number of positions, and the score is a logit unless the text says
+otherwise. Where a paper wraps its map in an outer ReLU, the method keeps the sign; `camfn.image.normalize` clips it.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def grad_cam_plusplus(activations: Tensor, grads: Tensor, outputs: Any = None, *
 
     The paper explains `Y = exp(score)`; the common factor `exp(score) > 0` of a sample's map is dropped, as both peers
     do. The authors' code also divides alpha by its sum over positions: `normalized=True`. Both peers add an absolute
-    eps next to `g^2`, which takes over for the small gradients of pooled heads and makes the map depend on the scale
-    of a channel; torch-cam moreover sums `g^3 A` in place of `g^3 S_k` and loses the division. None of that here.
+    eps next to `g^2`, which dominates for the small gradients of pooled heads and makes the map depend on the scale
+    of a channel; torch-cam moreover sums `g^3 A` in place of `g^3 S_k` and loses the division. camfn does neither.
 
     Source: arXiv 1710.11063, eq. 19; the authors' code for the normalized form.
 
@@ -167,8 +167,8 @@ def xgrad_cam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor
 def layer_cam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
     """LayerCAM: activations weighted place by place by their positive gradients.
 
-    `L(p) = sum_k ReLU(g_k(p)) A_k(p)`. The inner ReLU is part of the formula; the paper's outer ReLU is not applied,
-    and does nothing for activations that are not negative. The authors' code leaves it out as well. Fusing several
+    `L(p) = sum_k ReLU(g_k(p)) A_k(p)`. The inner ReLU is part of the formula; the paper's outer ReLU is not applied;
+    it changes nothing where activations are not negative. The authors' code leaves it out as well. Fusing several
     layers (tanh, then the maximum) is a step of its own, not part of a layer's map.
 
     Source: Jiang et al., LayerCAM, IEEE Transactions on Image Processing 2021.

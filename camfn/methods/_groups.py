@@ -16,7 +16,7 @@ from ._channels import minus_minimum, quantile_of, strongest, take, unit_range
 from ._checks import fits_inputs, has_channels
 
 Switch: TypeAlias = Literal["plus", "minus", "plus_minus"]
-"""Seen through a mask, through its complement, or both."""
+"""Whether the network sees the input through a mask, through the complement of the mask, or through each."""
 
 
 def fd_cam(
@@ -37,7 +37,7 @@ def fd_cam(
     2 C runs of the tail. The outer ReLU is not applied.
 
     The authors' code takes cosines strictly above the quantile, which leaves a group empty where several tie; here ties
-    are in, up to the rounding of a cosine. It takes one image, and leaves 0 / 0 to chance. No peer has the method.
+    are in, up to the rounding of a cosine. That code takes one image, and does not treat 0 / 0. No peer has the method.
 
     Source: arXiv 2206.08792 (ICPR 2022) and the authors' code, whose threshold is an argument without a default; 0.95
     is what their earlier variant uses.
@@ -48,7 +48,7 @@ def fd_cam(
         outputs: not used.
         tail: the network after the layer and the target, activations (B, C, *S) to scores (B,); must run under
             `torch.vmap`.
-        quantile: of a channel's C cosines, which those of its group reach.
+        quantile: the channels of a group have a cosine of at least this quantile of the C cosines.
         chunk_size: runs of the tail at once; None is all 2 C, "auto" as many as memory allows.
         progress: called with runs done and 2 C.
 
@@ -75,10 +75,10 @@ def fd_cam(
         return torch.where(over_space(members, activations), activations, 0.0)
 
     rows = torch.cat([groups, ~groups], 1).movedim(1, 0)
-    found = widen(score_variants("fd_cam: tail", tail, only, rows, chunk_size=chunk_size, progress=progress).mT)
-    no_nan("fd_cam: tail", found, activations)
-    on, off = found.to(a.dtype).chunk(2, 1)
-    # y itself is the same for all channels, and gone in the rescaling over them
+    scores = widen(score_variants("fd_cam: tail", tail, only, rows, chunk_size=chunk_size, progress=progress).mT)
+    no_nan("fd_cam: tail", scores, activations)
+    on, off = scores.to(a.dtype).chunk(2, 1)
+    # the score y is the same for all channels, so that the rescaling over channels removes it
     weights = _over_channels(on - off).exp() * _over_channels(spatial_mean(g)) - 0.5
     return weighted_sum(a, weights).to(activations.dtype)
 
@@ -156,7 +156,7 @@ def poly_cam(
     masks = unit_range(minus_minimum(a))
 
     def seen(row: Tensor) -> Tensor:
-        """Row k shows channel k's mask, row C + k its complement, row 2 C everything."""
+        """Show the input through mask k for row k, through its complement for row C + k, and unmasked for row 2 C."""
         shown = resize(masks[:, row % channels][:, None], inputs.shape[2:])
         shown = torch.where(row < channels, shown, torch.where(row < 2 * channels, 1 - shown, 1.0))
         return inputs * shown.to(inputs.dtype)
@@ -180,17 +180,20 @@ def poly_cam(
 
 
 def _alike(activations: Tensor, quantile: float) -> Tensor:
-    """(B, C, C), whether the cosine of two channels reaches the quantile of the first one's cosines."""
-    # the squares of tiny or huge channels would leave the range of a float: take the scale out first
+    """Return which channels are in the group of each channel, (B, C, C).
+
+    Channel j is in the group of channel i if their cosine reaches the given quantile of the cosines of channel i.
+    """
+    # the squares of tiny or huge channels would underflow or overflow: divide by the largest entry first
     flat = activations.flatten(2)
     flat = safe_divide(flat, flat.abs().amax(-1, keepdim=True))
     unit = safe_divide(flat, safe_sqrt(flat.square().sum(-1, keepdim=True)))
     cosines = einsum(unit, unit, "b i n, b j n -> b i j")
-    # equal cosines differ by rounding, at most this much in a sum of N products
+    # equal cosines may differ by rounding: at most by this much in a sum of N products
     slack = flat.shape[-1] * torch.finfo(flat.dtype).eps
     return cosines >= quantile_of(cosines, quantile)[..., None] - slack
 
 
 def _over_channels(weights: Tensor) -> Tensor:
-    """Min-max (B, C) over channels; equal weights to 0."""
+    """Rescale weights (B, C) to [0, 1] over channels; equal weights become 0."""
     return min_max(weights, 1)

@@ -12,10 +12,10 @@ from .._shared.errors import CamfnError
 from .._shared.rows import ChunkSize, Progress, no_nan, score_variants
 
 Kernel: TypeAlias = Literal["gaussian", "point"]
-"""What is kept around a location."""
+"""The mask around a location: its binomial neighborhood, or the location alone."""
 
 _KERNELS = {"gaussian": (0.5, 0.25), "point": (1.0, 0.0)}
-"""Weight of a place and of its neighbors, along one dimension."""
+"""Weight of a location and of its two neighbors, along one dimension."""
 
 
 def recipro_cam(
@@ -28,7 +28,7 @@ def recipro_cam(
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Tensor:
-    """Recipro-CAM: the score of what one location alone tells the rest of the network.
+    """Recipro-CAM: the score that the rest of the network gives to one location alone.
 
     `L(p) = tail(A * M_p)` with a mask `M_p` around position p, the same for all channels: 1 at p and 0 elsewhere
     ("point"), or the binomial (1, 2, 1) / 4 along each dimension ("gaussian", 3 x 3 in two). No gradient; a run of the
@@ -71,7 +71,7 @@ def recipro_cam(
     axes = [torch.arange(size, device=activations.device) for size in space]
     center, neighbor = _KERNELS[kernel]
 
-    def kept(place: Tensor) -> Tensor:
+    def masked(place: Tensor) -> Tensor:
         mask = torch.ones((), dtype=activations.dtype, device=activations.device)
         for axis, at in zip(axes, place):
             distance = (axis - at).abs()
@@ -80,6 +80,6 @@ def recipro_cam(
         return activations * mask
 
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
-    scores = score_variants("recipro_cam: tail", tail, kept, places, chunk_size=chunk_size, progress=progress).mT
+    scores = score_variants("recipro_cam: tail", tail, masked, places, chunk_size=chunk_size, progress=progress).mT
     no_nan("recipro_cam: tail", scores, activations)
     return scores.reshape(activations.shape[0], *space).to(activations.dtype)

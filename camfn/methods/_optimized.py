@@ -1,4 +1,4 @@
-"""Methods that search for the weights."""
+"""Opti-CAM: the weights of the channels are found by gradient ascent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def opti_cam(
     patience: int | None = 10,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Opti-CAM: the weights through whose map the network sees the class best.
+    """Opti-CAM: the weights whose map, as a mask on the input, gives the highest score.
 
     `L(p) = sum_k softmax(u)_k A_k(p)`, with u of each sample searched by Adam from 0 (all channels alike) to maximize
     `forward(inputs * minmax(upsample(L)))`. The best of the `steps` maps tried is returned, for each sample its own. A
@@ -37,7 +37,7 @@ def opti_cam(
     score of the unmasked input; the paper maximizes the score, as here. Adam has its usual betas (0.9, 0.999), and no
     epsilon: a weight whose gradient is 0 stays. No peer has the method.
 
-    Where gradients are enabled outside, all steps are kept for them. Under `vmap` and `torch.compile` all steps run.
+    If gradients are enabled outside, the graph of all steps is kept. Under `vmap` and `torch.compile` all steps run.
 
     Source: arXiv 2301.07002.
 
@@ -48,9 +48,9 @@ def opti_cam(
         forward: the whole network and the target, inputs to scores (B,); must be differentiable by `torch.func`.
         inputs: (B, channels, *T), what the network was run on, with as many spatial dimensions as the activations.
         steps: maps tried, the first with uniform weights.
-        learning_rate: of Adam.
+        learning_rate: the learning rate of Adam.
         patience: steps without a better score after which a sample stops; None is never.
-        progress: called with steps done and `steps`.
+        progress: called with the steps done and `steps`.
 
     Returns:
         The raw map, (B, *S).
@@ -73,7 +73,8 @@ def opti_cam(
     from_zero = minus_minimum(a)
 
     def score(u: Tensor) -> Tensor:
-        # a mask does not see the scale of its map, so softmax needs no divisor; nor its noise in every channel's slope
+        # A mask is the same for any multiple of its map, so that the softmax needs no divisor. Without the divisor the
+        # gradient of each channel has no rounding noise from the others.
         weights = (u - u.amax(1, keepdim=True).detach()).exp()
         seen = mask(weighted_sum(from_zero, weights)[:, None], inputs)
         scores = one_score("opti_cam: forward", forward(inputs * seen.to(inputs.dtype)), batch)

@@ -31,7 +31,7 @@ def rise(
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Tensor:
-    """RISE: random masks, weighted by the score of the input seen through them.
+    """RISE: random masks, each weighted by the score of the masked input.
 
     `L(p) = sum_i f(x M_i) M_i(p) / (n probability)`, at the resolution of the inputs, not of the layer: the layer does
     not matter. A mask is a coarse grid of zeros and ones, upsampled to one cell more than the input and cropped at a
@@ -50,8 +50,8 @@ def rise(
         inputs: (B, channels, *T), one to three spatial dimensions.
         samples: how many masks a generator draws.
         grid: cells along each dimension.
-        probability: that a cell is 1, by which the map is divided, also where the masks are given.
-        generator: where to draw from, on its own device, in float32 whatever the inputs are.
+        probability: the probability of a 1 in a cell; the map is divided by it, also where the masks are given.
+        generator: draws the masks on its own device, in float32 whatever the inputs are.
         masks: (n, *T), the masks themselves, in place of a generator.
         chunk_size: masks tried at once; None is all, "auto" as many as memory allows.
         progress: called with masks done and their number.
@@ -78,7 +78,7 @@ def rise(
     rows = torch.arange(count, device=x.device)
     scores = widen(score_variants("rise: forward", forward, seen, rows, chunk_size=chunk_size, progress=progress))
     no_nan("rise: forward", scores.mT, inputs)
-    # all masks at once may not fit: they are built again, some at a time
+    # all masks at once may not fit the memory: build them again, 64 at a time
     parts = [
         einsum(weights, torch.vmap(build)(index), "n b, n ... -> b ...")
         for weights, index in zip(torch.split(scores.to(x.dtype), 64), torch.split(rows, 64))
@@ -100,7 +100,7 @@ def d_rise(
     masks: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """D-RISE: random masks, weighted by how much of a detection is left on the image seen through them.
+    """D-RISE: random masks, each weighted by how much of a detection is left on the masked image.
 
     `L(p) = sum_i s(x M_i) M_i(p)`, with the similarity `s` of the detection to the most similar one on the masked
     image, which is the target: `targets.detection_similarity`. At the resolution of the inputs; the layer does not
@@ -117,8 +117,8 @@ def d_rise(
         inputs: (B, channels, *T), one to three spatial dimensions.
         samples: how many masks a generator draws.
         grid: cells along each dimension.
-        probability: that a cell is 1.
-        generator: where to draw from, as in `rise`.
+        probability: the probability of a 1 in a cell.
+        generator: draws the masks, as in `rise`.
         masks: (n, *T), the masks themselves, in place of a generator.
         progress: called with masks done and their number.
 
@@ -155,14 +155,14 @@ def _masks(
     generator: torch.Generator | None,
     masks: Tensor | None,
 ) -> tuple[Callable[[Tensor], Tensor], int]:
-    """Return what builds the mask (*T) of an index, and how many there are."""
+    """Return a function from an index to a mask (*T), and the number of masks."""
     at_least_one(method, samples=samples, grid=grid)
     if not 0 < probability <= 1:
         raise CamfnError(f"{method}: probability: expected a number in (0, 1], got {probability}")
     size = tuple(inputs.shape[2:])
     source = one_source(method, generator, masks, name="masks")
     x = widen(inputs)
-    if isinstance(source, torch.Generator):
+    if not isinstance(source, Tensor):
         return _grids(samples, grid, probability, size, source, x), samples
     masks = source
     if masks.ndim != inputs.ndim - 1 or tuple(masks.shape[1:]) != size or not masks.shape[0]:
@@ -171,15 +171,16 @@ def _masks(
 
 
 def _picked(masks: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the function from an index to one of the given masks; an index may be batched by `vmap`."""
     return lambda index: masks[index]
 
 
 def _grids(
     samples: int, grid: int, probability: float, size: tuple[int, ...], generator: torch.Generator, like: Tensor
 ) -> Callable[[Tensor], Tensor]:
-    """Draw the masks' grids and places, and return what builds the mask (*T) of an index."""
+    """Draw the grid and the place of each mask, and return the function from an index to a mask (*T)."""
     cells = [-(-length // grid) for length in size]
-    # one draw of a fixed shape for each: what is drawn does not depend on how the masks are built
+    # each draw has a fixed shape, so that the masks do not depend on the number of masks built at once
     on = draw_uniform((samples, *(grid for _ in size)), generator) < probability
     places = [
         torch.randint(cell, (samples,), generator=generator, device=generator.device).to(like.device) for cell in cells

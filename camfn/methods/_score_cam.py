@@ -1,4 +1,4 @@
-"""Score-CAM: channels weighted by the score of the input seen through them."""
+"""Score-CAM: channels weighted by the score of the input that each channel masks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def score_cam(
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Tensor:
-    """Score-CAM: channels weighted by the score of the input seen through them.
+    """Score-CAM: channels weighted by the score of the input that each channel masks.
 
     `L(p) = sum_k w_k A_k(p)` at the layer's resolution, with the scores `y_k = forward(inputs * H_k)` of the masks
     `H_k = minmax(upsample(A_k))`; the mask of a constant channel is 0. The paper's outer ReLU is not applied. One
@@ -65,15 +65,15 @@ def score_cam(
             largest `mean_p g_k`.
         chunk_size: channels tried at once, so that `chunk_size * B` masked inputs exist at a time; None is all at
             once, "auto" what fits a quarter of the free memory.
-        progress: told (masks done, masks in all) after each chunk.
+        progress: called with (masks done, masks in all) after each chunk.
 
     Returns:
         The raw map, (B, *S).
 
     Raises:
         CamfnError: if `forward` does not return one score a sample, or NaN for finite inputs; if the inputs have other
-            spatial dimensions than the activations, the baseline does not broadcast, gradients are asked for and
-            neither given nor to be had; for an unknown form, order, number of channels or chunk size.
+            spatial dimensions than the activations, the baseline does not broadcast, or `by="gradient"` has neither
+            `grads` nor a `tail`; for an unknown form, order, number of channels or chunk size.
 
     Example:
         >>> activations = torch.tensor([[[0.0, 1.0], [5.0, 5.0]]])  # masks (0, 1) and 0
@@ -86,13 +86,15 @@ def score_cam(
     fits_inputs("score_cam", activations, inputs)
     base = None if baseline is None else broadcastable("score_cam: baseline", baseline, inputs, "inputs")
     a = widen(activations)
-    # min-max does not see a shift or a scale; taken off before the resizing, a constant channel is exactly 0, not noise
+    # Min-max is the same for any shift and scale of a map. Removed before the resizing, they leave a constant
+    # channel with a mask of exactly 0, and no rounding noise.
     units = unit_range(a)
     chosen = None if top_k is None else _strongest(activations, grads, tail, top_k, by)
     tried = units if chosen is None else take(units, chosen)
-    # where samples see one another, as in training, another pairing of masks is another batch
-    apart = constant(activations, inputs) and not getattr(forward, "samples_interact", False)
-    different, place = _distinct(tried) if apart else (tried, None)
+    # In training the score of a sample depends on the other samples of its batch, so that equal masks of one sample may
+    # not share one run.
+    independent = constant(activations, inputs) and not getattr(forward, "samples_interact", False)
+    different, place = _distinct(tried) if independent else (tried, None)
 
     def masked(units: Tensor) -> Tensor:
         mask = unit_range(resize(units[:, None], inputs.shape[2:])).to(inputs.dtype)
@@ -117,16 +119,16 @@ def _distinct(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Drop repeated maps of each sample.
 
     Returns:
-        (B, m, *S), a sample with fewer than m different maps having one of them again; and where each of the maps that
-        were given is among them, (B, C).
+        The different maps, (B, m, *S); a sample with fewer than m repeats one of its own. And for each of the C given
+        maps its place among the m, (B, C).
     """
     flat = maps.detach().flatten(2).nan_to_num(-1.0)
     count = flat.shape[1]
     every = torch.arange(count, device=maps.device)
     firsts, places = [], []
     for sample in flat:
-        found, place = sample.unique(dim=0, return_inverse=True)
-        firsts.append(every.new_full((len(found),), count).scatter_reduce(0, place, every, "amin"))
+        different, place = sample.unique(dim=0, return_inverse=True)
+        firsts.append(every.new_full((len(different),), count).scatter_reduce(0, place, every, "amin"))
         places.append(place)
     most = max(map(len, firsts))
     index = torch.stack([torch.cat([first, first[:1].expand(most - len(first))]) for first in firsts])
@@ -136,7 +138,7 @@ def _distinct(maps: Tensor) -> tuple[Tensor, Tensor]:
 def _strongest(
     activations: Tensor, grads: Tensor | None, tail: Callable[[Tensor], Tensor] | None, top_k: float, by: str
 ) -> Tensor:
-    """Indices of the channels to try, (B, n)."""
+    """Return the indices of the channels to try, (B, n)."""
     if by == "activation":
         return strongest("score_cam", activations, top_k)
     if by == "gradient":

@@ -1,4 +1,4 @@
-"""Methods that see the input through masks made of channels, beyond Score-CAM: smoothed, integrated, grouped."""
+"""Variants of Score-CAM, whose masks are noisy (SS-CAM), scaled (IS-CAM) or made of groups of channels (Group-CAM)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ._channels import mask, minus_minimum, quantile_of, strongest, take
 from ._checks import at_least_one, fits_inputs
 
 Form: TypeAlias = Literal["softmax", "score"]
-"""Weights: the softmax of the scores over channels, or the scores themselves."""
+"""Whether the weights are the softmax of the scores over channels, or the scores themselves."""
 
 
 def ss_cam(
@@ -66,8 +66,8 @@ def ss_cam(
         forward: the whole network and the target, inputs to scores (B,); must run under `torch.vmap`.
         inputs: (B, channels, *T), what the network was run on, with as many spatial dimensions as the activations.
         samples: how many noise fields a generator draws.
-        std: the standard deviation of what it draws, on masks in [0, 1].
-        generator: where to draw normal noise from, on its own device, in float32 whatever the activations are.
+        std: the standard deviation of the noise that a generator draws, for masks in [0, 1].
+        generator: draws normal noise on its own device, in float32 whatever the activations are.
         noise: (n, *T), the noise itself, in place of a generator; added as it is.
         form: "softmax" or "score"; with "score" a constant channel weighs 0.
         top_k: how many channels to try, those with the largest `sum_p A_k^2`: an int, or a float in (0, 1] for a share
@@ -123,7 +123,7 @@ def is_cam(
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Tensor:
-    """IS-CAM: Score-CAM with scores averaged on the way from nothing to the mask.
+    """IS-CAM: Score-CAM with scores averaged over growing fractions of the mask.
 
     `L(p) = sum_k w_k A_k(p)`, with the mean score `y_k = mean_i forward(inputs * (i / n) H_k)`, i = 1 ... n, of the
     masks `H_k = minmax(upsample(A_k))`, and `w = softmax_k(y)` or `w = y`, as in `score_cam`; the score of the baseline
@@ -189,7 +189,7 @@ def group_cam(
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Tensor:
-    """Group-CAM: Grad-CAM in groups of channels, weighted by the score of the input seen through each.
+    """Group-CAM: Grad-CAM of groups of channels, each weighted by the score of the input that it masks.
 
     `L(p) = sum_g s_g M_g(p)`. A group's map is `ReLU(sum_k mean(g_k) A_k)` over its channels, 0 where it is not above
     its own quantile. `M_g` is that map less the minimum, over the range, of its upsampled self `H_g`, so that the
@@ -210,7 +210,7 @@ def group_cam(
         forward: the whole network and the target, inputs to scores (B,); must run under `torch.vmap`.
         inputs: (B, channels, *T), what the network was run on, with as many spatial dimensions as the activations.
         groups: the number of groups; C or more is a group for each channel.
-        quantile: the part of a group's map that is set to 0.
+        quantile: a group's map is set to 0 where it is not above this quantile of its values.
         baseline: like the inputs, replaces them outside a mask; None is a Gaussian blur of 51 pixels and deviation
             50 (reflected at the border, the window no wider than the image allows).
         chunk_size: masked batches run at once; None is all, "auto" as many as memory allows.
@@ -274,7 +274,7 @@ def _mean_score_cam(
     chunk_size: ChunkSize,
     progress: Progress | None,
 ) -> Tensor:
-    """Score-CAM with each score a mean over `count` changed masks, `change(mask, index)`."""
+    """Return Score-CAM whose score of a channel is the mean over `count` changed masks, `change(mask, index)`."""
     if form not in ("softmax", "score"):
         raise CamfnError(f"{method}: form: expected 'softmax' or 'score', got {form!r}")
     fits_inputs(method, activations, inputs)
@@ -296,7 +296,7 @@ def _mean_score_cam(
 
 
 def _blur(inputs: Tensor, radius: int = 25, std: float = 50.0) -> Tensor:
-    """Gaussian blur along each spatial dimension, the image reflected at its border."""
+    """Blur with a Gaussian along each spatial dimension; the image is reflected at its border."""
     blurred = widen(inputs)
     for axis in range(2, inputs.ndim):
         matrix = _blur_matrix(inputs.shape[axis], radius, std).to(blurred)
@@ -305,7 +305,7 @@ def _blur(inputs: Tensor, radius: int = 25, std: float = 50.0) -> Tensor:
 
 
 def _blur_matrix(size: int, radius: int, std: float) -> Tensor:
-    """(size, size), each row a Gaussian window whose part beyond the border is reflected."""
+    """Return (size, size); each row is a Gaussian window whose part beyond the border is reflected."""
     reach = min(radius, size - 1)
     offsets = torch.arange(-reach, reach + 1)
     window = (-0.5 * (offsets.double() / std).square()).exp()

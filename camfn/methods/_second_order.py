@@ -1,4 +1,4 @@
-"""Methods that look at the tail along a line: its curvature, or its gradient on the way from zero."""
+"""Methods that use the tail along a line: its curvature at the activations, or its gradient between 0 and them."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ def lift_cam(
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Tensor:
-    """LIFT-CAM: channels weighted by what they contribute to the score against zero activations.
+    """LIFT-CAM: channels weighted by their contributions to the score, measured from zero activations.
 
     `L(p) = sum_k w_k A_k(p)` with `w_k = sum_p A_k(p) integral_0^1 g_k(t A)(p) dt`, the Aumann-Shapley value of the
-    channel on the straight way from 0 to A. The integral is taken at `steps` Gauss-Legendre nodes, each a forward and
+    channel on the straight line from 0 to A. The integral is taken at `steps` Gauss-Legendre nodes, each a forward and
     a backward of the tail: exact for scores that are polynomials in t of degree `2 steps` or less. The weights sum to
     `u(A) - u(0)`. The paper's outer ReLU is not applied. No peer has the method.
 
@@ -133,13 +133,14 @@ def lift_cam(
     a = widen(activations)
 
     def contribution(t: Tensor) -> Tensor:
+        """Return `sum_p A_k g_k(t A)` for each channel, and the score beside it: (B, C + 1)."""
         scores, pullback = torch.func.vjp(tail, activations * t)  # type: ignore[misc]
         (slope,) = pullback(torch.ones_like(one_score("lift_cam: tail", scores, a.shape[0])))
         return torch.cat([spatial_sum(a * widen(slope)), scores[:, None].to(a.dtype)], 1)
 
     rows = torch.tensor(nodes, dtype=activations.dtype, device=activations.device)
-    found = run_in_chunks(contribution, rows, chunk_size=chunk_size, progress=progress)
-    no_nan("lift_cam: tail", found[..., -1].mT, activations)
-    weights = einsum(found[..., :-1], torch.tensor(lengths, dtype=a.dtype, device=a.device), "n b c, n -> b c")
+    terms = run_in_chunks(contribution, rows, chunk_size=chunk_size, progress=progress)
+    no_nan("lift_cam: tail", terms[..., -1].mT, activations)
+    weights = einsum(terms[..., :-1], torch.tensor(lengths, dtype=a.dtype, device=a.device), "n b c, n -> b c")
     no_nan("lift_cam: the derivative of tail", weights, activations)
     return weighted_sum(a, weights).to(activations.dtype)

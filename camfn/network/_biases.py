@@ -1,8 +1,8 @@
-"""What each kind of module adds to the linear part of what it computes."""
+"""The bias of each kind of module: its output less the linear part."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,14 @@ from .._shared.errors import CamfnError
 from .._shared.maps import widen
 
 CLIPPED = (nn.Hardtanh, nn.ReLU6)
-"""Linear in pieces, with an offset on some of them."""
+"""Modules that are linear in pieces, with an offset on some pieces."""
 
 SMOOTH = (
     nn.CELU, nn.ELU, nn.GELU, nn.GLU, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid, nn.LogSoftmax, nn.Mish,
     nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softmax, nn.Softmax2d, nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh,
     nn.Tanhshrink, nn.Threshold, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, _InstanceNorm,
 )  # fmt: skip
-"""Neither linear nor linear in pieces through zero: of one tensor, and twice differentiable by `torch.func`."""
+"""Modules of one tensor that are not linear in pieces through zero, and that `torch.func` differentiates twice."""
 
 
 def on_a_grid(module: nn.Module) -> bool:
@@ -38,33 +38,32 @@ def biased(module: nn.Module) -> bool:
 
 
 def biased_or_smooth(module: nn.Module) -> bool:
-    """Whether a module is not positively homogeneous, for any reason that is known here."""
+    """Whether a module is known not to be positively homogeneous: it has an offset, or is smooth."""
     return biased(module) or isinstance(module, SMOOTH)
 
 
 def offset_of(module: nn.Module, z: Tensor) -> Tensor:
-    """`f(z) - J_f(z) z`, which for an affine module is its bias; broadcasts against the module's output."""
+    """Return `f(z) - J_f(z) z`, the bias of an affine module; it broadcasts to the output of the module."""
     if isinstance(module, _BatchNorm):
         if module.training or module.running_mean is None or module.running_var is None:
             raise CamfnError(
-                "FullGrad needs BatchNorm with fixed statistics, since a batch's own make samples depend on each "
-                f"other; here is a {type(module).__name__} that takes the batch's. Call model.eval() first"
+                "FullGrad needs BatchNorm with fixed statistics, since statistics of the batch make samples depend "
+                f"on each other; this {type(module).__name__} takes those of the batch. Call model.eval() first"
             )
         if type(module).forward is _BatchNorm.forward:
             return _spread(_batch_norm_bias(module), z.ndim - 2)
     if isinstance(module, (_ConvNd, nn.Linear)) and module.bias is not None:
         return _spread(module.bias.detach(), len(module.kernel_size) if isinstance(module, _ConvNd) else 0)
     at = z.detach().clone()
-    found: Any = vjp(lambda x: module.forward(x.clone()), at)
-    value, pullback = found
-    # J z is the transpose of the pullback at z; torch.func.jvp would first script decompositions, with a warning
+    value, pullback = cast(Any, vjp(lambda x: module.forward(x.clone()), at))
+    # J z is the transpose of the pullback, applied to z; torch.func.jvp would script decompositions first and warn
     push: Any = vjp(lambda u: pullback(u)[0], torch.zeros_like(value))[1]
     rest: Tensor = value - push(at)[0]
     return rest.detach()
 
 
 def _batch_norm_bias(module: _BatchNorm) -> Tensor:
-    """`beta - gamma mu / sqrt(var + eps)`."""
+    """Return `beta - gamma mu / sqrt(var + eps)`."""
     assert module.running_mean is not None
     assert module.running_var is not None
     mean, var = widen(module.running_mean, module.running_var)
@@ -75,4 +74,5 @@ def _batch_norm_bias(module: _BatchNorm) -> Tensor:
 
 
 def _spread(bias: Tensor, spatial: int) -> Tensor:
+    """Give a bias (C,) as many spatial dimensions of size 1: (C, 1, ..., 1)."""
     return bias.reshape(-1, *(1,) * spatial)

@@ -18,7 +18,7 @@ from ._noise import noise_source, noisy
 
 
 class FullGradients(NamedTuple):
-    """A score taken apart: `score = <input_grad, image> + sum of all bias terms`.
+    """The terms of a score: `score = <input_grad, image> + sum of all bias terms`.
 
     Attributes:
         outputs: what the model returned.
@@ -46,7 +46,7 @@ class FullGradients(NamedTuple):
 
     @property
     def completeness_gap(self) -> Tensor:
-        """What the terms leave of the score, (B,): 0 but for rounding where every bias was seen."""
+        """The score less the sum of its terms, (B,): 0 but for rounding if every bias of the network is among them."""
         return self.score - self.total
 
 
@@ -60,9 +60,9 @@ def full_gradients(model: nn.Module, *, implicit: bool = False) -> Callable[...,
     LayerNorm, GroupNorm and InstanceNorm have their implicit bias too, `phi(z) - phi'(z) z` for an element-wise one and
     `f(z) - J_f(z) z` in general, exact at each input.
 
-    All terms come from one forward and one backward; layers that run several times or never are no obstacle. Not seen,
-    and so left in the gap: biases added by functions (`F.conv2d`, `F.relu6`, a bare parameter), products of activations
-    (attention, squeeze-and-excitation gates), and modules that fuse their parts (`nn.MultiheadAttention`).
+    All terms come from one forward and one backward; layers that run several times or never are no obstacle. The gap
+    keeps biases that are not seen: those added by functions (`F.conv2d`, `F.relu6`, a bare parameter), products of
+    activations (attention, squeeze-and-excitation gates), and modules that fuse their parts (`nn.MultiheadAttention`).
 
     Source: arXiv 1905.00780, the full-gradient decomposition; the authors' code for the biases of BatchNorm. That code
     pairs biases and gradients by the order of registration, as pytorch-grad-cam does, which breaks where a branch is
@@ -189,8 +189,8 @@ def smooth_full_grad(
 
     `L(p) = sum_c psi(mean_n x_n df/dx_n)_c(p) + sum_l sum_c psi(mean_n b_l df/dy_l)_c(p)` with the noisy images
     `x_n = x + std (max x - min x) noise_n`, otherwise as `full_grad`, which it is without noise. One forward and one
-    backward for each noise; one more forward where the target leaves a choice (the top class) to the outputs, which is
-    made on the clean image.
+    backward for each noise; one more forward if the target depends on the outputs (the top class): it is chosen on the
+    clean image.
 
     The authors' code takes the range over the batch, the top class of each noisy image anew, and sums the channels of
     the input term before its absolute value, which their FullGrad does not; here the range is each image's own.
@@ -199,10 +199,10 @@ def smooth_full_grad(
 
     Args:
         model: any module in evaluation mode; left exactly as it is.
-        samples: how many noises a generator draws.
+        samples: the number of noise tensors that a generator draws.
         std: standard deviation of the noise, in units of the range of each image, `max x - min x`.
-        generator: where to draw normal noise from, on its own device, in float32 whatever the images are; it goes on
-            from call to call.
+        generator: draws normal noise on its own device, in float32 whatever the images are; each call continues its
+            sequence.
         noise: (n, *image.shape), the noise of unit deviation itself, in place of a generator.
         align_corners: upsample as the authors' code does.
 
@@ -241,11 +241,12 @@ def smooth_full_grad(
 
 
 def _product(grad: Tensor, offset: Tensor) -> Tensor:
+    """Return the gradient times the bias, in the dtype of the gradient."""
     return (grad * offset).to(grad.dtype)
 
 
 def _saliency(terms: Iterable[Tensor], image: Tensor, align_corners: bool) -> Tensor:
-    """Sum of psi over the terms that have as many dimensions as the image."""
+    """Return the sum of psi over the terms that have as many dimensions as the image, (B, *S)."""
     if image.ndim not in (3, 4, 5):
         raise CamfnError(
             f"FullGrad: expected images (B, C, *S) with one to three spatial dimensions, got {tuple(image.shape)}; "
@@ -260,7 +261,7 @@ def _saliency(terms: Iterable[Tensor], image: Tensor, align_corners: bool) -> Te
 
 
 def _rescaled(term: Tensor) -> Tensor:
-    """`sum_c minmax(|t|)_c`, (B, C, *S) to (B, 1, *S)."""
+    """Return `sum_c minmax(|t|)_c`, (B, C, *S) to (B, 1, *S); the minimum and maximum are those over C and S."""
     wide = widen(term)
     size = wide.abs()
     dims = tuple(range(1, size.ndim))

@@ -1,4 +1,4 @@
-"""Backward passes that let positive gradients only through a ReLU, and what they are multiplied with."""
+"""Guided backpropagation and deconvnet, whose ReLUs pass positive gradients only, and Guided Grad-CAM."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ._rectify import Rectify, Rule
 
 
 def guided_backprop(model: nn.Module) -> Callable[..., Tensor]:
-    """Guided backpropagation: the input gradient with only what is positive let through each ReLU.
+    """Guided backpropagation: the input gradient, where each ReLU passes only positive gradients back.
 
     At a ReLU of input z, `df/dz := g [g > 0] [z > 0]` of the gradient g in its output; everything else as in the
-    gradient. One forward and one backward. What comes out shows edges that excite the class's units, more of the image
-    than of the class: it hardly changes when the last layers are randomized (arXiv 1810.03292).
+    gradient. One forward and one backward. The result shows edges of the image more than
+    evidence for the class: it hardly changes when the last layers are randomized (arXiv 1810.03292).
 
     ReLUs are found where they are called: `nn.ReLU` and `nn.ReLU6` modules, `F.relu`, `torch.relu`, `x.relu()`, in
     place or not, once or many times, `F.hardtanh`, `clamp` and `threshold` from zero. The model is not edited. Other
@@ -65,8 +65,8 @@ def deconvnet(model: nn.Module) -> Callable[..., Tensor]:
 
     At a ReLU, `df/dz := g [g > 0]`, wherever its input is; everything else as in the gradient, which for max pooling is
     the unpooling with switches and for a convolution the transposed one. ReLUs are found and others left as by
-    `guided_backprop`. One forward and one backward. What it shows of the image comes from the switches of max pooling
-    alone: over a network that has none, it is one and the same pattern for every image.
+    `guided_backprop`. One forward and one backward. The image enters through the switches of max pooling
+    alone: without max pooling, the result is the same for every image.
 
     Source: arXiv 1311.2901, and as a rule for the backward arXiv 1412.6806. Normalizations, which it does not treat,
     are differentiated.
@@ -139,7 +139,7 @@ def unguided(model: nn.Module) -> Callable[[Inputs], dict[str, str]]:
 
     One forward, without a backward.
 
-    Source: none; it tells what arXiv 1412.6806 does not say of other activations.
+    Source: none; arXiv 1412.6806 does not treat other activations.
 
     Args:
         model: any module; left exactly as it is.
@@ -159,19 +159,25 @@ def unguided(model: nn.Module) -> Callable[[Inputs], dict[str, str]]:
 
     def run(inputs: Inputs) -> dict[str, str]:
         inside: list[str] = []
-        found: dict[str, list[str]] = {}
-        mode = Rectify("guided", lambda what: found.setdefault(inside[-1] if inside else "", []).append(what))
+        activations: dict[str, list[str]] = {}
+
+        def note(activation: str) -> None:
+            activations.setdefault(inside[-1] if inside else "", []).append(activation)
+
+        mode = Rectify("guided", note)
         copy = graft(model, lambda module: True)
         for name, module in model.named_modules():
             _announce(copy.owned[id(module)], name, inside)
         with torch.inference_mode(False), torch.no_grad(), mode:
             call(copy, copy_of(inputs))
-        return {name: ", ".join(dict.fromkeys(called)) for name, called in found.items()}
+        return {name: ", ".join(dict.fromkeys(called)) for name, called in activations.items()}
 
     return run
 
 
 def _announce(module: nn.Module, name: str, inside: list[str]) -> None:
+    """Keep the names of the modules that are running in `inside`, the innermost last."""
+
     def enter(module: nn.Module, args: Any) -> None:
         inside.append(name)
 
@@ -183,13 +189,14 @@ def _announce(module: nn.Module, name: str, inside: list[str]) -> None:
 
 
 def _rectified_gradient(name: str, model: nn.Module, rule: Rule) -> Callable[..., Tensor]:
+    """Return a function of the inputs and a target that returns the input gradient under the rule."""
     derive = differentiator(model, around=lambda: _rectified(name, rule))
     return lambda inputs, target=None: derive(inputs, target).image_grad
 
 
 @contextmanager
 def _rectified(name: str, rule: Rule) -> Iterator[None]:
-    """Run a network under the rule; refuse, before the backward, where it changed nothing but should have."""
+    """Run a network under the rule; refuse a network that has other activations and no ReLU."""
     others: list[str] = []
     mode = Rectify(rule, others.append)
     with mode:

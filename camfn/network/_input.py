@@ -1,4 +1,4 @@
-"""Gradients of the score in the image: plain, smoothed by noise, and integrated along a straight way."""
+"""Gradients of the score with respect to the image: plain, averaged over noise, and integrated along a line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._level import differentiator, image_of, pinned
 from ._noise import noise_source, noisy
 
 Rule: TypeAlias = Literal["gauss", "riemann"]
-"""Points and weights of an integral: Gauss-Legendre, or the right ends of equal steps."""
+"""The rule of an integral: Gauss-Legendre nodes, or the right ends of equal steps."""
 
 
 def input_gradient(model: nn.Module) -> Callable[..., Tensor]:
@@ -60,17 +60,17 @@ def smooth_grad(
     """SmoothGrad: the input gradient averaged over noisy images.
 
     `G = mean_n df/dx (x + std (max x - min x) noise_n)`, the range of each image its own. One forward and one
-    backward for each noise; one more forward where the target leaves a choice (the top class) to the outputs, which is
-    made on the clean image.
+    backward for each noise; one more forward if the target depends on the outputs (the top class): it is chosen on the
+    clean image.
 
     Source: arXiv 1706.03825; 50 samples and a deviation of 10 to 20 % of the range as recommended there.
 
     Args:
         model: any module; left exactly as it is.
-        samples: how many noises a generator draws.
+        samples: the number of noise tensors that a generator draws.
         std: standard deviation of the noise, in units of the range of each image, `max x - min x`.
-        generator: where to draw normal noise from, on its own device, in float32 whatever the images are; it goes on
-            from call to call. Under `vmap` and `torch.compile` give the noise.
+        generator: draws normal noise on its own device, in float32 whatever the images are; each call continues its
+            sequence. Under `vmap` and `torch.compile` give the noise.
         noise: (n, *image.shape), the noise of unit deviation itself, in place of a generator.
 
     Returns:
@@ -93,8 +93,8 @@ def smooth_grad(
 
     def explain(inputs: Inputs, target: Target = None) -> Tensor:
         score = pinned(model, inputs, target)
-        found = [widen(derive(changed, score).image_grad) for changed in noisy(inputs, noise_of, std)]
-        return torch.stack(found).mean(0).to(image_of(inputs)[0].dtype)
+        gradients = [widen(derive(changed, score).image_grad) for changed in noisy(inputs, noise_of, std)]
+        return torch.stack(gradients).mean(0).to(image_of(inputs)[0].dtype)
 
     return explain
 
@@ -102,12 +102,12 @@ def smooth_grad(
 def integrated_gradients(
     model: nn.Module, *, baseline: float | Tensor = 0.0, steps: int = 32, rule: Rule = "gauss"
 ) -> Callable[..., Tensor]:
-    """Integrated gradients: each value's share in the score's rise from a baseline to the image.
+    """Integrated gradients: how much each value of the image adds to the score, measured from a baseline.
 
     `A = (x - x0) integral_0^1 df/dx (x0 + t (x - x0)) dt`, whose sum is `f(x) - f(x0)` but for the error of the
     integral. `steps` points at Gauss-Legendre nodes, exact for a score that is a polynomial in t of degree `2 steps`,
     or with `rule="riemann"` the paper's right ends of equal steps, `t = k / steps`. One forward and one backward for
-    each point; one more forward where the target leaves a choice (the top class) to the outputs, made on the image.
+    each point; one more forward if the target depends on the outputs (the top class): it is chosen on the image.
 
     Source: arXiv 1703.01365, eq. 1 and 3.
 
@@ -148,7 +148,7 @@ def integrated_gradients(
         start = _start(baseline, image)
         total = torch.zeros_like(widen(image))
         for t, length in zip(nodes, lengths):
-            # from the image, so that the end of the way is the image itself
+            # measured from the image, so that t = 1 is exactly the image
             at = image - (1 - t) * (image - start)
             total = total + length * derive(rebuild(at), score).image_grad
         return ((image - start) * total).to(image.dtype)
@@ -157,6 +157,7 @@ def integrated_gradients(
 
 
 def _start(baseline: float | Tensor, image: Tensor) -> Tensor:
+    """Return the baseline in the shape of the image."""
     start = torch.as_tensor(baseline, dtype=image.dtype, device=image.device)
     try:
         return start.expand_as(image)

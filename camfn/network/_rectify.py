@@ -1,4 +1,4 @@
-"""ReLUs with a backward of another rule, wherever a network calls one, without a change to the network."""
+"""Another rule for the backward of every ReLU that a network calls; the network itself is not changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 Rule: TypeAlias = Literal["guided", "deconv"]
-"""What a ReLU's backward keeps of a gradient g at an input z: `g [g > 0] [z > 0]`, or `g [g > 0]`."""
+"""The gradient that a ReLU of input z passes back for a gradient g: `g [g > 0] [z > 0]`, or `g [g > 0]`."""
 
 INF = float("inf")
 
@@ -52,7 +52,7 @@ CEILING: dict[Any, Callable[..., float | None]] = {
     **dict.fromkeys((torch.clip, torch.clip_, Tensor.clip, Tensor.clip_), _clamp),
     **dict.fromkeys((torch.clamp_min, torch.clamp_min_, Tensor.clamp_min, Tensor.clamp_min_), _clamp),
 }
-"""What may be a ReLU: from its arguments to where it clips, or None where it is none."""
+"""Functions that may be a ReLU: for each a function from its arguments to its upper bound, or None if it is no ReLU."""
 
 OTHERS: dict[Any, str] = {
     getattr(place, name): name.rstrip("_")
@@ -71,10 +71,10 @@ _INPLACE_ARGUMENT = {functional.relu: 1, functional.relu6: 1, functional.hardtan
 
 
 class Rectify(TorchFunctionMode):
-    """Give every ReLU called inside the rule's backward; tell which other activations were called.
+    """Gives every ReLU that runs inside the backward of the rule, and reports the other activations that run.
 
     Attributes:
-        guided: how many ReLUs were.
+        guided: the number of ReLUs that ran.
     """
 
     def __init__(self, rule: Rule, other: Callable[[str], None]) -> None:
@@ -84,14 +84,14 @@ class Rectify(TorchFunctionMode):
         self.guided = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace a ReLU, let everything else pass."""
+        """Replace a ReLU, and call every other function as it is."""
         kwargs = kwargs or {}
         ceiling = CEILING[func](*args, **_positional(kwargs)) if func in CEILING else None
         if ceiling is not None:
             z = args[0] if args else kwargs["input"]
             self.guided += 1
             out = self.apply(z, ceiling)
-            # whoever holds the tensor expects to find it overwritten
+            # an in-place ReLU overwrites its input, which other modules may hold
             return z.copy_(out) if _in_place(func, args, kwargs) else out
         if func in OTHERS:
             self.other(OTHERS[func])
@@ -99,11 +99,12 @@ class Rectify(TorchFunctionMode):
 
 
 def _positional(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The tensor is called `input` in functions, and `self` is never passed by name."""
+    """Rename `input`, as functions call the tensor, to `z`; methods never get theirs by name."""
     return {"z" if key == "input" else key: value for key, value in kwargs.items()}
 
 
 def _in_place(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a call overwrites its input."""
     if func in _ALWAYS_IN_PLACE or func not in _INPLACE_ARGUMENT:
         return func in _ALWAYS_IN_PLACE
     place = _INPLACE_ARGUMENT[func]
@@ -111,6 +112,8 @@ def _in_place(func: Any, args: Any, kwargs: Any) -> bool:
 
 
 class _ClippedReLU(torch.autograd.Function):
+    """The forward of a ReLU with an upper bound."""
+
     generate_vmap_rule = True
 
     @staticmethod
@@ -119,6 +122,8 @@ class _ClippedReLU(torch.autograd.Function):
 
 
 class _GuidedReLU(_ClippedReLU):
+    """A ReLU whose backward is `g [g > 0] [z > 0]`."""
+
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         z, ceiling = inputs
@@ -131,6 +136,8 @@ class _GuidedReLU(_ClippedReLU):
 
 
 class _DeconvReLU(_ClippedReLU):
+    """A ReLU whose backward is `g [g > 0]`."""
+
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         pass

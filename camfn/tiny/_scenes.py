@@ -1,4 +1,4 @@
-"""Scenes: digits of different classes pasted on procedural textures, with exact masks and boxes."""
+"""Scenes: digits of different classes on procedural textures, with exact masks and boxes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HELD_OUT = 40
 
 
 class Scenes(NamedTuple):
-    """Pictures and the whole truth about them.
+    """Pictures, and the labels, masks and boxes of their digits.
 
     Attributes:
         images: (B, 3, 64, 64), RGB in [0, 1].
@@ -49,7 +49,7 @@ def scenes(
         count: how many, B.
         generator: where to draw from; a CPU generator.
         digits: how many in each, D, one to four.
-        split: whose handwriting: what the models were trained on, or what was held out.
+        split: "train" takes the glyphs that the models were trained on, "test" the others.
 
     Raises:
         CamfnError: for another number of digits, or another split.
@@ -112,6 +112,7 @@ def _texture(count: int, generator: torch.Generator) -> Tensor:
 
 
 def _boxes(masks: Tensor) -> Tensor:
+    """Return the tight boxes of masks, x0 y0 x1 y1."""
     columns, rows = masks.any(-2), masks.any(-1)
     ends = [(line.int().argmax(-1), SIZE - line.flip(-1).int().argmax(-1)) for line in (columns, rows)]
     (x0, x1), (y0, y1) = ends

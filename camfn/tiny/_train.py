@@ -1,4 +1,4 @@
-"""How the weights that ship were made: `python -m camfn.tiny cnn`, seeded, on one thread."""
+"""Train the weights that ship with camfn: `python -m camfn.tiny cnn`, seeded, on one thread."""
 
 from __future__ import annotations
 
