@@ -1,7 +1,7 @@
-"""Targets: what to explain, as functions from a model's outputs to one number a sample.
+"""Targets: functions from a model's outputs to the score that a map explains, one number a sample.
 
-Every target is a plain callable, so any function of the outputs will do. Those here also add, subtract and scale:
-`class_score(281) - 0.5 * class_score(282)`.
+Every target is a plain callable, so any function of the outputs can be a target. The targets of this package can also
+be added, subtracted and scaled: `class_score(281) - 0.5 * class_score(282)`.
 """
 
 from ._boxes import Box as Box

@@ -1,6 +1,6 @@
-"""Targets of detectors: one chosen box's class score, objectness, coordinate, and its like on a perturbed image.
+"""Targets for detectors: the class score, objectness or coordinate of one box, and its match on a perturbed image.
 
-A detector is read through two functions of its outputs, `boxes_of` and `scores_of`; everything else is built on them.
+The targets read a detector through a `BoxHead`: two functions of its outputs, `boxes_of` and `scores_of`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ Part: TypeAlias = Literal["class", "objectness", "x0", "y0", "x1", "y1", "center
 
 
 class BoxHead(NamedTuple):
-    """How to read a detector's outputs. Any detector can be plugged in with two functions.
+    """Functions that read a detector's outputs; two of them are enough for any detector.
 
     Attributes:
-        boxes_of: outputs to the corners x0 y0 x1 y1 of every candidate, (B, N, 4), in any unit.
-        scores_of: outputs to its class scores, (B, N, K), none negative; probabilities as a rule.
-        objectness_of: outputs to (B, N), how sure the detector is of there being an object; None if it does not say.
-        fixed: whether candidate n is the same place on every image, as it is ahead of any suppression and sorting.
-            Where it is not, perturbation methods look for the box by its coordinates in every run.
+        boxes_of: function from outputs to the corners x0 y0 x1 y1 of every candidate, (B, N, 4), in any unit.
+        scores_of: function from outputs to the class scores of every candidate, (B, N, K), none negative; usually
+            probabilities.
+        objectness_of: function from outputs to the objectness of every candidate, (B, N): the detector's confidence
+            that there is an object. None for a detector without it.
+        fixed: whether candidate n stands for the same place in every image, as before suppression and sorting. If
+            not, perturbation methods look for the box by its coordinates in every run.
 
     Example:
         >>> import torch
@@ -52,11 +54,11 @@ class BoxHead(NamedTuple):
 def torchvision_head(count: int = 91) -> BoxHead:
     """Read torchvision's detectors, whose outputs are a list with a dict of boxes, labels and scores for each image.
 
-    Boxes are in pixels of the image given. Each detection has a score for its own label only; images with fewer are
-    filled up with boxes and scores of 0. Give the model its images as one tensor (B, 3, H, W).
+    Boxes are in pixels of the input image. Each detection has a score for its own label only; the head pads images
+    with fewer detections with boxes and scores of 0. Give the model its images as one tensor (B, 3, H, W).
 
     Args:
-        count: number of labels, the background 0 among them; 91 for the weights trained on COCO.
+        count: number of labels, including the background 0; 91 for the weights trained on COCO.
 
     Example:
         >>> import torch
@@ -74,7 +76,7 @@ def torchvision_head(count: int = 91) -> BoxHead:
         rows = pad_sequence([one[key] for one in outputs], batch_first=True)
         if rows.shape[1]:
             return rows
-        # no detections at all: a candidate that is nothing, for maxima and gathers to find
+        # without any detection, one empty candidate lets maxima and gathers run
         return functional.pad(rows, (*(0, 0) * (rows.ndim - 2), 0, 1))
 
     def scores(outputs: Any) -> Tensor:
@@ -85,10 +87,10 @@ def torchvision_head(count: int = 91) -> BoxHead:
 
 
 def detr_head() -> BoxHead:
-    """Read Hugging Face's DETR, YOLOS and their like: `logits` (B, N, K + 1) and `pred_boxes` (B, N, 4), as fractions.
+    """Read Hugging Face's DETR, YOLOS and similar: `logits` (B, N, K + 1) and `pred_boxes` (B, N, 4), as fractions.
 
-    Scores are softmax probabilities without the last class, which is "no object"; objectness is its complement. Boxes
-    are corners as fractions of the image.
+    Scores are softmax probabilities without the last class, which is "no object"; objectness is one minus the
+    probability of that class. Boxes are corners as fractions of the image.
 
     Example:
         >>> import torch
@@ -98,8 +100,8 @@ def detr_head() -> BoxHead:
     """
 
     def probabilities(outputs: Any) -> Tensor:
-        found: Tensor = named_output(outputs, "logits").softmax(-1)
-        return found
+        with_no_object: Tensor = named_output(outputs, "logits").softmax(-1)
+        return with_no_object
 
     def boxes(outputs: Any) -> Tensor:
         center, size = named_output(outputs, "pred_boxes").split(2, -1)
@@ -118,15 +120,15 @@ def box_score(
 ) -> Score:
     """One number of one box of a detector: ODAM's targets (2304.06354).
 
-    Four coordinates stand for the candidate with the largest IoU times class score; the score is 0 where none overlaps.
-    What the box and the class leave to the outputs is chosen once where a method perturbs.
+    Four coordinates stand for the candidate with the largest IoU times class score; the score is 0 where no candidate
+    overlaps. A method that perturbs chooses the candidate and the class once, from the unperturbed image.
 
     Args:
         box: a candidate's index, coordinates, or None for the best candidate.
-        classes: the class, as for `class_score`; None is the candidate's best.
-        head: how to read the outputs.
+        classes: the class, as for `class_score`; None takes the candidate's best class.
+        head: functions that read the detector's outputs.
         part: the class score; objectness; a corner's coordinate, or the center or the size along one axis.
-        size: (height, width) of the image in the boxes' unit; `transforms.augment` needs it to move the box along.
+        size: (height, width) of the image in the boxes' unit; `transforms.augment` needs it to move the box.
 
     Raises:
         CamfnError: an unknown part, boxes or scores of a wrong shape, an index out of range, or no objectness.
@@ -143,11 +145,11 @@ def box_score(
     if part not in ("class", "objectness", *_COORDINATES):
         raise CamfnError(f"part: expected class, objectness, {', '.join(_COORDINATES)}; got {part!r}")
     if part == "objectness" and head.objectness_of is None:
-        raise CamfnError("this head does not tell the objectness: give it as BoxHead(..., objectness_of=...)")
+        raise CamfnError("this head has no objectness: give it as BoxHead(..., objectness_of=...)")
 
     def score(outputs: Any) -> Tensor:
         boxes, scores = _read(head, outputs)
-        which, there = _chosen(box, classes, boxes, scores)
+        which, exists = _candidate(box, classes, boxes, scores)
         if part == "class":
             own = scores.gather(1, which[:, None, None].expand(-1, 1, scores.shape[2]))[:, 0]
             value = own.gather(1, class_index(own, classes))[:, 0]
@@ -157,33 +159,33 @@ def box_score(
         else:
             corners = boxes.gather(1, which[:, None, None].expand(-1, 1, 4))[:, 0]
             value = corners @ torch.tensor(_COORDINATES[part]).to(corners)
-        return torch.where(there, value, 0.0)
+        return torch.where(exists, value, 0.0)
 
     def pinned(outputs: Any) -> Score:
         boxes, scores = _read(head, outputs)
-        which, _ = _chosen(box, classes, boxes, scores)
+        which, _ = _candidate(box, classes, boxes, scores)
         own = scores.gather(1, which[:, None, None].expand(-1, 1, scores.shape[2]))[:, 0]
         index = class_index(own, classes)[:, 0]
         place = boxes.detach().gather(1, which[:, None, None].expand(-1, 1, 4))[:, 0]
-        kept = box_score(which if head.fixed else place, index, head=head, part=part, size=size)
-        return Score(kept.function, kept.pinned, _mover(place, size, lambda to: rebuilt(to, index)))
+        fixed = box_score(which if head.fixed else place, index, head=head, part=part, size=size)
+        return Score(fixed.function, fixed.pinned, _mover(place, size, lambda new_box: at_box(new_box, index)))
 
-    def rebuilt(to: Tensor, index: Classes = classes) -> Score:
-        return box_score(to, index, head=head, part=part, size=size)
+    def at_box(new_box: Tensor, index: Classes = classes) -> Score:
+        return box_score(new_box, index, head=head, part=part, size=size)
 
-    return Score(score, pinned, _mover(box, size, rebuilt))
+    return Score(score, pinned, _mover(box, size, at_box))
 
 
 def overlap_score(box: Box, classes: Classes = None, *, head: BoxHead, size: tuple[int, int] | None = None) -> Score:
     """IoU-matched score: the largest `IoU(box, b_n) s_n(class)` over the candidates n.
 
-    Both factors are differentiated. pytorch-grad-cam's target for Faster R-CNN adds the score and a constant IoU, for
-    candidates above an IoU of one half.
+    The gradient goes through both factors. pytorch-grad-cam's target for Faster R-CNN adds the score and a constant
+    IoU, for candidates above an IoU of one half.
 
     Args:
         box: as for `box_score`.
-        classes: the class; None is the best candidate's, for each sample.
-        head: how to read the outputs.
+        classes: the class; None takes, for each sample, the class of the best candidate.
+        head: functions that read the detector's outputs.
         size: as for `box_score`.
 
     Example:
@@ -205,7 +207,9 @@ def overlap_score(box: Box, classes: Classes = None, *, head: BoxHead, size: tup
         index = _best_class(scores, box_iou(boxes, place[:, None])) if classes is None else classes
         return overlap_score(place, index, head=head, size=size)
 
-    return Score(score, pinned, _mover(box, size, lambda to: overlap_score(to, classes, head=head, size=size)))
+    return Score(
+        score, pinned, _mover(box, size, lambda new_box: overlap_score(new_box, classes, head=head, size=size))
+    )
 
 
 def detection_similarity(
@@ -218,15 +222,15 @@ def detection_similarity(
 ) -> Score:
     """Similarity of the most similar candidate to a detection: D-RISE's score (2006.03204, eq. 2 and 3).
 
-    `max_n IoU(box, b_n) cos(p, p_n) o_n` with the class scores `p_n` and the objectness `o_n`, which is left out where
-    the head has none. For `methods.d_rise`, and for deletion and insertion; the IoU is differentiated too.
+    `max_n IoU(box, b_n) cos(p, p_n) o_n` with the class scores `p_n` and the objectness `o_n`; `o_n` is 1 where the
+    head has no objectness. Use it with `methods.d_rise`, deletion and insertion. The gradient goes through the IoU too.
 
     Args:
         box: as for `box_score`.
-        classes: stands for a `p` that is 1 for this class and 0 elsewhere.
-        head: how to read the outputs.
-        probabilities: `p` itself, (K,) or (B, K), in place of a class. With neither, it is the scores of the candidate
-            that the box stands for, taken once where a method perturbs.
+        classes: the class for which `p` is 1; `p` is 0 for the other classes.
+        head: functions that read the detector's outputs.
+        probabilities: `p` itself, (K,) or (B, K), in place of a class. Without a class and `p`, `p` is the scores of
+            the candidate that the box stands for; a method that perturbs reads them once.
         size: as for `box_score`.
 
     Example:
@@ -237,31 +241,31 @@ def detection_similarity(
         tensor([0.4000])
     """
 
-    def vector(boxes: Tensor, scores: Tensor) -> Tensor:
+    def wanted_probabilities(boxes: Tensor, scores: Tensor) -> Tensor:
         if probabilities is not None:
             return probabilities.to(scores).expand(scores.shape[0], scores.shape[2])
         if classes is not None:
             own = class_index(scores[:, 0], classes)
             return (torch.arange(scores.shape[2], device=own.device) == own).to(scores.dtype)
-        which, _ = _chosen(box, None, boxes, scores)
+        which, _ = _candidate(box, None, boxes, scores)
         return scores.detach().gather(1, which[:, None, None].expand(-1, 1, scores.shape[2]))[:, 0]
 
     def score(outputs: Any) -> Tensor:
         boxes, scores = _read(head, outputs)
-        place, wanted = _corners(box, classes, boxes, scores), vector(boxes, scores)
+        place, wanted = _corners(box, classes, boxes, scores), wanted_probabilities(boxes, scores)
         cosine = safe_divide((scores * wanted[:, None]).sum(2), scores.norm(dim=2) * wanted.norm(dim=1)[:, None])
-        found = box_iou(boxes, place[:, None]) * cosine
-        return (found if head.objectness_of is None else found * head.objectness_of(outputs)).amax(1)
+        similarity = box_iou(boxes, place[:, None]) * cosine
+        return (similarity if head.objectness_of is None else similarity * head.objectness_of(outputs)).amax(1)
 
     def pinned(outputs: Any) -> Score:
         boxes, scores = _read(head, outputs)
-        place, wanted = _corners(box, classes, boxes, scores), vector(boxes, scores)
+        place, wanted = _corners(box, classes, boxes, scores), wanted_probabilities(boxes, scores)
         return detection_similarity(place, head=head, probabilities=wanted, size=size)
 
-    def rebuilt(to: Tensor) -> Score:
-        return detection_similarity(to, classes, head=head, probabilities=probabilities, size=size)
+    def at_box(new_box: Tensor) -> Score:
+        return detection_similarity(new_box, classes, head=head, probabilities=probabilities, size=size)
 
-    return Score(score, pinned, _mover(box, size, rebuilt))
+    return Score(score, pinned, _mover(box, size, at_box))
 
 
 _COORDINATES = {
@@ -277,6 +281,7 @@ _COORDINATES = {
 
 
 def _read(head: BoxHead, outputs: Any) -> tuple[Tensor, Tensor]:
+    """Return the boxes and the class scores of a detector's outputs; refuse wrong shapes."""
     boxes, scores = head.boxes_of(outputs), head.scores_of(outputs)
     if boxes.ndim != 3 or boxes.shape[2] != 4 or scores.ndim != 3 or scores.shape[:2] != boxes.shape[:2]:
         raise CamfnError(
@@ -285,8 +290,8 @@ def _read(head: BoxHead, outputs: Any) -> tuple[Tensor, Tensor]:
     return boxes, scores
 
 
-def _given(box: Box, boxes: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The candidate's index, (B,), or the coordinates, (B, 4), whichever was given."""
+def _index_or_corners(box: Box, boxes: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return the box as a candidate's index, (B,), or as coordinates, (B, 4); the other is None, or both are."""
     batch, count = boxes.shape[:2]
     if box is None:
         return None, None
@@ -302,9 +307,9 @@ def _given(box: Box, boxes: Tensor) -> tuple[Tensor | None, Tensor | None]:
     return None, value.to(boxes.dtype).expand(batch, 4)
 
 
-def _chosen(box: Box, classes: Classes, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The candidate that a box stands for, (B,), and whether there is one."""
-    index, corners = _given(box, boxes)
+def _candidate(box: Box, classes: Classes, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the index of the candidate that the box stands for, (B,), and whether there is such a candidate, (B,)."""
+    index, corners = _index_or_corners(box, boxes)
     if index is not None:
         return index, torch.ones_like(index, dtype=torch.bool)
     fit = scores.detach().amax(2) if classes is None else _of_class(scores.detach(), classes, scores[..., 0])
@@ -315,54 +320,68 @@ def _chosen(box: Box, classes: Classes, boxes: Tensor, scores: Tensor) -> tuple[
 
 
 def _corners(box: Box, classes: Classes, boxes: Tensor, scores: Tensor) -> Tensor:
-    _, corners = _given(box, boxes)
+    """Return the coordinates of the box, (B, 4): the caller's, or those of the candidate that the box stands for."""
+    _, corners = _index_or_corners(box, boxes)
     if corners is not None:
         return corners
-    which, _ = _chosen(box, classes, boxes, scores)
+    which, _ = _candidate(box, classes, boxes, scores)
     return boxes.detach().gather(1, which[:, None, None].expand(-1, 1, 4))[:, 0]
 
 
 def _of_class(scores: Tensor, classes: Classes, overlap: Tensor) -> Tensor:
-    """Scores of the class, (B, N)."""
+    """Return each candidate's score of the class, (B, N); without a class, of the best class by score times overlap."""
     index = _best_class(scores, overlap)[:, None] if classes is None else class_index(scores[:, 0], classes)
     return scores.gather(2, index[:, None].expand(-1, scores.shape[1], 1))[..., 0]
 
 
 def _best_class(scores: Tensor, overlap: Tensor) -> Tensor:
+    """Return the class with the largest score times overlap over all candidates, (B,)."""
     return (scores * overlap[..., None]).detach().amax(1).argmax(1)
 
 
 _CELLS = 512
-"""At least so many to a side of the mask that stands for a box while it is moved."""
+"""Least number of cells along each side of the mask that `_mover` draws for a box."""
 
 
-def _mover(box: Box, size: tuple[int, int] | None, rebuild: Callable[[Tensor], Score]) -> Callable[[Move], Score]:
-    """Move coordinates by moving the mask of the box, and taking the box of what comes out."""
+def _mover(box: Box, size: tuple[int, int] | None, at_box: Callable[[Tensor], Score]) -> Callable[[Move], Score]:
+    """Return the attribute `moved` of a target with a box: it draws the box as a mask, moves it, and reads it back.
+
+    A `Move` is a function of masks only, since an augmentation may rotate or warp the image. So the box becomes a mask
+    of at least 512 cells to a side, the move is applied to the mask, and the new box is the smallest one around the
+    cells that are left. It is exact to a cell; a box that leaves the image becomes an empty box.
+
+    Args:
+        box: the box of the target; only coordinates can be moved.
+        size: (height, width) of the image in the boxes' unit.
+        at_box: function from new coordinates (B, 4) to the target with that box.
+    """
 
     def moved(move: Move) -> Score:
         if size is None:
             raise CamfnError(
-                "the images are moved, and the target's box with them: give their size in the unit of the boxes, as in "
-                "box_score(box, head=head, size=(height, width)); (1, 1) where boxes are fractions"
+                "the target's box has to move with the images: give the size of the images in the unit of the boxes, "
+                "as in box_score(box, head=head, size=(height, width)); (1, 1) where boxes are fractions"
             )
         corners = torch.as_tensor(0 if box is None else box)
         if not corners.is_floating_point() and not isinstance(box, (list, tuple)):
             raise CamfnError(
-                "a candidate that is not given by its coordinates is nowhere without outputs: pin(target, outputs)"
+                "the target names its box by a candidate's index, or takes the best candidate, so its place is known "
+                "only from the model's outputs: pin(target, outputs) gives it coordinates"
             )
         corners = corners.float().reshape(-1, 4)
-        spans = []
+        inside = []  # along x and along y: which cells of the mask lie between the two edges of the box
         for axis, length in enumerate(reversed(size)):
             cells = length * -(-_CELLS // length)
             centers = (torch.arange(cells, device=corners.device) + 0.5) * (length / cells)
-            spans.append((centers > corners[:, axis, None]) & (centers < corners[:, axis + 2, None]))
-        mask = move((spans[1][:, :, None] & spans[0][:, None]).float()) > 0.5
-        ends = []
-        for line, length in zip((mask.any(1), mask.any(2)), reversed(size)):
-            first = line.int().argmax(1)
-            last = torch.where(line.any(1), line.shape[1] - line.flip(1).int().argmax(1), first)
-            ends.append((first * length / line.shape[1], last * length / line.shape[1]))
-        (x0, x1), (y0, y1) = ends
-        return rebuild(torch.stack([x0, y0, x1, y1], 1))
+            inside.append((centers > corners[:, axis, None]) & (centers < corners[:, axis + 2, None]))
+        mask = move((inside[1][:, :, None] & inside[0][:, None]).float()) > 0.5
+        edges = []
+        for cells_hit, length in zip((mask.any(1), mask.any(2)), reversed(size)):
+            count = cells_hit.shape[1]
+            first = cells_hit.int().argmax(1)
+            end = torch.where(cells_hit.any(1), count - cells_hit.flip(1).int().argmax(1), first)
+            edges.append((first * length / count, end * length / count))
+        (x0, x1), (y0, y1) = edges
+        return at_box(torch.stack([x0, y0, x1, y1], 1))
 
     return moved

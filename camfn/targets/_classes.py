@@ -1,8 +1,4 @@
-"""Targets: what to explain, as functions from a model's outputs to one number a sample.
-
-Every target is a plain callable, so any function of the outputs will do. Those here also add, subtract and scale:
-`class_score(281) - 0.5 * class_score(282)`.
-"""
+"""Targets for classifiers: logit, probability and log-probability of a class, and its contrast to other classes."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ from ._score import Classes, Score, class_index, class_indices, logits_of, named
 
 
 def class_score(classes: Classes = None) -> Score:
-    """Logit of a class: the pre-softmax score that Grad-CAM (1610.02391) and most of its heirs explain.
+    """Logit of a class, before softmax: the score that Grad-CAM (1610.02391) and most later methods explain.
 
     Args:
         classes: an int, a (B,) tensor or list with one class a sample, or None for each sample's top class.
@@ -39,7 +35,7 @@ def class_score(classes: Classes = None) -> Score:
 
 
 def class_probability(classes: Classes = None) -> Score:
-    """Softmax probability of a class. Saturates: near 1 its gradient vanishes, and the map with it.
+    """Softmax probability of a class. Where it is near 1, its gradient and so the map are near zero.
 
     Args:
         classes: an int, a (B,) tensor or list with one class a sample, or None for each sample's top class.
@@ -53,7 +49,7 @@ def class_probability(classes: Classes = None) -> Score:
 
 
 def class_log_probability(classes: Classes = None) -> Score:
-    """Log-probability of a class: its gradient does not vanish where another class wins.
+    """Log-probability of a class. Its gradient does not vanish where another class has the larger probability.
 
     Args:
         classes: an int, a (B,) tensor or list with one class a sample, or None for each sample's top class.
@@ -69,8 +65,8 @@ def class_log_probability(classes: Classes = None) -> Score:
 def rest(classes: Classes = None) -> Score:
     """ReST, residual softmax target: `y_c + log softmax(y)_c` (ShapleyCAM, 2501.06261).
 
-    Each sample has its own term. pytorch-grad-cam subtracts the cross-entropy averaged over the batch instead, so there
-    a sample's score depends on its neighbors.
+    Each sample has its own term. pytorch-grad-cam subtracts the cross-entropy averaged over the batch, so that a
+    sample's score depends on the other samples.
 
     Args:
         classes: an int, a (B,) tensor or list with one class a sample, or None for each sample's top class.
@@ -87,7 +83,7 @@ def binary_score(positive: bool = True) -> Score:
     """Logit of a model with one output, (B,) or (B, 1), or its negative to explain the other class.
 
     Args:
-        positive: explain the class that a large logit stands for; False explains the other one.
+        positive: True explains the class of a large logit, False the class of a small one.
 
     Raises:
         CamfnError: the outputs are not one number a sample.
@@ -118,7 +114,7 @@ def contrast(
     count: int = 3,
     weighted: bool = False,
 ) -> Score:
-    """What sets a class apart from the ones most like it (Finer-CAM, 2501.11309).
+    """Difference between the logit of a class and the logits of similar classes (Finer-CAM, 2501.11309).
 
     The default form is `mean_d (y_c - gamma y_d)`; the weighted form `sum_d p_d (y_c - gamma y_d) / sum_d p_d`, where
     the probabilities `p_d` are constants: their gradient is not part of the score. (The authors' code and
@@ -142,7 +138,7 @@ def contrast(
     def score(outputs: Any) -> Tensor:
         y = logits_of(outputs)
         chosen = y.gather(1, class_index(y, classes))
-        others = _others(y, chosen, classes, against, count)
+        others = _compared_classes(y, chosen, classes, against, count)
         terms = chosen - gamma * y.gather(1, others)
         if not weighted:
             return terms.mean(1)
@@ -152,13 +148,15 @@ def contrast(
     def pinned(outputs: Any) -> ScoreFn:
         y = logits_of(outputs)
         index = class_index(y, classes)
-        others = _others(y, y.gather(1, index), index[:, 0], against, count)
+        others = _compared_classes(y, y.gather(1, index), index[:, 0], against, count)
         return contrast(index[:, 0], others, gamma=gamma, weighted=weighted)
 
     return Score(score, pinned)
 
 
 def _of_class(classes: Classes, transform: Callable[[Tensor], Tensor]) -> Score:
+    """Build the target that reads a class from transformed logits (B, K)."""
+
     def score(outputs: Any) -> Tensor:
         logits = logits_of(outputs)
         return transform(logits).gather(1, class_index(logits, classes))[:, 0]
@@ -169,8 +167,8 @@ def _of_class(classes: Classes, transform: Callable[[Tensor], Tensor]) -> Score:
     return Score(score, pinned if classes is None else None)
 
 
-def _others(y: Tensor, chosen: Tensor, classes: Classes, against: Any, count: int) -> Tensor:
-    """Classes to compare with, (B, n): those given, or the nearest by logit."""
+def _compared_classes(y: Tensor, chosen: Tensor, classes: Classes, against: Any, count: int) -> Tensor:
+    """Return the classes to compare with, (B, n): the caller's, or the `count` classes with the nearest logits."""
     batch, total = y.shape
     if against is not None:
         others = class_indices("against", against, y, f"(), (n,) or ({batch}, n)")

@@ -1,4 +1,4 @@
-"""Targets of what is not one row of class logits: segmentations, embeddings, regressions, labels, and words."""
+"""Targets for segmentation, embeddings, regression, multi-label and text outputs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ def mask_score(classes: Classes = None, region: Region = "all") -> Score:
 
     Args:
         classes: an int, one a sample, or None for the class with the largest sum of logits over the region; with
-            "predicted", the class that most positions are given to.
-        region: "all" positions; those "predicted" as the class, chosen once where a method perturbs; or a mask, (*T)
-            or (B, *T), bool or weights, of any size: it is averaged (or repeated) to the size of the logits.
+            "predicted", the class that is predicted at the most positions.
+        region: "all" positions; the positions "predicted" as the class (a method that perturbs chooses them once, from
+            the unperturbed image); or a mask, (*T) or (B, *T), bool or weights, of any size: `mask_score` averages (or
+            repeats) it to the size of the logits.
 
     Raises:
-        CamfnError: no such logits, a class out of range, or a mask of other dimensions.
+        CamfnError: the outputs hold no such logits, a class is out of range, or a mask has other dimensions.
 
     Example:
         >>> import torch
@@ -41,8 +42,8 @@ def mask_score(classes: Classes = None, region: Region = "all") -> Score:
     if isinstance(region, str) and region not in ("all", "predicted"):
         raise CamfnError(f"region: expected 'all', 'predicted' or a mask, got {region!r}")
 
-    def chosen(logits: Tensor) -> tuple[Tensor, Tensor]:
-        """The class, (B, 1), and the weight of each position, (B, *S)."""
+    def class_and_weights(logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the class, (B, 1), and the weight of each position, (B, *S)."""
         flat = logits.flatten(2).detach()
         if isinstance(region, str):
             won = flat.argmax(1)[:, None] == torch.arange(flat.shape[1], device=flat.device)[:, None]
@@ -50,23 +51,23 @@ def mask_score(classes: Classes = None, region: Region = "all") -> Score:
             index = class_index(amount, classes)
             if region == "all":
                 return index, torch.ones_like(logits[:, 0])
-            return index, (logits.detach().argmax(1) == _beside(index[:, 0], logits)).to(logits.dtype)
-        weights = _at(region, logits)
+            return index, (logits.detach().argmax(1) == _with_spatial_axes(index[:, 0], logits)).to(logits.dtype)
+        weights = _resized(region, logits)
         return class_index((flat * weights.flatten(1)[:, None]).sum(2), classes), weights
 
     def score(outputs: Any) -> Tensor:
         logits = _dense_logits(outputs)
-        return _over(logits, *chosen(logits))
+        return _weighted_sum(logits, *class_and_weights(logits))
 
-    def mover(places: Tensor, index: Classes) -> Callable[[Move], Score]:
-        return lambda move: mask_score(index, move(places))
+    def mover(mask: Tensor, index: Classes) -> Callable[[Move], Score]:
+        return lambda move: mask_score(index, move(mask))
 
     def pinned(outputs: Any) -> Score:
         logits = _dense_logits(outputs)
-        index, weights = chosen(logits)
-        fixed = Score(lambda later: _over(_dense_logits(later), index, weights))
+        index, weights = class_and_weights(logits)
+        fixed = Score(lambda later: _weighted_sum(_dense_logits(later), index, weights))
         if isinstance(region, Tensor):
-            fixed.moved = mover(_each_sample(region, logits), index[:, 0])  # at the mask's own size
+            fixed.moved = mover(_each_sample(region, logits), index[:, 0])  # the mask keeps its size until it has moved
         elif region == "predicted":
             fixed.moved = mover(weights, index[:, 0])
         return fixed
@@ -77,16 +78,16 @@ def mask_score(classes: Classes = None, region: Region = "all") -> Score:
 
 
 def similarity(reference: Tensor) -> Score:
-    """Cosine between a sample's embedding and another one: of another image, or of a text.
+    """Cosine between a sample's embedding and a reference embedding: of another image, or of a text.
 
     Finds the embedding in a tensor (B, D), or under "image_embeds", "text_embeds" or "pooler_output" (Hugging Face's
-    towers of CLIP and SigLIP). 0 where one of the two is zero.
+    towers of CLIP and SigLIP). The score is 0 where one of the two embeddings is zero.
 
     Args:
-        reference: (D,), or (B, D) with one a sample; a constant, however it was made.
+        reference: (D,), or (B, D) with one a sample; no gradient goes through it.
 
     Raises:
-        CamfnError: no such embedding, or a reference of another size.
+        CamfnError: the outputs hold no such embedding, or the reference has another size.
 
     Example:
         >>> import torch
@@ -95,35 +96,33 @@ def similarity(reference: Tensor) -> Score:
     """
 
     def score(outputs: Any) -> Tensor:
-        found = named_output(outputs, "image_embeds", "text_embeds", "pooler_output")
-        if not isinstance(found, Tensor) or found.ndim != 2:
+        embedding = named_output(outputs, "image_embeds", "text_embeds", "pooler_output")
+        if not isinstance(embedding, Tensor) or embedding.ndim != 2:
             raise CamfnError(
                 f"similarity needs an embedding of shape (B, D); the model returned {describe(outputs)}. Take a model "
                 "that ends in one, such as CLIPVisionModelWithProjection, or a function: "
                 "lambda outputs: similarity(reference)(outputs.hidden[:, 0])"
             )
-        other = reference.detach().to(found)
-        if other.ndim not in (1, 2) or other.shape[-1] != found.shape[1] or other.shape[0] not in (1, *found.shape):
-            raise CamfnError(
-                f"reference: expected shape ({found.shape[1]},) or {tuple(found.shape)}, got {tuple(other.shape)}"
-            )
-        return safe_divide((found * other).sum(1), found.norm(dim=1) * other.norm(dim=-1))
+        other, (batch, size) = reference.detach().to(embedding), embedding.shape
+        if other.ndim not in (1, 2) or other.shape[-1] != size or other.shape[0] not in (1, batch, size):
+            raise CamfnError(f"reference: expected shape ({size},) or {(batch, size)}, got {tuple(other.shape)}")
+        return safe_divide((embedding * other).sum(1), embedding.norm(dim=1) * other.norm(dim=-1))
 
     return Score(score)
 
 
 def regression(index: int = 0, *, sign: Literal[1, -1] = 1) -> Score:
-    """One output of a regression: what pushes it up, or with `sign=-1` what pulls it down.
+    """One output of a regression, for a map of evidence that raises it; with `sign=-1`, that lowers it.
 
-    The gradient methods' maps for the two signs are the same map with opposite signs, as long as no inner ReLU is part
-    of the method. Look at the signed map: `image.normalize(cam, signed=True)`.
+    A gradient method without an inner ReLU gives the same map with opposite signs for the two. Look at the signed map:
+    `image.normalize(cam, signed=True)`.
 
     Args:
-        index: which output, where there are several.
+        index: which output, where the model has several.
         sign: 1 or -1.
 
     Raises:
-        CamfnError: the outputs are not (B,) or (B, n) with such an output, or another sign.
+        CamfnError: the outputs are not (B,) or (B, n) with such an output, or the sign is neither 1 nor -1.
 
     Example:
         >>> import torch
@@ -131,7 +130,7 @@ def regression(index: int = 0, *, sign: Literal[1, -1] = 1) -> Score:
         tensor([-2.])
     """
     if sign not in (1, -1):
-        raise CamfnError(f"sign: expected 1, what pushes the output up, or -1, what pulls it down; got {sign!r}")
+        raise CamfnError(f"sign: expected 1 to explain a high output, or -1 to explain a low one; got {sign!r}")
 
     def score(outputs: Any) -> Tensor:
         values = named_output(outputs, "logits")
@@ -149,12 +148,12 @@ def several(labels: Sequence[int] | Tensor | None = None, *, threshold: float = 
     """Sum of the logits of several labels of a multi-label model.
 
     Args:
-        labels: (n,) indices for all samples; (B, K) of bool, each sample's own labels; or None for those whose logit
-            is above the threshold, found once where a method perturbs.
+        labels: (n,) indices for all samples; (B, K) of bool, each sample's own labels; or None for the labels whose
+            logit is above the threshold (a method that perturbs chooses them once, from the unperturbed image).
         threshold: in logits; 0 is a probability of one half.
 
     Raises:
-        CamfnError: outputs without (B, K) logits, or labels that do not fit them.
+        CamfnError: the outputs hold no (B, K) logits, or the labels do not fit them.
 
     Example:
         >>> import torch
@@ -163,7 +162,8 @@ def several(labels: Sequence[int] | Tensor | None = None, *, threshold: float = 
         (tensor([-1.]), tensor([4.]))
     """
 
-    def wanted(logits: Tensor) -> Tensor:
+    def wanted_labels(logits: Tensor) -> Tensor:
+        """Return whether each sample is scored by each label, (B, K) of bool."""
         if labels is None:
             return logits.detach() > threshold
         if isinstance(labels, Tensor) and labels.dtype is torch.bool:
@@ -174,25 +174,25 @@ def several(labels: Sequence[int] | Tensor | None = None, *, threshold: float = 
         return (index.reshape(-1, 1) == torch.arange(logits.shape[1], device=logits.device)).any(0).expand_as(logits)
 
     def score(outputs: Any) -> Tensor:
-        logits = _rows(outputs)
-        return (logits * wanted(logits)).sum(1)
+        logits = _label_logits(outputs)
+        return (logits * wanted_labels(logits)).sum(1)
 
-    return Score(score, lambda outputs: several(wanted(_rows(outputs))))
+    return Score(score, lambda outputs: several(wanted_labels(_label_logits(outputs))))
 
 
 def token_log_probability(tokens: Tensor | Sequence[int], *, position: int | None = None, ignore: int = -100) -> Score:
-    """Log-probability that an encoder-decoder gives to a text: the whole of it, or one of its tokens.
+    """Log-probability that an encoder-decoder gives to a text, or to one of its tokens.
 
-    The model is run on the image and the text at once (teacher forcing), so that all its tokens cost one forward; its
-    outputs have logits (B, T, V), where those at t are for `tokens[t]`, given the tokens before.
+    Give the model the image and the text at once (teacher forcing), so that all tokens cost one forward. Its outputs
+    have logits (B, T, V); the logits at t score `tokens[t]`, given the tokens before.
 
     Args:
         tokens: (T,) or (B, T), as for `labels=` of a Hugging Face model.
         position: which token; None adds up all of them.
-        ignore: a token that does not count, for padding.
+        ignore: token that counts as padding: its log-probability is left out.
 
     Raises:
-        CamfnError: outputs without (B, T, V) logits, or tokens that do not fit them.
+        CamfnError: the outputs hold no (B, T, V) logits, or the tokens do not fit them.
 
     Example:
         >>> import torch
@@ -209,9 +209,9 @@ def token_log_probability(tokens: Tensor | Sequence[int], *, position: int | Non
         if text.ndim not in (1, 2) or text.shape[-1] != length or (text.ndim == 2 and text.shape[0] != batch):
             raise CamfnError(f"tokens: expected ({length},) or ({batch}, {length}), got {tuple(text.shape)}")
         counts = text != ignore
-        known = torch.where(counts, text, 0).expand(batch, length)
-        class_in_range(known, words)
-        each = logits.log_softmax(-1).gather(2, known[..., None])[..., 0] * counts
+        index = torch.where(counts, text, 0).expand(batch, length)
+        class_in_range(index, words)
+        each = logits.log_softmax(-1).gather(2, index[..., None])[..., 0] * counts
         if position is None:
             return each.sum(1)
         if not -length <= position < length:
@@ -221,7 +221,8 @@ def token_log_probability(tokens: Tensor | Sequence[int], *, position: int | Non
     return Score(score)
 
 
-def _rows(outputs: Any) -> Tensor:
+def _label_logits(outputs: Any) -> Tensor:
+    """Find the (B, K) logits in the outputs, for `several`."""
     logits = named_output(outputs, "logits")
     if isinstance(logits, Tensor) and logits.ndim == 2:
         return logits
@@ -229,6 +230,7 @@ def _rows(outputs: Any) -> Tensor:
 
 
 def _dense_logits(outputs: Any) -> Tensor:
+    """Find the (B, K, *spatial) logits in the outputs, for `mask_score`."""
     logits = named_output(outputs, "out", "logits")
     if isinstance(logits, Tensor) and logits.ndim >= 3:
         return logits
@@ -238,13 +240,13 @@ def _dense_logits(outputs: Any) -> Tensor:
     )
 
 
-def _beside(values: Tensor, logits: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ..., 1), to stand beside (B, *S)."""
+def _with_spatial_axes(values: Tensor, logits: Tensor) -> Tensor:
+    """Reshape (B,) to (B, 1, ..., 1), which broadcasts with (B, *S)."""
     return values.reshape(-1, *(1,) * (logits.ndim - 2))
 
 
 def _each_sample(mask: Tensor, logits: Tensor) -> Tensor:
-    """Give a mask (*T) or (B, *T) to each sample, (B, *T)."""
+    """Expand a mask (*T) or (B, *T) to one mask a sample, (B, *T)."""
     spatial, batch = logits.ndim - 2, logits.shape[0]
     if mask.ndim not in (spatial, spatial + 1):
         raise CamfnError(
@@ -257,14 +259,15 @@ def _each_sample(mask: Tensor, logits: Tensor) -> Tensor:
     return weights.expand(batch, *weights.shape[1:])
 
 
-def _at(mask: Tensor, logits: Tensor) -> Tensor:
-    """Bring a mask (*T) or (B, *T) to the size of the logits, (B, *S)."""
+def _resized(mask: Tensor, logits: Tensor) -> Tensor:
+    """Resize a mask (*T) or (B, *T) to the size of the logits, (B, *S)."""
     weights = _each_sample(mask, logits)
     if weights.shape[1:] == logits.shape[2:]:
         return weights
     return functional.interpolate(weights[:, None], tuple(logits.shape[2:]), mode="area")[:, 0]
 
 
-def _over(logits: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+def _weighted_sum(logits: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """Sum each sample's logits of its class over the positions, with the weight of each position, (B,)."""
     own = logits.flatten(2).gather(1, index[..., None].expand(-1, -1, logits.flatten(2).shape[2]))[:, 0]
     return (own * weights.flatten(1)).sum(1)

@@ -1,4 +1,4 @@
-"""Anything that may stand for a target, turned into a function of the outputs."""
+"""Turn a class, a list of classes or a function into a function of the outputs, and pin it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ._score import Classes, Score, combined
 
 
 def as_score(target: Target) -> ScoreFn:
-    """Turn anything that may stand for a target into a function of the outputs.
+    """Turn a target of any type into a function of the outputs.
 
     Args:
         target: None (each sample's top class), a class, a class a sample, a function, or a list with a class or a
             function for each sample.
 
     Raises:
-        TypeError: nothing of the kind.
+        TypeError: the target has none of these types.
 
     Example:
         >>> import torch
@@ -33,13 +33,13 @@ def as_score(target: Target) -> ScoreFn:
         return class_score(target)
     if callable(target):
         return target
-    if _is_class(target) or hasattr(target, "__array__"):  # numpy's
+    if _is_class(target) or hasattr(target, "__array__"):  # a NumPy array
         return class_score(cast(Classes, target))
     if isinstance(target, (list, tuple)):
         if all(_is_class(item) for item in target):
             return class_score(cast(Classes, target))
         if all(_is_class(item) or callable(item) for item in target):
-            return _each([as_score(item) for item in target])
+            return _one_target_a_sample([as_score(item) for item in target])
     raise ArgumentTypeError(
         f"target: expected a class index, a tensor or list with one a sample, a function of the outputs, or None for "
         f"the top class; got {describe(target)}"
@@ -47,14 +47,14 @@ def as_score(target: Target) -> ScoreFn:
 
 
 def pin(target: Target, outputs: Any) -> ScoreFn:
-    """Fix whatever a target leaves to the outputs (the top class, the classes to contrast with) at these outputs.
+    """Fix the choices that a target makes from the outputs (the top class, the classes to contrast with).
 
     Args:
-        target: anything that may stand for a target.
-        outputs: what the model returned on the unperturbed inputs.
+        target: a target of any type, as for `as_score`.
+        outputs: the model's outputs for the unperturbed inputs.
 
     Returns:
-        A function of the outputs, (B,), that no longer chooses.
+        A function of the outputs, (B,), whose choices are fixed.
 
     Example:
         >>> import torch
@@ -67,10 +67,13 @@ def pin(target: Target, outputs: Any) -> ScoreFn:
 
 
 def _is_class(value: Any) -> bool:
-    return hasattr(value, "__index__") and not getattr(value, "shape", ())  # ints, numpy's too, and tensors of one
+    """Whether a value is one class: an int of Python or NumPy, or a tensor without dimensions."""
+    return hasattr(value, "__index__") and not getattr(value, "shape", ())
 
 
-def _each(scores: list[ScoreFn]) -> Score:
+def _one_target_a_sample(scores: list[ScoreFn]) -> Score:
+    """Build the target that scores sample i with the i-th function."""
+
     def diagonal(*columns: Tensor) -> Tensor:
         for column in columns:
             if not isinstance(column, Tensor) or column.ndim != 1:

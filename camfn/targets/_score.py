@@ -1,4 +1,4 @@
-"""Score: a target that can be combined with others, pinned, and moved along with an image."""
+"""Score: a target that can be added to others, pinned to some outputs, and moved with an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.vocabulary import ScoreFn
 
 Move: TypeAlias = Callable[[Tensor], Tensor]
-"""Where a mask (B, *S) on an image ends up when the image is moved."""
+"""Moves a mask (B, *S) on an image in the way that the image is moved."""
 
 Classes: TypeAlias = "int | Tensor | Sequence[int] | None"
 """The top class of each sample, one class for all, or a class a sample."""
@@ -24,10 +24,11 @@ class Score:
 
     Attributes:
         function: model outputs to (B,) scores.
-        pinned: outputs to the same target with every choice that was left to them (the top class, the classes to
-            contrast with) made once; perturbation methods use it, so that no perturbed forward changes the question.
-        moved: for a target with places of its own, such as a mask on a segmentation: the target whose places moved
-            with the image, given what moves a mask (B, *S); `transforms.augment` uses it. Any callable may have it.
+        pinned: function from a model's outputs to the target with its choices fixed at these outputs: the top class,
+            the classes to contrast with. Perturbation methods call it with the outputs of the unperturbed inputs, so
+            that each perturbed forward is scored by the same classes. None where the target makes no choice.
+        moved: if the target refers to image positions (a mask, a box): function from a `Move` to the target for the
+            moved image. `transforms.augment` calls it; any callable may have this attribute. None elsewhere.
     """
 
     # a plain class: not every compiler that camfn supports can make a frozen dataclass while tracing
@@ -59,7 +60,7 @@ class Score:
     __rmul__ = __mul__
 
     def __neg__(self) -> Score:
-        """Counterfactual: what speaks against the target (Grad-CAM, 1610.02391, section 3.3)."""
+        """Negative of the target, for a counterfactual map (Grad-CAM, 1610.02391, section 3.3)."""
         return self * -1.0
 
     def __sub__(self, other: ScoreFn) -> Score:
@@ -73,11 +74,11 @@ class Score:
 
 
 def moved(target: ScoreFn, move: Move) -> ScoreFn:
-    """Move the places that a target has of its own along with the image; other targets stay as they are.
+    """Return the target for a moved image; a target that refers to no image positions is returned unchanged.
 
     Args:
-        target: a function of the outputs; one with places has a method `moved`, as `Score` describes.
-        move: where a mask (B, *S) ends up.
+        target: a function of the outputs; if it refers to image positions, it has the attribute `moved` of `Score`.
+        move: moves a mask (B, *S) in the way that the image was moved.
 
     Example:
         >>> import torch
@@ -86,11 +87,12 @@ def moved(target: ScoreFn, move: Move) -> ScoreFn:
         >>> moved(left, lambda mask: mask.flip(-1))(torch.tensor([[3.0, 4.0]]))
         tensor([4.])
     """
-    change = getattr(target, "moved", None)
-    return change(move) if change else target
+    move_target = getattr(target, "moved", None)
+    return move_target(move) if move_target else target
 
 
 def _require_target(other: Any) -> None:
+    """Raise if the other operand of a sum is no target."""
     if not callable(other):
         raise ArgumentTypeError(
             f"only a target can be added to a target, got {describe(other)}; a constant would not change the map. "
@@ -99,30 +101,31 @@ def _require_target(other: Any) -> None:
 
 
 def combined(parts: Sequence[ScoreFn], formula: Callable[..., Tensor]) -> Score:
-    """Compute a target from others, pinned and moved with them."""
-    places = any(getattr(part, "moved", None) for part in parts)
+    """Build the target that a formula computes from other targets; to pin or move it pins or moves each of these."""
+    has_positions = any(getattr(part, "moved", None) for part in parts)
     return Score(
         lambda outputs: formula(*[part(outputs) for part in parts]),
         lambda outputs: combined([_pinned(part, outputs) for part in parts], formula),
-        (lambda move: combined([moved(part, move) for part in parts], formula)) if places else None,
+        (lambda move: combined([moved(part, move) for part in parts], formula)) if has_positions else None,
     )
 
 
 def _pinned(part: ScoreFn, outputs: Any) -> ScoreFn:
+    """Fix the choices of one target at these outputs."""
     return part.pinned(outputs) if isinstance(part, Score) and part.pinned else part
 
 
 def named_output(outputs: Any, *names: str) -> Any:
-    """Return what a dict or an object has under the first of these names that it has, or the outputs themselves."""
+    """Return the first of these keys or attributes that the outputs have; without any, the outputs themselves."""
     for name in names:
-        found = outputs.get(name) if isinstance(outputs, dict) else getattr(outputs, name, None)
-        if found is not None:
-            return found
+        value = outputs.get(name) if isinstance(outputs, dict) else getattr(outputs, name, None)
+        if value is not None:
+            return value
     return outputs
 
 
 def class_index(logits: Tensor, classes: Classes) -> Tensor:
-    """One class a sample, (B, 1); a comparison or a gather, since `one_hot` reads data and breaks tracing."""
+    """Return one class a sample, (B, 1): the given classes, or each sample's top class."""
     batch, count = logits.shape
     if classes is None:
         return logits.detach().argmax(1, keepdim=True)
@@ -137,29 +140,29 @@ def class_index(logits: Tensor, classes: Classes) -> Tensor:
     return index.expand(batch)[:, None]
 
 
-def class_indices(what: str, given: Any, logits: Tensor, shape: str) -> Tensor:
-    """Return class indices as a tensor, or say what was expected."""
+def class_indices(argument: str, given: Any, logits: Tensor, shape: str) -> Tensor:
+    """Return class indices as an integer tensor; an error names the argument and the shape expected."""
     index = torch.as_tensor(given, device=logits.device)
     if not index.numel() or index.is_floating_point() or index.is_complex() or index.dtype is torch.bool:
-        raise CamfnError(f"{what}: expected integers, shape {shape}; got {tuple(index.shape)} of {index.dtype}")
+        raise CamfnError(f"{argument}: expected integers, shape {shape}; got {tuple(index.shape)} of {index.dtype}")
     class_in_range(index, logits.shape[1])
     return index.long()
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """Find the (B, K) logits in a model's outputs: the tensor itself, or what is called `logits`.
+    """Find the (B, K) logits in a model's outputs: the tensor itself, or the key or attribute `logits`.
 
     Raises:
-        CamfnError: there are none; says how to pass a function instead.
+        CamfnError: the outputs hold no such logits; the error says how to pass a function instead.
 
     Example:
         >>> import torch
         >>> logits_of({"logits": torch.zeros(2, 5), "loss": None}).shape
         torch.Size([2, 5])
     """
-    found = named_output(outputs, "logits")
-    if isinstance(found, Tensor) and found.ndim == 2:
-        return found
+    logits = named_output(outputs, "logits")
+    if isinstance(logits, Tensor) and logits.ndim == 2:
+        return logits
     raise CamfnError(
         f"a class index needs logits of shape (B, K); the model returned {describe(outputs)}. Pass a function that "
         "gives one number a sample, such as target=lambda outputs: outputs[0][:, 281] for a tuple, or "

@@ -165,7 +165,7 @@ def test_a_candidate_moves_once_it_is_pinned(build: Any, box: Any, fixed: bool) 
     target = build(box, head=head, size=(20, 16))
     found = moved(pin(target, out), lambda mask: mask.flip(-1))(mirrored(out))
     torch.testing.assert_close(found, target(out), rtol=0.02, atol=0)
-    with pytest.raises(ValueError, match=r"nowhere without outputs: pin\(target, outputs\)"):
+    with pytest.raises(ValueError, match=r"known only from the model's outputs: pin\(target, outputs\)"):
         moved(target, lambda mask: mask.flip(-1))
 
 

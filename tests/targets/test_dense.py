@@ -149,7 +149,7 @@ def test_token_log_probability() -> None:
         (lambda: mask_score(0, torch.ones(3, 4, 6))(dense()), "region: expected one for each"),
         (lambda: similarity(torch.ones(4))(torch.ones(2, 3)), "reference: expected"),
         (lambda: similarity(torch.ones(4))(torch.ones(2, 3, 4)), "CLIPVisionModelWithProjection"),
-        (lambda: regression(sign=0), "pushes the output up"),  # type: ignore[arg-type]
+        (lambda: regression(sign=0), "expected 1 to explain a high output, or -1"),  # type: ignore[arg-type]
         (lambda: regression(2)(torch.ones(3, 2)), "output 2 is out of range"),
         (lambda: regression()(torch.ones(3, 2, 1)), r"\(B, n\)"),
         (lambda: several([5])(torch.ones(2, 3)), "class 5 is out of range"),
