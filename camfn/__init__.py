@@ -2,7 +2,12 @@
 
 A network is cut at a layer: `capture(model, layer)(inputs, target)` gives the layer's activations, the gradient of the
 score with respect to them, and the outputs. A method is arithmetic on the three: `grad_cam(*captured)`.
+
+The other public modules, `camfn.methods`, `camfn.layout` and so on, are loaded when they are first used.
 """
+
+from importlib import import_module
+from types import ModuleType
 
 from ._cut.capture import capture as capture
 from ._cut.capture import capture_many as capture_many
@@ -18,3 +23,20 @@ from ._shared.vocabulary import Inputs as Inputs
 from ._shared.vocabulary import Layout as Layout
 from ._shared.vocabulary import Method as Method
 from ._shared.vocabulary import Target as Target
+
+_MODULES = (
+    "adapters", "attention", "catalogue", "evaluate", "factorize", "image", "layers", "layout", "methods", "metrics",
+    "network", "targets", "tiny", "transforms", "zoo",
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Load a public module when it is first used, so that `import camfn` stays light."""
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public modules too, loaded or not."""
+    return sorted({*globals(), *_MODULES})

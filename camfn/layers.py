@@ -145,7 +145,7 @@ def _run_every_layer(model: nn.Module, inputs: Inputs) -> tuple[list[_LayerOutpu
     """
     names = {id(module): name for name, module in model.named_modules()}
     calls_of: dict[str, list[Any]] = {}
-    watched = graft(model, lambda module: True)
+    watched = graft(model, {id(module) for module in model.modules()})
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         return lambda module, args, output: calls_of.setdefault(name, []).append(output)

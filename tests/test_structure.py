@@ -167,6 +167,13 @@ def test_import_costs_at_most_a_tenth_of_a_second_above_torch() -> None:
     assert best <= 0.1
 
 
+def test_public_modules_are_reachable_after_import_camfn_alone() -> None:
+    names = [name.removeprefix("camfn.") for name in public_modules() if name.count(".") == 1]
+    assert {"layout", "layers", "image", "methods", "evaluate"} <= set(names)
+    run("import camfn;" + ";".join(f"camfn.{name}" for name in names))
+    run("import camfn; assert {'layout', 'evaluate'} <= set(dir(camfn)); assert not hasattr(camfn, 'nothing')")
+
+
 # -------------------------------------------------------------------------------------------------------- documentation
 
 

@@ -84,15 +84,14 @@ def planter(
 
     def plant() -> Tapped:
         modules = tapped()
-        wanted = {id(module) for module in modules.values()}
         slot = _Slot()
-        copied_model = graft(model, lambda module: id(module) in wanted)
+        cut = graft(model, {id(module) for module in modules.values()})
         for name, module in modules.items():
-            own = copied_model.owned[id(module)]
+            own = cut.owned[id(module)]
             if enter:
                 own.register_forward_pre_hook(_entering(name, slot), with_kwargs=True)
             own.register_forward_hook(_leaving(name, slot))
-        return Tapped(copied_model, tuple(modules), slot)
+        return Tapped(cut, tuple(modules), slot)
 
     return plant
 

@@ -12,12 +12,12 @@ from .._shared.inputs import copy_of, images_of
 from .._shared.vocabulary import AnyLayout, Call, Inputs, Select, Target
 from ..targets import pin
 from .capture import capture, observe
-from .folded import Folded
+from .folded import BatchNormFolded
 from .graft import bare, run_apart
 from .layer_checks import layer_name, spatial_map
 from .resume import record
 from .scores import _scores
-from .signature import _asked
+from .signature import read_signature
 
 
 def explainer(
@@ -49,7 +49,7 @@ def explainer(
         call: which of several runs of the layer in one forward, or "all", as for `capture`.
         chunk_size: how many perturbed forwards run at once, for the methods that perturb: a number, or "auto" for what
             fits a quarter of the free memory; None leaves it to the method.
-        progress: told (done, in all) after each chunk of perturbed forwards, for the methods that perturb.
+        progress: called with (done, in all) after each chunk of perturbed forwards, for the methods that perturb.
         differentiable: keep the outer graph through the map (gradient methods), so that it may be part of a loss.
 
     Returns:
@@ -67,7 +67,7 @@ def explainer(
         torch.Size([2, 6, 6])
     """
     name = layer_name(model, layer)
-    asked = _asked(method)
+    needs = read_signature(method)
     model = bare(model)
     what: dict[str, Any] = {"select": select, "layout": layout, "call": call}
     see = observe(model, name, **what, differentiable=differentiable)
@@ -75,8 +75,8 @@ def explainer(
     cut = record(model, name, **what)
 
     def explain(inputs: Inputs, target: Target = None) -> Tensor:
-        recorded = cut(inputs) if "tail" in asked.context else None
-        if asked.gradients:
+        recorded = cut(inputs) if "tail" in needs.context else None
+        if needs.gradients:
             activations, grads, outputs = derive(inputs, target)
         else:
             activations, outputs = recorded[:2] if recorded else see(inputs)
@@ -84,23 +84,23 @@ def explainer(
         spatial_map(name, activations, layout)
         knobs = {"chunk_size": chunk_size, "progress": progress}
         context: dict[str, Any] = {key: value for key, value in knobs.items() if value is not None}
-        if recorded or asked.context & {"forward", "inputs"}:
+        if recorded or needs.context & {"forward", "inputs"}:
             score = pin(target, outputs)
         if recorded:
-            context["tail"] = _scores(model, recorded.tail, score, has_convolutions_left=recorded.convolves)
-        if asked.context & {"forward", "inputs"}:
+            context["tail"] = _scores(model, recorded.tail, score, has_convolutions_left=recorded.convolutions_left)
+        if needs.context & {"forward", "inputs"}:
             context["inputs"], rebuild = images_of(inputs)
-            together = Folded(model)
+            folded = BatchNormFolded(model)
             context["forward"] = _scores(
                 model,
                 lambda x: run_apart(model, copy_of(rebuild(x))),
                 score,
-                many=lambda x: together(copy_of(rebuild(x))),
+                many=lambda x: folded(copy_of(rebuild(x))),
             )
         # in inference mode a tail has no derivatives
         keep = differentiable and torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
-            arguments = (activations, grads, outputs)[: asked.positional]
-            return method(*arguments, **{key: context[key] for key in asked.context & context.keys()})
+            arguments = (activations, grads, outputs)[: needs.positional]
+            return method(*arguments, **{key: context[key] for key in needs.context & context.keys()})
 
     return explain

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from .._shared.inputs import call, copy_of
 from .._shared.maps import same_numbers
-from .graft import Graft, answer, graft, hooked, put, run_apart
+from .graft import Graft, graft, has_hooks, replace_forward, replace_parameters, run_apart
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -21,12 +21,12 @@ Pairs = dict[int, nn.Module]
 """A convolution by its id, and the BatchNorm that its output goes into."""
 
 
-class Folded:
+class BatchNormFolded:
     """Runs a network in evaluation mode as it is once, and from then on with BatchNorm folded.
 
     A pair is folded if, in the first run, the BatchNorm was given the very tensor that the convolution returned, and
-    each ran once. Whoever else may have read that tensor shows in the second run: unless it gives what the first gave,
-    up to rounding, nothing is folded. Images then lie channels last in memory, where convolutions are fastest, unless
+    each ran once. If another module also read that tensor, the second run differs from the first by more than rounding,
+    and nothing is folded. Images then lie channels last in memory, where convolutions are fastest, unless
     the network asks for the usual order, as by `view`.
 
     Args:
@@ -64,7 +64,7 @@ class Folded:
 
 
 def _laid(inputs: Any, memory: torch.memory_format) -> Any:
-    """Put images channels last, if that is asked for."""
+    """Put images channels last in memory, if `memory` is that format."""
     if memory is not torch.channels_last:
         return inputs
     if isinstance(inputs, Mapping):
@@ -75,9 +75,13 @@ def _laid(inputs: Any, memory: torch.memory_format) -> Any:
     )
 
 
+def _may_be_folded(module: nn.Module) -> bool:
+    return type(module) in _CONVOLUTIONS + _NORMS and not has_hooks(module)
+
+
 def _watched(model: nn.Module, inputs: Any) -> tuple[Any, Pairs]:
     """Run the network, and see which BatchNorm was given what a convolution returned."""
-    watching = graft(model, lambda module: type(module) in _CONVOLUTIONS + _NORMS and not hooked(module))
+    watching = graft(model, {id(module) for module in model.modules() if _may_be_folded(module)})
     returned: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
     pairs: Pairs = {}
     calls: dict[int, int] = {}
@@ -103,11 +107,10 @@ def _watched(model: nn.Module, inputs: Any) -> tuple[Any, Pairs]:
 
 
 def _folded(model: nn.Module, pairs: Pairs, memory: torch.memory_format) -> Graft:
-    norms = {id(norm) for norm in pairs.values()}
-    folding = graft(model, lambda module: id(module) in pairs or id(module) in norms)
+    folding = graft(model, {*pairs, *map(id, pairs.values())})
     for key, norm in pairs.items():
-        put(folding.owned[key], **_parameters(folding.owned[key], norm, memory))
-        answer(folding.owned[id(norm)], lambda x: x)
+        replace_parameters(folding.owned[key], **_parameters(folding.owned[key], norm, memory))
+        replace_forward(folding.owned[id(norm)], lambda x: x)
     return folding
 
 

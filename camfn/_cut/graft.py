@@ -5,7 +5,7 @@ The only file that touches the insides of `nn.Module`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -56,15 +56,15 @@ class Graft:
         return functional_call(self.root, copies, args, kwargs)
 
 
-def graft(model: nn.Module, wanted: Callable[[nn.Module], bool], zero: Tensor | None = None) -> Graft:
-    """Copy the `wanted` modules, those in training that hold buffers, and the ancestors of both.
+def graft(model: nn.Module, wanted: Collection[int] = (), zero: Tensor | None = None) -> Graft:
+    """Copy the modules with the `wanted` ids, those in training that hold buffers, and the ancestors of both.
 
     Copies are made too of modules that transforms refuse: recurrent ones, which have another forward then, and
     quantized ones, whose derivative would silently be zero, which say so. A module registered at several places has one
     copy, which stands at all of them.
     """
     owned: dict[int, nn.Module] = {}
-    root = _visit(model, lambda module: wanted(module) or _writes(module) or _resists(module), owned, {})
+    root = _visit(model, wanted, owned, {})
     for key, copy in owned.items():
         if is_quantized(copy):
             copy.register_forward_pre_hook(_refuse_derivative(key, model))
@@ -79,11 +79,14 @@ def graft(model: nn.Module, wanted: Callable[[nn.Module], bool], zero: Tensor | 
     return Graft(root, owned, statistics, zero)
 
 
-def _resists(module: nn.Module) -> bool:
-    return isinstance(module, nn.RNNBase) or is_quantized(module)
+def _needs_own_copy(module: nn.Module, wanted: Collection[int]) -> bool:
+    """Whether a module is wanted, or behaves differently in a graft: it trains, is recurrent, or is quantized."""
+    return id(module) in wanted or _writes(module) or isinstance(module, nn.RNNBase) or is_quantized(module)
 
 
 def _refuse_derivative(key: int, model: nn.Module) -> Callable[[nn.Module, Any], None]:
+    """Return a hook that raises where a derivative is taken through a quantized module, whose kernels have none."""
+
     def refuse(module: nn.Module, args: Any) -> None:
         if any(map(is_differentiated, args)):
             raise no_derivative(next(other for other in model.modules() if id(other) == key), model)
@@ -92,23 +95,25 @@ def _refuse_derivative(key: int, model: nn.Module) -> Callable[[nn.Module, Any],
 
 
 def _writes(module: nn.Module) -> bool:
+    """Whether a module may write to its buffers, as BatchNorm does in training."""
     return module.training and bool(module._buffers)
 
 
 def _visit(
     module: nn.Module,
-    wanted: Callable[[nn.Module], bool],
+    wanted: Collection[int],
     owned: dict[int, nn.Module],
     seen: dict[int, nn.Module],
 ) -> nn.Module:
-    """Return what stands for `module` in the graft: itself, where nothing below it moved."""
+    """Return the copy of `module`, or `module` itself where neither it nor a module below it needs a copy."""
     if id(module) in seen:
         return seen[id(module)]
     inner = wrapped(module)
     if inner is not None:
-        # a wrapper calls what it wraps, never a copy of it, and compiled code refuses a level of differentiation
+        # DataParallel and torch.compile wrappers are dropped: they would call the original, not our copy, and compiled
+        # code refuses a level of differentiation
         within = _visit(inner, wanted, owned, seen)
-        if within is inner and wanted(module):
+        if within is inner and _needs_own_copy(module, wanted):
             within = owned[id(inner)] = seen[id(inner)] = shallow_copy(inner)
         if within is not inner:
             owned[id(module)] = within
@@ -118,11 +123,11 @@ def _visit(
         name: None if child is None else _visit(child, wanted, owned, seen) for name, child in module._modules.items()
     }
     copy = module
-    if wanted(module) or any(child is not module._modules[name] for name, child in children.items()):
+    if _needs_own_copy(module, wanted) or any(child is not module._modules[name] for name, child in children.items()):
         copy = owned[id(module)] = shallow_copy(module)
         copy._modules.update(children)
-        if (forward := stepwise(module)) is not None:
-            answer(copy, forward)
+        if isinstance(module, nn.RNNBase) and (forward := stepwise(module)) is not None:
+            replace_forward(copy, forward)
     seen[id(module)] = copy
     return copy
 
@@ -142,14 +147,14 @@ def shallow_copy(module: nn.Module) -> nn.Module:
     return copy
 
 
-def put(copy: nn.Module, **tensors: Tensor) -> None:
+def replace_parameters(copy: nn.Module, **tensors: Tensor) -> None:
     """Give a private copy other tensors in the place of its parameters of these names."""
     for name, tensor in tensors.items():
         copy._parameters.pop(name, None)
         copy.__dict__[name] = tensor
 
 
-def answer(copy: nn.Module, forward: Callable[..., Any] | None) -> None:
+def replace_forward(copy: nn.Module, forward: Callable[..., Any] | None) -> None:
     """Give a private copy another `forward`, or with None its own again; its hooks stay."""
     if forward is None:
         copy.__dict__.pop("forward", None)
@@ -157,14 +162,14 @@ def answer(copy: nn.Module, forward: Callable[..., Any] | None) -> None:
         copy.__dict__["forward"] = forward
 
 
-def hooked(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
     """Whether a module has hooks of the user's."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def run_apart(model: nn.Module, inputs: Any) -> Any:
     """Run a model as it is, on copies of the buffers that training would write to."""
-    return call(graft(model, lambda module: False), inputs)
+    return call(graft(model), inputs)
 
 
 def bare(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Checks of the layer that was asked for: its name, its calls, its output."""
+"""Checks of a layer: its name, its runs in one forward, the tensor it returns."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
 
 
 def chosen_calls(name: str, ran: int, call: Any, model: nn.Module) -> list[int]:
-    """Which of the runs of a layer in one forward are meant; refuse one that ran never, or several times unasked."""
+    """Return the runs of a layer that `call` chooses; refuse a layer that never ran, or ran several times unchosen."""
     if ran == 0:
         inside = [other for other, _ in model.named_modules() if other.startswith(name + ".")]
         raise CaptureError(

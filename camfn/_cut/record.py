@@ -20,13 +20,13 @@ class Change(NamedTuple):
     """What a replay puts in the place of the recorded activations, and what becomes of the other recorded values.
 
     Attributes:
-        own: the activations, in the layer's own shape.
-        lift_all: whether all values have to be as batched as `own` is under `vmap`.
+        activations: the activations, in the layer's own shape.
+        lift_all: whether all values have to be as batched as `activations` are under `vmap`.
         times: how often a value of one of the sizes in `batches` is repeated.
         batches: sizes that such values have, for there are others, as a table of positions.
     """
 
-    own: Tensor
+    activations: Tensor
     lift_all: bool
     times: int
     batches: set[int]
@@ -44,11 +44,12 @@ class _Leaf:
         self.refresh()
 
     def refresh(self) -> None:
+        """Copy the tensor as it is now."""
         self.copy, self.version = self.tensor.clone(), self.tensor._version
 
     @property
     def written(self) -> bool:
-        """Whether the network itself, which runs again with each tail, overwrote the tensor."""
+        """Whether the network itself, outside of recorded modules, overwrote the tensor since."""
         return self.tensor._version != self.version
 
 
@@ -65,7 +66,7 @@ class Kept(NamedTuple):
             return pytree.tree_unflatten(self.leaves, self.spec)
         leaves: list[Any] = [repeated(leaf, change.times, change.batches) for leaf in self.leaves]
         if change.lift_all or any(self.written):
-            zero = zero_like(change.own)
+            zero = zero_like(change.activations)
             leaves = [
                 clone_as_batched_as(leaf, zero) if isinstance(leaf, Tensor) and (written or change.lift_all) else leaf
                 for leaf, written in zip(leaves, self.written)
@@ -76,8 +77,8 @@ class Kept(NamedTuple):
 class Recorder:
     """One forward that keeps the output of every maximal module which finished before the layer was called.
 
-    A module that writes to its argument in place, as ReLU may, is not run again; so its writes count as a part of the
-    value, and only those of the network itself make a value one that replays have to copy.
+    Recorded modules are not rerun. If one modified its input in place, as ReLU may, the recorder keeps the input after
+    that change. If the network itself modified a recorded value, a replay modifies it again: each replay gets a copy.
     """
 
     def __init__(self, model: nn.Module, name: str, at: int = 0, call: Call | None = None) -> None:
@@ -96,7 +97,7 @@ class Recorder:
         self.entered: list[tuple[_Leaf, int]] = []
         self.answers: defaultdict[int, list[_Value]] = defaultdict(list)
         outside = {id(module) for module in model.modules()} - ancestors - inside
-        self.graft = graft(model, lambda module: id(module) in outside or module is layer)
+        self.graft = graft(model, outside | {id(layer)})
         for key in outside:
             self.graft.owned[key].register_forward_pre_hook(self.enter, with_kwargs=True)
             self.graft.owned[key].register_forward_hook(self.leave(key), prepend=True)
@@ -105,6 +106,7 @@ class Recorder:
         self.graft.owned[id(layer)].register_forward_hook(self.reach)
 
     def run(self, inputs: Any) -> Any:
+        """Run the network once, recording; return its outputs."""
         self.given = self.keep(inputs)
         try:
             outputs = run_on(self.graft, inputs)
@@ -115,22 +117,28 @@ class Recorder:
         return outputs
 
     def keep(self, output: Any) -> _Value:
+        """Keep a value whose tensors may still be overwritten before the forward ends."""
         leaves, spec = pytree.tree_flatten(output)
         return [self.leaf(item) if isinstance(item, Tensor) else item for item in leaves], spec
 
     def leaf(self, tensor: Tensor) -> _Leaf:
+        """Return the leaf of a tensor; a new one if the network overwrote the tensor since."""
         known = self.leaves.get(id(tensor))
         if known is None or known.written:
             known = self.leaves[id(tensor)] = _Leaf(tensor)
         return known
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Note the versions of a maximal module's arguments before it runs."""
         if not self.cuts and self.depth == 0:
             known = [self.leaves[id(item)] for item in pytree.tree_leaves((args, kwargs)) if id(item) in self.leaves]
             self.entered = [(leaf, leaf.tensor._version) for leaf in known]
-        self.depth += not self.cuts
+        if not self.cuts:
+            self.depth += 1
 
     def leave(self, key: int) -> Callable[[nn.Module, Any, Any], None]:
+        """Return the hook that records the output of the module with this id, if it is maximal and before the cut."""
+
         def left(module: nn.Module, args: Any, output: Any) -> None:
             if self.cuts:
                 return
@@ -143,11 +151,13 @@ class Recorder:
         return left
 
     def see_writes(self) -> None:
+        """Refresh the arguments that the module which just ran wrote to."""
         for leaf, version in self.entered:
             if leaf.version == version != leaf.tensor._version:
                 leaf.refresh()
 
     def reach(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Record a run of the layer: before the cut as an earlier run, at the cut as the value to replace."""
         self.calls += 1
         if self.calls <= self.at:
             self.depth -= 1
@@ -156,13 +166,15 @@ class Recorder:
         elif not self.cuts or self.call == "all":
             self.cuts.append(self.keep(output))
 
-    def settled(self) -> tuple[dict[int, list[Kept]], list[Kept], list[Kept], Kept]:
-        answers = {key: [_settle(value) for value in values] for key, values in self.answers.items()}
-        earlier, cuts = ([_settle(value) for value in values] for values in (self.earlier, self.cuts))
-        return answers, earlier, cuts, _settle(self.given)
+    def finished(self) -> tuple[dict[int, list[Kept]], list[Kept], list[Kept], Kept]:
+        """Return the recorded values by module, the earlier runs of the layer, its runs at the cut, and the inputs."""
+        answers = {key: [_finish(value) for value in values] for key, values in self.answers.items()}
+        earlier, cuts = ([_finish(value) for value in values] for values in (self.earlier, self.cuts))
+        return answers, earlier, cuts, _finish(self.given)
 
 
-def _settle(value: _Value) -> Kept:
+def _finish(value: _Value) -> Kept:
+    """Fix a value as the forward left it: the copy of a tensor that the network overwrote, else the tensor itself."""
     leaves, spec = value
     written = tuple(isinstance(leaf, _Leaf) and leaf.written for leaf in leaves)
     plain = tuple((leaf.copy if leaf.written else leaf.tensor) if isinstance(leaf, _Leaf) else leaf for leaf in leaves)

@@ -16,7 +16,7 @@ from .._shared.inputs import call as run_on
 from .._shared.inputs import copy_of, repeated, zero_like
 from .._shared.vocabulary import AnyLayout, Call, Inputs, Layout, Select, Tail
 from .capture import joined
-from .graft import answer, bare, graft
+from .graft import bare, graft, replace_forward
 from .layer_checks import chosen_calls, chosen_tensor, layer_name
 from .record import Change, Kept, Recorder
 
@@ -69,13 +69,13 @@ class Recorded(NamedTuple):
         activations: the layer's output, after the layout.
         outputs: what the model returned.
         tail: activations to outputs.
-        convolves: whether modules that convolve images are yet to run.
+        convolutions_left: whether modules that convolve images are yet to run.
     """
 
     activations: Tensor
     outputs: Any
     tail: Tail
-    convolves: bool
+    convolutions_left: bool
 
 
 def record(
@@ -94,7 +94,7 @@ def record(
             at = _first_call(model, name, call, inputs)
             recorder = Recorder(model, name, at, call)
             outputs = recorder.run(copy_of(inputs))
-        answers, earlier, cuts, given = recorder.settled()
+        answers, earlier, cuts, given = recorder.finished()
         raws = [chosen_tensor(name, cut.value(), select) for cut in cuts]
         layouts = [layout_for(layout, model, name, raw, inputs) for raw in raws]
         maps = [found.to_map(raw) if found else raw for raw, found in zip(raws, layouts)]
@@ -102,16 +102,19 @@ def record(
         lift_all = repeat = False
 
         def tail(activations: Tensor) -> Any:
+            # Two retries, each made once and kept for later calls. If `vmap` refuses a write in place, `_replay`
+            # copies every recorded value as batched as the activations. After any other error with several batches,
+            # `_replay` repeats every recorded value for each batch.
             nonlocal lift_all, repeat
-            owns, times = _owns(name, activations, raws, layouts, maps)
+            replacements, times = _split_activations(name, activations, raws, layouts, maps)
             while True:
-                change = Change(owns[0], lift_all, times, batches)
+                change = Change(replacements[0], lift_all, times, batches)
                 start = given.value(change)
                 if not repeat:
-                    # most tails read no recorded value: copies for those that do, once they have complained
+                    # repeat recorded values only after the tail raised a shape error: most tails never read them
                     change = change._replace(batches=batches & {1})
                 try:
-                    return _replay(model, name, answers, start, _Runs(earlier, cuts, raws, owns), change)
+                    return _replay(model, name, answers, start, _Runs(earlier, cuts, raws, replacements), change)
                 except torch.OutOfMemoryError:
                     raise
                 except RuntimeError as error:
@@ -122,7 +125,7 @@ def record(
                     else:
                         raise
 
-        return Recorded(joined(name, maps), outputs, tail, _convolves(model, name, answers))
+        return Recorded(joined(name, maps), outputs, tail, _has_convolutions_left(model, name, answers))
 
     return run
 
@@ -135,31 +138,32 @@ def _first_call(model: nn.Module, name: str, call: Call | None, inputs: Inputs) 
         return call
     ran: list[int] = []
     layer = model.get_submodule(name)
-    counting = graft(model, lambda module: module is layer)
+    counting = graft(model, {id(layer)})
     counting.owned[id(layer)].register_forward_hook(lambda module, args, output: ran.append(1))
     run_on(counting, copy_of(inputs))
     return chosen_calls(name, len(ran), call, model)[0]
 
 
-def _convolves(model: nn.Module, name: str, answers: dict[int, list[Kept]]) -> bool:
+def _has_convolutions_left(model: nn.Module, name: str, answers: dict[int, list[Kept]]) -> bool:
+    """Whether a 2-D convolution runs after the cut."""
     done = [model.get_submodule(name), *(module for module in model.modules() if id(module) in answers)]
     over = {id(part) for module in done for part in module.modules()}
     return any(isinstance(module, nn.Conv2d) and id(module) not in over for module in model.modules())
 
 
-def _owns(
+def _split_activations(
     name: str, activations: Tensor, raws: list[Tensor], layouts: list[Layout | None], maps: list[Tensor]
 ) -> tuple[list[Tensor], int]:
     """Activations in the layer's own shape, one for each run that is cut, and how many batches they are."""
     parts = [activations] if len(raws) == 1 else list(torch.split(activations, [one.shape[1] for one in maps], 1))
-    owns, times = [], 1
+    replacements, times = [], 1
     for part, raw, layout, like in zip(parts, raws, layouts, maps):
         # a detector may have found nothing
         times = part.shape[0] // like.shape[0] if like.shape[0] else 1
-        own = layout.from_map(part, repeated(raw, times, {raw.shape[0]})) if layout else part
-        shapes_agree(f"tail at layer {name!r}, beyond the batch", own.shape[1:], raw.shape[1:])
-        owns.append(own)
-    return owns, times
+        replacement = layout.from_map(part, repeated(raw, times, {raw.shape[0]})) if layout else part
+        shapes_agree(f"tail at layer {name!r}, beyond the batch", replacement.shape[1:], raw.shape[1:])
+        replacements.append(replacement)
+    return replacements, times
 
 
 class _Runs(NamedTuple):
@@ -169,18 +173,18 @@ class _Runs(NamedTuple):
         earlier: values of those before the cut.
         cuts: values of those that are cut.
         raws: the tensor that is meant, in each of these.
-        owns: what stands in its place.
+        replacements: what stands in its place.
     """
 
     earlier: list[Kept]
     cuts: list[Kept]
     raws: list[Tensor]
-    owns: list[Tensor]
+    replacements: list[Tensor]
 
     def outputs(self, change: Change) -> list[Any]:
-        """What the layer answers, run by run."""
+        """Return what the layer returns in the replay, run by run."""
         answers = [kept.value(change) for kept in self.earlier]
-        for cut, raw, own in zip(self.cuts, self.raws, self.owns):
+        for cut, raw, own in zip(self.cuts, self.raws, self.replacements):
             put = own.clone() if any(cut.written) else own
             answers.append(
                 pytree.tree_map(
@@ -194,20 +198,20 @@ class _Runs(NamedTuple):
 def _replay(
     model: nn.Module, name: str, answers: dict[int, list[Kept]], inputs: Any, runs: _Runs, change: Change
 ) -> Any:
-    """Run the model with recorded modules answering from the record, and the layer answering what it changed to."""
+    """Run the model; recorded modules return their recorded values, and the layer returns its replacement."""
     layer = model.get_submodule(name)
-    replaying = graft(model, lambda module: id(module) in answers or module is layer, zero_like(change.own))
+    replaying = graft(model, {*answers, id(layer)}, zero_like(change.activations))
     for key, values in answers.items():
         module = replaying.owned[key]
-        answer(module, _answer(values, change, module.forward))
+        replace_forward(module, _answer(values, change, module.forward))
     at_cut = replaying.owned[id(layer)]
     outputs, forward, ran = runs.outputs(change), at_cut.forward, count()
     after = count()
-    answer(
+    replace_forward(
         at_cut,
         lambda *args, **kwargs: outputs[i] if (i := next(ran)) < len(outputs) else forward(*args, **kwargs),
     )
-    # whatever other hooks made of it
+    # hooks of the user may have changed the output of the layer
     at_cut.register_forward_hook(
         lambda module, args, changed: outputs[i] if (i := next(after)) < len(outputs) else changed
     )
@@ -216,11 +220,11 @@ def _replay(
     finally:
         # a module that holds a function which holds the module would keep its tensors until the next collection
         for module in replaying.owned.values():
-            answer(module, None)
+            replace_forward(module, None)
 
 
 def _answer(values: list[Kept], change: Change, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Answer the calls that were recorded; run the calls that come after the cut."""
+    """Return a forward that gives the recorded values first, and runs the module for the calls after the cut."""
     calls = count()
 
     def answer(*args: Any, **kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ CONTEXT = ("tail", "forward", "inputs", "chunk_size", "progress")
 """Keywords of a method that `explainer` binds."""
 
 
-class _Asked(NamedTuple):
+class MethodNeeds(NamedTuple):
     """What a method's signature asks for."""
 
     positional: int
@@ -22,7 +22,7 @@ class _Asked(NamedTuple):
     context: set[str]
 
 
-def _asked(method: Callable[..., Tensor]) -> _Asked:
+def read_signature(method: Callable[..., Tensor]) -> MethodNeeds:
     parameters = signature(method).parameters
     places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     positional = [p for p in parameters.values() if p.kind in places][:3]
@@ -38,4 +38,4 @@ def _asked(method: Callable[..., Tensor]) -> _Asked:
     gradients = variadic or (len(positional) > 1 and positional[1].default is Parameter.empty)
     # a keyword bound by functools.partial shows as one with a default, and stays as it was bound
     unbound = {key for key in CONTEXT if key in keywords and keywords[key].default in (Parameter.empty, None)}
-    return _Asked(3 if variadic else len(positional), gradients, unbound | ({"chunk_size"} & set(keywords)))
+    return MethodNeeds(3 if variadic else len(positional), gradients, unbound | ({"chunk_size"} & set(keywords)))

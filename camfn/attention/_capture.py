@@ -199,7 +199,7 @@ def _forward(
         if len(watch.sites) == before + 1:
             _stands_for_block(watch.sites[-1], name, output, batch)
 
-    whole = graft(model, lambda module: True)
+    whole = graft(model, {id(module) for module in model.modules()})
     labels = {id(module): name for name, module in model.named_modules()}
     for key, module in whole.owned.items():
         module.register_forward_pre_hook(begin(labels[key]))

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .._cut.folded import Folded
+from .._cut.folded import BatchNormFolded
 from .._cut.graft import bare
 from .._shared.checks import is_concrete
 from .._shared.errors import CamfnError
@@ -67,7 +67,11 @@ class _Pinned:
     def many(self) -> _Pinned:
         """The same for many runs on images that may be written to; not for longer, for it keeps the parameters."""
         model = self.model
-        return _Pinned(Folded(model), self.score) if isinstance(model, nn.Module) and bare(model) is model else self
+        return (
+            _Pinned(BatchNormFolded(model), self.score)
+            if isinstance(model, nn.Module) and bare(model) is model
+            else self
+        )
 
     def __call__(self, images: Tensor) -> Tensor:
         with torch.no_grad():

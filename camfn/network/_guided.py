@@ -165,7 +165,7 @@ def unguided(model: nn.Module) -> Callable[[Inputs], dict[str, str]]:
             activations.setdefault(inside[-1] if inside else "", []).append(activation)
 
         mode = Rectify("guided", note)
-        copy = graft(model, lambda module: True)
+        copy = graft(model, {id(module) for module in model.modules()})
         for name, module in model.named_modules():
             _announce(copy.owned[id(module)], name, inside)
         with torch.inference_mode(False), torch.no_grad(), mode:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .._cut.signature import _asked
+from .._cut.signature import read_signature
 from .._shared.checks import is_concrete
 from .._shared.components import Sign, first_component, orient
 from .._shared.errors import CamfnError
@@ -52,10 +52,10 @@ def eigen_smooth(
         >>> eigen_smooth(grad_cam)(activations, torch.ones(1, 2, 2)).round(decimals=4)
         tensor([[5., 0.]])
     """
-    asked = _asked(method)
+    needs = read_signature(method)
     name = str(getattr(getattr(method, "func", method), "__name__", "this method"))
-    if not asked.gradients or asked.context:
-        what = f"asks for {', '.join(sorted(asked.context))}" if asked.context else "takes no gradients"
+    if not needs.gradients or needs.context:
+        what = f"asks for {', '.join(sorted(needs.context))}" if needs.context else "takes no gradients"
         raise CamfnError(
             f"eigen_smooth: {name} {what}, so it does not weigh each channel by its own gradient; take grad_cam, "
             "hires_cam, grad_cam_plusplus, xgrad_cam or layer_cam. For activations alone: eigen_cam"
@@ -66,11 +66,11 @@ def eigen_smooth(
     def smoothed(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
         a, g = widen(activations, grads)
         alone = (a.flatten(0, 1)[:, None], g.flatten(0, 1)[:, None], outputs)
-        found = method(*alone[: asked.positional])
+        found = method(*alone[: needs.positional])
         contributions = found.reshape(*a.shape[:2], *found.shape[1:])
         whole = contributions.sum(1)
         if is_concrete(a) and is_concrete(g):
-            _one_by_one(name, whole, method(*(a, g, outputs)[: asked.positional]))
+            _one_by_one(name, whole, method(*(a, g, outputs)[: needs.positional]))
         rows = pixels(contributions)
         component = first_component(rows - rows.mean(-2, keepdim=True) if centered else rows)
         component = _along(component, whole.flatten(1)) if sign == "map" else orient(component, rows, sign)

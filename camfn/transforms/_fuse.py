@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._cut.capture import capture_many
 from .._cut.explainer import explainer
 from .._cut.layer_checks import layer_name, spatial_map
-from .._cut.signature import _asked
+from .._cut.signature import read_signature
 from .._shared.errors import CamfnError, CaptureError
 from .._shared.maps import min_max, resize, safe_divide, widen
 from .._shared.spelling import near
@@ -181,18 +181,18 @@ def fuse(
         torch.Size([2, 6, 6])
     """
     names = matching(model, layers)
-    asked = _asked(method)
+    needs = read_signature(method)
     see: dict[str, Any] = {"select": select, "layout": layout, "differentiable": differentiable}
     run = capture_many(model, names, **see)
     apart = [explainer(method, model, n, chunk_size=chunk_size, progress=progress, **see) for n in names]
-    together = asked.gradients and not asked.context - {"chunk_size"}
+    together = needs.gradients and not needs.context - {"chunk_size"}
 
     def explain(inputs: Inputs, target: Target = None) -> Tensor:
         if together:
             found = run(inputs, target)
             for name, captured in found.items():
                 spatial_map(name, captured.activations, layout)
-            cams = [method(*captured[: asked.positional]) for captured in found.values()]
+            cams = [method(*captured[: needs.positional]) for captured in found.values()]
         else:
             cams = [one(inputs, target) for one in apart]
         return fuse_maps(cams, how=how, size=size, scaling=scaling, gamma=gamma, weights=weights)

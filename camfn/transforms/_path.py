@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .._cut.capture import capture, observe
 from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.resume import record
-from .._cut.signature import _asked
+from .._cut.signature import read_signature
 from .._shared.errors import CamfnError
 from .._shared.inputs import images_of
 from .._shared.maps import widen
@@ -97,9 +97,9 @@ def path_integral(
         >>> torch.allclose(cam.sum((1, 2)), (net(x) - zero)[:, 4], atol=1e-4)
         True
     """
-    asked = _asked(method)
+    needs = read_signature(method)
     name = layer_name(model, layer)
-    if not asked.gradients or asked.context:
+    if not needs.gradients or needs.context:
         raise CamfnError(
             f"path_integral: {getattr(method, '__name__', 'this method')} is no function of activations and gradients "
             "alone, so there is nothing to average; take grad_cam, hires_cam, layer_cam or another gradient method"
@@ -122,7 +122,7 @@ def path_integral(
     nodes, lengths = gauss_legendre(steps)
 
     def apply(activations: Tensor, grads: Tensor) -> Tensor:
-        return method(*(activations, grads, None)[: asked.positional])
+        return method(*(activations, grads, None)[: needs.positional])
 
     def along(start: Tensor, end: Tensor, origin: Tensor, activations: Tensor, run: Run) -> Tensor:
         """The map of one path; `run` gives what it is told of the activations and gradients at each of its points."""

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from .._cut.capture import capture
 from .._cut.layer_checks import layer_name, spatial_map
-from .._cut.signature import _asked
+from .._cut.signature import read_signature
 from .._shared.errors import CamfnError
 from .._shared.inputs import images_of
 from .._shared.maps import resize, widen
@@ -66,10 +66,10 @@ def multi_scale(
         >>> multi_scale(hires_cam, net, "0", [12, 16])(torch.rand(2, 3, 8, 8)).shape
         torch.Size([2, 8, 8])
     """
-    asked = _asked(method)
-    if asked.context:
+    needs = read_signature(method)
+    if needs.context:
         raise CamfnError(
-            f"multi_scale: {getattr(method, '__name__', 'this method')} asks for {', '.join(sorted(asked.context))} of "
+            f"multi_scale: {getattr(method, '__name__', 'this method')} asks for {', '.join(sorted(needs.context))} of "
             "the network, which has no mean over sizes; take hires_cam, grad_cam, layer_cam or eigen_cam"
         )
     if not sizes:
@@ -98,7 +98,7 @@ def multi_scale(
                     counts = same.reshape(-1, *(1,) * (a.ndim - 1))
                 activations, grads, count = activations + counts * a, grads + counts * g, count + counts
             means = (activations / count, grads / count, captured.outputs)
-            return method(*means[: asked.positional]).to(captured.activations.dtype)
+            return method(*means[: needs.positional]).to(captured.activations.dtype)
 
     return explain
 

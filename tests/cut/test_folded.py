@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from camfn import explainer
-from camfn._cut.folded import Folded, _watched
+from camfn._cut.folded import BatchNormFolded, _watched
 from camfn.methods import score_cam
 from tests.nets.small import Net, images, seeded, unchanged
 
@@ -25,7 +25,7 @@ def pairs(net: nn.Module) -> int:
 
 def runs(net: nn.Module) -> tuple[Tensor, Tensor]:
     """What the network gives, and what it gives folded."""
-    folded = Folded(net)
+    folded = BatchNormFolded(net)
     with torch.no_grad(), unchanged(net):
         expected = net(X.clone())
         torch.testing.assert_close(folded(X.clone()), expected, rtol=0, atol=0)
@@ -50,7 +50,7 @@ def test_each_kind(ndim: int, bias: bool, options: dict[str, Any]) -> None:
         lambda: nn.Sequential(convolution(4, 6, 3, bias=bias, groups=2), norm(6, **options)), dtype=torch.float64
     )
     x = images(2, 4, *(5, 6, 7)[:ndim], dtype=torch.float64)
-    folded = Folded(net)
+    folded = BatchNormFolded(net)
     with torch.no_grad():
         for _ in range(2):
             torch.testing.assert_close(folded(x), net(x))
@@ -112,7 +112,7 @@ def test_hooks_of_the_user_see_what_they_saw(place: str) -> None:
 
 def test_derivatives_are_those_of_the_network() -> None:
     net = seeded(Net, dtype=torch.float64)
-    folded = Folded(net)
+    folded = BatchNormFolded(net)
     x = X.clone().requires_grad_()
     torch.testing.assert_close(folded(x), net(x), rtol=0, atol=0)
     assert folded.graft is None
