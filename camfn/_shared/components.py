@@ -1,5 +1,7 @@
 """First principal components of the pixels of a map, and the rules for their sign."""
 
+# tested in tests/methods/test_eigen.py
+
 from __future__ import annotations
 
 from typing import Literal, TypeAlias

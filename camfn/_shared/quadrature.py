@@ -1,5 +1,7 @@
 """Nodes and weights of the Gauss-Legendre rule."""
 
+# tested in tests/methods/test_second_order.py
+
 from __future__ import annotations
 
 import math

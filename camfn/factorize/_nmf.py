@@ -3,6 +3,8 @@
 The private functions hold a factor as (b, r, M): one row for each of the r terms.
 """
 
+# tested in tests/factorize/test_concepts.py
+
 from __future__ import annotations
 
 from typing import NamedTuple

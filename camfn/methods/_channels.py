@@ -1,5 +1,7 @@
 """Channels of activations as masks, and the choice of some channels."""
 
+# tested in tests/methods/test_score_cam.py and test_score_cams.py
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,7 @@
 """Checks of options and shapes that several methods share."""
 
+# tested in tests/methods/test_perturbing.py
+
 from __future__ import annotations
 
 import torch

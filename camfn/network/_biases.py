@@ -1,5 +1,7 @@
 """The bias of each kind of module: its output less the linear part."""
 
+# tested in tests/network/test_full.py
+
 from __future__ import annotations
 
 from typing import Any, cast

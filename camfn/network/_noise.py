@@ -1,5 +1,7 @@
 """Noise on the image: drawn from a generator, or given by the caller."""
 
+# tested in tests/network/test_full.py and test_guided.py
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator

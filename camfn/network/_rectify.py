@@ -1,5 +1,7 @@
 """Another rule for the backward of every ReLU that a network calls; the network itself is not changed."""
 
+# tested in tests/network/test_guided.py
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """The four models, and their weights."""
 
+# tested in tests/tiny/test_tiny.py
+
 from __future__ import annotations
 
 from collections import OrderedDict

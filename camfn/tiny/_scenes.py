@@ -1,5 +1,7 @@
 """Scenes: digits of different classes on procedural textures, with exact masks and boxes."""
 
+# tested in tests/tiny/test_tiny.py
+
 from __future__ import annotations
 
 import math

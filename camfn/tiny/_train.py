@@ -1,5 +1,7 @@
 """Train the weights that ship with camfn: `python -m camfn.tiny cnn`, seeded, on one thread."""
 
+# tested in tests/tiny/test_tiny.py
+
 from __future__ import annotations
 
 from collections.abc import Callable
