@@ -144,9 +144,16 @@ def derive(
         of: the network, which an error about quantized modules names.
         create_graph: keep the graph of the derivative.
     """
-    if torch.compiler.is_compiling() or not tapped:
-        # the compiler does not trace autograd.grad; and without zeros no shape has to be found out
+    if torch.compiler.is_compiling():
+        # the compiler does not trace autograd.grad
         return _pull_back(run, score, image, tapped, chosen)
+    if not tapped:
+        # a pullback needs no first run to find the shapes of zeros, and can itself be differentiated
+        try:
+            return _pull_back(run, score, image, tapped, chosen)
+        except RuntimeError as error:
+            if not _refuses_levels(error):
+                raise
 
     def compute(seed: Tensor, image: Tensor | None = None) -> Derivation:
         zeros: dict[Any, Tensor] = {}
@@ -189,15 +196,19 @@ def at_own_level(compute: Callable[..., Result], image: Tensor | None = None, *,
     try:
         tensors: list[Tensor] = cast(Any, vjp(inside, seed, *images, has_aux=True))[-1]
     except RuntimeError as error:
-        if "setup_context" not in str(error) or inside_transform():
+        if not _refuses_levels(error):
             raise
-        # custom operators (torchvision's roi_align) refuse any level of torch.func, so plain autograd does the work
         with torch.enable_grad():
             tensors = inside(seed.requires_grad_(), *(x.detach().requires_grad_() for x in images))[1]
         if not create_graph:
             tensors = [tensor.detach() for tensor in tensors]
     result: Result = rebuilds[-1](tensors)
     return result
+
+
+def _refuses_levels(error: RuntimeError) -> bool:
+    """Whether a custom operator (torchvision's roi_align) refused a level of torch.func; plain autograd then works."""
+    return "setup_context" in str(error) and not inside_transform()
 
 
 def _pull_back(
