@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -72,17 +71,27 @@ class LayerContext:
     def __init__(self, model: nn.Module, name: str, image: Sequence[int]) -> None:
         self.model, self.name, self.image = model, name, tuple(image)
         self.module = model.get_submodule(name)
+        # no functools.cached_property: torch.compile cannot trace the lock that it takes before Python 3.12
+        self._ancestors: list[tuple[str, nn.Module]] | None = None
+        self._facts: Facts | None = None
 
-    @cached_property
+    @property
     def ancestors(self) -> list[tuple[str, nn.Module]]:
         """The layer and each module that holds it, with their names, from the layer to the model."""
-        parts = self.name.split(".") if self.name else []
-        paths = [".".join(parts[:end]) for end in range(len(parts), -1, -1)]
-        return [(path, self.model.get_submodule(path)) for path in paths]
+        if self._ancestors is None:
+            parts = self.name.split(".") if self.name else []
+            paths = [".".join(parts[:end]) for end in range(len(parts), -1, -1)]
+            self._ancestors = [(path, self.model.get_submodule(path)) for path in paths]
+        return self._ancestors
 
-    @cached_property
+    @property
     def facts(self) -> Facts:
         """Facts of the innermost ancestor that reads the image."""
+        if self._facts is None:
+            self._facts = self._collect_facts()
+        return self._facts
+
+    def _collect_facts(self) -> Facts:
         for path, ancestor in self.ancestors:
             stem = _stem(path, ancestor, self.image[1:])
             if stem:
