@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import NamedTuple
 
 from .._shared.errors import UsageError
+from .._shared.spelling import near
 from ..zoo import Loaded
 from ..zoo._names import synonyms
 
@@ -75,15 +74,8 @@ def _class_named(text: str, classes: list[str]) -> int:
     if found:
         places = " or ".join(f"{i} ({', '.join(others[i]) or classes[i]})" for i in found)
         raise UsageError(f"several classes are called {text!r}: give an index, {places}")
-    names = dict.fromkeys([*classes, *(name for names in others for name in names)])
-    raise UsageError(f"no class {text!r}. {_near(text, list(names))} An index, top or top:3 will do as well")
-
-
-def _near(text: str, names: Sequence[str]) -> str:
-    """Name the nearest of `names`: those that have the text as a word, then by spelling."""
-    word = text.casefold()
-    folded = {name.casefold(): name for name in names}
-    within = [name for key, name in folded.items() if word in key.replace("_", " ").split()]
-    spelled = [folded[match] for match in get_close_matches(word, folded, n=3)]
-    close = list(dict.fromkeys([*within[:3], *spelled]))[:4]
-    return f"Did you mean {' or '.join(map(repr, close))}?" if close else f"There are {', '.join(names[:5])} and more."
+    names = list(dict.fromkeys([*classes, *(name for names in others for name in names)]))
+    instead = f"There are {', '.join(names[:5])} and more."
+    raise UsageError(
+        f"no class {text!r}. {near(text, names, words=True, instead=instead)} An index, top or top:3 will do as well"
+    )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .._shared.errors import UsageError
+from .._shared.spelling import near
 from ..catalogue import METHODS, MethodInfo
-from .classes import _near
 
 MAPS = {row.name: row for row in METHODS if row.gives == "map"}
 PICTURES = {row.name: row for row in METHODS if row.gives == "picture"}
@@ -22,7 +22,7 @@ def pick_method(name: str, seed: int) -> Callable[..., Any]:
     if name in PICTURES:
         raise UsageError(f"{name} gives a picture, no map: camfn guided --method {name}")
     if name not in MAPS:
-        raise UsageError(f"no method {name!r}. {_near(name, list(MAPS))} All of them: camfn methods")
+        raise UsageError(f"no method {name!r}. {near(name, MAPS, words=True)} All of them: camfn methods")
     return _seeded(MAPS[name], seed)
 
 

@@ -1,32 +1,26 @@
-"""Optional packages, imported on use; one that is missing is named with its extra."""
+"""Optional packages: imported on use, and named with the extra that installs them where they are missing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
-from typing import Any
 
-from .._shared.errors import MissingPackageError
-from .errors import LoadError
+from .errors import CamfnError, MissingPackageError
 
 
 @contextmanager
-def extra(package: str, call: str) -> Iterator[None]:
-    """Say how to install an optional package when an import in the block fails."""
-    try:
-        yield
-    except ImportError as error:
-        raise MissingPackageError(f"{call} needs {package}: pip install 'camfn[cli]'") from error
+def extra(
+    package: str, user: str, *, name: str = "cli", error: type[CamfnError] = MissingPackageError
+) -> Iterator[None]:
+    """Say how to install an optional package if an import in the block fails.
 
-
-def library(name: str, *, extra: str = "cli") -> Any:
-    """Import a library that camfn does without until a model is asked for.
-
-    Raises:
-        LoadError: it is not installed.
+    Args:
+        package: the package that the block imports.
+        user: what needs the package, as the message says it: "image.save".
+        name: the extra of camfn that installs the package.
+        error: the class of the error.
     """
     try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        raise LoadError(f"models are loaded through {name}: pip install 'camfn[{extra}]'") from error
+        yield
+    except ImportError as cause:
+        raise error(f"{user} needs {package}: pip install 'camfn[{name}]'") from cause

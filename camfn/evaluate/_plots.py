@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from .._shared.optional import library
+from .._shared.optional import extra
 from ._core import Row
 from ._measures import METRICS
 from ._rank import Standing
@@ -101,7 +101,10 @@ def rank_plot(standings: Sequence[Standing]) -> bytes | None:
 
 
 def _figure(width: float, height: float) -> Any:
-    return library("matplotlib.figure").Figure(figsize=(width, height), layout="constrained", dpi=90)
+    with extra("matplotlib", "a plot of results", name="evaluate"):
+        from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=90)
 
 
 def _name_points(axes: Any, points: list[tuple[float, float, str]]) -> None:

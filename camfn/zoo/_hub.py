@@ -9,8 +9,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
-from .._shared.optional import library
-from ._weights import fetching, reachable
+from ._weights import fetching, library, reachable
 
 _INSTEAD = (
     "give a repository that is in the cache of the Hub, or a folder that save_pretrained wrote, as hf:FOLDER; even "
@@ -27,7 +26,7 @@ def classifier(name: str, pretrained: bool) -> tuple[nn.Module, Any, list[str] |
     Raises:
         LoadError: transformers is missing, or what the repository holds cannot be had.
     """
-    transformers = library("transformers", extra="hf")
+    transformers = library("transformers", extra_name="hf")
     local = Path(name).is_dir()
     if not local:
         reachable(f"hf:{name}", _source(name), _INSTEAD)

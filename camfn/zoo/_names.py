@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._shared.optional import library
+from ._weights import library
 
 
 def imagenet_classes() -> list[str]:

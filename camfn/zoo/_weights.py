@@ -8,6 +8,7 @@ import urllib.request
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -17,8 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from .._shared.errors import LoadError
+from .._shared.optional import extra
 
 INSTEAD = "give a local state dict with --weights PATH, or take random weights with --weights none"
+
+
+def library(name: str, *, extra_name: str = "cli") -> Any:
+    """Import the library that a model comes from.
+
+    Raises:
+        LoadError: it is not installed.
+    """
+    with extra(name, "this model", name=extra_name, error=LoadError):
+        return import_module(name)
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
