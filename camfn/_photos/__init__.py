@@ -1,1 +1,1 @@
-"""Photos explained from words: what the command line and `evaluate` share."""
+"""Explain photos with a model, method, layer and classes given as words: shared by the command line and `evaluate`."""

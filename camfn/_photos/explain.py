@@ -1,4 +1,4 @@
-"""Maps for one batch of photos: the layer, the classes, and the method's context, from what a user asked for."""
+"""Maps for one batch of photos: a method composed with a model, run for the classes that a user chose."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ..catalogue import info_of
 from ..targets import logits_of
 from ..transforms import augment, eigen_smooth, fuse, smooth
 from ..transforms._fuse import Fusion
-from .classes import Wanted
-from .head import _rows, check_cam
+from .classes import ClassChoice
+from .head import check_cam, head_rows
 from .layer import ALL, Layer
 
 
 class Changes(NamedTuple):
-    """Transformations of a method, in the order they are applied.
+    """Transformations of a method, in the order in which they are applied.
 
     Attributes:
-        eigen_smooth: replace its sum over channels by their first component.
-        layers: names or patterns of several layers, whose maps are fused; empty for one layer.
+        eigen_smooth: replace the method's sum over channels by the first component.
+        layers: names or patterns of the layers whose maps are fused; empty for one layer.
         how: the rule of the fusion.
-        augment: average over flips and brightness.
-        smooth: average over so many noisy copies; 0 for none.
-        seed: of that noise.
+        augment: average the map over flips and brightness.
+        smooth: number of noisy copies to average over; 0 for none.
+        seed: seed of the noise.
     """
 
     eigen_smooth: bool = False
@@ -44,13 +44,13 @@ _NONE = Changes()
 
 
 class Explained(NamedTuple):
-    """What came out for one photo.
+    """The explanations of one photo.
 
     Attributes:
         logits: (K,).
-        classes: those explained.
-        cams: raw maps, (h, w), or pictures, (3, H, W), one a class.
-        problems: why a map is useless, or None, one a class.
+        classes: the explained classes.
+        cams: one raw map, (h, w), or one picture, (3, H, W), for each class.
+        problems: for each class the reason why its map is useless, or None.
     """
 
     logits: Tensor
@@ -64,7 +64,7 @@ def explain_batch(
     model: nn.Module,
     layer: Layer | None,
     inputs: Tensor,
-    wanted: Wanted,
+    choice: ClassChoice,
     *,
     changes: Changes = _NONE,
     chunk_size: int | None = None,
@@ -73,34 +73,34 @@ def explain_batch(
     """Explain each photo of a batch for its own classes.
 
     Args:
-        method: one of `camfn.methods`, `camfn.attention` or `camfn.network`, or a partial; `cam` gets the rows of the
-            model's head.
+        method: a method of `camfn.catalogue`, or a partial of one; a method that needs "head" gets the rows of the
+            model's last linear layer.
         model: a classifier, on the device of `inputs`.
-        layer: where to explain; None for a method that is taken at none.
+        layer: the layer to explain at; None for a method that takes no layer.
         inputs: (B, 3, H, W).
-        wanted: the classes.
+        choice: the classes.
         changes: transformations of the method.
-        chunk_size: how many perturbed forwards run at once.
-        progress: told (done, in all) after each chunk of them.
+        chunk_size: number of perturbed forwards that run at once.
+        progress: called with (done, total) after each chunk of perturbed forwards.
     """
     with torch.no_grad():
         logits = logits_of(model(inputs)).float()
-    classes = _classes(logits, wanted)
+    classes = _class_indices(logits, choice)
     cams: list[list[Tensor]] = [[] for _ in inputs]
     problems: list[list[str | None]] = [[] for _ in inputs]
     for target in classes.T:
-        explain, captured = composed(method, model, layer, target, changes, chunk_size, progress)
+        explain, captured = compose(method, model, layer, target, changes, chunk_size, progress)
         cam = explain(inputs, target)
         if layer is not None and "head" in info_of(method).needs:
             check_cam(model, layer, cam, target, logits)
-        for i, problem in enumerate(diagnose(seen_by(captured, cam), cam)):
+        for i, problem in enumerate(diagnose(captured_or_map(captured, cam), cam)):
             cams[i].append(cam[i].float().cpu())
             problems[i].append(problem if logits[i].isfinite().all() else "the model's scores are not finite.")
     rows = zip(logits.cpu(), classes.tolist(), cams, problems, strict=True)
     return [Explained(*row) for row in rows]
 
 
-def composed(
+def compose(
     method: Callable[..., Any],
     model: nn.Module,
     layer: Layer | None,
@@ -109,7 +109,12 @@ def composed(
     chunk_size: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Callable[..., Tensor], list[Captured]]:
-    """Compose a method with its transformations, and keep what it is given when it runs."""
+    """Compose a method with a model and its transformations.
+
+    Returns:
+        A function of inputs and target that returns the map, and a list to which each run of a method on a layer
+        appends its activations, gradients and outputs.
+    """
     captured: list[Captured] = []
     info = info_of(method)
     explain: Callable[..., Tensor]
@@ -120,43 +125,43 @@ def composed(
         explain = attention.attention_explainer(method, model, None if layer.name == ALL else layer.name)
     else:
         context: dict[str, Any] = {"layout": layer.layout, "chunk_size": chunk_size, "progress": progress}
-        bound = partial(method, weights=_rows(model, layer, target)) if "head" in info.needs else method
-        seen = _watched(eigen_smooth(bound) if changes.eigen_smooth else bound, captured)
+        bound = partial(method, weights=head_rows(model, layer, target)) if "head" in info.needs else method
+        recording = _record_arguments(eigen_smooth(bound) if changes.eigen_smooth else bound, captured)
         if changes.layers:
-            # each layer has a layout of its own
-            explain = fuse(seen, model, changes.layers, how=changes.how, **context | {"layout": "auto"})
+            # each of the layers has its own layout
+            explain = fuse(recording, model, changes.layers, how=changes.how, **context | {"layout": "auto"})
         else:
-            explain = explainer(seen, model, layer.name, **context)
-    # one variant at a time: what a user bounds by --batch-size stays bounded
+            explain = explainer(recording, model, layer.name, **context)
+    # One copy of the batch at a time: --batch-size bounds the memory, and several copies at once would multiply it.
     if changes.augment:
         explain = augment(explain, chunk_size=1)
     if changes.smooth:
-        drawn = torch.Generator().manual_seed(changes.seed)
-        explain = smooth(explain, changes.smooth, generator=drawn, chunk_size=1)
+        generator = torch.Generator().manual_seed(changes.seed)
+        explain = smooth(explain, changes.smooth, generator=generator, chunk_size=1)
     return explain, captured
 
 
-def seen_by(captured: list[Captured], cam: Tensor) -> Captured:
-    """What the map was made of; of a method on attention or of a whole network, the map itself."""
+def captured_or_map(captured: list[Captured], cam: Tensor) -> Captured:
+    """Return the last captured tensors; of a method that captures none, the map in the place of the activations."""
     return captured[-1] if captured else Captured(cam[:, None], cast("Tensor", None), None)
 
 
-def _classes(logits: Tensor, wanted: Wanted) -> Tensor:
-    """Classes to explain, (B, K)."""
+def _class_indices(logits: Tensor, choice: ClassChoice) -> Tensor:
+    """Return the classes to explain for each photo, (B, K)."""
     batch, count = logits.shape
-    if wanted.best > count or (wanted.chosen or 0) >= count:
+    if choice.best > count or (choice.chosen or 0) >= count:
         raise UsageError(f"the model has {count} classes, 0 to {count - 1}, fewer than the target asks for")
-    if wanted.chosen is None:
-        return logits.topk(wanted.best).indices
-    return torch.full((batch, 1), wanted.chosen, device=logits.device)
+    if choice.chosen is None:
+        return logits.topk(choice.best).indices
+    return torch.full((batch, 1), choice.chosen, device=logits.device)
 
 
-def _watched(method: Callable[..., Tensor], captured: list[Captured]) -> Callable[..., Tensor]:
-    """Keep what a method is given, so that `diagnose` can look at it without a second forward."""
+def _record_arguments(method: Callable[..., Tensor], captured: list[Captured]) -> Callable[..., Tensor]:
+    """Append the arguments of each call to `captured`, so that `diagnose` needs no second forward."""
 
-    @wraps(method)  # explainer reads the signature
-    def watch(activations: Tensor, grads: Any = None, outputs: Any = None, **context: Any) -> Tensor:
+    @wraps(method)  # `explainer` reads the signature
+    def recording(activations: Tensor, grads: Any = None, outputs: Any = None, **context: Any) -> Tensor:
         captured.append(Captured(activations, grads, outputs))
         return method(activations, grads, outputs, **context)
 
-    return watch
+    return recording

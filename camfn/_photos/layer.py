@@ -1,4 +1,4 @@
-"""The layer to explain at: named, suggested, or all attentions."""
+"""The layer to explain at: the layer that a user named, a suggested layer, or all attentions."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..catalogue import info_of
 from ..transforms._fuse import matching
 
 ALL = "*"
-"""Stands for every attention of a network."""
+"""Name of a `Layer` that stands for every attention of a network."""
 
 
 class Layer(NamedTuple):
     """A layer to explain at.
 
     Attributes:
-        name: dotted; for methods on attention also `ALL`.
+        name: the dotted name of the module; for methods on attention also `ALL`.
         channels: C.
-        layout: what makes its output a map; None where it is one already.
-        reason: why it was taken.
+        layout: converts the layer's output to a map, (B, C, *S); None if the output is one already.
+        reason: why this layer was chosen, as the command line prints it.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Layer(NamedTuple):
 def choose_layer(
     model: nn.Module, inputs: Tensor, name: str | None, method: Callable[..., Tensor] = methods.grad_cam
 ) -> Layer:
-    """Take the layer that was named, or the first that is suggested, with its layout; or attention, named or all.
+    """Choose the named layer, or the first suggested layer; for a method on attention, the named one or all.
 
     Raises:
         UsageError: the named layer never runs, or gives no map of the image.
@@ -43,26 +43,28 @@ def choose_layer(
     """
     if info_of(method).kind == "attention":
         records = attention.observe_attention(model, name)(inputs[:1]).records
-        many = f"{len(records)} attentions, from {records[0].name} to {records[-1].name}"
-        return Layer(name or ALL, 0, None, many if len(records) > 1 else f"the attention in {records[0].name}")
+        reason = f"the attention in {records[0].name}"
+        if len(records) > 1:
+            reason = f"{len(records)} attentions, from {records[0].name} to {records[-1].name}"
+        return Layer(name or ALL, 0, None, reason)
     if name is None:
         best = layers.suggest(model, inputs)[0]
         return Layer(best.name, best.channels, best.layout, best.reason)
-    instead = "name another (see: camfn layers MODEL), or take --layer auto"
+    advice = "name another (see: camfn layers MODEL), or take --layer auto"
     try:
         reading = layout.find(model, name, inputs[:1])
     except CaptureError as error:
-        raise UsageError(f"{error}; {instead}") from error
+        raise UsageError(f"{error}; {advice}") from error
     if max(reading.spatial) == 1:
-        raise UsageError(f"layer {name!r} gives one position only, after the pooling: {instead}")
+        raise UsageError(f"layer {name!r} gives one position only, after the pooling: {advice}")
     return Layer(name, reading.channels, reading.layout, f"as asked for ({reading.reason})")
 
 
 def choose_layers(model: nn.Module, inputs: Tensor, names: tuple[str, ...]) -> Layer:
-    """Take several layers; the last stands for all.
+    """Check several layers whose maps are to be fused, and return the last with the names of all.
 
     Raises:
-        UsageError: one gives no map.
+        UsageError: a layer gives no map.
     """
-    taken = [choose_layer(model, inputs, name) for name in matching(model, names)]
-    return taken[-1]._replace(name=", ".join(item.name for item in taken), reason="as asked for, their maps fused")
+    chosen = [choose_layer(model, inputs, name) for name in matching(model, names)]
+    return chosen[-1]._replace(name=", ".join(layer.name for layer in chosen), reason="as asked for, their maps fused")

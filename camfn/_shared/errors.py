@@ -1,10 +1,10 @@
-"""Errors of camfn: each says what was expected, what came, and the call that works."""
+"""Errors of camfn; each message says what camfn expected, what it got, and which call works."""
 
 
 class CamfnError(ValueError):
-    """A refusal: camfn cannot do what was asked for, and the message says what to ask instead.
+    """Base class of all refusals: camfn cannot do what the caller asks for, and the message says what to ask instead.
 
-    Every refusal of camfn is one. Any other exception that leaves camfn is a bug, or an accident such as a full disk.
+    Any other exception that leaves camfn is a bug, or an accident such as a full disk.
     """
 
 
@@ -17,16 +17,16 @@ class MissingPackageError(CamfnError, ImportError):
 
 
 class CaptureError(CamfnError):
-    """A layer cannot be captured as asked; the message says what to ask instead."""
+    """camfn cannot capture a layer in this way; the message says what to ask instead."""
 
 
 class LoadError(CamfnError):
-    """A model cannot be loaded as asked; the message says what to ask instead."""
+    """camfn cannot load a model in this way; the message says what to ask instead."""
 
 
 class PhotoError(CamfnError):
-    """A photo cannot be read; the message is one line and says why."""
+    """camfn cannot read a photo; the message is one line and says why."""
 
 
 class UsageError(CamfnError):
-    """A command or a run was asked for something that cannot be done; the message is one line and says what can."""
+    """A command or an evaluation got words that it cannot work with; the message is one line and says which it can."""

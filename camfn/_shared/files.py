@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and the versions that results depend on."""
+"""Writing of files as a whole, and the versions of the packages that results depend on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def write_whole(file: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name and rename it, so that an interruption leaves the old one, or none."""
+    """Write a file under another name, then rename it: an interruption leaves the old file, or none."""
     unfinished = file.with_name(f"{file.stem}.unfinished{file.suffix}")
     try:
         write(unfinished)
@@ -19,5 +19,5 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the results depend on."""
+    """Return the versions of the packages that results depend on."""
     return {name: version(name) for name in ("camfn", "torch", "torchvision", "timm")}

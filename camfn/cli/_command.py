@@ -33,8 +33,9 @@ WeightsOption = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    """Print the version and exit, if a user gives --version."""
+    if requested:
         typer.echo(f"camfn {version('camfn')}")
         raise typer.Exit
 
@@ -48,8 +49,8 @@ def _common(
     """Class activation maps: where in a photo a network sees a class."""
 
 
-def header(model: str, weights: str | None, device: torch.device, **asked: Any) -> dict[str, Any]:
-    """What the record of a run says beside the layer and the photos."""
+def header(model: str, weights: str | None, device: torch.device, **options: Any) -> dict[str, Any]:
+    """Return the part of a run's record that describes the model, the options, the device and the versions."""
     from .._shared.files import versions
 
-    return {"model": model, "weights": weights or "default", **asked, "device": str(device), "versions": versions()}
+    return {"model": model, "weights": weights or "default", **options, "device": str(device), "versions": versions()}

@@ -1,4 +1,4 @@
-"""One photo's maps by several methods, in one picture."""
+"""A montage of one photo's maps by several methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import image
-from .._photos.classes import Wanted
+from .._photos.classes import ClassChoice
 from .._photos.explain import explain_batch
 from .._photos.layer import Layer, choose_layer
 from .._shared.errors import CamfnError, UsageError
@@ -22,7 +22,7 @@ def comparison(
     loaded: Loaded,
     photo: Image.Image,
     chosen: Mapping[str, Callable[..., Tensor]],
-    wanted: Wanted,
+    choice: ClassChoice,
     layer_name: str | None,
     device: torch.device,
     *,
@@ -36,26 +36,27 @@ def comparison(
 
     Args:
         loaded: model, preprocessing, view, class names; the model is on the device.
-        photo: what is explained.
+        photo: the photo to explain.
         chosen: methods by name.
-        wanted: one class.
-        layer_name: a dotted name, or None for the one that is suggested.
-        device: where the model is.
-        strict: refuse what a method cannot do; otherwise leave it out and say so.
-        chunk_size: perturbed forwards at a time.
+        choice: the class to explain.
+        layer_name: a dotted name, or None for the suggested layer.
+        device: the device of the model.
+        strict: raise the error of a method that cannot explain the model; otherwise leave that method out.
+        chunk_size: number of perturbed forwards that run at once.
         look: opacity and colormap of the overlays.
-        progress: told (done, in all) after each chunk of perturbed forwards.
+        progress: called with (done, total) after each chunk of perturbed forwards.
         finished: called after each method.
 
     Returns:
-        (3, H, W), and a line for each method that shows nothing or could not be run.
+        The montage, (3, H, W), and messages: the layer, and each method that shows nothing or is left out.
 
     Raises:
-        UsageError: no method gave a map, or one could not be run and `strict`.
+        UsageError: no method gives a map.
+        CamfnError: a method cannot explain the model, and `strict` is set.
     """
     inputs = loaded.preprocess(photo)[None].to(device)
     view = torch.from_numpy(np.array(loaded.view(photo))).permute(2, 0, 1) / 255
-    pictures, captions, told = [view], ["photo"], []
+    pictures, captions, messages = [view], ["photo"], []
     chosen_layers: dict[bool, Layer] = {}
     for name, method in chosen.items():
         try:
@@ -63,26 +64,28 @@ def comparison(
             if at_attention not in chosen_layers:
                 chosen_layers[at_attention] = choose_layer(loaded.model, inputs, layer_name, method)
             layer = chosen_layers[at_attention]
-            (found,) = explain_batch(
-                method, loaded.model, layer, inputs, wanted, chunk_size=chunk_size, progress=progress
+            (explained,) = explain_batch(
+                method, loaded.model, layer, inputs, choice, chunk_size=chunk_size, progress=progress
             )
         except CamfnError as error:
             if strict:
                 raise
-            told.append(f"{name} is left out: {' '.join(str(error).split())}")
+            messages.append(f"{name} is left out: {' '.join(str(error).split())}")
             continue
         finally:
             finished()
-        told += [line for line in [f"layer {layer.name}: {layer.reason}"] if line not in told]
-        label = loaded.classes[found.classes[0]] if loaded.classes else f"class {found.classes[0]}"
-        problem = found.problems[0]
+        layer_message = f"layer {layer.name}: {layer.reason}"
+        if layer_message not in messages:
+            messages.append(layer_message)
+        label = loaded.classes[explained.classes[0]] if loaded.classes else f"class {explained.classes[0]}"
+        problem = explained.problems[0]
         if problem is None:
-            heatmap = image.normalize(found.cams[0][None], signed=look[1] == "seismic")
+            heatmap = image.normalize(explained.cams[0][None], signed=look[1] == "seismic")
             pictures.append(image.overlay(view, heatmap, alpha=look[0], colormap=look[1])[0])
         else:
-            told.append(f"{name} shows nothing: {problem}")
+            messages.append(f"{name} shows nothing: {problem}")
             pictures.append(view)
         captions.append(f"{name}\n{label if problem is None else 'shows nothing'}")
     if len(pictures) == 1:
-        raise UsageError("no method gave a map: " + "; ".join(told))
-    return image.montage(pictures, captions, cell=(view.shape[1], view.shape[2])), told
+        raise UsageError("no method gave a map: " + "; ".join(messages))
+    return image.montage(pictures, captions, cell=(view.shape[1], view.shape[2])), messages

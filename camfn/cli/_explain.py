@@ -91,7 +91,7 @@ def explain(
         from .._shared.errors import UsageError
         from ..catalogue import info_of
         from ..zoo import load
-        from ._files import plan
+        from ._files import plan_files
         from ._job import Job
         from ._options import pick_colormap, pick_device, pick_layer, pick_layers, refuse_layer, refuse_task
 
@@ -102,7 +102,7 @@ def explain(
         if info.kind == "network" and (several is not None or eigen_smooth):
             raise UsageError(f"{method} is of the whole network: leave --layers and --eigen-smooth out")
         loaded = load(model, weights=weights)
-        wanted = pick_target(target, loaded)
+        choice = pick_target(target, loaded)
         if several is not None and (layer != "auto" or "head" in info.needs or info.kind == "attention"):
             raise UsageError(
                 "--layers fuses several layers: give no --layer beside it, and another method than cam or one "
@@ -121,11 +121,11 @@ def explain(
 
             kind = partial(TaskJob, task=task.value, like=like)
         job = kind(
-            plans=plan(photos, out, method, wanted, force),
+            plans=plan_files(photos, out, method, choice, force),
             out=out,
             loaded=loaded,
             method=chosen,
-            wanted=wanted,
+            choice=choice,
             layer_name=pick_layer(loaded.model, layer),
             device=place,
             batch_size=batch_size,

@@ -20,7 +20,7 @@ from .._shared.errors import UsageError
 from .._shared.files import write_whole
 from ..factorize import NamedClass, Negative, deep_feature_factorization, tail_scores, top_classes
 from ..zoo import Loaded
-from ._files import Plan, Record, save_record, with_ending
+from ._files import PhotoFiles, Record, save_record, with_ending
 
 RECORD = "concepts.json"
 _NAMED = 0.05
@@ -56,7 +56,7 @@ class FactorizeJob:
         records: one a photo, in order.
     """
 
-    plans: list[Plan]
+    plans: list[PhotoFiles]
     out: Path
     loaded: Loaded
     rank: int
@@ -78,7 +78,7 @@ class FactorizeJob:
         for start in range(0, len(self.plans), size):
             yield from self._group(self.plans[start : start + size])
 
-    def _group(self, plans: Sequence[Plan]) -> Iterator[Record]:
+    def _group(self, plans: Sequence[PhotoFiles]) -> Iterator[Record]:
         """Factor photos, and write what was found in each."""
         inputs: list[Tensor] = []
         problems: list[str | None] = []
@@ -136,7 +136,7 @@ class FactorizeJob:
         names = [top_classes(each, self.loaded.classes) for each in scores]
         return [_Found(*each) for each in zip(maps, names, scale.tolist(), strict=True)]
 
-    def _write(self, item: Plan, found: _Found) -> Record:
+    def _write(self, item: PhotoFiles, found: _Found) -> Record:
         """Write a photo's maps, and its picture where they show something."""
         self.out.mkdir(parents=True, exist_ok=True)
         (base,) = item.bases

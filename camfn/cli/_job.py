@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import image
-from .._photos.classes import Wanted
+from .._photos.classes import ClassChoice
 from .._photos.explain import Changes, Explained, explain_batch
 from .._photos.layer import Layer, choose_layer, choose_layers
 from .._photos.read import read_or_error
@@ -24,7 +24,7 @@ from .._shared.errors import PhotoError
 from .._shared.files import write_whole
 from ..catalogue import info_of
 from ..zoo import Loaded
-from ._files import RECORD, Plan, Record, save_record, with_ending
+from ._files import RECORD, PhotoFiles, Record, save_record, with_ending
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Job:
         out: folder of `explanations.json`.
         loaded: model, preprocessing, view, class names.
         method: a method of `camfn.methods`, `camfn.attention` or `camfn.network`, or a partial of one.
-        wanted: classes to explain.
+        choice: classes to explain.
         layer_name: a dotted name, or None for the one that is suggested on the first batch.
         device: where to run.
         batch_size: photos at a time.
@@ -50,11 +50,11 @@ class Job:
         records: one a photo, in order.
     """
 
-    plans: list[Plan]
+    plans: list[PhotoFiles]
     out: Path
     loaded: Loaded
     method: Callable[..., Tensor]
-    wanted: Wanted
+    choice: ClassChoice
     layer_name: str | None
     device: torch.device
     batch_size: int
@@ -87,7 +87,7 @@ class Job:
     def _explain_all(self, photos: list[Image.Image | PhotoError]) -> Iterator[Explained]:
         return iter(self._explain([photo for photo in photos if isinstance(photo, Image.Image)]))
 
-    def _results(self, item: Plan, photo: Image.Image, explained: Iterator[Explained]) -> Record:
+    def _results(self, item: PhotoFiles, photo: Image.Image, explained: Iterator[Explained]) -> Record:
         return self._write(item, photo, next(explained))
 
     def _explain(self, photos: list[Image.Image]) -> list[Explained]:
@@ -101,9 +101,9 @@ class Job:
                 choose_layers(model, inputs, several) if several else choose_layer(model, inputs, one, self.method)
             )
         knobs: dict[str, Any] = {"chunk_size": self.chunk_size, "progress": self.progress, "changes": self.changes}
-        return explain_batch(self.method, model, self.layer, inputs, self.wanted, **knobs)
+        return explain_batch(self.method, model, self.layer, inputs, self.choice, **knobs)
 
-    def _write(self, item: Plan, photo: Image.Image, explained: Explained) -> Record:
+    def _write(self, item: PhotoFiles, photo: Image.Image, explained: Explained) -> Record:
         """Write a photo's maps, and the overlays of those that show something."""
         self.out.mkdir(parents=True, exist_ok=True)
         view = torch.from_numpy(np.array(self.loaded.view(photo))).permute(2, 0, 1) / 255

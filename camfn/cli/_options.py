@@ -1,4 +1,4 @@
-"""Options of the commands, checked before anything runs."""
+"""Checks of the options of the commands, before any forward runs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..transforms._fuse import matching
 
 
 def refuse_layer(method: Callable[..., Any], name: str, layer: str) -> None:
-    """Refuse a layer for a method that has none."""
+    """Raise an error if a user names a layer and the method takes none."""
     if layer != "auto" and not info_of(method).takes_layer:
         raise UsageError(f"{name} is of the whole network and takes no layer: leave --layer out")
 
 
 def refuse_task(task: str, like: Path | None, method: Callable[..., Any], changed: bool) -> None:
-    """Refuse what the other tasks do not have."""
+    """Raise an error if the options do not fit the task."""
     if (task == "similar") != (like is not None):
         raise UsageError("--task similar needs --like PHOTO, the photo to be like; other tasks take none")
     if like is not None and not like.is_file():
@@ -34,29 +34,29 @@ def refuse_task(task: str, like: Path | None, method: Callable[..., Any], change
 
 
 def pick_device(name: str) -> torch.device:
-    """Find a device that can be used here."""
+    """Find the device with this name, or the best one for "auto"; raise an error if this machine lacks it."""
     kind, _, number = name.partition(":")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if kind not in there or (number and not number.isdecimal()):
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if kind not in counts or (number and not number.isdecimal()):
         raise UsageError(f"no device {name!r}: expected cpu, cuda, mps or auto")
-    if int(number or 0) >= there[kind]:
+    if int(number or 0) >= counts[kind]:
         raise UsageError(f"the device {name} cannot be used on this machine: take --device cpu or --device auto")
     return torch.device(f"{kind}:{number}" if number else kind)
 
 
 def pick_colormap(name: str) -> None:
-    """See that there is such a colormap."""
+    """Check that the colormap exists."""
     image.colorize(torch.zeros(1, 1, 1), name)
 
 
 def pick_layer(model: nn.Module, name: str) -> str | None:
-    """Check the name of a layer; None stands for `auto`."""
+    """Check that the model has this layer; return None for "auto"."""
     return None if name == "auto" else layer_name(model, name)
 
 
 def pick_layers(model: nn.Module, names: str) -> tuple[str, ...]:
-    """Check names and patterns of several layers, separated by commas."""
+    """Check names and patterns of several layers, separated by commas, and return the names of the layers."""
     given = tuple(filter(None, (name.strip() for name in names.split(","))))
     return tuple(matching(model, given))

@@ -1,4 +1,4 @@
-"""Commands that draw something else than one map a photo: gradients, concepts, methods side by side."""
+"""The commands `camfn guided`, `factorize` and `compare`: gradients, concepts, and methods side by side."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ def guided(
         from .._photos.classes import pick_target
         from .._photos.methods import pick_picture
         from ..zoo import load
-        from ._files import plan
+        from ._files import plan_files
         from ._job import Job
         from ._options import pick_device, pick_layer, refuse_layer
 
         chosen, place = pick_picture(method, seed), pick_device(device)
         refuse_layer(chosen, method, layer)
         loaded = load(model, weights=weights)
-        wanted = pick_target(target, loaded)
+        choice = pick_target(target, loaded)
         job = Job(
-            plans=plan(photos, out, method, wanted, force),
+            plans=plan_files(photos, out, method, choice, force),
             out=out,
             loaded=loaded,
             method=chosen,
-            wanted=wanted,
+            choice=choice,
             layer_name=pick_layer(loaded.model, layer),
             device=place,
             batch_size=batch_size,
@@ -102,18 +102,18 @@ def factorize(
     2 if what was asked for cannot be done.
     """
     with refusals():
-        from .._photos.classes import Wanted
+        from .._photos.classes import ClassChoice
         from .._shared.errors import UsageError
         from ..zoo import load
         from ._factorize_job import RECORD, FactorizeJob
-        from ._files import plan
+        from ._files import plan_files
         from ._options import pick_device, pick_layer
 
         if negative not in ("error", "relu"):
             raise UsageError(f"--negative {negative!r}: expected error or relu")
         place, loaded = pick_device(device), load(model, weights=weights)
         job = FactorizeJob(
-            plans=plan(photos, out, "concepts", Wanted(None), force, RECORD),
+            plans=plan_files(photos, out, "concepts", ClassChoice(None), force, RECORD),
             out=out,
             loaded=loaded,
             rank=rank,
@@ -157,7 +157,7 @@ def compare(
     """Draw one photo's maps by several methods side by side, each with its method and class below.
 
     With all, the methods that perturb the photo or the layer thousands of times are run as well, with a progress bar;
-    what a method cannot do with this model is said, and its place left out.
+    a method that cannot explain this model is left out, and the command prints why.
     """
     with refusals():
         from .._photos.classes import pick_target
@@ -168,25 +168,25 @@ def compare(
         from ..image import save
         from ..zoo import load
         from ._compare import comparison
-        from ._files import writable
+        from ._files import check_writable
         from ._options import pick_colormap, pick_device, pick_layer
 
         chosen, place = pick_methods(methods, seed), pick_device(device)
         pick_colormap(colormap)
-        writable(out, force)
+        check_writable(out, force)
         picture = read_photo(photo)
         loaded = load(model, weights=weights)
-        wanted = pick_target(target, loaded)
-        if wanted.best > 1:
+        choice = pick_target(target, loaded)
+        if choice.best > 1:
             raise UsageError(f"compare draws one class: give --target top, an index or a name, not {target!r}")
         loaded.model.to(place)
         with progress_bars() as progress:
             tasks = progress.add_task("methods", total=len(chosen)), progress.add_task("perturbing", visible=False)
-            montage, told = comparison(
+            montage, messages = comparison(
                 loaded,
                 picture,
                 chosen,
-                wanted,
+                choice,
                 pick_layer(loaded.model, layer),
                 place,
                 strict=methods not in ("all", "cheap"),
@@ -197,6 +197,6 @@ def compare(
             )
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, lambda path: save(montage, path))
-    for line in told:
-        print(line)
+    for message in messages:
+        print(message)
     print(f"comparison: {out}")

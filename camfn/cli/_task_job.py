@@ -23,7 +23,7 @@ from .._shared.files import write_whole
 from .._shared.vocabulary import ScoreFn
 from ..targets import BoxHead, box_score, mask_score, similarity, torchvision_head
 from ..zoo import Loaded
-from ._files import Plan, Record, with_ending
+from ._files import PhotoFiles, Record, with_ending
 from ._job import Job
 
 
@@ -42,7 +42,7 @@ class TaskJob(Job):
     def _explain_all(self, photos: list[Image.Image | PhotoError]) -> Iterator[Explained]:
         return iter(())  # photos of a detector may differ in size: one at a time
 
-    def _results(self, item: Plan, photo: Image.Image, explained: Iterator[Explained]) -> Record:
+    def _results(self, item: PhotoFiles, photo: Image.Image, explained: Iterator[Explained]) -> Record:
         inputs = self.loaded.preprocess(photo)[None].to(self.device)
         view = torch.from_numpy(np.array(self.loaded.view(photo))).permute(2, 0, 1) / 255
         model = embedding_of(self.loaded) if self.task == "similar" else self.loaded.model
@@ -98,10 +98,10 @@ class TaskJob(Job):
         from torchvision.ops import batched_nms
 
         best, label = scores.max(1)
-        if self.wanted.chosen is not None:
-            best, label = scores[:, self.wanted.chosen], torch.full_like(label, self.wanted.chosen)
+        if self.choice.chosen is not None:
+            best, label = scores[:, self.choice.chosen], torch.full_like(label, self.choice.chosen)
         kept = batched_nms(corners, best, label, 0.5)
-        kept = kept[best[kept] > 0][: self.wanted.best]
+        kept = kept[best[kept] > 0][: self.choice.best]
         return [
             (
                 box_score(int(n), int(label[n]), head=head),
@@ -113,11 +113,11 @@ class TaskJob(Job):
     def _regions(self, outputs: Any) -> list[tuple[ScoreFn, Record]]:
         logits = outputs["out"] if isinstance(outputs, dict) else outputs
         share = logits[0].argmax(0).flatten().bincount(minlength=logits.shape[1]) / logits[0, 0].numel()
-        if self.wanted.chosen is not None:
-            chosen = [self.wanted.chosen]
+        if self.choice.chosen is not None:
+            chosen = [self.choice.chosen]
         else:
             # the first class of a segmentation is the background
-            chosen = (share[1:].topk(self.wanted.best).indices + 1).tolist()
+            chosen = (share[1:].topk(self.choice.best).indices + 1).tolist()
         return [(mask_score(k, "predicted"), self._facts(k, share[k])) for k in chosen]
 
     def _facts(self, index: int, score: Tensor) -> Record:

@@ -1,4 +1,4 @@
-"""What commands print: bars with the time left, what came of each photo, and refusals in one line."""
+"""Output of the commands: progress bars, a line for each explanation, and errors in one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 
 def run_job(job: Job | FactorizeJob) -> int:
-    """Run a job, printing as it goes; count the photos and maps that came out useless."""
+    """Run a job and print a line for each explanation as soon as its files are written.
+
+    Args:
+        job: the photos, the model and the options of one command.
+
+    Returns:
+        The number of photos that could not be read and of maps that show nothing.
+    """
     problems, announced = 0, False
     with progress_bars() as progress:
         photos = progress.add_task("explaining", total=len(job.plans))
@@ -30,17 +37,17 @@ def run_job(job: Job | FactorizeJob) -> int:
             if job.layer and not announced:
                 print(f"layer {job.layer.name}: {job.layer.reason}")
                 announced = True
-            problems += _show(record, job.out)
+            problems += _print_record(record, job.out)
     print(f"record of the run: {job.record_file}")
     return problems
 
 
 def progress_bars() -> Progress:
-    """Bars with the time left, on a terminal only."""
+    """Make progress bars with the time left, which show on a terminal only."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # print, unlike typer.echo, goes through what rich puts in the place of sys.stdout to keep lines and bar apart;
-    # what is piped from stdout must not go there
+    # While a bar shows, rich replaces sys.stdout to keep printed lines and the bar apart. `print` writes to the
+    # replacement, `typer.echo` would not. If stdout is a pipe or a file, rich must not replace it.
     redirect = sys.stdout.isatty()
     return Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=redirect
@@ -48,31 +55,37 @@ def progress_bars() -> Progress:
 
 
 def second_bar(progress: Progress, task: TaskID) -> Callable[[int, int], None]:
-    """A bar for the perturbed forwards of one method, seen only while they run."""
-    before = [0]
+    """Return a callback (done, total) for the bar of perturbed forwards, which shows only while they run."""
+    last = 0
 
-    def told(done: int, total: int) -> None:
-        if done <= before[0]:
-            progress.reset(task)  # another method or photo: its own time
-        before[0] = done if done < total else 0
+    def show_progress(done: int, total: int) -> None:
+        nonlocal last
+        if done <= last:
+            progress.reset(task)  # another method or photo begins, and the time starts at zero
+        last = done if done < total else 0
         progress.update(task, completed=done, total=total, visible=done < total)
 
-    return told
+    return show_progress
 
 
-def _show(record: dict[str, Any], out: Path) -> int:
-    """Print what came of one photo; count what did not."""
+def _print_record(record: dict[str, Any], out: Path) -> int:
+    """Print the explanations of one photo, and its problems on stderr; return the number of problems."""
     problems = [record["problem"]] if record["problem"] else []
     if record.get("picture"):
-        shown = max(record["concepts"], key=lambda concept: concept["share"])
-        best = shown["classes"][0]["name"]
-        print(f"{record['photo']}: most of it {best} (concept {shown['concept']}): {out / record['picture']}")
-    for found in record.get("explanations", ()):
-        label = f"{found['name']} ({found['index']})" if found["name"] else f"class {found['index']}"
-        if found["problem"]:
-            problems.append(f"{record['photo']}: no overlay for {label}: {found['problem']}")
+        largest = max(record["concepts"], key=lambda concept: concept["share"])
+        best = largest["classes"][0]["name"]
+        print(f"{record['photo']}: most of it {best} (concept {largest['concept']}): {out / record['picture']}")
+    for explanation in record.get("explanations", ()):
+        label = (
+            f"{explanation['name']} ({explanation['index']})"
+            if explanation["name"]
+            else f"class {explanation['index']}"
+        )
+        if explanation["problem"]:
+            problems.append(f"{record['photo']}: no overlay for {label}: {explanation['problem']}")
         else:
-            print(f"{record['photo']}: {label}, probability {found['probability']:.3g}: {out / found['overlay']}")
+            probability, overlay = explanation["probability"], out / explanation["overlay"]
+            print(f"{record['photo']}: {label}, probability {probability:.3g}: {overlay}")
     for problem in problems:
         print(f"camfn: {problem}", file=sys.stderr)
     return len(problems)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import diagnose
 from .._photos.classes import pick_target
-from .._photos.explain import Changes, composed, seen_by
+from .._photos.explain import Changes, captured_or_map, compose
 from .._photos.head import check_cam
 from .._photos.layer import Layer, choose_layer
 from .._shared.errors import PhotoError, UsageError
@@ -204,9 +204,9 @@ class _Asked:
             return self.baseline(), [None]
         target = torch.tensor([self.index], device=images.device)
         chunk = self.protocol.chunk_size
-        explain, captured = composed(self.method(), model, self.layer, target, Changes(), chunk, None)
+        explain, captured = compose(self.method(), model, self.layer, target, Changes(), chunk, None)
         cam = explain(images, target)
-        return cam, diagnose(seen_by(captured, cam), cam)
+        return cam, diagnose(captured_or_map(captured, cam), cam)
 
 
 def _timed(row: Row, asked: _Asked, unit: int, logits: Tensor) -> Row:

@@ -181,10 +181,10 @@ def test_an_interruption_leaves_no_half_written_file(
 def test_the_second_bar_shows_perturbed_forwards_while_they_run() -> None:
     progress = Progress(console=Console(quiet=True))
     task = progress.add_task("perturbing", visible=False)
-    told = _terminal.second_bar(progress, task)
+    show_progress = _terminal.second_bar(progress, task)
     seen = []
     for done, total in [(2, 6), (4, 6), (6, 6), (3, 9), (9, 9)]:
-        told(done, total)
+        show_progress(done, total)
         bar = progress.tasks[task]
         seen.append((bar.completed, bar.total, bar.visible))
     assert seen == [(2, 6, True), (4, 6, True), (6, 6, False), (3, 9, True), (9, 9, False)]
