@@ -16,8 +16,8 @@ from .._shared.spelling import near
 from .graft import bare, is_quantized, no_derivative
 
 
-def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
-    """Dotted name of `layer` in `model`, which may be given by that name or as the module itself."""
+def check_model(model: nn.Module) -> None:
+    """Refuse a model that is no module, or whose parameters hold no data: lazy ones, or ones on the meta device."""
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"model: expected a torch.nn.Module, got {describe(model)}")
     if any(is_lazy(parameter) for parameter in model.parameters()):
@@ -29,6 +29,11 @@ def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
             "the whole model on one device first, for example without device_map, or model.to_empty(device='cpu') and "
             "load_state_dict"
         )
+
+
+def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
+    """Check the model, and return the dotted name in it of `layer`, a dotted name or a module."""
+    check_model(model)
     inner = bare(model)
     if isinstance(layer, nn.Module):
         layer = inner if layer is model else bare(layer)

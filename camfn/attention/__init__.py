@@ -1,8 +1,8 @@
-"""Attention of vision transformers: what it computed in a forward, and maps from it.
+"""Attention of vision transformers: record it in a forward, and make maps from the records.
 
 `capture_attention(model)(inputs, target)` gives a record for each attention, in one vocabulary for timm, torchvision,
-Hugging Face and networks of your own, with fused kernels in use. The methods are arithmetic on the records.
-`attention_explainer(method, model)` composes both, and is called as `camfn.explainer`.
+Hugging Face and your own networks, also where they run fused kernels. The methods are arithmetic on the records.
+`attention_explainer(method, model)` composes a capture and a method; call its result as that of `camfn.explainer`.
 """
 
 from ._capture import Attended as Attended

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from .._cut.derive import at_own_level, expanded, gradients
 from .._cut.graft import graft
-from .._cut.layer_checks import layer_name
+from .._cut.layer_checks import check_model, layer_name
 from .._cut.resume import resume
 from .._shared.checks import batch_sizes, one_score_a_sample
 from .._shared.errors import CamfnError, CaptureError
@@ -34,12 +34,12 @@ class AttentionRecord(NamedTuple):
     Attributes:
         name: dotted name of the module in which it ran.
         probabilities: (B, H, Nq, Nk), as softmax returned them, before any dropout.
-        grads: same shape, derivative of each sample's score; None where none was asked for.
+        grads: same shape, derivative of each sample's score; None in a record of `observe_attention`.
         q: (B, H, Nq, D).
         k: (B, H, Nk, D).
         v: (B, H, Nk, D).
         output: (B, H, Nq, D), before heads are joined and projected.
-        output_grads: same shape, derivative of each sample's score; None where none was asked for.
+        output_grads: same shape, derivative of each sample's score; None in a record of `observe_attention`.
     """
 
     name: str
@@ -53,11 +53,11 @@ class AttentionRecord(NamedTuple):
 
 
 class Attended(NamedTuple):
-    """What a forward attended to.
+    """The attentions of a forward, and its outputs.
 
     Attributes:
-        records: one an attention, in the order of execution.
-        outputs: exactly what the model returned.
+        records: one record an attention, in the order of execution.
+        outputs: the model's outputs, unchanged.
     """
 
     records: list[AttentionRecord]
@@ -67,17 +67,17 @@ class Attended(NamedTuple):
 def observe_attention(
     model: nn.Module, layers: Sequence[str | nn.Module] | str | nn.Module | None = None
 ) -> Callable[[Inputs], Attended]:
-    """Run a model and keep what its attentions computed: forward only.
+    """Run a model forward and record its attentions, without gradients.
 
     Args:
-        model: any module; left exactly as it is, fused attention and all.
-        layers: attentions, or modules that hold some, by name or as themselves; None takes all there are.
+        model: any module; the capture does not change it.
+        layers: attentions, or modules that hold some, by name or as modules; None takes all attentions.
 
     Returns:
         A function of the inputs that returns `Attended(records, outputs)`; the records' gradients are None.
 
     Raises:
-        CaptureError: no such layer, or no attention ran in it.
+        CaptureError: the model has no such layer, or no attention ran in the layer.
 
     Example:
         >>> import torch
@@ -91,7 +91,7 @@ def observe_attention(
     def run(inputs: Inputs) -> Attended:
         with torch.inference_mode(False), torch.no_grad():
             outputs, sites = _forward(model, names, inputs)
-            return Attended([_record(site, inputs) for site in _wanted(model, names, sites)], outputs)
+            return Attended([_record(site, inputs) for site in _sites_in(names, sites, model)], outputs)
 
     return run
 
@@ -104,29 +104,30 @@ def capture_attention(
     readout: Callable[[Tensor], Any] | None = None,
     differentiable: bool = False,
 ) -> Callable[..., Attended]:
-    """Run a model and keep what its attentions computed, with the gradients of the score.
+    """Run a model and record its attentions, with the gradients of the score.
 
-    Recognized are `scaled_dot_product_attention`, `nn.MultiheadAttention` on every path of its own, and softmax between
-    two matrix products. What is fused is computed in full, in this run only. Kernels of other packages (flash-attn,
-    xformers, flex attention) are not seen. The model is never touched; frozen parameters and an outer `no_grad` or
-    `inference_mode` are no obstacle; `vmap` over targets runs the forward once.
+    The capture recognizes `scaled_dot_product_attention`, `nn.MultiheadAttention` on each of its paths, and a softmax
+    between two matrix products. In this run only, it computes fused attention in full. It does not see kernels of other
+    packages (flash-attn, xformers, flex attention). It never changes the model; parameters may be frozen, and the call
+    may stand under `no_grad` or `inference_mode`; `vmap` over targets runs the forward once.
 
     Args:
-        model: any module; one in training mode is run as it is, on copies of its buffers.
-        layers: attentions, or modules that hold some, by name or as themselves; None takes all there are.
-        scores: "model" differentiates the score of the outputs. "layers" differentiates, for each attention, the score
-            of what the rest of the network makes of its own block's tokens, averaged over tokens, as if that block were
-            the last (LeGrad).
-        readout: for `scores="layers"`, what the rest of the network is: tokens to outputs, as `model.forward_head` of
-            timm. None finds it with a second forward.
-        differentiable: keep the outer graph, so that a map may be part of a loss.
+        model: any module; a model in training mode runs in training mode, on copies of its buffers.
+        layers: attentions, or modules that hold some, by name or as modules; None takes all attentions.
+        scores: "model" differentiates the score of the model's outputs. "layers" gives each attention a score of its
+            own (LeGrad): the mean over the tokens of its block goes through the rest of the network after the last
+            block, and the target scores the result.
+        readout: for `scores="layers"`, the rest of the network after the last block: a function from tokens to
+            outputs, such as timm's `model.forward_head`. None finds it with a second forward.
+        differentiable: whether to keep the outer graph, so that a map may be part of a loss.
 
     Returns:
         A function of the inputs and a target, as for `camfn.capture`, that returns `Attended(records, outputs)`.
 
     Raises:
-        CaptureError: no such layer, no attention ran in it, or (`scores="layers"`) one is in no block of tokens.
-        CamfnError: the target does not give one number a sample.
+        CaptureError: the model has no such layer, no attention ran in the layer, or (`scores="layers"`) an attention
+            is in no block that returns tokens.
+        CamfnError: the target does not return one number a sample.
 
     Example:
         >>> import torch
@@ -145,16 +146,16 @@ def capture_attention(
         keep = differentiable and torch.is_grad_enabled()
 
         def compute(seed: Tensor) -> Attended:
-            # fused kernels have no second derivative
+            # fused kernels have no second derivative: a differentiable map needs every attention written out
             outputs, sites = _forward(model, ("",) if keep else names, inputs, lambda x: expanded(seed, x))
-            wanted = _wanted(model, names, sites)
-            given = one_score_a_sample(score(outputs), batch_sizes(inputs, ()))
+            wanted = _sites_in(names, sites, model)
+            score_values = one_score_a_sample(score(outputs), batch_sizes(inputs, ()))
             deltas = [delta for site in wanted for delta in (site.delta, site.output_delta) if delta is not None]
             if scores == "model":
-                grads = gradients(given, deltas, create_graph=keep)
+                grads = gradients(score_values, deltas, create_graph=keep)
             else:
-                rest = readout or _rest(model, sites, wanted, inputs)
-                grads = _own_gradients(wanted, rest, pin(target, outputs), keep)
+                rest = readout or _rest_after_last_block(model, sites, wanted, inputs)
+                grads = _gradients_of_own_scores(wanted, rest, pin(target, outputs), keep)
             pairs = zip(wanted, grads[::2], grads[1::2])
             records = [_record(site, inputs, grad, output_grad) for site, grad, output_grad in pairs]
             return Attended(records, outputs)
@@ -166,24 +167,32 @@ def capture_attention(
 
 
 def _names(model: nn.Module, layers: Sequence[str | nn.Module] | str | nn.Module | None) -> tuple[str, ...]:
+    """Check the model and the layers, and return the layers' dotted names; ("",) stands for the whole model."""
+    if layers is None:
+        check_model(model)
+        return ("",)
     if isinstance(layers, (str, nn.Module)):
         layers = [layers]
-    names = ("",) if layers is None else tuple(layer_name(model, layer) for layer in layers)
+    names = tuple(layer_name(model, layer) for layer in layers)
     if not names:
         raise CaptureError("layers: expected names of attentions, or None for all of them; got an empty list")
-    layer_name(model, "" if layers is None else names[0])
     return names
 
 
 def _inside(name: str, outer: str) -> bool:
+    """Whether a module is the module `outer` or a part of it, by their dotted names; "" names the model."""
     return not outer or name == outer or name.startswith(outer + ".")
 
 
 def _forward(
     model: nn.Module, names: tuple[str, ...], inputs: Inputs, zero: Callable[[Tensor], Tensor] | None = None
 ) -> tuple[Any, list[Site]]:
-    """Run a graft all of whose modules say when they begin and end."""
-    batch = _batch(inputs)
+    """Run a copy of the model under a `Watch`; hooks on every module keep the name of the module that is running.
+
+    Returns:
+        The outputs, and the sites of all attentions, in the order in which they ended.
+    """
+    batch = _batch_size(inputs)
     running: list[tuple[str, int]] = []
     watch = Watch(
         where=lambda: running[-1][0] if running else "",
@@ -197,36 +206,40 @@ def _forward(
     def end(module: nn.Module, args: Any, output: Any) -> None:
         name, before = running.pop()
         if len(watch.sites) == before + 1:
-            _stands_for_block(watch.sites[-1], name, output, batch)
+            _set_block(watch.sites[-1], name, output, batch)
 
-    whole = graft(model, {id(module) for module in model.modules()})
+    copy = graft(model, {id(module) for module in model.modules()})
     labels = {id(module): name for name, module in model.named_modules()}
-    for key, module in whole.owned.items():
+    for key, module in copy.owned.items():
         module.register_forward_pre_hook(begin(labels[key]))
         module.register_forward_hook(end)
     inputs = copy_of(inputs)
     with watch:
-        outputs = call(whole, inputs)
+        outputs = call(copy, inputs)
     return outputs, watch.sites
 
 
-def _batch(inputs: Inputs) -> int:
+def _batch_size(inputs: Inputs) -> int:
+    """Length of the first tensor among the inputs; 1 without such a tensor."""
     leaves = [x for x in pytree.tree_leaves(copy_of(inputs)) if isinstance(x, Tensor) and x.ndim]
     return leaves[0].shape[0] if leaves else 1
 
 
-def _stands_for_block(site: Site, name: str, output: Any, batch: int) -> None:
-    """Take a module that ends with one attention inside for its block, if it returns the tokens; the outermost wins."""
+def _set_block(site: Site, name: str, output: Any, batch: int) -> None:
+    """Record a module as the block of the one attention inside it, if the module returns the attention's tokens.
+
+    A module further outside ends later, and replaces the block: the outermost such module is the block.
+    """
     tokens = output[0] if isinstance(output, (tuple, list)) and output else output
     count = site.q.shape[-2]
     if isinstance(tokens, Tensor) and tokens.ndim == 3 and tuple(tokens.shape[:2]) in ((batch, count), (count, batch)):
         site.block, site.per_token = name, 1 if tokens.shape[1] == count else 0
-        # what follows may overwrite them
+        # the network may overwrite the tokens after the block
         site.tokens = tokens.clone() if site.delta is not None else None
 
 
-def _wanted(model: nn.Module, names: tuple[str, ...], sites: list[Site]) -> list[Site]:
-    """Keep the attentions that were asked for; refuse a layer without any."""
+def _sites_in(names: tuple[str, ...], sites: list[Site], model: nn.Module) -> list[Site]:
+    """Keep the attentions in the layers of these names; refuse a layer in which no attention ran."""
     kind = type(model).__name__
     if not sites:
         raise CaptureError(
@@ -245,10 +258,11 @@ def _wanted(model: nn.Module, names: tuple[str, ...], sites: list[Site]) -> list
 def _record(
     site: Site, inputs: Inputs, grads: Tensor | None = None, output_grads: Tensor | None = None
 ) -> AttentionRecord:
-    batch = _batch(inputs)
+    """Turn a complete site into a record."""
+    batch = _batch_size(inputs)
 
-    def heads(x: Tensor) -> Tensor:
-        """Split heads that were folded into the batch."""
+    def with_heads(x: Tensor) -> Tensor:
+        """Give the heads a dimension of their own, where the network puts them into the batch: (B H, N, D)."""
         return x.reshape(batch, -1, *x.shape[1:]) if x.ndim == 3 and x.shape[0] % batch == 0 else x
 
     assert site.probabilities is not None
@@ -256,44 +270,51 @@ def _record(
     assert site.output is not None
     return AttentionRecord(
         name=site.name,
-        probabilities=heads(site.probabilities),
-        grads=None if grads is None else heads(grads),
-        q=heads(site.q),
-        k=heads(site.k),
-        v=heads(site.v),
-        output=heads(site.output),
-        output_grads=None if output_grads is None else heads(output_grads),
+        probabilities=with_heads(site.probabilities),
+        grads=None if grads is None else with_heads(grads),
+        q=with_heads(site.q),
+        k=with_heads(site.k),
+        v=with_heads(site.v),
+        output=with_heads(site.output),
+        output_grads=None if output_grads is None else with_heads(output_grads),
     )
 
 
-def _rest(model: nn.Module, sites: list[Site], wanted: list[Site], inputs: Inputs) -> Callable[[Tensor], Any]:
-    """Cut the network after the last block with tokens of its own."""
+def _rest_after_last_block(
+    model: nn.Module, sites: list[Site], wanted: list[Site], inputs: Inputs
+) -> Callable[[Tensor], Any]:
+    """Return the network after its last block: a function from tokens to outputs."""
     _check_blocks(wanted)
     last = [site for site in sites if site.block][-1]
     for site in wanted:
         if site.q.shape[-2] != last.q.shape[-2]:
             raise CaptureError(
                 f"the network goes on from the {last.q.shape[-2]} tokens of {last.block!r}, but {site.block!r} gives "
-                f"{site.q.shape[-2]}: its score is not that of the last block's head. Name the layers whose tokens are "
-                "those of the last, or take scores='model'"
+                f"{site.q.shape[-2]}, which the head after the last block cannot score. Name the layers with as many "
+                "tokens as the last block, or take scores='model'"
             )
     return resume(model, last.block)(inputs)
 
 
 def _check_blocks(wanted: list[Site]) -> None:
+    """Refuse an attention that is in no block: `scores="layers"` needs the tokens that its block returns."""
     for site in wanted:
         if not site.block:
             raise CaptureError(
                 f"the attention in {site.name!r} is in no block that returns its {site.q.shape[-2]} tokens, (B, N, C), "
-                "so it has no score of its own: attention in windows (Swin, MaxViT) has none, nor has one that pools. "
-                "Name the layers that have one, or take scores='model'"
+                "so it has no score of its own. Attention in windows (Swin, MaxViT) and attention that pools have no "
+                "such block. Name layers with other attention, or take scores='model'"
             )
 
 
-def _own_gradients(
+def _gradients_of_own_scores(
     wanted: list[Site], readout: Callable[[Tensor], Any], score: ScoreFn, create_graph: bool
 ) -> list[Tensor]:
-    """Differentiate, for each attention, the score of its own block's tokens, averaged, in the place of the last's."""
+    """Differentiate, for each attention, the score of the mean of its block's tokens.
+
+    Returns:
+        For each attention, the gradients of its probabilities and of its output, one after the other.
+    """
     _check_blocks(wanted)
     grads = []
     for site in wanted:

@@ -1,4 +1,4 @@
-"""Explainer of attention: a method, a model and its attentions, composed into one function of inputs and target."""
+"""Compose a method on attention with a model into one function of inputs and target."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ METHODS: Mapping[str, Callable[..., Tensor]] = {
         relevance.grad_eclip,
     )
 }
-"""The methods on attention, by name: what the command line offers beside `camfn.methods`."""
+"""The methods on attention, by name; the command line offers them beside those of `camfn.methods`."""
 
 _INSTEAD = "Take a class activation map: camfn.explainer(camfn.methods.grad_cam, model, layer)"
 _FORWARD_ONLY = (relevance.raw_attention, relevance.attention_rollout)
@@ -49,28 +49,31 @@ def attention_explainer(
 ) -> Callable[..., Tensor]:
     """Compose a method on attention with a model: `attention_explainer(le_grad, model)(images, target)` is the map.
 
-    The function returned is called as that of `camfn.explainer`. What the method needs is what is computed: no backward
-    for raw attention and rollout, the score of each layer for LeGrad. A function of yours gets the records of
-    `capture_attention`, and those of the keywords `prefix` and `query` that it has.
+    Call the function it returns as that of `camfn.explainer`. It computes only the gradients that the method needs:
+    none for raw attention and rollout, those of each layer's own score for LeGrad. Your own method gets the records of
+    `capture_attention`, and the keywords `prefix` and `query` if its signature has them.
 
     Args:
-        method: one of `camfn.attention.METHODS`, a `functools.partial` of one, or a function of yours: records to
+        method: one of `camfn.attention.METHODS`, a `functools.partial` of one, or your own function from records to
             (B, N - prefix).
-        model: any module with attention over the whole image; left exactly as it is.
-        layers: attentions, or modules that hold some; None takes all there are.
-        grid: patches along each dimension, (height, width); None reads it from the image and the number of tokens.
-        prefix: tokens with no place, which come first; None reads it from the model, or from the number of tokens.
-        query: the token whose row is read; None for the mean over patches; "auto" takes the first token, where there
-            are prefix tokens and the model does not say that it averages patches.
-        readout: for LeGrad, tokens to outputs, as for `capture_attention`; saves a forward.
-        differentiable: keep the outer graph, so that the map may be part of a loss (methods with a gradient).
+        model: any module with attention over the whole image; the explainer does not change it.
+        layers: attentions, or modules that hold some; None takes all attentions.
+        grid: number of patches along each dimension, (height, width); None reads it from the image and the number of
+            tokens.
+        prefix: number of tokens before the patches that stand for no place; None reads it from the model, or from the
+            number of tokens.
+        query: the token whose row the method reads; None for the mean over patches; "auto" takes the first token where
+            there are prefix tokens, unless the model states that it averages patches.
+        readout: for LeGrad, function from tokens to outputs, as for `capture_attention`; saves a forward.
+        differentiable: whether to keep the outer graph, so that the map may be part of a loss (methods with a
+            gradient).
 
     Returns:
         A function of the inputs and a target that returns the raw map, (B, *grid).
 
     Raises:
-        CaptureError: no attention, or its tokens are no grid of the image.
-        CamfnError: attention in windows.
+        CaptureError: no attention ran, or its tokens are no grid of the image.
+        CamfnError: the attention is over windows.
 
     Example:
         >>> import torch
@@ -90,14 +93,14 @@ def attention_explainer(
         plain = plain.func
     run: Callable[..., Any]
     if plain in _FORWARD_ONLY:
-        see = observe_attention(model, layers)
+        observe = observe_attention(model, layers)
 
         def run(inputs: Inputs, target: Target) -> Any:
-            return see(inputs)
+            return observe(inputs)
     else:
         scores: Literal["model", "layers"] = "layers" if plain is relevance.le_grad else "model"
         run = capture_attention(model, layers, scores=scores, readout=readout, differentiable=differentiable)
-    asked = signature(method).parameters
+    parameters = signature(method).parameters
 
     def explain(inputs: Inputs, target: Target = None) -> Tensor:
         records = run(inputs, target).records
@@ -107,24 +110,25 @@ def attention_explainer(
         if last.probabilities.shape[0] != image.shape[0]:
             raise CaptureError(
                 f"attention in {last.name!r} is {tuple(last.probabilities.shape)} for {image.shape[0]} images: "
-                f"in windows, whose places are not the image's. {_INSTEAD}"
+                f"it is in windows, whose tokens are not all the places of the image. {_INSTEAD}"
             )
-        places = tuple(grid) if grid is not None else _grid(model, inputs, image, records[-1], prefix)
-        before = tokens - math.prod(places)
+        spatial = tuple(grid) if grid is not None else _grid(model, inputs, image, records[-1], prefix)
+        before = tokens - math.prod(spatial)
         if before < 0 or (prefix is not None and prefix != before):
             raise CaptureError(
-                f"attention in {last.name!r} is over {tokens} tokens, which are not a grid of {places} behind "
+                f"attention in {last.name!r} is over {tokens} tokens, which are not a grid of {spatial} behind "
                 f"{'any number of' if prefix is None else prefix} tokens"
             )
         context = {"prefix": before, "query": _query(model, before) if query == "auto" else query}
         with torch.inference_mode(False), torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-            found = method(records, **{key: value for key, value in context.items() if key in asked})
-        return found.reshape(found.shape[0], *places)
+            relevances = method(records, **{key: value for key, value in context.items() if key in parameters})
+        return relevances.reshape(relevances.shape[0], *spatial)
 
     return explain
 
 
 def _image(inputs: Inputs) -> Tensor:
+    """Return the image, the first floating-point tensor among the inputs; refuse inputs without one."""
     image = next(iter(floating_leaves(dict(inputs) if isinstance(inputs, Mapping) else inputs)), None)
     if image is None or image.ndim < 3:
         raise CaptureError(f"expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
@@ -134,14 +138,14 @@ def _image(inputs: Inputs) -> Tensor:
 def _grid(
     model: nn.Module, inputs: Inputs, image: Tensor, last: AttentionRecord, prefix: int | None
 ) -> tuple[int, ...]:
-    """Read the tokens as those of a layer are read; behind a number of others that was given, from the image alone."""
+    """Find the grid of the patches: from the prefix and the image, or without a prefix as a layer's layout is found."""
     tokens = last.probabilities.shape[-1]
     if prefix is not None:
-        grids = _grids_behind(prefix, tokens, image.shape[2:])
+        grids = _grid_after_prefix(prefix, tokens, image.shape[2:])
     else:
         shape = (image.shape[0], tokens, last.v.shape[1] * last.v.shape[-1])
-        found = possible_readings(bare(model), last.name, shape, inputs)
-        grids = [reading.spatial for reading in found if _is_row_by_row(reading, shape)]
+        readings = possible_readings(bare(model), last.name, shape, inputs)
+        grids = [reading.spatial for reading in readings if _is_row_by_row(reading, shape)]
     if len(grids) == 1:
         return grids[0]
     which = " or ".join(map(str, grids)) if grids else "no grid"
@@ -154,8 +158,8 @@ def _grid(
     )
 
 
-def _grids_behind(prefix: int, tokens: int, size: Sequence[int]) -> list[tuple[int, ...]]:
-    """The grid of one whole stride that the tokens behind so many others make, if there is one."""
+def _grid_after_prefix(prefix: int, tokens: int, size: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the grid of one integer stride that the tokens after the prefix make up: a list of one, or empty."""
     if tokens <= prefix:
         return []
     stride = max(round((math.prod(size) / (tokens - prefix)) ** (1 / len(size))), 1)
@@ -164,16 +168,16 @@ def _grids_behind(prefix: int, tokens: int, size: Sequence[int]) -> list[tuple[i
 
 
 def _is_row_by_row(reading: Reading, shape: tuple[int, int, int]) -> bool:
-    """Whether a reading of (B, tokens, C) takes all tokens behind its prefix, in the order they are in."""
+    """Whether a reading of (B, tokens, C) puts all tokens after its prefix on the map row by row."""
     if reading.layout is None:
         return False
     numbers = torch.arange(shape[1])
-    found = reading.layout.to_map(numbers[:, None].expand(shape))
-    return torch.equal(found[0, 0].flatten(), numbers[reading.prefix :])
+    numbers_on_the_map = reading.layout.to_map(numbers[:, None].expand(shape))
+    return torch.equal(numbers_on_the_map[0, 0].flatten(), numbers[reading.prefix :])
 
 
 def _query(model: nn.Module, prefix: int) -> int | None:
-    """Tell the token that a model reads out, from what timm and Hugging Face say of themselves."""
+    """Return the token that the model's head reads: 0, or None where timm or Hugging Face state that it averages."""
     averages = str(getattr(model, "global_pool", "")).startswith(("avg", "max"))
     averages = averages or getattr(getattr(model, "config", None), "use_mean_pooling", False)
     return None if averages or not prefix else 0

@@ -1,8 +1,8 @@
-"""Methods on attention: arithmetic on the records of a forward, giving the relevance of each patch token.
+"""Methods on attention: arithmetic on the records of a forward that returns the relevance of each patch token.
 
 In the equations `A` are the probabilities of a layer, (H, Nq, Nk), `g` their gradients, `mean_h` the mean over heads.
-`R` are (N, N), queries in rows. `prefix` tokens (class, registers) come first and are left out of what is returned;
-`query` is the token whose row is read, or None for the mean over all patch tokens, in networks that average them.
+`R` are (N, N), queries in rows. The first `prefix` tokens (class, registers) are not part of the result; `query` is the
+token whose row is read, or None for the mean over all patch tokens, in networks that average them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .._shared.maps import min_max, safe_divide, widen
 from ._capture import AttentionRecord
 
 Fusion: TypeAlias = Literal["mean", "max", "min"]
-"""How heads become one matrix."""
+"""The reduction of the heads to one matrix."""
 
 
 def raw_attention(
@@ -31,15 +31,15 @@ def raw_attention(
     layer: int = -1,
     fusion: Fusion = "mean",
 ) -> Tensor:
-    """Raw attention: where one token looks in one layer.
+    """Raw attention: the attention of one token in one layer.
 
-    `r(j) = mean_h A(query, j)`. No class, no gradient.
+    `r(j) = mean_h A(query, j)`. It needs no class and no gradient.
 
     Source: the baseline of arXiv 2005.00928 and 2012.09838.
 
     Args:
         records: from `observe_attention` or `capture_attention`.
-        prefix: tokens with no place, which come first.
+        prefix: number of tokens before the patches that stand for no place.
         query: the token whose row is read; None for the mean over patch tokens.
         layer: which record.
         fusion: of heads: "mean", "max" or "min".
@@ -57,7 +57,7 @@ def raw_attention(
         >>> raw_attention(observe_attention(net)(torch.ones(1, 5, 8)).records)  # alike tokens, alike attention
         tensor([[0.2000, 0.2000, 0.2000, 0.2000]])
     """
-    record = _global("raw_attention", [records[layer]] if records else [], prefix, query)[0]
+    record = _check_global("raw_attention", [records[layer]] if records else [], prefix, query)[0]
     return _row(_fused(record.probabilities, fusion), prefix, query)[:, prefix:].to(record.probabilities.dtype)
 
 
@@ -69,22 +69,22 @@ def attention_rollout(
     fusion: Fusion = "mean",
     discard: float = 0.0,
 ) -> Tensor:
-    """Attention rollout: attention multiplied through the layers, half of it passing by on the residual path.
+    """Attention rollout: the product of the attention matrices of all layers, each averaged with the residual path.
 
-    `R = Â_L ... Â_1` with `Â = (mean_h A + I)`, rows divided by their sums; the row of `query`. No class, no gradient.
-    Where the last attention pools (other queries than keys, as in SigLIP), it has no residual path, and its row is
-    rolled through the others.
+    `R = Â_L ... Â_1` with `Â = (mean_h A + I)`, rows divided by their sums; the result is the row of `query`. It needs
+    no class and no gradient. An attention that pools as the last layer (its queries are not its keys, as in SigLIP)
+    has no residual path: `Â = mean_h A` there.
 
-    The common implementation (vit-explain) adds the fusion of heads by maximum or minimum, and discards the least of a
-    layer's entries, keeping the class token's attention to itself. It does so in the first image of a batch only, and
-    divides columns by the sums of rows; here every image and the rows. Without discarding, with the mean over heads,
-    there is no difference.
+    The common implementation (vit-explain) adds the fusion of heads by maximum or minimum, and sets the smallest
+    entries of a layer to zero, except the class token's attention to itself. It does so in the first image of a batch
+    only, and divides columns by the sums of rows; this function does so in every image, and divides rows. With
+    `discard=0` and the mean over heads, the two agree.
 
     Source: arXiv 2005.00928, eq. 1.
 
     Args:
         records: of all layers, from `observe_attention` or `capture_attention`.
-        prefix: tokens with no place, which come first.
+        prefix: number of tokens before the patches that stand for no place.
         query: the token whose row is read; None for the mean over patch tokens.
         fusion: of heads: "mean" (the paper), "max" or "min".
         discard: share of each layer's smallest entries that are set to zero, in [0, 1).
@@ -104,7 +104,7 @@ def attention_rollout(
     """
     if not 0 <= discard < 1:
         raise CamfnError(f"discard: expected a share in [0, 1), got {discard}")
-    layers = _global("attention_rollout", records, prefix, query)
+    layers = _check_global("attention_rollout", records, prefix, query)
 
     def step(record: AttentionRecord) -> Tensor:
         fused = _discarded(_fused(record.probabilities, fusion), discard)
@@ -116,16 +116,17 @@ def attention_rollout(
 def gradient_rollout(records: Sequence[AttentionRecord], *, prefix: int = 1, query: int | None = 0) -> Tensor:
     """Gradient-weighted rollout, the generic attention explainability of Chefer et al. (GAE).
 
-    `R <- R + mean_h ReLU(g A) R` through the layers from `R = I`; the row of `query`. With a gradient of zero, `R = I`.
+    `R <- R + mean_h ReLU(g A) R` through the layers from `R = I`; the result is the row of `query`. With a gradient of
+    zero, `R = I`.
 
-    Not to be taken for the "gradient rollout" of vit-explain, which multiplies `mean_h ReLU(g A) + I` with rows divided
-    by their sums; nor for the same authors' earlier method with layer-wise relevance propagation (2012.09838).
+    Other methods have similar names: the "gradient rollout" of vit-explain multiplies `mean_h ReLU(g A) + I` with rows
+    divided by their sums; the authors' earlier method uses layer-wise relevance propagation (2012.09838).
 
     Source: arXiv 2103.15679, eq. 5 and 6, self-attention.
 
     Args:
         records: of all layers, from `capture_attention`.
-        prefix: tokens with no place, which come first.
+        prefix: number of tokens before the patches that stand for no place.
         query: the token whose row is read; None for the mean over patch tokens.
 
     Returns:
@@ -142,10 +143,10 @@ def gradient_rollout(records: Sequence[AttentionRecord], *, prefix: int = 1, que
         >>> gradient_rollout(capture_attention(net)(torch.randn(2, 5, 8), 1).records).shape
         torch.Size([2, 4])
     """
-    layers = _global("gradient_rollout", records, prefix, query)
+    layers = _check_global("gradient_rollout", records, prefix, query)
 
     def step(record: AttentionRecord) -> Tensor:
-        a, g = widen(record.probabilities, _given("gradient_rollout", record.grads))
+        a, g = widen(record.probabilities, _check_gradients("gradient_rollout", record.grads))
         fused = (g * a).relu().mean(1)
         return fused + _identity(fused) if _is_square(record) else fused
 
@@ -156,17 +157,18 @@ def le_grad(records: Sequence[AttentionRecord], *, prefix: int = 1) -> Tensor:
     """LeGrad: the positive gradient of each layer's own score with respect to its attention.
 
     `r(j) = mean_l mean_{h, i} ReLU(g_l(h, i, j))`, with `g_l` the gradient of the score that the head gives to the
-    mean of layer l's tokens. Attention itself is not multiplied in. The mean is over all queries, class token included.
+    mean of layer l's tokens. The gradient is not multiplied by the attention. The mean is over all queries, including
+    the class token.
 
-    The authors' code sums layers (the last two by default) where the mean is taken here, which is a matter of scale; it
-    normalizes CLIP features, which is the target's business here. torch-cam has the same formula, for torchvision's
+    The authors' code takes the sum over layers (the last two by default) and not the mean, which changes only the
+    scale; it normalizes CLIP features, which the target can do here. torch-cam has the same formula, for torchvision's
     vision transformers.
 
     Source: arXiv 2404.03214; the mean over tokens as in the authors' code for models with a class token.
 
     Args:
         records: of the layers to average, from `capture_attention(model, layers, scores="layers")`.
-        prefix: tokens with no place, which come first.
+        prefix: number of tokens before the patches that stand for no place.
 
     Returns:
         (B, N - prefix), not negative.
@@ -182,19 +184,19 @@ def le_grad(records: Sequence[AttentionRecord], *, prefix: int = 1) -> Tensor:
         >>> le_grad(capture_attention(net, scores="layers")(torch.randn(2, 5, 8), 1).records).shape
         torch.Size([2, 4])
     """
-    layers = _global("le_grad", records, prefix, 0)
-    stacked = widen(torch.stack([_given("le_grad", record.grads) for record in layers]))
+    layers = _check_global("le_grad", records, prefix, 0)
+    stacked = widen(torch.stack([_check_gradients("le_grad", record.grads) for record in layers]))
     return stacked.relu().mean((0, 2, 3))[:, prefix:].to(layers[-1].probabilities.dtype)
 
 
 def grad_eclip(
     records: Sequence[AttentionRecord], *, prefix: int = 1, query: int | None = 0, layer: int = -1
 ) -> Tensor:
-    """Grad-ECLIP: values weighted by the gradient of the attention's output, and by how alike query and key are.
+    """Grad-ECLIP: values weighted by the gradient of the attention's output, and by the cosine of query and key.
 
     `r(j) = lambda_j sum_d g_d v_j,d` with `g` the gradient of the output of `query`, before its projection, and
     `lambda` the cosine between the query and each patch's key, heads joined, stretched to [0, 1] over patches. For
-    `query=None` the products are summed over all patch queries. The paper's outer ReLU is not applied.
+    `query=None` the products are summed over all patch queries. The result is signed: the paper takes its ReLU.
 
     The authors' code runs the last layer again with one head in place of the model's, and passes queries and keys
     through the output projection before taking the cosine; here they are the model's own.
@@ -203,7 +205,7 @@ def grad_eclip(
 
     Args:
         records: from `capture_attention`.
-        prefix: tokens with no place, which come first.
+        prefix: number of tokens before the patches that stand for no place.
         query: the token that is read out; None for all patch tokens.
         layer: which record; the paper takes the last.
 
@@ -221,8 +223,10 @@ def grad_eclip(
         >>> grad_eclip(capture_attention(net)(torch.randn(2, 5, 8), 1).records).shape
         torch.Size([2, 4])
     """
-    (record,) = _global("grad_eclip", [records[layer]] if records else [], prefix, query)
-    q, k, v, g = (_joined(x) for x in (record.q, record.k, record.v, _given("grad_eclip", record.output_grads)))
+    (record,) = _check_global("grad_eclip", [records[layer]] if records else [], prefix, query)
+    q, k, v, g = (
+        _joined(x) for x in (record.q, record.k, record.v, _check_gradients("grad_eclip", record.output_grads))
+    )
     queries = slice(prefix, None) if query is None and _is_square(record) else slice(query or 0, (query or 0) + 1)
     k, v = k[:, prefix:], v[:, prefix:]
     cosine = _unit(q[:, queries]) @ _unit(k).transpose(-2, -1)
@@ -230,10 +234,12 @@ def grad_eclip(
     return (products * min_max(cosine, -1)).sum(1).to(record.probabilities.dtype)
 
 
-def _global(what: str, records: Sequence[AttentionRecord], prefix: int, query: int | None) -> Sequence[AttentionRecord]:
-    """Refuse attention in which no row stands for the whole image."""
+def _check_global(
+    method: str, records: Sequence[AttentionRecord], prefix: int, query: int | None
+) -> Sequence[AttentionRecord]:
+    """Return the records; refuse attention in which no row covers the whole image, and a wrong prefix or query."""
     if not records:
-        raise CamfnError(f"{what}: expected the records of at least one attention, got none")
+        raise CamfnError(f"{method}: expected the records of at least one attention, got none")
     batch, tokens = records[-1].probabilities.shape[0], records[-1].probabilities.shape[-1]
     for i, record in enumerate(records):
         shape = tuple(record.probabilities.shape)
@@ -243,22 +249,25 @@ def _global(what: str, records: Sequence[AttentionRecord], prefix: int, query: i
                 dict.fromkeys(f"{r.name!r} {tuple(r.probabilities.shape)}" for r in (record, records[-1]))
             )
             raise CamfnError(
-                f"{what} needs attention over the same tokens of the whole image in every layer, (B, H, N, N); got "
+                f"{method} needs attention over the same tokens of the whole image in every layer, (B, H, N, N); got "
                 f"{shapes}. Attention in windows (Swin, MaxViT), over channels or over pooled tokens has no such rows: "
                 "pick layers that attend globally, or take a class activation map, "
                 "camfn.explainer(camfn.methods.grad_cam, model, layer)"
             )
     if not 0 <= prefix < tokens:
-        raise CamfnError(f"{what}: prefix={prefix} leaves none of the {tokens} tokens")
+        raise CamfnError(f"{method}: prefix={prefix} leaves none of the {tokens} tokens")
     if query is not None and not 0 <= query < records[-1].probabilities.shape[-2]:
-        raise CamfnError(f"{what}: query={query} is none of the {records[-1].probabilities.shape[-2]} queries")
+        raise CamfnError(f"{method}: query={query} is none of the {records[-1].probabilities.shape[-2]} queries")
     return records
 
 
 def _multiplied(
     records: Sequence[AttentionRecord], step: Callable[[AttentionRecord], Tensor], prefix: int, query: int | None
 ) -> Tensor:
-    """The query's row of the product of all steps, without the prefix: a vector times matrices, from the last."""
+    """Return the query's row of the product of all layers' matrices, without the prefix.
+
+    Multiplies the row of the last layer by the matrices of the layers before it, which costs less than their product.
+    """
     *inner, last = records
     row = _row(step(last), prefix, query if _is_square(last) else query or 0)
     for record in reversed(inner):
@@ -266,13 +275,15 @@ def _multiplied(
     return row[:, prefix:].to(last.probabilities.dtype)
 
 
-def _given(what: str, grads: Tensor | None) -> Tensor:
+def _check_gradients(method: str, grads: Tensor | None) -> Tensor:
+    """Return the gradients of a record; refuse a record of `observe_attention`, which has none."""
     if grads is None:
-        raise CamfnError(f"{what} needs gradients: take the records of capture_attention(model)(inputs, target)")
+        raise CamfnError(f"{method} needs gradients: take the records of capture_attention(model)(inputs, target)")
     return grads
 
 
 def _is_square(record: AttentionRecord) -> bool:
+    """Whether an attention has as many queries as keys; attention that pools has fewer queries."""
     return record.probabilities.shape[-2] == record.probabilities.shape[-1]
 
 
@@ -281,7 +292,7 @@ def _identity(matrix: Tensor) -> Tensor:
 
 
 def _fused(a: Tensor, fusion: Fusion) -> Tensor:
-    """(B, H, Nq, Nk) -> (B, Nq, Nk)."""
+    """Reduce the heads: (B, H, Nq, Nk) to (B, Nq, Nk)."""
     a = widen(a)
     if fusion == "mean":
         return a.mean(1)
@@ -291,29 +302,32 @@ def _fused(a: Tensor, fusion: Fusion) -> Tensor:
 
 
 def _discarded(matrix: Tensor, share: float) -> Tensor:
-    """Set the smallest entries to zero, but for the first token's attention to itself."""
+    """Set a share of the smallest entries to zero, except the first token's attention to itself."""
     flat = matrix.flatten(1)
     count = math.floor(share * flat.shape[1])
     if count == 0:
         return matrix
-    least = flat.argsort(dim=-1, stable=True)[:, :count]
-    kept = torch.ones_like(flat).scatter(-1, least, 0.0)
-    kept[:, 0] = 1
-    return (flat * kept).view_as(matrix)
+    smallest = flat.argsort(dim=-1, stable=True)[:, :count]
+    mask = torch.ones_like(flat).scatter(-1, smallest, 0.0)
+    mask[:, 0] = 1
+    return (flat * mask).view_as(matrix)
 
 
 def _rows_to_one(matrix: Tensor) -> Tensor:
+    """Divide each row by its sum."""
     return safe_divide(matrix, matrix.sum(-1, keepdim=True))
 
 
 def _row(matrix: Tensor, prefix: int, query: int | None) -> Tensor:
+    """Return the row of the query; without a query, the mean over the rows of the patches."""
     return matrix[:, prefix:].mean(1) if query is None else matrix[:, query]
 
 
 def _joined(x: Tensor) -> Tensor:
-    """(B, H, N, D) -> (B, N, H D)."""
+    """Put the heads side by side: (B, H, N, D) to (B, N, H D)."""
     return widen(x).transpose(1, 2).flatten(2)
 
 
 def _unit(x: Tensor) -> Tensor:
+    """Divide each vector by its norm."""
     return functional.normalize(x, dim=-1, eps=torch.finfo(x.dtype).tiny)

@@ -1,6 +1,6 @@
-"""Attention as it is computed: `softmax(q k^T + bias) v`, recognized while a network runs, whatever it is written with.
+"""Recognize attention, `softmax(q k^T + bias) v`, while a network runs, by the calls to torch that compute it.
 
-Fused kernels never form the probabilities; inside the mode they are replaced by the same arithmetic, written out.
+Fused kernels never form the probabilities; the mode `Watch` replaces a fused call by the same arithmetic, written out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .._shared.maps import widen
 
 _PRODUCTS = {"matmul", "__matmul__", "bmm", "baddbmm", "einsum"}
 _MULTI_HEAD = signature(functional.multi_head_attention_forward)
-# a function written in Python hides its calls from a mode, unless it is run inside the mode past its own dispatch
+# torch hands this whole function to a mode, which then does not see the calls inside; without its dispatch, it does
 _multi_head = FunctionType(
     functional.multi_head_attention_forward.__code__,
     {**vars(functional), "has_torch_function": lambda tensors: False},
@@ -32,23 +32,23 @@ _multi_head = FunctionType(
 
 @dataclass
 class Site:
-    """One attention of a forward, filled in as its parts appear.
+    """One attention of a forward; `Watch` sets its attributes in the order in which the network computes them.
 
     Attributes:
-        q: (..., Nq, D).
-        k: (..., Nk, D).
-        full: whether the rest is kept; of an attention that nobody asked for, only that it ran is.
-        softened: whether softmax was seen.
-        name: dotted name of the module in which it ended.
-        probabilities: (..., Nq, Nk), a copy of what softmax returned.
-        delta: the zero that was added to them.
-        applied: what multiplied the values: with the zero, and after dropout.
-        v: (..., Nk, Dv).
+        q: queries, (..., Nq, D).
+        k: keys, (..., Nk, D).
+        full: whether the other tensors are kept too; for an attention outside the wanted layers, only its name is.
+        softened: whether the network has computed the softmax of the product of q and k.
+        name: dotted name of the module in which the attention ended.
+        probabilities: (..., Nq, Nk), a copy of the output of the softmax.
+        delta: the zero that was added to the probabilities.
+        applied: the probabilities that multiplied the values: with the zero, and after dropout.
+        v: values, (..., Nk, Dv).
         output: (..., Nq, Dv), a copy.
-        output_delta: the zero that was added to it.
+        output_delta: the zero that was added to the output.
         block: dotted name of the outermost module that holds no other attention and returns tokens.
-        tokens: what that module returned.
-        per_token: which dimension of them the tokens are.
+        tokens: the output of that module.
+        per_token: the dimension of `tokens` that counts the tokens.
     """
 
     q: Tensor
@@ -68,12 +68,14 @@ class Site:
 
 
 class Watch(TorchFunctionMode):
-    """Collect every attention that runs inside, in the order in which they end.
+    """Collect every attention that runs under this mode, in the order in which they end.
 
     Args:
-        where: name of the module that is running.
-        wanted: whether the attention of a module of that name is to be written out; the others run as they are.
-        zero: makes the zeros that are added to probabilities and outputs, of their shape; None adds none.
+        where: function that returns the name of the module that is running.
+        wanted: function that says whether the attention of a module of this name is recorded in full; other attention
+            runs unchanged.
+        zero: function that makes a zero of the shape of a tensor, which is added to the probabilities and the output
+            so that they can be differentiated; None adds nothing.
     """
 
     def __init__(
@@ -116,48 +118,54 @@ class Watch(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
+        """Replace `scaled_dot_product_attention`: compute the probabilities, and the output from them."""
         site = Site(query, key, self._wanted(self._where()))
         if not site.full:
-            self._note(site)
+            self._end(site)
             return functional.scaled_dot_product_attention(
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
             )
         if enable_gqa:
             site.k, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
-        applied = self._open(site, probabilities(query, site.k, attn_mask, is_causal=is_causal, scale=scale))
+        applied = self._record_probabilities(
+            site, probabilities(query, site.k, attn_mask, is_causal=is_causal, scale=scale)
+        )
         if dropout_p:
             applied = functional.dropout(applied, dropout_p)
-        return self._close(site, applied, value, applied @ value)
+        return self._record_output(site, applied, value, applied @ value)
 
     def _multi_head(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """Take the path of torch's function that ends in the fused call, and make the weights it then leaves out."""
-        given = _MULTI_HEAD.bind(*args, **kwargs)
-        given.apply_defaults()
+        """Replace `multi_head_attention_forward`: run its path with the fused call; take the weights from the site."""
+        call = _MULTI_HEAD.bind(*args, **kwargs)
+        call.apply_defaults()
+        arguments = call.arguments
         if not self._wanted(self._where()):
-            self._note(Site(given.arguments["query"].transpose(0, -2), given.arguments["key"], full=False))
-            found: tuple[Tensor, Tensor | None] = functional.multi_head_attention_forward(*args, **kwargs)
-            return found
+            self._end(Site(arguments["query"].transpose(0, -2), arguments["key"], full=False))
+            unchanged: tuple[Tensor, Tensor | None] = functional.multi_head_attention_forward(*args, **kwargs)
+            return unchanged
         with self:
-            output, _ = _multi_head(**given.arguments | {"need_weights": False})
-        if not given.arguments["need_weights"]:
+            output, _ = _multi_head(**arguments | {"need_weights": False})
+        if not arguments["need_weights"]:
             return output, None
         weights = self.sites[-1].applied
         assert weights is not None
-        if given.arguments["average_attn_weights"]:
+        if arguments["average_attn_weights"]:
             weights = weights.mean(1)
-        return output, weights if given.arguments["query"].ndim == 3 else weights.squeeze(0)
+        return output, weights if arguments["query"].ndim == 3 else weights.squeeze(0)
 
     def _product(self, operands: tuple[Tensor, Tensor, Tensor] | None, output: Tensor) -> Tensor:
+        """Follow a matrix product: of queries and keys, which starts a site, or of probabilities and values."""
         if operands is None or operands[0].ndim < 3:
             return output
         first, second, transposed = operands
         site = self._traced.get(first)
         if site is not None and site.softened and first.shape[-2:] == (site.q.shape[-2], site.k.shape[-2]):
-            return self._close(site, first, second, output)
+            return self._record_output(site, first, second, output)
         self._traced[output] = Site(first, transposed)
         return output
 
     def _softmax(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        """Follow a softmax: over keys, of scores that a site's product gave, it returns the site's probabilities."""
         scores = args[0] if args else kwargs["input"]
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
         site = self._traced.get(scores)
@@ -165,38 +173,40 @@ class Watch(TorchFunctionMode):
         if site is None or not last or output.shape[-2:] != (site.q.shape[-2], site.k.shape[-2]):
             return output
         site = Site(site.q, site.k, self._wanted(self._where()), softened=True)
-        handed = self._open(site, output)
-        self._traced[handed] = site
-        return handed
+        passed_on = self._record_probabilities(site, output)
+        self._traced[passed_on] = site
+        return passed_on
 
     def _carry(self, args: tuple[Any, ...], output: Tensor) -> None:
-        """Follow scores and probabilities through what keeps their number: scale, bias, mask, view, dropout, cast."""
+        """Follow scores and probabilities through operations that keep their number, such as scale, bias and mask."""
         for x in args:
             if isinstance(x, Tensor) and x.numel() == output.numel() and (site := self._traced.get(x)) is not None:
                 self._traced[output] = site
                 return
 
-    def _open(self, site: Site, found: Tensor) -> Tensor:
-        """Keep the probabilities; return what the network goes on with."""
+    def _record_probabilities(self, site: Site, values: Tensor) -> Tensor:
+        """Record the probabilities, and return the tensor that the network goes on with."""
         if not site.full:
-            return found
-        site.probabilities, handed, site.delta = self._kept(found)
-        return handed
+            return values
+        site.probabilities, passed_on, site.delta = self._copy_and_add_zero(values)
+        return passed_on
 
-    def _close(self, site: Site, applied: Tensor, value: Tensor, output: Tensor) -> Tensor:
-        self._note(site)
+    def _record_output(self, site: Site, applied: Tensor, value: Tensor, output: Tensor) -> Tensor:
+        """Record the values and the output, end the site, and return the tensor that the network goes on with."""
+        self._end(site)
         if not site.full:
             return output
         site.applied, site.v = applied, value
-        site.output, handed, site.output_delta = self._kept(output)
-        return handed
+        site.output, passed_on, site.output_delta = self._copy_and_add_zero(output)
+        return passed_on
 
-    def _note(self, site: Site) -> None:
+    def _end(self, site: Site) -> None:
+        """Name a site by the module that is running, and add it to the list."""
         site.name = self._where()
         self.sites.append(site)
 
-    def _kept(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return a copy that nothing later can overwrite, what the network is handed, and the zero in it."""
+    def _copy_and_add_zero(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return a copy that the network cannot overwrite, the tensor for the network, and the zero added to it."""
         if self._zero is None:
             return x.clone(), x, None
         delta = self._zero(x)
@@ -208,20 +218,20 @@ def probabilities(
 ) -> Tensor:
     """Return `softmax(q k^T scale + mask)`, in float32 at least inside, of the dtype of `q`.
 
-    A boolean mask tells where to look. A row that may look nowhere is zero, as fused kernels have it.
+    A boolean mask is True where a query may attend to a key. A row without any True is zero, as in fused kernels.
     """
     wide_q, wide_k = widen(q, k)
     scores = (wide_q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ wide_k.transpose(-2, -1)
     if is_causal:
-        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-        scores = scores.masked_fill(~seen, -math.inf)
+        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        scores = scores.masked_fill(~allowed, -math.inf)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
     if mask is None:
         return scores.softmax(-1).to(q.dtype)
-    nowhere = (scores == -math.inf).all(-1, keepdim=True)
-    # softmax of nothing is NaN, and so would the gradient be behind a mask set afterwards
-    return scores.masked_fill(nowhere, 0).softmax(-1).masked_fill(nowhere, 0).to(q.dtype)
+    masked_rows = (scores == -math.inf).all(-1, keepdim=True)
+    # the softmax of a row of -inf is NaN, and its gradient stays NaN even if the row is set to 0 after the softmax
+    return scores.masked_fill(masked_rows, 0).softmax(-1).masked_fill(masked_rows, 0).to(q.dtype)
 
 
 def _operands(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -235,6 +245,7 @@ def _operands(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
 
 
 def _einsum(equation: Any, *operands: Any) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return the operands of an einsum that is a batched matrix product, as `_operands` does; None of any other."""
     tensors = operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
     if not isinstance(equation, str) or len(tensors) != 2 or "->" not in equation:
         return None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .._cut.derive import Around, Zero, derive, planter
 from .._cut.graft import run_apart
-from .._cut.layer_checks import layer_name
+from .._cut.layer_checks import check_model
 from .._shared.checks import one_score_a_sample
 from .._shared.inputs import copy_of, floating_leaves, images_of
 from .._shared.vocabulary import Inputs, ScoreFn, Target
@@ -57,7 +57,7 @@ def differentiator(
         offset: what is kept of each of their calls.
         around: the context that the network, but not the target, runs in.
     """
-    layer_name(model, "")  # the checks of a model
+    check_model(model)
     plant = planter(model, lambda: {name: module for name, module in model.named_modules() if taps(module)}, enter=True)
     ahead = plant()
 
