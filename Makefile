@@ -55,7 +55,7 @@ bench: .venv/dev
 # 1 is the end of a run in which a map was blank or a photo could not be read: all rows are there
 evaluate: .venv/evaluate
 	OMP_NUM_THREADS=1 $(BIN)/python -m camfn evaluate builtin --out out/evaluation --models "lite0 lite2" \
-		--methods capped --step 0.1 --noise-samples 10 --budget 150 --device cpu || test $$? -eq 1
+		--methods capped --step 0.1 --infidelity-samples 10 --budget 150 --device cpu || test $$? -eq 1
 	$(BIN)/python -m benchmarks.evaluation out/evaluation docs
 
 format: .venv/dev

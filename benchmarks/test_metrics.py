@@ -140,7 +140,7 @@ def test_road_of_quantus(benchmark: BenchmarkFixture) -> None:
         return [score(impute(metrics.most_relevant(heatmap, share))) for share in SHARES]
 
     def run() -> Tensor:
-        return metrics.road(score, images, heatmap, shares=SHARES, noise=0.0).scores
+        return metrics.road(score, images, heatmap, shares=SHARES, std=0.0).scores
 
     found, seconds = timed(theirs)
     assert (run() - torch.stack(found, 1)).abs().max() < CLOSE

@@ -1,4 +1,4 @@
-"""The pure core: one photo, the ways to explain it, and the numbers. Nothing is written here."""
+"""The pure core: explain one photo in several ways and measure each, without writing to the disk."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from ._protocol import Protocol
 
 
 class Row(NamedTuple):
-    """What came of one photo and one case; of a photo that cannot be read, one row without a case.
+    """The numbers of one photo and one case; a photo that cannot be read has one row without a case.
 
     Attributes:
-        photo: its name.
-        case: as `str(Case)`, empty for a photo that cannot be read.
-        layer: the layer that was explained.
-        target: the class that was explained.
-        probability: that the model gives it.
+        photo: name of the photo.
+        case: `str(Case)`; empty for a photo that cannot be read.
+        layer: name of the layer that the method explains.
+        target: index of the class that the method explains.
+        probability: the model's probability of that class.
         forwards: operations of the explanation over those of one forward; 1 is one forward.
         seconds: time of the explanation.
-        problem: why there are no numbers, or why some are missing, or why the map shows nothing; empty if all is well.
-        values: metric to number; what could not be measured is missing.
-        vectors: what numbers were made of: curves, and the IoUs of MaxBoxAcc.
-        cam: the raw map, (h, w); None where there is none.
+        problem: why numbers are missing, or why the map shows nothing; empty if all is well.
+        values: metric to number, without the metrics that could not be measured.
+        vectors: metric to the vector behind its number: curves, and the IoUs of MaxBoxAcc.
+        cam: the raw map, (h, w), or None.
     """
 
     photo: str
@@ -60,15 +60,16 @@ class Row(NamedTuple):
 def evaluate_photo(
     photo: Photo, cases: Sequence[Case], loaded: Loaded, protocol: Protocol, *, device: torch.device | str = "cpu"
 ) -> Iterator[Row]:
-    """Explain one photo in several ways, and measure each; a row depends on nothing but the arguments.
+    """Explain one photo in several ways, and measure each; a row depends on the arguments alone.
 
-    What a method or a metric refuses is told in the row; errors of other kinds are raised.
+    `evaluate_photo` stores a ValueError or a RuntimeError of a method or a metric in the row's `problem`; any other
+    error stops the run.
 
     Args:
-        photo: with its class, unless the protocol takes the model's, and with boxes if it has any.
-        cases: of one model, `loaded`.
+        photo: a photo with its class, unless `protocol.target` is "top"; its boxes may be unknown.
+        cases: cases of one model, `loaded`.
         loaded: from `zoo.load`, on the device.
-        protocol: how it is measured.
+        protocol: the settings of the measurement.
         device: where to run.
 
     Yields:
@@ -93,7 +94,7 @@ def evaluate_photo(
     except PhotoError as error:
         yield Row(photo.name, problem=_line(error))
         return
-    # channels last in memory, in which convolutions on the CPU are faster
+    # convolutions on the CPU are faster on channels-last memory
     images = loaded.preprocess(picture)[None].to(device, memory_format=torch.channels_last)
     black = loaded.preprocess(Image.new("RGB", picture.size))[None].to(device)
     size = tuple(images.shape[2:])
@@ -103,25 +104,25 @@ def evaluate_photo(
         logits = logits_of(loaded.model(images)).float()
     index = class_of(photo, loaded, protocol)
     index = int(logits.argmax()) if index is None else index
-    unit = forward_flops(loaded.model, images)
+    one_forward = forward_flops(loaded.model, images)
     layers: dict[tuple[str, bool], Layer] = {}
     for case in cases:
         row = Row(photo.name, str(case), target=index, probability=logits.softmax(1)[0, index].item())
         try:
-            asked = _Asked(case, loaded.model, images, index, protocol, photo.name, layers)
+            photo_run = _PhotoRun(case, loaded.model, images, index, protocol, photo.name, layers)
             if case.method in BASELINES:
-                row = row._replace(layer="", forwards=0.0, seconds=0.0, cam=asked.baseline()[0].cpu())
+                row = row._replace(layer="", forwards=0.0, seconds=0.0, cam=photo_run.baseline()[0].cpu())
             else:
-                row = _timed(row, asked, unit, logits)
+                row = _explained(row, photo_run, one_forward, logits)
         except (ValueError, RuntimeError) as error:
             yield row._replace(problem=_line(error))
             continue
-        explained = row.cam is not None and bool(row.cam.isfinite().all())
-        yield _measured(row, asked, black, boxes) if explained else row
+        has_map = row.cam is not None and bool(row.cam.isfinite().all())
+        yield _measured(row, photo_run, black, boxes) if has_map else row
 
 
 def class_of(photo: Photo, loaded: Loaded, protocol: Protocol) -> int | None:
-    """The class to explain; None for the one the model says.
+    """Return the index of the class to explain, or None for the class that the model predicts.
 
     Raises:
         UsageError: the photo has no class, or the model does not know it.
@@ -144,7 +145,14 @@ def layer_of(
     images: Tensor,
     known: dict[tuple[str, bool], Layer] | None = None,
 ) -> Layer | None:
-    """The layer of a case; None for a method of the whole network.
+    """Choose the layer of a case; None for a method of the whole network.
+
+    Args:
+        case: a case whose method is not a baseline.
+        method: its function.
+        model: its model.
+        images: images to run the model on.
+        known: layers chosen before, by the name and whether the method reads attention; new ones are added.
 
     Raises:
         UsageError: there is no such layer, or it gives no map.
@@ -159,8 +167,8 @@ def layer_of(
     return known[key]
 
 
-class _Asked:
-    """A case, made into a function of a model and images."""
+class _PhotoRun:
+    """One case on one photo, as a function of a model and images."""
 
     def __init__(
         self,
@@ -172,22 +180,21 @@ class _Asked:
         name: str,
         layers: dict[tuple[str, bool], Layer],
     ) -> None:
-        self.case, self.model, self.images, self.index, self.protocol, self.name = (
-            case,
-            model,
-            images,
-            index,
-            protocol,
-            name,
-        )
+        self.case = case
+        self.model = model
+        self.images = images
+        self.index = index
+        self.protocol = protocol
+        self.name = name
         if case.method not in BASELINES:
             self.layer = layer_of(case, self.method(), model, images, layers)
 
     def method(self) -> Callable[..., Tensor]:
-        """With a generator that starts anew: what a method draws is the same each time it explains this photo."""
+        """Return the method with a new generator, so that each explanation of this photo draws the same numbers."""
         return method_of(self.case, self.protocol.generator(self.name, str(self.case)))
 
     def baseline(self) -> Tensor:
+        """Return the map of the center or the random baseline, (1, h, w)."""
         height, width = self.images.shape[2:]
         if self.case.method == "center":
             return center(height, width).to(self.images)
@@ -196,10 +203,11 @@ class _Asked:
         ).to(self.images)
 
     def explain(self, model: nn.Module, images: Tensor) -> Tensor:
-        return self.explain_watched(model, images)[0]
+        """Return the raw map of the images by this case."""
+        return self.explain_and_diagnose(model, images)[0]
 
-    def explain_watched(self, model: nn.Module, images: Tensor) -> tuple[Tensor, list[str | None]]:
-        """The map, and why it shows nothing."""
+    def explain_and_diagnose(self, model: nn.Module, images: Tensor) -> tuple[Tensor, list[str | None]]:
+        """Return the raw map, and for each image why its map shows nothing, or None."""
         if self.case.method in BASELINES:
             return self.baseline(), [None]
         target = torch.tensor([self.index], device=images.device)
@@ -209,36 +217,37 @@ class _Asked:
         return cam, diagnose(captured_or_map(captured, cam), cam)
 
 
-def _timed(row: Row, asked: _Asked, unit: int, logits: Tensor) -> Row:
-    """Explain, count and time."""
+def _explained(row: Row, photo_run: _PhotoRun, one_forward: int, logits: Tensor) -> Row:
+    """Explain the photo, and add the map, its cost and its problem to the row."""
     started = perf_counter()
-    (cam, problems), count = flops_of(lambda: asked.explain_watched(asked.model, asked.images))
+    (cam, problems), count = flops_of(lambda: photo_run.explain_and_diagnose(photo_run.model, photo_run.images))
     if cam.is_cuda:
         torch.cuda.synchronize(cam.device)
     seconds = perf_counter() - started
-    if asked.layer is not None and "head" in find(asked.case.method).needs:
-        check_cam(asked.model, asked.layer, cam, torch.tensor([asked.index], device=cam.device), logits)
+    if photo_run.layer is not None and "head" in find(photo_run.case.method).needs:
+        target = torch.tensor([photo_run.index], device=cam.device)
+        check_cam(photo_run.model, photo_run.layer, cam, target, logits)
     return row._replace(
-        layer=asked.layer.name if asked.layer else "",
-        forwards=count / unit if unit else None,
+        layer=photo_run.layer.name if photo_run.layer else "",
+        forwards=count / one_forward if one_forward else None,
         seconds=seconds,
         problem=_line(problems[0] or ""),
         cam=cam[0].detach().float().cpu(),
     )
 
 
-def _measured(row: Row, asked: _Asked, black: Tensor, boxes: Tensor) -> Row:
-    """Add the metrics; one that refuses is told, and the others stay."""
+def _measured(row: Row, photo_run: _PhotoRun, black: Tensor, boxes: Tensor) -> Row:
+    """Add the metrics to the row; the error of a metric goes into `problem`, and the other metrics stay."""
     assert row.cam is not None
-    protocol, problems = asked.protocol, [row.problem] if row.problem else []
+    protocol, problems = photo_run.protocol, [row.problem] if row.problem else []
     values: dict[str, float] = {}
     vectors: dict[str, list[float]] = {}
     explanation = Explanation(
-        asked.model,
-        asked.images,
-        row.cam[None].to(asked.images),
-        asked.index,
-        asked.explain,
+        photo_run.model,
+        photo_run.images,
+        row.cam[None].to(photo_run.images),
+        photo_run.index,
+        photo_run.explain,
         black,
         boxes,
         protocol,
@@ -249,15 +258,19 @@ def _measured(row: Row, asked: _Asked, black: Tensor, boxes: Tensor) -> Row:
         if (metric.boxes and not len(boxes)) or metric.again * (row.forwards or 0) > protocol.budget:
             continue
         try:
-            found = metric.measure(explanation)
+            measurement = metric.measure(explanation)
         except (ValueError, RuntimeError) as error:
             problems.append(f"{name}: {_line(error)}")
             continue
-        if isinstance(found, tuple):
-            found, vectors[name] = found[0], found[1].tolist()
-        values[name] = found.item()
+        if isinstance(measurement, tuple):
+            number, vector = measurement
+            vectors[name] = vector.tolist()
+        else:
+            number = measurement
+        values[name] = number.item()
     return row._replace(values=values, vectors=vectors, problem=" ".join(problems))
 
 
 def _line(words: object) -> str:
+    """Write an error or a problem as one line."""
     return " ".join(str(words).split())

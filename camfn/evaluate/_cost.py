@@ -12,9 +12,10 @@ from torch.utils.flop_counter import flop_registry
 
 
 class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the floating-point operations of convolutions and matrix products while it is on, in this thread.
+    """Counts the floating-point operations of convolutions and matrix products in this thread, as a context manager.
 
-    `torch.utils.flop_counter` also follows modules, and for that hooks into gradients that methods take themselves.
+    `torch.utils.flop_counter.FlopCounterMode` also follows modules; for that it hooks into gradients, which many
+    methods take themselves.
     """
 
     def __init__(self) -> None:
@@ -30,13 +31,13 @@ class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def flops_of(run: Callable[[], Any]) -> tuple[Any, int]:
-    """Run, and count."""
+    """Call `run`, and return its result and the number of its operations."""
     with Flops() as counted:
         result = run()
     return result, counted.total
 
 
 def forward_flops(model: nn.Module, images: Tensor) -> int:
-    """What one forward of these images costs."""
+    """Count the operations of one forward of these images."""
     with torch.no_grad():
         return flops_of(lambda: model(images))[1]

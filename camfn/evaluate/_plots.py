@@ -1,4 +1,4 @@
-"""Plots of an evaluation, by matplotlib, without its global state."""
+"""Plots of an evaluation, by matplotlib without its global state."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ._core import Row
 from ._measures import METRICS
 from ._rank import Standing
 
-_SHOWN = ("energy_in_box", "iou", "insertion", "deletion", "road_combined", "average_gain", "average_drop", "adcc")
-"""Metrics with a plot against the cost, as far as they were measured; others stand in only if fewer than six were."""
+_COST_PLOTS = ("energy_in_box", "iou", "insertion", "deletion", "road_combined", "average_gain", "average_drop", "adcc")
+"""Metrics to plot against the cost, up to six; other metrics fill the places of those without numbers."""
 
 
 def cost_plot(standings: Sequence[Standing]) -> bytes:
-    """Each metric against the cost in forwards, with intervals; baselines are lines. PNG."""
+    """Plot metrics against the cost in forwards, with intervals; baselines are lines. Returns a PNG."""
     ranked = [s for s in standings if not s.is_baseline and s.forwards]
     measured = [name for name in METRICS if METRICS[name].better and any(name in s.estimates for s in standings)]
-    names = [name for name in _SHOWN if name in measured][:6]
+    names = [name for name in _COST_PLOTS if name in measured][:6]
     names += [name for name in measured if name not in names][: 6 - len(names)]
     columns = min(3, len(names))
     figure = _figure(5.2 * columns, 4.2 * -(-len(names) // columns))
@@ -39,7 +39,7 @@ def cost_plot(standings: Sequence[Standing]) -> bytes:
             if name in s.estimates:
                 axes.axhline(s.estimates[name].value, color="#c0392b", linestyle=style, linewidth=1, label=s.method)
         axes.set_xscale("log")
-        # room for the names of the dearest
+        # room for the names of the most expensive methods
         axes.set_xlim(right=4 * max([1.0, *(s.forwards or 1.0 for s in ranked)]))
         axes.set_title(f"{name} ({'higher' if METRICS[name].better > 0 else 'lower'} is better)", fontsize=10)
         axes.set_xlabel("forwards", fontsize=9)
@@ -50,7 +50,7 @@ def cost_plot(standings: Sequence[Standing]) -> bytes:
 
 
 def curve_plot(rows: Sequence[Row], standings: Sequence[Standing], step: float) -> bytes | None:
-    """Mean curves of deletion and insertion: the five best and the baselines in color, the others in gray. PNG."""
+    """Plot mean curves of deletion and insertion, the five best and the baselines in color. Returns a PNG."""
     names = [name for name in ("deletion", "insertion") if any(name in row.vectors for row in rows)]
     if not names:
         return None
@@ -79,7 +79,7 @@ def curve_plot(rows: Sequence[Row], standings: Sequence[Standing], step: float) 
 
 
 def rank_plot(standings: Sequence[Standing]) -> bytes | None:
-    """Ranks of the methods (rows) by each metric (columns). PNG."""
+    """Plot the ranks of the methods (rows) by each metric (columns). Returns a PNG."""
     ranked = [s for s in standings if s.ranks]
     names = [name for name in METRICS if any(name in s.ranks for s in ranked)]
     if not names:
@@ -101,6 +101,7 @@ def rank_plot(standings: Sequence[Standing]) -> bytes | None:
 
 
 def _figure(width: float, height: float) -> Any:
+    """Make an empty figure of this size in inches."""
     with extra("matplotlib", "a plot of results", name="evaluate"):
         from matplotlib.figure import Figure
 
@@ -108,19 +109,20 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _name_points(axes: Any, points: list[tuple[float, float, str]]) -> None:
-    """Name each place once: methods whose points coincide share a label, and crowded ones are left to the table."""
+    """Write the names of points, one name for points that lie close together; the table has all names."""
     if not points:
         return
     low, high = axes.get_ylim()
-    placed: list[tuple[float, float]] = []
+    named: list[tuple[float, float]] = []
     for x, y, name in sorted(points, key=lambda point: -point[1]):
-        near = any(abs(y - other) < 0.05 * (high - low) and 0.2 < x / where < 5 for where, other in placed)
-        if not near:
+        is_near = any(abs(y - other_y) < 0.05 * (high - low) and 0.2 < x / other_x < 5 for other_x, other_y in named)
+        if not is_near:
             axes.annotate(name.partition(":")[0], (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
-            placed.append((x, y))
+            named.append((x, y))
 
 
 def _png(figure: Any) -> bytes:
+    """Draw a figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

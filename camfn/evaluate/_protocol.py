@@ -1,4 +1,4 @@
-"""How it is measured: one record, the same for every row of a run."""
+"""The settings of a measurement: one record, the same for every row of a run."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .._shared.errors import UsageError
 
 @dataclass(frozen=True)
 class Protocol:
-    """What changes the numbers of an evaluation; a folder of results has one.
+    """All settings that change the numbers of an evaluation; a folder of results has one protocol.
 
     Attributes:
         metrics: names from `METRICS`, or None for all.
-        target: "label", the class that a photo is given, or "top", the class that the model says.
-        removed: what stands where pixels are removed, "mean" (0 after the normalization) or "black".
-        step: of insertion, deletion and pixel flipping, as a share of the pixels.
-        road_shares: of ROAD.
-        noise_samples: of infidelity.
-        noise_maps: of max-sensitivity.
-        budget: forwards that a metric may spend on explaining again (coherency, max-sensitivity, randomization); where
-            a method would cost more, that metric has no value.
-        seed: of everything that is drawn.
-        chunk_size: perturbed forwards at once; fixed, since the last bit of a sum may depend on it.
+        target: the class to explain: "label" is the class of the photo, "top" the class that the model predicts.
+        removed: the value of removed pixels: "mean" (0 after the normalization) or "black".
+        step: share of the pixels in each step of insertion, deletion and pixel flipping.
+        road_shares: shares of the pixels that ROAD removes.
+        infidelity_samples: number of perturbations for infidelity.
+        sensitivity_samples: number of perturbations for max-sensitivity.
+        budget: forwards that a metric may spend on further explanations (coherency, max-sensitivity, randomization);
+            if a method costs more, the row has no value of that metric.
+        seed: seed of every random draw.
+        chunk_size: perturbed forwards at once; it is fixed, since the last bit of a sum may depend on it.
     """
 
     metrics: tuple[str, ...] | None = None
@@ -34,8 +34,8 @@ class Protocol:
     removed: Literal["mean", "black"] = "mean"
     step: float = 0.05
     road_shares: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
-    noise_samples: int = 20
-    noise_maps: int = 5
+    infidelity_samples: int = 20
+    sensitivity_samples: int = 5
     budget: int = 400
     seed: int = 0
     chunk_size: int = 4
@@ -47,6 +47,6 @@ class Protocol:
             raise UsageError(f"step: expected a share of the pixels in (0, 1], got {self.step}")
 
     def generator(self, *words: str) -> torch.Generator:
-        """A generator of its own for each use, whatever came before, on the CPU."""
+        """Return a CPU generator seeded from (seed, words), so that results do not depend on the order of runs."""
         digest = sha256("\0".join([str(self.seed), *words]).encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -1,4 +1,4 @@
-"""Rows to a ranked table: means over photos, bootstrap intervals, ranks and costs."""
+"""The ranked table of a run: means over photos, bootstrap intervals, ranks and costs."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from ._measures import METRICS
 from ._store import Store
 
 LEADS = ("energy_in_box", "insertion", "road_combined")
-"""Metrics to order by, unless one is named: the first that was measured."""
+"""Metrics to order by, unless the caller names one: the first with numbers."""
 
 RESAMPLES = 1000
+"""Number of bootstrap resamples of the photos."""
 
 
 class Estimate(NamedTuple):
     """A metric of one case.
 
     Attributes:
-        value: over the photos that have a number.
-        low: lower end of the 95 % bootstrap interval, photos resampled.
-        high: its upper end.
-        photos: how many have a number.
-        gain: interval of the difference from the center baseline, on the same photos, (low, high); positive is better.
+        value: the metric over all photos that have a number.
+        low: lower end of the 95 % bootstrap interval over photos.
+        high: upper end of this interval.
+        photos: number of photos that have a number.
+        gain: interval (low, high) of the difference from the center baseline, on the same photos; positive is better.
     """
 
     value: float
@@ -41,7 +42,7 @@ class Estimate(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """`+` where it is better than the center baseline beyond the interval, `-` where worse, otherwise nothing."""
+        """`+` if all of `gain` is better than the center baseline, `-` if all of it is worse, otherwise empty."""
         if self.gain is None:
             return ""
         return "+" if self.gain[0] > 0 else "-" if self.gain[1] < 0 else ""
@@ -51,13 +52,13 @@ class Standing(NamedTuple):
     """A case in the ranked table.
 
     Attributes:
-        case: as `str(Case)`.
+        case: `str(Case)`.
         estimates: metric to estimate.
-        ranks: metric to rank, 1 for the best, sharing the mean where equal to four digits; no baseline has one.
+        ranks: metric to rank, 1 for the best; cases equal to four digits share their mean rank. Empty for a baseline.
         rank: mean of the ranks; None for a baseline.
-        forwards: mean cost of an explanation.
-        seconds: median time of one.
-        problems: rows with a remark.
+        forwards: mean cost of an explanation, in forwards.
+        seconds: median time of an explanation.
+        problems: number of rows with a problem.
     """
 
     case: str
@@ -81,55 +82,55 @@ class Standing(NamedTuple):
 
 
 def models_of(rows: Sequence[Row]) -> list[str]:
-    """The models that there are rows of."""
+    """List the models of the rows."""
     return list(dict.fromkeys(row.case.split(" ", 1)[0] for row in rows if row.case))
 
 
-def lead_of(metrics: Sequence[str], asked: str | None = None) -> str:
-    """The metric to order by.
+def lead_of(metrics: Sequence[str], by: str | None = None) -> str:
+    """Choose the metric to order by: `by`, or the first of `LEADS` among `metrics`.
 
     Raises:
-        UsageError: the one asked for was not measured, or only describes.
+        UsageError: `by` is not among the metrics, or has no better direction.
     """
     ranked = [name for name in metrics if METRICS[name].better]
-    if asked is not None and asked not in ranked:
-        raise UsageError(f"cannot rank by {asked!r}: expected one of {', '.join(ranked)}")
-    return asked or next((name for name in LEADS if name in ranked), ranked[0] if ranked else "complexity")
+    if by is not None and by not in ranked:
+        raise UsageError(f"cannot rank by {by!r}: expected one of {', '.join(ranked)}")
+    return by or next((name for name in LEADS if name in ranked), ranked[0] if ranked else "complexity")
 
 
 def rank(rows: Sequence[Row], model: str, *, by: str | None = None, seed: int = 0) -> list[Standing]:
     """Rank the cases of one model.
 
     Args:
-        rows: of a `Store`.
-        model: whose cases.
-        by: the metric to order by; by default energy in box, or insertion where there are no boxes.
-        seed: of the bootstrap.
+        rows: the rows of a `Store`.
+        model: name of the model.
+        by: the metric to order by; by default energy in box, or insertion for photos without boxes.
+        seed: seed of the bootstrap.
 
     Returns:
-        The best first, baselines at their places.
+        One standing for each case, the best first, with the baselines among them.
 
     Raises:
-        UsageError: there are no such numbers.
+        UsageError: no row of the model has a number, or `by` has none.
 
     Example:
         >>> rows = [Row("a", "net auto x", values={"iou": 0.5}), Row("a", "net auto y", values={"iou": 0.75})]
         >>> [(standing.method, standing.rank) for standing in rank(rows, "net")]
         [('y', 1.0), ('x', 2.0)]
     """
-    mine = [row for row in rows if row.case.split(" ", 1)[0] == model]
-    photos = sorted({row.photo for row in mine})
-    found = {name for row in mine for name in row.values}
-    names = [name for name in METRICS if name in found]
+    of_model = [row for row in rows if row.case.split(" ", 1)[0] == model]
+    photos = sorted({row.photo for row in of_model})
+    measured = {name for row in of_model for name in row.values}
+    names = [name for name in METRICS if name in measured]
     if not names:
         raise UsageError(
-            f"no numbers of {model} to rank: every row has a problem, as {mine[0].problem if mine else ''!r}"
+            f"no numbers of {model} to rank: every row has a problem, as {of_model[0].problem if of_model else ''!r}"
         )
     lead = lead_of(names, by)
     by_case: dict[str, list[Row]] = {}
-    for row in mine:
+    for row in of_model:
         by_case.setdefault(row.case, []).append(row)
-    # how often each resample takes each photo: the same for all cases, so that differences are of the same photos
+    # times[r, p]: how often resample r contains photo p; all cases have the same, so that they differ on equal photos
     drawn = torch.randint(len(photos), (RESAMPLES, len(photos)), generator=torch.Generator().manual_seed(seed))
     times = torch.zeros(RESAMPLES, len(photos), dtype=torch.float64).scatter_add_(
         1, drawn, torch.ones(drawn.shape, dtype=torch.float64)
@@ -150,10 +151,10 @@ def rank(rows: Sequence[Row], model: str, *, by: str | None = None, seed: int = 
 
 
 def write_table(standings: Sequence[Standing], path: str | os.PathLike[str]) -> None:
-    """Write a ranked table as CSV: for each metric its value, its interval, and what it is beside the center baseline.
+    """Write a ranked table as CSV: for each metric its value, its interval, and its verdict beside the center baseline.
 
     Args:
-        standings: of `rank`.
+        standings: the result of `rank`.
         path: the file.
 
     Example:
@@ -180,14 +181,14 @@ def write_table(standings: Sequence[Standing], path: str | os.PathLike[str]) -> 
 
 
 def write_tables(store: Store, *, by: str | None = None) -> list[Path]:
-    """Write the ranked table of each model beside the rows.
+    """Write the ranked table of each model into the folder of a run.
 
     Args:
-        store: of a run.
+        store: the folder of a run.
         by: the metric to order by.
 
     Returns:
-        The files, table-MODEL.csv, with no `:` or `/` in it.
+        The files, table-MODEL.csv, with `-` in place of `:` and `/`.
 
     Example:
         >>> import tempfile
@@ -209,11 +210,22 @@ def write_tables(store: Store, *, by: str | None = None) -> list[Path]:
 
 
 def _is_center(case: str) -> bool:
+    """Whether a case is the center baseline."""
     return case.endswith(" center")
 
 
 def _resampled(rows: Sequence[Row], name: str, photos: Sequence[str], times: Tensor) -> tuple[Tensor, Tensor]:
-    """The metric of each resample, (1 + RESAMPLES,), the photos as they are first; and which photos have it."""
+    """Compute a metric of one case on each resample of the photos.
+
+    A mean over a resample is a product of matrices: `times`, (1 + RESAMPLES, photos), counts how often each resample
+    contains each photo, so `times @ values / times @ have` are all means at once. Row 0 of `times` is ones: the photos
+    as they are. A metric that is not a mean, such as MaxBoxAcc, is computed anew by `Metric.join` on the vectors of
+    each resample.
+
+    Returns:
+        The metric of each resample, (1 + RESAMPLES,), NaN for a resample without a number; and 1 for each photo that
+        has a number, otherwise 0, (photos,).
+    """
     join = METRICS[name].join
     place = {photo: i for i, photo in enumerate(photos)}
     have = torch.zeros(len(photos), dtype=torch.float64)
@@ -237,22 +249,25 @@ def _resampled(rows: Sequence[Row], name: str, photos: Sequence[str], times: Ten
 def _estimate(
     rows: Sequence[Row], name: str, photos: Sequence[str], times: Tensor, center: tuple[Tensor, Tensor] | None
 ) -> Estimate | None:
+    """Estimate a metric of one case; `center` has the resamples of the center baseline. None without a number."""
     if not any(name in row.values for row in rows):
         return None
-    found, have = _resampled(rows, name, photos, times)
-    low, high = _interval(found[1:])
+    resamples, have = _resampled(rows, name, photos, times)
+    low, high = _interval(resamples[1:])
     gain = None
     if center is not None and METRICS[name].better and bool((center[1] == have).all()):
-        gain = _interval((METRICS[name].better * (found - center[0]))[1:])
-    return Estimate(found[0].item(), low, high, int(have.sum()), gain)
+        gain = _interval((METRICS[name].better * (resamples - center[0]))[1:])
+    return Estimate(resamples[0].item(), low, high, int(have.sum()), gain)
 
 
 def _interval(values: Tensor) -> tuple[float, float]:
+    """Return the 2.5 and 97.5 percentiles, without NaN."""
     low, high = torch.nanquantile(values, torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
     return low, high
 
 
 def _standing(case: str, rows: Sequence[Row], estimates: dict[str, dict[str, Estimate]]) -> Standing:
+    """Make the standing of a case of its rows, and rank its estimates among those of all methods."""
     forwards = [row.forwards for row in rows if row.forwards is not None]
     seconds = sorted(row.seconds for row in rows if row.seconds is not None)
     standing = Standing(
@@ -267,21 +282,23 @@ def _standing(case: str, rows: Sequence[Row], estimates: dict[str, dict[str, Est
     if standing.is_baseline:
         return standing
     ranks = {}
-    for name, own in estimates[case].items():
+    for name, estimate in estimates[case].items():
         better = METRICS[name].better
         others = [
-            round(e[name].value * better, 4) for other, e in estimates.items() if name in e and not _baseline(other)
+            round(e[name].value * better, 4) for other, e in estimates.items() if name in e and not _is_baseline(other)
         ]
         if better:
-            # equal to four digits is equal: methods whose maps coincide differ by rounding
-            mine = round(own.value * better, 4)
-            ranks[name] = 1 + sum(other > mine for other in others) + (sum(other == mine for other in others) - 1) / 2
+            # four digits, since methods whose maps coincide differ by rounding
+            value = round(estimate.value * better, 4)
+            ranks[name] = 1 + sum(other > value for other in others) + (sum(other == value for other in others) - 1) / 2
     return standing._replace(ranks=ranks, rank=sum(ranks.values()) / len(ranks) if ranks else None)
 
 
-def _baseline(case: str) -> bool:
+def _is_baseline(case: str) -> bool:
+    """Whether a case is the center or the random baseline."""
     return case.endswith((" center", " random"))
 
 
 def _short(value: float | None) -> str:
+    """Write a number with four digits; None is empty."""
     return "" if value is None else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""The same rows from many machines: Ray Data maps the work over actors, one a device."""
+"""The same rows from many machines: Ray Data maps the work over actors, one for each device."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ._work import Loader, Models, Work
 
 
 class Worker:
-    """What each actor holds: models, once loaded."""
+    """The state of one actor: the model that it loaded last, and the protocol."""
 
     def __init__(self, loader: Loader, protocol: Protocol, device: str, threads: int) -> None:
-        # Ray gives its actors one thread; the last bit of a sum depends on how many there are
+        # Ray gives its actors one thread, and the last bit of a sum depends on the number of threads
         torch.set_num_threads(threads)
         self.models, self.protocol = Models(loader, device), protocol
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """One piece of work to its rows, each as soon as there is one."""
+        """Evaluate one piece of work, and yield each row as soon as it is there."""
         for work in batch["work"]:
             loaded = self.models(work.model)
             for row in evaluate_photo(work.photo, work.cases, loaded, self.protocol, device=self.models.device):
@@ -31,11 +31,11 @@ class Worker:
 
 
 def distributed(
-    left: Sequence[Work], loader: Loader, protocol: Protocol, device: str, workers: int | None
+    works: Sequence[Work], loader: Loader, protocol: Protocol, device: str, workers: int | None
 ) -> Iterator[Row]:
-    """Evaluate on Ray Data, on the cluster at hand or one of this machine.
+    """Evaluate on Ray Data: on the cluster that this process is connected to, otherwise on this machine.
 
-    A worker that dies is replaced, and what it had not handed over is done again; rows come once.
+    Ray replaces a worker that dies and repeats its unfinished work; `distributed` yields each row once.
     """
     try:
         import ray
@@ -46,7 +46,7 @@ def distributed(
     ray.data.DataContext.get_current().enable_progress_bars = False
     gpus = device.startswith("cuda")
     number = workers or (max(1, int(_resources().get("GPU", 0))) if gpus else 1)
-    made = ray.data.from_items([{"work": work} for work in left], override_num_blocks=len(left)).map_batches(
+    dataset = ray.data.from_items([{"work": work} for work in works], override_num_blocks=len(works)).map_batches(
         Worker,
         fn_constructor_args=(loader, protocol, device, torch.get_num_threads()),
         batch_size=1,
@@ -54,22 +54,24 @@ def distributed(
         num_cpus=1,
         num_gpus=1 if gpus else 0,
     )
-    seen: set[tuple[str, str]] = set()
-    for item in made.iter_rows():
+    yielded: set[tuple[str, str]] = set()
+    for item in dataset.iter_rows():
         row = item["row"]
-        if (row.photo, row.case) not in seen:
-            seen.add((row.photo, row.case))
+        if (row.photo, row.case) not in yielded:
+            yielded.add((row.photo, row.case))
             yield row
 
 
 def _resources() -> dict[str, float]:
+    """Count the CPUs and GPUs of the cluster."""
     import ray
 
-    found: dict[str, float] = ray.cluster_resources()
-    return found
+    resources: dict[str, float] = ray.cluster_resources()
+    return resources
 
 
 def _column(value: Any) -> Any:
+    """Wrap an object as a column of one entry, as Ray Data expects."""
     column = np.empty(1, dtype=object)
     column[0] = value
     return column

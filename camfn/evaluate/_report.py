@@ -1,4 +1,4 @@
-"""One HTML file: what was measured, ranked tables, plots, and photos on which the best method does best and worst."""
+"""One HTML file: settings, ranked tables, plots, and photos on which the best method does best and worst."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ._rank import Standing, lead_of, models_of, rank
 from ._store import Store
 
 _SIDE = 220
-"""Of a picture in the gallery, in pixels."""
+"""Height of a picture in the gallery, in pixels."""
 
 _STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; max-width: 1250px; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -45,20 +45,20 @@ def write_report(
     loader: Callable[[str], Loaded] = load,
     shown: int = 4,
 ) -> Path:
-    """Write report.html beside the rows: one file, its pictures inside.
+    """Write report.html into the folder of a run: one file that contains its pictures.
 
     Args:
-        store: of a run.
-        photos: for the gallery; without them there is none.
-        by: the metric to order by, and to choose the gallery by.
-        loader: a model's name to what `zoo.load` returns; the gallery asks it for the part of a photo that it sees.
-        shown: photos at each end of the gallery.
+        store: the folder of a run.
+        photos: photos for the gallery; empty for a report without one.
+        by: the metric that orders the table and chooses the photos of the gallery.
+        loader: a function of a model's name that returns a `zoo.Loaded`, whose `view` cuts the photos of the gallery.
+        shown: number of best and of worst photos in the gallery.
 
     Returns:
         The file.
 
     Raises:
-        UsageError: there are no numbers.
+        UsageError: the rows have no numbers.
         LoadError: matplotlib is missing.
 
     Example:
@@ -96,6 +96,7 @@ def write_report(
 
 
 def _about(store: Store) -> str:
+    """Describe the settings and how to read the tables."""
     protocol = store.header["protocol"]
     count = len({row.photo for row in store.rows if row.case})
     settings = ", ".join(f"{key} {escape(json.dumps(value))}" for key, value in protocol.items() if key != "metrics")
@@ -111,6 +112,7 @@ def _about(store: Store) -> str:
 
 
 def _table(standings: Sequence[Standing]) -> str:
+    """Write the ranked table."""
     names = [name for name in METRICS if any(name in s.estimates for s in standings)]
     arrows = {1: "↑", -1: "↓", 0: ""}
     head = "".join(
@@ -131,80 +133,84 @@ def _table(standings: Sequence[Standing]) -> str:
 def _gallery(
     store: Store, standings: Sequence[Standing], photos: Sequence[Photo], loaded: Loaded, by: str | None, shown: int
 ) -> str:
-    """Photos on which the first method of the table does best and worst, with its map and two others beside."""
+    """Show photos on which the first method of the table does best and worst, with the maps of other methods."""
     measured = [name for name in METRICS if any(name in s.estimates for s in standings)]
     lead = lead_of(measured, by)
     methods = [s for s in standings if not s.is_baseline and lead in s.estimates]
     if not methods:
         return ""
     best, last = methods[0], methods[-1]
-    beside = [s for s in methods if s.method.partition(" ")[0] == "grad_cam" and s is not best][:1]
+    grad_cam = [s for s in methods if s.method.partition(" ")[0] == "grad_cam" and s is not best][:1]
     columns = [
-        *dict.fromkeys(s.case for s in [best, *beside, last]),
+        *dict.fromkeys(s.case for s in [best, *grad_cam, last]),
         *(s.case for s in standings if s.method == "center"),
     ]
     numbers = {row.photo: row.values[lead] for row in store.rows if row.case == best.case and lead in row.values}
     order = sorted(numbers, key=lambda name: -METRICS[lead].better * numbers[name])
-    known = {photo.name: photo for photo in photos}
+    by_name = {photo.name: photo for photo in photos}
     count = min(shown, len(order) // 2) or 1
     parts = []
     for title, names in (("best", order[:count]), ("worst", order[-count:][::-1])):
         parts.append(f"<h3>Where {escape(best.method)} does {title}, by {lead}</h3>")
-        parts += [_strip(store, known[name], columns, loaded, lead) for name in names if name in known]
+        parts += [_strip(store, by_name[name], columns, loaded, lead) for name in names if name in by_name]
     return "".join(parts)
 
 
 def _strip(store: Store, photo: Photo, columns: Iterable[str], loaded: Loaded, lead: str) -> str:
-    """One photo, its boxes, and overlays by several methods."""
+    """Show one photo with its boxes, and the overlays of several methods."""
     try:
         picture = photo.read()
     except PhotoError as error:
         return f"<p>{escape(str(error))}</p>"
-    seen = loaded.view(picture)
-    seen = seen.resize((round(_SIDE * seen.width / seen.height), _SIDE))
-    boxed = seen.copy()
+    view = loaded.view(picture)
+    view = view.resize((round(_SIDE * view.width / view.height), _SIDE))
+    boxed = view.copy()
     for x0, y0, x1, y1 in boxes_in_view(photo.boxes, picture.size, loaded.view):
-        corners = (x0 * seen.width, y0 * seen.height, x1 * seen.width - 1, y1 * seen.height - 1)
+        corners = (x0 * view.width, y0 * view.height, x1 * view.width - 1, y1 * view.height - 1)
         ImageDraw.Draw(boxed).rectangle(corners, outline=(255, 235, 0), width=2)
     label = photo.label or ""
     if label.isdecimal() and loaded.classes:
         label = loaded.classes[int(label)]
     figures = [_figure(boxed, f"{photo.name}: {label}")]
     rows = {row.case: row for row in store.rows if row.photo == photo.name}
-    tensor = torch.from_numpy(np.array(seen)).permute(2, 0, 1) / 255
+    tensor = torch.from_numpy(np.array(view)).permute(2, 0, 1) / 255
     for case in columns:
         cam = store.cam(rows[case]) if case in rows else None
         if cam is not None and bool(cam.isfinite().all()):
-            laid = image.overlay(tensor, image.normalize(cam[None]))[0]
-            drawn = Image.fromarray((255 * laid).round().byte().permute(1, 2, 0).numpy())
+            overlay = image.overlay(tensor, image.normalize(cam[None]))[0]
+            drawn = Image.fromarray((255 * overlay).round().byte().permute(1, 2, 0).numpy())
             value = rows[case].values.get(lead)
             figures.append(_figure(drawn, case.split(" ", 2)[2] + ("" if value is None else f": {value:.3f}")))
     return f"<div>{''.join(figures)}</div>"
 
 
 def _figure(picture: Image.Image, caption: str) -> str:
+    """Write a picture with its caption."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return f"<figure>{_picture(buffer.getvalue(), 'jpeg')}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _picture(content: bytes, kind: str = "png") -> str:
+    """Write a picture as part of the HTML file."""
     return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
 
 
 def _problems(store: Store) -> str:
-    found: dict[str, list[str]] = {}
+    """List the problems of the rows, the most frequent first."""
+    rows_by_problem: dict[str, list[str]] = {}
     for row in store.rows:
         if row.problem:
-            found.setdefault(row.problem, []).append(f"{row.photo} {row.case}".strip())
-    if not found:
+            rows_by_problem.setdefault(row.problem, []).append(f"{row.photo} {row.case}".strip())
+    if not rows_by_problem:
         return "<h2>Problems</h2><p>None.</p>"
     lines = []
-    for words, where in sorted(found.items(), key=lambda item: -len(item[1])):
-        some = ", ".join(where[:3]) + (" ..." if len(where) > 3 else "")
-        lines.append(f"<li>{escape(words)} <small>({len(where)}: {escape(some)})</small></li>")
+    for problem, names in sorted(rows_by_problem.items(), key=lambda item: -len(item[1])):
+        some = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+        lines.append(f"<li>{escape(problem)} <small>({len(names)}: {escape(some)})</small></li>")
     return f"<h2>Problems</h2><ul>{''.join(lines)}</ul>"
 
 
 def _number(value: float | None) -> str:
+    """Write a number with three digits; None is empty."""
     return "" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"

@@ -1,4 +1,4 @@
-"""A run over many photos and cases: what is left to do, checked and done, one row at a time."""
+"""A run over many photos and cases: plan the missing rows, check them, and make one row at a time."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ def run(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Store:
-    """Evaluate cases on photos, and keep each row as soon as there is one.
+    """Evaluate cases on photos, and write each row to the disk before the next one begins.
 
-    Run again on the same folder, it does what is missing: after it was killed, or with more photos or cases. A photo
-    that cannot be read is recorded, and skipped from then on.
+    On the folder of an earlier run, `run` adds the missing rows: after a kill, or with more photos or cases. It records
+    a photo that it cannot read, and skips this photo from then on.
 
     Args:
         photos: from `read_photos`.
         cases: from `cases`.
         out: the folder of results.
-        protocol: how it is measured; it must be the same for all runs on a folder.
-        loader: a model's name to what `zoo.load` returns.
+        protocol: the settings of the measurement; all runs on a folder have the same.
+        loader: a function of a model's name that returns a `zoo.Loaded`, as `zoo.load` does.
         device: where to run; with Ray each worker takes one device of this kind.
         engine: "local", or "ray" for Ray Data, with rows equal to those of the local one.
-        workers: how many, with Ray: by default one a GPU, or one on the CPU.
-        force: throw away what is there.
-        progress: told (rows done, rows to do) after each.
+        workers: number of workers with Ray; by default one for each GPU, or one on the CPU.
+        force: delete the results in the folder first.
+        progress: called with (rows done, rows to do) after each row.
 
     Returns:
-        The folder's rows, those of earlier runs included.
+        The folder, with the rows of this run and of earlier ones.
 
     Raises:
-        UsageError: before any long work, for what cannot be done.
+        UsageError: a class, a layer or a method does not fit; before the first explanation.
 
     Example:
         >>> import tempfile
@@ -66,10 +66,10 @@ def run(
         >>> from camfn.evaluate import cases, read_photos
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("RGB", (64, 64), "red").save(f"{folder}/cat.png")
-        ...     asked = cases(["net"], ["grad_cam"])
+        ...     listed = cases(["net"], ["grad_cam"])
         ...     weightless = lambda name: load("torchvision:resnet18", weights="none")
         ...     protocol = Protocol(metrics=("complexity",), target="top")
-        ...     store = run(read_photos(folder), asked, f"{folder}/out", protocol=protocol, loader=weightless)
+        ...     store = run(read_photos(folder), listed, f"{folder}/out", protocol=protocol, loader=weightless)
         >>> [row.case for row in store.rows]
         ['net auto grad_cam', 'net auto center', 'net auto random']
     """
@@ -78,42 +78,41 @@ def run(
         raise UsageError("nothing to evaluate: expected at least one photo and one case")
     measured(protocol)
     store = Store(out, header_of(protocol, device), force=force)
-    done = store.done
-    left = plan(photos, cases, done)
-    total = sum(len(work.cases) for work in left)
-    if not left:
+    works = plan(photos, cases, store.done)
+    total = sum(len(work.cases) for work in works)
+    if not works:
         return store
     models = Models(loader, device)
-    check(photos, left, models, protocol)
+    check(photos, works, models, protocol)
     with store.writing(force=force):
         finished = 0
-        for row in _rows(left, models, protocol, engine, workers):
+        for row in _rows(works, models, protocol, engine, workers):
             store.append(row)
-            finished += 1 if row.case else len(next(w for w in left if w.photo.name == row.photo).cases)
+            finished += 1 if row.case else len(next(work for work in works if work.photo.name == row.photo).cases)
             if progress:
                 progress(min(finished, total), total)
     return store
 
 
-def check(photos: Sequence[Photo], left: Sequence[Work], models: Models, protocol: Protocol) -> None:
-    """Refuse what cannot be done: a class that a model lacks, a layer, a method that does not fit it.
+def check(photos: Sequence[Photo], works: Sequence[Work], models: Models, protocol: Protocol) -> None:
+    """Refuse two photos of one name, a class that a model lacks, and a layer or method that does not fit the model.
 
     Raises:
         UsageError: names the photo or the case.
     """
     if len({photo.name for photo in photos}) < len(photos):
-        raise UsageError("two photos have one name, under which results are kept")
-    for model in dict.fromkeys(work.model for work in left):
+        raise UsageError("two photos have one name; results are stored by the name of the photo")
+    for model in dict.fromkeys(work.model for work in works):
         loaded = models(model)
-        mine = [work for work in left if work.model == model]
-        for work in mine:
+        of_model = [work for work in works if work.model == model]
+        for work in of_model:
             class_of(work.photo, loaded, protocol)
-        picture = next(filter(None, (_readable(work.photo) for work in mine)), None)
+        picture = next(filter(None, (_read_or_none(work.photo) for work in of_model)), None)
         if picture is None:
             continue
         images = loaded.preprocess(picture)[None].to(models.device)
         known: dict[tuple[str, bool], Layer] = {}
-        for case in dict.fromkeys(case for work in mine for case in work.cases):
+        for case in dict.fromkeys(case for work in of_model for case in work.cases):
             if case.method not in BASELINES:
                 try:
                     layer_of(case, method_of(case, torch.Generator()), loaded.model, images, known)
@@ -121,19 +120,21 @@ def check(photos: Sequence[Photo], left: Sequence[Work], models: Models, protoco
                     raise UsageError(f"{case}: {error}") from error
 
 
-def _readable(photo: Photo) -> Image.Image | None:
+def _read_or_none(photo: Photo) -> Image.Image | None:
+    """Read a photo; None if that fails."""
     try:
         return photo.read()
     except PhotoError:
         return None
 
 
-def _rows(left: Sequence[Work], models: Models, protocol: Protocol, engine: str, workers: int | None) -> Iterator[Row]:
+def _rows(works: Sequence[Work], models: Models, protocol: Protocol, engine: str, workers: int | None) -> Iterator[Row]:
+    """Make the rows by one of the two engines."""
     if engine == "ray":
-        yield from distributed(left, models.loader, protocol, models.device, workers)
+        yield from distributed(works, models.loader, protocol, models.device, workers)
         return
     unreadable: set[str] = set()
-    for work in left:
+    for work in works:
         if work.photo.name in unreadable:
             continue
         for row in evaluate_photo(work.photo, work.cases, models(work.model), protocol, device=models.device):

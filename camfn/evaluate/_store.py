@@ -1,4 +1,4 @@
-"""Results as they come: one line a row, on the disk before the next is begun, and read again after a run was killed."""
+"""A folder of results: each row is on the disk before the next one begins, and a run that was killed goes on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from .._shared.errors import UsageError
-from .._shared.files import versions
+from .._shared.files import versions, write_whole
 from ._core import Row
 from ._measures import METRICS, measured
 from ._protocol import Protocol
@@ -30,16 +30,16 @@ FIXED = ("photo", "case", "layer", "target", "probability", "forwards", "seconds
 class Store:
     """A folder of results.
 
-    run.json says how they were measured, rows.csv has a line for each photo and case, maps/ the raw maps. A line is
-    written whole or not at all: a rest without an end, of a run that was killed, is cut off when the folder is opened.
+    run.json stores the protocol and the versions, rows.csv has a line for each photo and case, and maps/ the raw maps.
+    A folder accepts one protocol. `writing` removes the unfinished last line that a killed run may leave in rows.csv.
 
     Args:
-        folder: made if it is not there.
-        header: what all rows have in common; None to read only.
-        force: throw away what is there.
+        folder: the folder; `writing` creates it.
+        header: protocol, versions, device and threads, the same for all rows; None to read only.
+        force: delete the rows of the folder.
 
     Raises:
-        UsageError: the rows there were measured in another way, or there are none to read.
+        UsageError: the folder has another protocol, or no rows to read.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class Store:
             if not (self.folder / HEADER).is_file():
                 raise UsageError(f"no results in {self.folder}: it has no {HEADER}")
             self.header = self._read_header()
-            self.rows = self._read()
+            self.rows = self._read_rows()
             return
         self.header = header
-        self._see_that_it_fits(force)
-        self.rows = [] if force else self._read()
+        self._check_header(force)
+        self.rows = [] if force else self._read_rows()
 
     @property
     def metrics(self) -> list[str]:
@@ -64,22 +64,22 @@ class Store:
 
     @property
     def done(self) -> set[tuple[str, str]]:
-        """Photos and cases that there are rows of; (photo, "") for a photo that cannot be read."""
+        """The (photo, case) of each row; (photo, "") for a photo that cannot be read."""
         return {(row.photo, row.case) for row in self.rows}
 
     @contextmanager
     def writing(self, *, force: bool = False) -> Iterator[Store]:
-        """Hold the folder for one process at a time; the lock goes with the process, however it ends.
+        """Lock the folder for this process; the lock ends with the process, also when it is killed.
 
         Raises:
-            UsageError: another process writes there.
+            UsageError: another process holds the lock.
         """
         from filelock import FileLock, Timeout
 
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / LOCK, timeout=0):
-                self._begin(force)
+                self._repair_files(force)
                 yield self
         except Timeout as error:
             raise UsageError(
@@ -87,22 +87,23 @@ class Store:
             ) from error
 
     def append(self, row: Row) -> None:
-        """Write one row and its map, and wait for the disk."""
+        """Write one row and its map, and wait until they are on the disk."""
         if row.cam is not None:
-            _whole(self.map_file(row.photo, row.case), _npy(row))
-        cells = [row.photo, row.case, row.layer, *map(_cell, row[3:7]), row.problem]
+            _write_whole(self.map_file(row.photo, row.case), _npy(row.cam))
+        numbers = (row.target, row.probability, row.forwards, row.seconds)
+        cells = [row.photo, row.case, row.layer, *map(_cell, numbers), row.problem]
         cells += [_cell(row.values.get(name)) for name in self.metrics]
         cells.append(json.dumps(row.vectors, separators=(",", ":")) if row.vectors else "")
         _append(self.file, _line(cells))
         self.rows.append(row)
 
     def map_file(self, photo: str, case: str) -> Path:
-        """Where the raw map of a row is, by a digest, since names hold slashes."""
+        """Path of a row's raw map; its name is a digest, since photos and cases contain slashes."""
         digest = sha256("\0".join([photo, case]).encode()).hexdigest()
         return self.folder / MAPS / f"{digest[:24]}.npy"
 
     def cam(self, row: Row) -> torch.Tensor | None:
-        """The raw map of a row, (h, w)."""
+        """Read the raw map of a row, (h, w), or None."""
         path = self.map_file(row.photo, row.case)
         if not path.is_file():
             return None
@@ -111,22 +112,23 @@ class Store:
         except ValueError as error:
             raise UsageError(f"{path} is damaged: {error}. Choose another --out, or give --force") from error
 
-    def _begin(self, force: bool) -> None:
-        """Mend the rows of a killed run, and write the header where it is new."""
+    def _repair_files(self, force: bool) -> None:
+        """Create missing files, remove the unfinished last line of a killed run, and write the header."""
         (self.folder / MAPS).mkdir(exist_ok=True)
         if force or not self.file.exists():
-            _whole(self.file, _line([*FIXED, *self.metrics, "vectors"]).encode())
+            _write_whole(self.file, _line([*FIXED, *self.metrics, "vectors"]).encode())
             self.rows = []
         else:
             content = self.file.read_bytes()
-            kept = content[: content.rfind(b"\n") + 1]
-            if kept != content:
+            whole_lines = content[: content.rfind(b"\n") + 1]
+            if whole_lines != content:
                 with self.file.open("r+b") as file:
-                    file.truncate(len(kept))
-            self.rows = self._read()
-        _whole(self.folder / HEADER, (json.dumps(self.header, indent=2) + "\n").encode())
+                    file.truncate(len(whole_lines))
+            self.rows = self._read_rows()
+        _write_whole(self.folder / HEADER, (json.dumps(self.header, indent=2) + "\n").encode())
 
-    def _see_that_it_fits(self, force: bool) -> None:
+    def _check_header(self, force: bool) -> None:
+        """Refuse a folder whose rows have another protocol, other versions, another device or number of threads."""
         if force or not (self.folder / HEADER).is_file():
             if not force and self.file.exists():
                 raise UsageError(f"{self.file} has no {HEADER} beside it: choose another --out, or give --force")
@@ -135,20 +137,22 @@ class Store:
         now = json.loads(json.dumps(self.header))
         for key in now:
             if key != "photos" and before.get(key) != now[key]:
-                what = _difference(key, before.get(key), now[key])
+                difference = _difference(key, before.get(key), now[key])
                 raise UsageError(
-                    f"the results in {self.folder} were measured in another way: {what}. Choose another --out, or give "
+                    f"the results in {self.folder} have other settings: {difference}. Choose another --out, or give "
                     "--force to begin anew"
                 )
 
     def _read_header(self) -> dict[str, Any]:
+        """Read run.json."""
         try:
-            found: dict[str, Any] = json.loads((self.folder / HEADER).read_text(encoding="utf-8"))
+            header: dict[str, Any] = json.loads((self.folder / HEADER).read_text(encoding="utf-8"))
         except ValueError as error:  # no JSON, or no UTF-8
             raise UsageError(f"{self.folder / HEADER} is damaged: {error}") from error
-        return found
+        return header
 
-    def _read(self) -> list[Row]:
+    def _read_rows(self) -> list[Row]:
+        """Read the whole lines of rows.csv, without the maps."""
         if not self.file.is_file():
             return []
         try:
@@ -160,54 +164,65 @@ class Store:
 
 
 def header_of(protocol: Protocol, device: str) -> dict[str, Any]:
-    """What all rows of a folder have in common."""
+    """Make the header of a folder: protocol, versions, device and threads."""
     record = asdict(protocol) | {"metrics": measured(protocol)}
     return {"protocol": record, "versions": versions(), "device": device, "threads": torch.get_num_threads()}
 
 
 def _row(line: dict[str, str]) -> Row:
-    values = {name: float(line[name]) for name in METRICS if line.get(name)}
-    optional = [float(line[name]) if line[name] else None for name in ("probability", "forwards", "seconds")]
-    vectors = json.loads(line["vectors"]) if line["vectors"] else {}
-    target = int(line["target"]) if line["target"] else None
-    probability, forwards, seconds = optional
-    where = (line["photo"], line["case"], line["layer"], target)
-    return Row(*where, probability, forwards, seconds, line["problem"], values, vectors)
+    """Make a row of a line of rows.csv."""
+    return Row(
+        photo=line["photo"],
+        case=line["case"],
+        layer=line["layer"],
+        target=int(line["target"]) if line["target"] else None,
+        probability=_number(line["probability"]),
+        forwards=_number(line["forwards"]),
+        seconds=_number(line["seconds"]),
+        problem=line["problem"],
+        values={name: float(line[name]) for name in METRICS if line.get(name)},
+        vectors=json.loads(line["vectors"]) if line["vectors"] else {},
+    )
+
+
+def _number(cell: str) -> float | None:
+    return float(cell) if cell else None
 
 
 def _cell(value: float | None) -> str:
-    # nine digits are a float32, to the bit
+    """Write a number for rows.csv; nine digits give a float32 back to the bit."""
     return "" if value is None or math.isnan(value) else str(value) if isinstance(value, int) else f"{value:.9g}"
 
 
 def _line(cells: list[str]) -> str:
+    """Write cells as one line of CSV."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerow([" ".join(cell.splitlines()) for cell in cells])
     return buffer.getvalue()
 
 
 def _append(path: Path, line: str) -> None:
+    """Append a line to a file, and wait until it is on the disk."""
     with path.open("ab") as file:
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
 
 
-def _npy(row: Row) -> bytes:
-    assert row.cam is not None
+def _npy(cam: torch.Tensor) -> bytes:
+    """Write a map in NumPy's file format."""
     buffer = io.BytesIO()
-    np.save(buffer, row.cam.numpy())
+    np.save(buffer, cam.numpy())
     return buffer.getvalue()
 
 
-def _whole(path: Path, content: bytes) -> None:
-    """Replace a file as a whole, so that it is never seen half written."""
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file as a whole, so that no reader finds half of it."""
+    write_whole(path, lambda unfinished: unfinished.write_bytes(content))
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
+    """Name the first setting that differs, with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in now:
             if before.get(name) != now[name]:

@@ -1,4 +1,4 @@
-"""What is left to do, in pieces that can be done anywhere."""
+"""The rows that a run has yet to make, in pieces that any worker can take."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ._cases import Case
 from ._photos import Photo
 
 Loader = Callable[[str], Loaded]
-"""A model's name to what `zoo.load` returns."""
+"""A function of a model's name that returns a `zoo.Loaded`, as `zoo.load` does."""
 
 
 class Work(NamedTuple):
-    """What is done together: one photo, the cases of one model that there are no rows of."""
+    """One piece of work: a photo, and the cases of one model that have no row for it."""
 
     photo: Photo
     cases: tuple[Case, ...]
@@ -26,18 +26,18 @@ class Work(NamedTuple):
 
 
 def plan(photos: Sequence[Photo], cases: Sequence[Case], done: set[tuple[str, str]]) -> list[Work]:
-    """List what there are no rows of, one model after the other."""
-    found = []
+    """List the work without rows, one model after the other; `done` has the (photo, case) of all rows."""
+    works = []
     for model in dict.fromkeys(case.model for case in cases):
         for photo in photos:
             missing = tuple(case for case in cases if case.model == model and (photo.name, str(case)) not in done)
             if missing and (photo.name, "") not in done:
-                found.append(Work(photo, missing))
-    return found
+                works.append(Work(photo, missing))
+    return works
 
 
 class Models:
-    """Models by name, one at a time in memory."""
+    """Loads models by name, and keeps the last one in memory."""
 
     def __init__(self, loader: Loader, device: str) -> None:
         self.loader, self.device = loader, device

@@ -1,7 +1,7 @@
 """Metrics of heatmaps: pure functions of tensors, one number a sample.
 
-`__all__` is the registry that the docs check reads. Faithfulness is asked of a score, images (B, C, *S) to (B,), as
-`scores_of(model, images)` makes it.
+Faithfulness metrics take a score, a function of images (B, C, *S) to (B,), as `scores_of(model, images)` makes it. The
+test of the docs compares `__all__` with docs/metrics.md.
 """
 
 from __future__ import annotations

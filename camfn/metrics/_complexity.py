@@ -1,4 +1,4 @@
-"""How much a map says by itself: no network is asked."""
+"""Metrics of a map alone, without the network: how spread, how sparse, how stable it is."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def entropy(heatmap: Tensor) -> Tensor:
     Source: arXiv 2005.00631, definition 3 (there called complexity).
 
     Args:
-        heatmap: (B, *S), raw or normalized; its magnitude counts, its scale does not.
+        heatmap: (B, *S), raw or normalized; the sign and the scale of its values have no effect.
 
     Returns:
-        (B,), lower is better: 0 where one pixel has everything, ln N for a constant map, one of zeros included.
+        (B,), lower is better: 0 where a single pixel is not zero, ln N for a constant map, also for zeros.
 
     Raises:
         CamfnError: NaN or infinity, naming the samples.
@@ -55,21 +55,21 @@ def entropy(heatmap: Tensor) -> Tensor:
         tensor([2., 1.])
     """
     weights = _weights(as_maps(heatmap, "entropy: heatmap"))
-    found: Tensor = torch.special.entr(safe_divide(weights, weights.sum(1, keepdim=True))).sum(1)
-    return found.to(heatmap.dtype)
+    nats: Tensor = torch.special.entr(safe_divide(weights, weights.sum(1, keepdim=True))).sum(1)
+    return nats.to(heatmap.dtype)
 
 
 def sparseness(heatmap: Tensor) -> Tensor:
     """Gini index of the magnitudes: `sum_i (2i - n - 1) a_(i) / (n sum a)`, with a in ascending order.
 
-    Source: arXiv 1810.06583, section 4 (Chalasani et al.). Quantus adds 1e-7 to each value; nothing is added here.
+    Source: arXiv 1810.06583, section 4 (Chalasani et al.). Quantus adds 1e-7 to each value; this function adds nothing.
 
     Args:
-        heatmap: (B, *S), raw or normalized; its magnitude counts, its scale does not.
+        heatmap: (B, *S), raw or normalized; the sign and the scale of its values have no effect.
 
     Returns:
-        (B,), in [0, 1 - 1/n], higher is sparser: 0 for a constant map, one of zeros included, 1 - 1/n where one pixel
-        has everything.
+        (B,), in [0, 1 - 1/n], higher is sparser: 0 for a constant map, also for zeros; 1 - 1/n where a single pixel is
+        not zero.
 
     Raises:
         CamfnError: NaN or infinity, naming the samples.
@@ -87,8 +87,8 @@ def sparseness(heatmap: Tensor) -> Tensor:
 def coherency(heatmap: Tensor, again: Tensor) -> Tensor:
     """Coherency of ADCC: correlation of a map with that of the image seen through it, `(rho + 1) / 2`.
 
-    Source: arXiv 2104.10252, eq. 1 and the authors' code. Where a map is constant there is no correlation; the result
-    is then 0, as in that code (pytorch-grad-cam gives 0.5, by an eps).
+    Source: arXiv 2104.10252, eq. 1 and the authors' code. The correlation of a constant map is not defined; the result
+    is then 0, as in that code. pytorch-grad-cam returns 0.5 there, since it adds an eps.
 
     Args:
         heatmap: (B, *S), the map of x.
@@ -136,7 +136,7 @@ def adcc(coherency: Tensor, complexity: Tensor, drop: Tensor) -> Tensor:
 def arcc(coherency: Tensor, complexity: Tensor, road: Tensor) -> Tensor:
     """ARCC: the harmonic mean of coherency, 1 - complexity and ROAD, `min(1, max(0, 2 r))`.
 
-    As pytorch-grad-cam has it, which names it a geometric mean and computes the harmonic one.
+    The formula is pytorch-grad-cam's, which calls it a geometric mean and computes the harmonic one.
 
     Source: arXiv 2605.14641; its text was not checked.
 
@@ -149,43 +149,45 @@ def arcc(coherency: Tensor, complexity: Tensor, road: Tensor) -> Tensor:
         (B,), in [0, 1], higher is better; 0 where one of the three is.
 
     Raises:
-        CamfnError: numbers outside [0, 1], or r outside [-0.5, 0.5], as it is with logits.
+        CamfnError: numbers outside [0, 1], or r outside [-0.5, 0.5], as ROAD of logits is.
 
     Example:
         >>> arcc(torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([0.25]))
         tensor([0.6000])
     """
     advice = "Take road_combined of probabilities, as scores_of(model, images) gives, not of logits."
-    found = number_a_sample("arcc", "road", road, -0.5, 0.5, advice)
-    return _harmonic("arcc", coherency, complexity, (2 * found).clamp(0, 1))
+    half = number_a_sample("arcc", "road", road, -0.5, 0.5, advice)
+    return _harmonic("arcc", coherency, complexity, (2 * half).clamp(0, 1))
 
 
 def correlation(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Pearson correlation of rows (B, N), 0 where it is not defined, and where it is, (B,)."""
+    """Return the Pearson correlation of rows (B, N), and whether it is defined, both (B,); undefined ones are 0."""
     x, y = (_centered(row) for row in (first, second))
     norms = x.norm(dim=1) * y.norm(dim=1)
     return safe_divide((x * y).sum(1), norms).clamp(-1, 1), norms > 0
 
 
 def _centered(rows: Tensor) -> Tensor:
-    """Rows less their mean, of largest magnitude 1; exactly 0 where they are constant."""
+    """Subtract the mean of each row and scale its largest magnitude to 1; constant rows become exactly 0."""
     constant = (rows == rows[:, :1]).all(1, keepdim=True)
     above = torch.where(constant, 0, rows - rows.mean(1, keepdim=True))
     return safe_divide(above, above.abs().amax(1, keepdim=True))
 
 
 def _weights(maps: Tensor) -> Tensor:
-    """Magnitudes (B, N) of largest 1; ones for a map of zeros, which says as little as any constant one."""
+    """Magnitudes (B, N), scaled to a maximum of 1; ones for a map of zeros, as for any other constant map."""
     magnitudes = maps.flatten(1).abs()
     top = magnitudes.amax(1, keepdim=True)
     return torch.where(top == 0, 1, safe_divide(magnitudes, top))
 
 
 def _unit(what: str, name: str, value: Tensor) -> Tensor:
+    """Return `value`, (B,), if it is in [0, 1]; refuse percent."""
     return number_a_sample(what, name, value, 0, 1, "Shares, not percent.")
 
 
 def _harmonic(what: str, coherency: Tensor, complexity: Tensor, third: Tensor) -> Tensor:
+    """Harmonic mean of coherency, 1 - complexity and a third number, 0 where one of them is."""
     parts = torch.stack([_unit(what, "coherency", coherency), 1 - _unit(what, "complexity", complexity), third])
-    # 1 / 0 is infinite and 3 / inf is 0: what the limit is
+    # 1 / 0 is infinite and 3 / inf is 0, the limit of the harmonic mean
     return 3 / (1 / parts.clamp(min=0)).sum(0)

@@ -1,4 +1,4 @@
-"""What becomes of a score when the network sees the image through its heatmap."""
+"""How the score changes when the heatmap masks the image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._order import on_images
 from ._scores import number_a_sample
 
 Baseline: TypeAlias = "float | Tensor | Callable[[Tensor], Tensor]"
-"""What stands where pixels are removed: a number, a tensor that broadcasts to the images, or a function of them."""
+"""The values of removed pixels: a number, a tensor that broadcasts to the images, or a function of them."""
 
 _ADVICE = "Pass probabilities, as scores_of(model, images) gives, not logits."
 
@@ -27,21 +27,21 @@ def masked(
     baseline: Baseline = 0.0,
     normalize: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """See images through their heatmaps: `x H + b (1 - H)`.
+    """Mask images by their heatmaps: `x H + b (1 - H)`.
 
-    Papers differ in whether the mask comes before or after the normalization by mean and deviation, which changes all
-    numbers (2301.07002, section 5.2): black is 0 before it, the mean color is 0 after it. So it is said here: images
-    that are normalized already are masked after it; photos in [0, 1] with `normalize=` are masked before it.
+    Papers mask either before or after the normalization by mean and deviation, which changes all numbers (2301.07002,
+    section 5.2): 0 is black before it, and the mean color after it. To mask after it, pass normalized images. To mask
+    before it, pass photos in [0, 1] and `normalize`.
 
     Args:
         images: (B, C, *T).
-        heatmap: (B, *S) in [0, 1], or bool, such as `most_relevant(heatmap, 0.5)`, which mutes half of the pixels as in
-            Score-CAM's protocol (1910.01279, section 4.2); resized linearly to T where S differs.
+        heatmap: (B, *S) in [0, 1], or bool, such as `most_relevant(heatmap, 0.5)`, which removes half of the pixels as
+            Score-CAM's protocol does (1910.01279, section 4.2); resized linearly to T where S differs.
         baseline: b: a number, a tensor that broadcasts to the images, or a function of them such as `blur`.
-        normalize: applied to the result, where the images are not normalized yet.
+        normalize: a function of the masked photos, where the images are not normalized yet.
 
     Returns:
-        What the model takes, (B, C, *T).
+        Masked images for the model, (B, C, *T).
 
     Raises:
         CamfnError: a heatmap outside [0, 1], with NaN or infinity, or of another batch.
@@ -56,12 +56,12 @@ def masked(
     if not within_unit(mask):
         raise CamfnError("masked: expected a heatmap in [0, 1]; pass camfn.image.normalize(cam)")
     weight = mask[:, None].to(images.dtype)
-    seen = images * weight + baseline_of("masked", baseline, images) * (1 - weight)
-    return seen if normalize is None else normalize(seen)
+    blend = images * weight + baseline_of("masked", baseline, images) * (1 - weight)
+    return blend if normalize is None else normalize(blend)
 
 
 def baseline_of(what: str, baseline: Baseline, images: Tensor) -> Tensor:
-    """Give a baseline the shape of the images."""
+    """Evaluate a baseline on the images, and broadcast it to their shape."""
     value = baseline(images) if callable(baseline) else torch.as_tensor(baseline)
     try:
         return torch.broadcast_to(value.to(images), images.shape)
@@ -73,7 +73,7 @@ def baseline_of(what: str, baseline: Baseline, images: Tensor) -> Tensor:
 
 
 def confidence_change(before: Tensor, after: Tensor) -> Tensor:
-    """Change of the score, `o - p`: what pytorch-grad-cam calls CamMultImageConfidenceChange.
+    """Change of the score, `o - p`, which is CamMultImageConfidenceChange in pytorch-grad-cam.
 
     Args:
         before: p, (B,), scores of the images.
@@ -141,9 +141,9 @@ def average_increase(before: Tensor, after: Tensor) -> Tensor:
 
 
 def average_gain(before: Tensor, after: Tensor) -> Tensor:
-    """Average Gain: the share of what was missing to 1 that the masked image wins, `max(0, o - p) / (1 - p)`.
+    """Average Gain: the gain of probability over the largest possible gain, `max(0, o - p) / (1 - p)`.
 
-    The counterpart of Average Drop, which a mask that hides next to nothing (Fake-CAM) cannot please.
+    It is the counterpart of Average Drop. A mask that hides almost nothing (Fake-CAM) has no drop, but no gain either.
 
     Source: arXiv 2301.07002, eq. 15, there in percent.
 

@@ -16,7 +16,7 @@ from ._scores import ScoreOf, score_rows
 
 
 class Curve(NamedTuple):
-    """Scores against the share of pixels that were removed, or inserted.
+    """Scores against the share of pixels that were removed or inserted.
 
     Attributes:
         shares: (S,), ascending, in [0, 1].
@@ -42,16 +42,16 @@ class Curve(NamedTuple):
         return self.scores[:, 0] - self.scores.mean(1)
 
 
-def blur(images: Tensor, kernel_size: int = 11, sigma: float = 5.0) -> Tensor:
-    """Blur images by a Gaussian: the baseline of insertion (1806.07421), so that a sharp edge is no evidence itself.
+def blur(images: Tensor, kernel_size: int = 11, std: float = 5.0) -> Tensor:
+    """Blur images by a Gaussian: the baseline of insertion (1806.07421), which leaves no sharp edge as evidence.
 
-    The authors' code (their notebook has kernel size and deviation of the defaults) pads with zeros, which darkens the
-    border; here it is reflected.
+    The kernel size and the deviation are those of the authors' notebook. Their code pads the image with zeros, which
+    darkens its border; this function reflects the image at its border.
 
     Args:
         images: (B, C, H, W).
         kernel_size: odd, in pixels; at most twice the smaller side less one.
-        sigma: in pixels.
+        std: standard deviation of the Gaussian in pixels.
 
     Returns:
         Same shape.
@@ -70,7 +70,7 @@ def blur(images: Tensor, kernel_size: int = 11, sigma: float = 5.0) -> Tensor:
         )
     from kornia.filters import gaussian_blur2d
 
-    blurred: Tensor = gaussian_blur2d(images, (kernel_size, kernel_size), (sigma, sigma))
+    blurred: Tensor = gaussian_blur2d(images, (kernel_size, kernel_size), (std, std))
     return blurred
 
 
@@ -82,29 +82,31 @@ def removal_curve(
     baseline: Baseline = 0.0,
     step: float = 0.01,
     insert: bool = False,
-    region: int = 1,
+    side: int = 1,
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Curve:
-    """Score images while their most relevant pixels are replaced by a baseline, or brought back into it.
+    """Score images while the baseline replaces their most relevant pixels, or while these come back into the baseline.
 
-    Equal pixels are taken in reading order. Both ends are in the curve: with k pixels a step it has the points 0, k,
-    2k, ... and N. Not differentiable.
+    Pixels of equal relevance come in reading order. The curve contains both ends: with k pixels a step, its points are
+    0, k, 2k, ... and N pixels. The curve has no derivative.
 
     Args:
         score: images (B, C, *T) to (B,), as `scores_of(model, images)` makes it; with `score_many` many steps run
             as one batch.
         images: (B, C, *T), as the model takes them.
-        heatmap: (B, *S), raw or normalized; resized linearly to T where S differs; a constant map: reading order.
+        heatmap: (B, *S), raw or normalized; resized linearly to T where S differs. The pixels of a constant map come in
+            reading order.
         baseline: a number, a tensor that broadcasts to the images, or a function of them such as `blur`.
-        step: how many pixels at a time if it is an integer, otherwise the share of them.
+        step: the number of pixels a step if it is an integer, their share if it is a float.
         insert: start from the baseline, and bring back the most relevant pixels first.
-        region: take squares of this side, by the sum of their heatmap, instead of pixels; `step` counts squares then.
+        side: replace whole squares of this many pixels a side, in the order of the sums of the heatmap over them; then
+            `step` counts squares.
         chunk_size: steps at once: a number, None for all, or "auto" for what memory allows.
-        progress: told (steps done, steps in all).
+        progress: called with (steps done, all steps) after each chunk.
 
     Returns:
-        A `Curve`, shares of the pixels (or squares) and scores (B, S).
+        A `Curve` of the scores, (B, S), against the shares of pixels (or squares).
 
     Raises:
         CamfnError: other shapes, a step out of range, NaN or infinity in the map, NaN from `score`.
@@ -117,11 +119,11 @@ def removal_curve(
     """
     maps = on_images("removal_curve", heatmap, images)
     base = baseline_of("removal_curve", baseline, images)
-    if region == 1:
+    if side == 1:
         order = ranks(maps)
         total = maps[0].numel()
     else:
-        order, total = _square_ranks(maps, region)
+        order, total = _square_ranks(maps, side)
     counts = _counts(step, total).to(images.device)
     place = order[:, None]
     first, second = (images, base) if insert else (base, images)
@@ -143,7 +145,7 @@ def deletion(
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Curve:
-    """Deletion: the score while the most relevant pixels are set to zero; its `.auc` is the metric, lower is better.
+    """Deletion: the score while zeros replace the most relevant pixels; its `.auc` is the metric, lower is better.
 
     Source: arXiv 1806.07421 and the authors' code: trapezoids, 224 pixels a step at 224 x 224 (`step=224`).
 
@@ -216,25 +218,26 @@ def pixel_flipping(
     images: Tensor,
     heatmap: Tensor,
     *,
-    region: int = 9,
+    side: int = 9,
     baseline: Baseline = 0.0,
     step: float = 0.01,
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Curve:
-    """Pixel flipping, region perturbation: deletion by whole squares; its `.aopc` is the metric, higher is better.
+    """Pixel flipping, or region perturbation: deletion by whole squares; its `.aopc` is the metric, higher is better.
 
-    Source: arXiv 1509.06321, eq. 9 to 12, with squares of 9 x 9; squares at the right and lower border are cut off.
-    There, a square is replaced by uniform noise, 10 times over, and 100 squares are taken: pass a noise tensor as
-    `baseline`, and cut the curve.
+    Source: arXiv 1509.06321, eq. 9 to 12, with squares of 9 x 9. Squares at the right and the lower border
+    are smaller where the image ends.
+    The paper replaces 100 squares by uniform noise, 10 times over: for that, pass a noise tensor as `baseline` and
+    cut the curve.
 
     Args:
         score: images to (B,).
         images: (B, C, *T).
         heatmap: (B, *S).
-        region: side of the squares in pixels; 1 takes pixels.
+        side: side of the squares in pixels; 1 replaces single pixels.
         baseline: as in `removal_curve`.
-        step: how many squares at a time if it is an integer, otherwise the share of them.
+        step: the number of squares a step if it is an integer, their share if it is a float.
         chunk_size: as in `removal_curve`.
         progress: as in `removal_curve`.
 
@@ -242,43 +245,43 @@ def pixel_flipping(
         A `Curve`.
 
     Raises:
-        CamfnError: as `removal_curve`, or a region below 1.
+        CamfnError: as `removal_curve`, or a side below 1.
 
     Example:
         >>> images, heatmap = torch.ones(1, 1, 2, 4), torch.tensor([[[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]])
-        >>> pixel_flipping(lambda x: x.mean((1, 2, 3)), images, heatmap, region=2, step=1).aopc
+        >>> pixel_flipping(lambda x: x.mean((1, 2, 3)), images, heatmap, side=2, step=1).aopc
         tensor([0.5000])
     """
     return removal_curve(
-        score, images, heatmap, baseline=baseline, step=step, region=region, chunk_size=chunk_size, progress=progress
+        score, images, heatmap, baseline=baseline, step=step, side=side, chunk_size=chunk_size, progress=progress
     )
 
 
 def _counts(step: float, total: int) -> Tensor:
-    """Pixels removed at each point of a curve: both ends, and every step between."""
-    whole = isinstance(step, int) and not isinstance(step, bool)
-    if not 0 < step <= (total if whole else 1):
+    """Count the pixels removed at each point of a curve, both ends included."""
+    is_count = isinstance(step, int) and not isinstance(step, bool)
+    if not 0 < step <= (total if is_count else 1):
         raise CamfnError(
             f"step: expected a number of pixels, 1 to {total}, or a share of them as a float, above 0.0 and up to "
             f"1.0; got {step!r}"
         )
-    width = step if whole else step * total
-    # half a pixel less: rounding must not leave a last step of nothing
+    width = step if is_count else step * total
+    # half a pixel less: without it, rounding could make the last two counts equal
     points = {round(i * width) for i in range(int((total - 0.5) // width) + 1)}
     return torch.tensor(sorted({min(point, total) for point in points} | {total}))
 
 
-def _square_ranks(maps: Tensor, region: int) -> tuple[Tensor, int]:
+def _square_ranks(maps: Tensor, side: int) -> tuple[Tensor, int]:
     """Rank of each pixel's square, (B, *S), and the number of squares."""
-    if region < 1:
-        raise CamfnError(f"region: expected a side of at least 1 pixel, got {region}")
+    if side < 1:
+        raise CamfnError(f"side: expected a side of at least 1 pixel, got {side}")
     space = maps.shape[1:]
-    short = [-length % region for length in space]
+    short = [-length % side for length in space]
     padding = [amount for length in reversed(short) for amount in (0, length)]
     pooled = functional.pad(maps, padding)
     for dim in range(1, maps.ndim):
-        pooled = torch.stack([part.sum(dim) for part in torch.split(pooled, region, dim)], dim)
+        pooled = torch.stack([part.sum(dim) for part in torch.split(pooled, side, dim)], dim)
     order = ranks(pooled)
     for dim, length in enumerate(space, 1):
-        order = order.repeat_interleave(region, dim).narrow(dim, 0, length)
+        order = order.repeat_interleave(side, dim).narrow(dim, 0, length)
     return order, pooled[0].numel()

@@ -1,4 +1,4 @@
-"""Missing pixels from their neighbors: a sparse linear system, solved by conjugate gradients with multigrid."""
+"""Fill in missing pixels from their neighbors: a sparse linear system, solved by conjugate gradients with multigrid."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from .._shared.maps import widen
 from ..image._checks import require_finite
 from ._multigrid import Array, cycle, framed, grids_of, inside, laplacian, namespace, ratio, run
 
-_MOST = 200
-"""Iterations before it is said that the system is not solved; 4 to 7 are usual."""
+_MAX_ITERATIONS = 200
+"""Iterations after which `impute` raises an error; 4 to 7 are usual."""
 
 
 def impute(images: Tensor, missing: Tensor, *, tolerance: float = 1e-5) -> Tensor:
     """Fill in missing pixels: each becomes the weighted mean of its 8 neighbors, all of them solved for at once.
 
-    Direct neighbors weigh 1/6 and diagonal ones 1/12; those outside the image are left out, and the others share their
-    weight. This is a Dirichlet problem of a graph's Laplacian, symmetric and positive definite as soon as one pixel is
-    known: solved by conjugate gradients, preconditioned by one multigrid V-cycle, in 4 to 7 iterations whatever
-    the size. The authors and pytorch-grad-cam solve the same system by a sparse LU, image by image.
+    Direct neighbors weigh 1/6 and diagonal ones 1/12; at the border, the neighbors inside the image share the weight of
+    those outside. This is a Dirichlet problem of a graph's Laplacian, symmetric and positive definite as soon as one
+    pixel is known. Conjugate gradients, preconditioned by one multigrid V-cycle, solve it in 4 to 7 iterations at any
+    size. The authors and pytorch-grad-cam solve the same system by a sparse LU, image by image.
 
     Source: arXiv 2202.00449, section 4 and the authors' code.
 
     Args:
         images: (B, C, H, W).
-        missing: (B, H, W), bool; the values of missing pixels do not matter, unless all are.
-        tolerance: norm of the residual over that of filling in the mean of the known pixels, for each channel.
+        missing: (B, H, W), bool. `impute` does not read missing pixels, unless all pixels of an image are missing.
+        tolerance: for each channel, the norm of the residual relative to the residual of the mean of the known pixels.
 
     Returns:
-        (B, C, H, W), known pixels untouched; no derivative. An image of which nothing is known becomes its mean,
-        channel by channel.
+        (B, C, H, W) with the known pixels unchanged, without a derivative. An image without a known pixel becomes its
+        mean, channel by channel.
 
     Raises:
         CamfnError: other shapes or types; NaN or infinity in the images, naming the samples.
@@ -55,44 +55,44 @@ def impute(images: Tensor, missing: Tensor, *, tolerance: float = 1e-5) -> Tenso
     shapes_agree("impute: missing", missing.shape, (images.shape[0], *images.shape[2:]))
     require_finite(images, "impute: images")
     wide = widen(images.detach())
-    gone = missing[:, None].to(wide)
-    filled = _on_cpu(wide, gone, tolerance) if wide.device.type == "cpu" else _solved(wide, gone, tolerance)
+    mask = missing[:, None].to(wide)
+    filled = _solve_on_cpu(wide, mask, tolerance) if wide.device.type == "cpu" else _solved(wide, mask, tolerance)
     return torch.where(missing[:, None], filled.to(images.dtype), images)
 
 
-def _on_cpu(images: Tensor, gone: Tensor, tolerance: float) -> Tensor:
+def _solve_on_cpu(images: Tensor, missing: Tensor, tolerance: float) -> Tensor:
     """Solve by NumPy, one image at a time in each thread.
 
-    Torch would fork and join its threads for each of some 100 short operations an iteration, which on a machine that is
-    busy takes ten times as long as the arithmetic.
+    Torch would fork and join its threads for each of some 100 short operations an iteration. On a busy machine that
+    takes ten times as long as the arithmetic.
     """
 
     def one(image: Tensor, mask: Tensor) -> Tensor:
         return torch.from_numpy(_solved(image[None].numpy(), mask[None].numpy(), tolerance))
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        found = list(pool.map(one, images, gone))
-    return torch.cat(found) if found else images
+        filled = list(pool.map(one, images, missing))
+    return torch.cat(filled) if filled else images
 
 
-def _solved(images: Array, gone: Array, tolerance: float) -> Array:
-    """Images (B, C, H, W) with what is gone (B, 1, H, W) filled in, by preconditioned conjugate gradients."""
-    known = 1 - gone
-    known = known + (_sum(known) == 0)  # of an image that is all gone, everything counts, and nothing is to be found
+def _solved(images: Array, missing: Array, tolerance: float) -> Array:
+    """Fill in the missing pixels (B, 1, H, W) of images (B, C, H, W) by preconditioned conjugate gradients."""
+    known = 1 - missing
+    known = known + (_sum(known) == 0)  # an image without a known pixel counts as known, so that its mean is defined
     mean = _sum(images * known) / _sum(known)
     grids = grids_of(1 - known, images.shape[1])
-    better, residual, (image, spare) = grids[0].found, grids[0].right, grids[0].spare
-    found = framed(mean + (1 - gone) * (images - mean), grids[0].shape)
-    direction = 0 * found
+    better, residual, (image, spare) = grids[0].solution, grids[0].right, grids[0].spare
+    solution = framed(mean + (1 - missing) * (images - mean), grids[0].shape)
+    direction = 0 * solution
     precondition, multiply = cycle(grids), laplacian(direction, grids[0])
-    run(laplacian(found, grids[0]))
+    run(laplacian(solution, grids[0]))
     residual -= image
     goal = tolerance**2 * _dot(residual, residual)
     before = 0 * goal
-    for _ in range(_MOST):
+    for _ in range(_MAX_ITERATIONS):
         size = _dot(residual, residual)
         if bool((size <= goal).all()):
-            return found.reshape(grids[0].shape)[inside(images)]
+            return solution.reshape(grids[0].shape)[inside(images)]
         run(precondition)
         now = _dot(residual, better)
         direction *= ratio(now, before)
@@ -102,15 +102,18 @@ def _solved(images: Array, gone: Array, tolerance: float) -> Array:
         step = ratio(now, _dot(direction, image))
         image *= step
         residual -= image
-        found += namespace(found).multiply(direction, step, out=spare)
+        solution += namespace(solution).multiply(direction, step, out=spare)
     left = float(ratio(size, goal).max()) ** 0.5 * tolerance
-    raise RuntimeError(f"impute: relative residual {left:.2g} after {_MOST} iterations; pass a larger tolerance")
+    raise RuntimeError(
+        f"impute: relative residual {left:.2g} after {_MAX_ITERATIONS} iterations; pass a larger tolerance"
+    )
 
 
 def _sum(x: Array) -> Array:
+    """Sum over the pixels, (B, C, 1, 1)."""
     return x.sum((2, 3), keepdims=True)
 
 
 def _dot(x: Array, y: Array) -> Array:
-    """(B, C, 1)."""
+    """Scalar product over the pixels, (B, C, 1)."""
     return namespace(x).einsum("bck,bck->bc", x, y)[..., None]

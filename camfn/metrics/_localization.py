@@ -31,7 +31,7 @@ def boxes_in_pixels(fractions: Tensor, size: Sequence[int]) -> Tensor:
         Same shape, in pixels, not rounded.
 
     Raises:
-        CamfnError: numbers outside [0, 1], as those in pixels already.
+        CamfnError: numbers outside [0, 1], such as pixels.
 
     Example:
         >>> boxes_in_pixels(torch.tensor([[0.25, 0.5, 0.75, 1.0]]), (100, 200))
@@ -50,7 +50,7 @@ def box_masks(boxes: Boxes, size: Sequence[int]) -> Tensor:
 
     Args:
         boxes: x0, y0, x1, y1 in pixels, as `image.to_boxes` returns them: (B, 4), (B, n, 4), or a sequence with an
-            (n, 4) a sample; they need not be whole.
+            (n, 4) a sample; integers or fractions of a pixel.
         size: (height, width) in pixels.
 
     Returns:
@@ -66,7 +66,7 @@ def box_masks(boxes: Boxes, size: Sequence[int]) -> Tensor:
     """
     height, width = size
     masks = []
-    for x0, y0, x1, y1 in (each.unbind(-1) for each in _a_sample("box_masks", boxes, size)):
+    for x0, y0, x1, y1 in (each.unbind(-1) for each in _boxes_by_sample("box_masks", boxes, size)):
         rows = torch.arange(height, device=x0.device)[:, None] + 0.5
         columns = torch.arange(width, device=x0.device) + 0.5
         tall = (y0[:, None, None] <= rows) & (rows < y1[:, None, None])
@@ -78,15 +78,15 @@ def box_masks(boxes: Boxes, size: Sequence[int]) -> Tensor:
 def pointing_game(heatmap: Tensor, region: Boxes, *, tolerance: float = 0.0) -> Tensor:
     """Pointing game: whether the largest value lies on the object.
 
-    Where several pixels share the largest value, the result is the share of them that hit: for a constant map the area
-    of the object, where taking the first would always point to the upper left corner.
+    Where several pixels have the largest value, the result is the share of them on the object. For a constant map it is
+    the area of the object, whereas the first pixel would always be the upper left corner.
 
     Source: Zhang et al., IJCV 2018 (1608.00507), with a tolerance of 15 pixels around the point; 2301.07002 has none.
 
     Args:
         heatmap: (B, H, W), raw or normalized.
         region: boxes in pixels of the heatmap (see `box_masks`), or a bool mask (B, H, W).
-        tolerance: in pixels: a hit may be this far from the nearest pixel of the object.
+        tolerance: largest distance of a hit from the nearest pixel of the object, in pixels.
 
     Returns:
         (B,), in [0, 1], higher is better.
@@ -110,7 +110,7 @@ def pointing_game(heatmap: Tensor, region: Boxes, *, tolerance: float = 0.0) -> 
 def energy_in_box(heatmap: Tensor, region: Boxes) -> Tensor:
     """Energy-based pointing game: the share of the heatmap that lies on the object.
 
-    Source: arXiv 1910.01279, section 4.3. The authors' code takes the two axes of the box for one another.
+    Source: arXiv 1910.01279, section 4.3. The authors' code swaps the two axes of the box.
 
     Args:
         heatmap: (B, H, W), not negative.
@@ -134,12 +134,12 @@ def energy_in_box(heatmap: Tensor, region: Boxes) -> Tensor:
 
 
 def iou(heatmap: Tensor, region: Boxes, *, threshold: float = 0.2) -> Tensor:
-    """Intersection over union of the object and of where the heatmap exceeds a share of its maximum.
+    """Intersection over union of the object and the pixels where the heatmap exceeds a share of its maximum.
 
     Args:
         heatmap: (B, H, W).
         region: boxes in pixels of the heatmap (see `box_masks`), or a bool mask (B, H, W).
-        threshold: share of each map's maximum, exceeded strictly, as in `image.to_mask`.
+        threshold: share of each map's maximum; values must be larger, as in `image.to_mask`.
 
     Returns:
         (B,), in [0, 1], higher is better; 0 for a map of zeros.
@@ -152,8 +152,8 @@ def iou(heatmap: Tensor, region: Boxes, *, threshold: float = 0.2) -> Tensor:
         tensor([0.3333])
     """
     maps, masks = _on_region("iou", heatmap, region)
-    found = to_mask(maps, threshold=threshold)
-    return ((found & masks).sum((1, 2)) / (found | masks).sum((1, 2))).to(heatmap.dtype)
+    above = to_mask(maps, threshold=threshold)
+    return ((above & masks).sum((1, 2)) / (above | masks).sum((1, 2))).to(heatmap.dtype)
 
 
 def box_ious(
@@ -165,15 +165,15 @@ def box_ious(
 ) -> Tensor:
     """Best IoU of the boxes around a thresholded heatmap with the boxes of the object, for each threshold.
 
-    What `max_box_acc` needs of a sample: a run over many photos keeps these, (B, T), and joins them at its end. SciPy
-    finds the connected parts, on the CPU.
+    `max_box_acc` reads these rows: a run over many photos collects them, (B, T), and calls it at the end. SciPy finds
+    the connected parts, on the CPU.
 
     Args:
         heatmap: (B, H, W).
         boxes: in pixels of the heatmap (see `box_masks`).
-        thresholds: shares of the maximum, exceeded strictly; by default k / 255 for k = 0 to 254, since the authors
+        thresholds: shares of the maximum; values must be larger. By default k / 255 for k = 0 to 254, since the authors
             round maps to 8 bits.
-        parts: the box of the part with most pixels, or that of every part.
+        parts: draw a box around the part with most pixels, or around every part.
 
     Returns:
         (B, T); 0 where nothing exceeds the threshold.
@@ -191,20 +191,21 @@ def box_ious(
         raise CamfnError(f"parts: expected 'largest' or 'all', got {parts!r}")
     levels = [k / 255 for k in range(255)] if thresholds is None else list(thresholds)
     maps = as_maps(heatmap, "box_ious: heatmap", spatial=2)
-    truth = _a_sample("box_ious", boxes, maps.shape[1:])
+    truth = _boxes_by_sample("box_ious", boxes, maps.shape[1:])
     length_matches("box_ious: boxes", len(truth), len(maps))
     columns = []
     for level in levels:
-        found = to_boxes(maps, threshold=level, largest=parts == "largest")
-        columns.append(torch.stack([_best_iou(ours.to(maps), theirs.to(maps)) for ours, theirs in zip(found, truth)]))
+        drawn = to_boxes(maps, threshold=level, largest=parts == "largest")
+        columns.append(torch.stack([_best_iou(ours.to(maps), theirs.to(maps)) for ours, theirs in zip(drawn, truth)]))
     return torch.stack(columns, 1).to(heatmap.dtype)
 
 
 def max_box_acc(ious: Tensor, *, at: Sequence[float] = (0.5,)) -> Tensor:
-    """MaxBoxAcc: the share of samples whose box is found, at the one threshold that is best for all of them.
+    """MaxBoxAcc: the share of samples whose box has enough IoU, at the single threshold that is best for all.
 
-    Version 1 is `max_box_acc(box_ious(heatmap, boxes))`; version 2 takes all parts and the mean over three bounds,
-    `max_box_acc(box_ious(heatmap, boxes, parts="all"), at=(0.3, 0.5, 0.7))`. A number of a data set, not of a sample.
+    Version 1 is `max_box_acc(box_ious(heatmap, boxes))`; version 2 draws boxes around all parts and takes the mean
+    over three bounds, `max_box_acc(box_ious(heatmap, boxes, parts="all"), at=(0.3, 0.5, 0.7))`. It is a number of a
+    data set, not of a sample.
 
     Boxes are half-open here. The authors' code counts both ends as pixels of the box, and takes the contour of largest
     area, where `image.to_boxes` takes the part with most pixels.
@@ -213,7 +214,7 @@ def max_box_acc(ious: Tensor, *, at: Sequence[float] = (0.5,)) -> Tensor:
 
     Args:
         ious: (B, T), from `box_ious`, all samples.
-        at: IoU that counts as found.
+        at: smallest IoU that counts as a hit; the result is the mean over several.
 
     Returns:
         A scalar in [0, 1], higher is better.
@@ -227,26 +228,26 @@ def max_box_acc(ious: Tensor, *, at: Sequence[float] = (0.5,)) -> Tensor:
     """
     if ious.ndim != 2 or not ious.numel():
         raise CamfnError(f"max_box_acc: expected (B, T) from box_ious, got {tuple(ious.shape)}")
-    each = [(ious >= bound).to(ious.dtype).mean(0).amax() for bound in at]
-    return torch.stack(each).mean()
+    accuracies = [(ious >= bound).to(ious.dtype).mean(0).amax() for bound in at]
+    return torch.stack(accuracies).mean()
 
 
 def pxap(heatmap: Tensor, masks: Tensor, *, pooled: bool = False) -> Tensor:
     """PxAP: average precision of the pixels, ordered by the heatmap, against a mask.
 
-    `sum_k (R_k - R_(k-1)) P_k` over all distinct values of the map, equal ones at once; the authors take 1000
-    thresholds, which comes to the same but for rounding.
+    `sum_k (R_k - R_(k-1)) P_k` over all distinct values of the map. The authors take 1000 thresholds, which gives the
+    same up to rounding.
 
     Source: arXiv 2001.07437, section 4.
 
     Args:
         heatmap: (B, *S).
         masks: (B, *S), bool.
-        pooled: put the pixels of all samples into one order, as the paper does: heatmaps must be comparable then, such
-            as normalized ones.
+        pooled: order the pixels of all samples together, as the paper does. The heatmaps must then be comparable, for
+            example normalized.
 
     Returns:
-        (B,), higher is better, the area of the object for a constant map; a scalar if `pooled`.
+        (B,), higher is better; the area of the object for a constant map. A scalar if `pooled`.
 
     Raises:
         CamfnError: other shapes, a mask that is not bool or is empty, NaN or infinity.
@@ -257,23 +258,23 @@ def pxap(heatmap: Tensor, masks: Tensor, *, pooled: bool = False) -> Tensor:
     """
     maps = as_maps(heatmap, "pxap: heatmap")
     _check_masks("pxap", masks, maps)
-    values, wanted = maps.flatten(1), masks.flatten(1)
+    values, truth = maps.flatten(1), masks.flatten(1)
     if pooled:
-        values, wanted = values.reshape(1, -1), wanted.reshape(1, -1)
+        values, truth = values.reshape(1, -1), truth.reshape(1, -1)
     ordered, order = (-values).sort(1)
-    positive = wanted.gather(1, order)
-    # how many pixels are at least as large
+    positive = truth.gather(1, order)
+    # the number of pixels that are at least as large
     above = torch.searchsorted(ordered, ordered.contiguous(), right=True)
     precision = positive.cumsum(1).gather(1, above - 1) / above
-    found = ((precision * positive).sum(1) / positive.sum(1)).to(heatmap.dtype)
-    return found[0] if pooled else found
+    average = ((precision * positive).sum(1) / positive.sum(1)).to(heatmap.dtype)
+    return average[0] if pooled else average
 
 
-def _a_sample(what: str, boxes: Boxes, size: Sequence[int]) -> list[Tensor]:
-    """Boxes as a list of (n, 4), checked."""
+def _boxes_by_sample(what: str, boxes: Boxes, size: Sequence[int]) -> list[Tensor]:
+    """Check boxes, and return one (n, 4) for each sample."""
     height, width = size
-    found = [each.reshape(-1, 4) if each.shape[-1:] == (4,) else each for each in boxes]
-    for index, each in enumerate(found):
+    by_sample = [each.reshape(-1, 4) if each.shape[-1:] == (4,) else each for each in boxes]
+    for index, each in enumerate(by_sample):
         shape = tuple(each.shape)
         if each.ndim != 2 or not each.numel():
             raise CamfnError(f"{what}: boxes: expected (n, 4) with n > 0 for sample {index}, got {shape}")
@@ -285,11 +286,11 @@ def _a_sample(what: str, boxes: Boxes, size: Sequence[int]) -> list[Tensor]:
                 f"{what}: boxes: expected x0 < x1 and y0 < y1 within {width} x {height} pixels of the heatmap, got "
                 f"{bad} for sample {index}; upsample the heatmap to the photo, or scale the boxes"
             )
-    return found
+    return by_sample
 
 
 def _on_region(what: str, heatmap: Tensor, region: Boxes) -> tuple[Tensor, Tensor]:
-    """Maps in the type to compute in, and the masks of their objects."""
+    """Check maps and their objects; return the maps in a type to compute in, and the masks of the objects."""
     maps = as_maps(heatmap, f"{what}: heatmap", spatial=2)
     masks = region if isinstance(region, Tensor) and region.dtype == torch.bool else box_masks(region, maps.shape[1:])
     masks = masks.to(maps.device)
@@ -298,6 +299,7 @@ def _on_region(what: str, heatmap: Tensor, region: Boxes) -> tuple[Tensor, Tenso
 
 
 def _check_masks(what: str, masks: Tensor, maps: Tensor) -> None:
+    """Refuse masks of another type or shape, and masks without a pixel."""
     if masks.dtype != torch.bool:
         raise CamfnError(f"{what}: expected a mask of bool, got {masks.dtype}; pass mask > 0")
     shapes_agree(f"{what}: mask", masks.shape, maps.shape)
@@ -310,13 +312,13 @@ def _check_masks(what: str, masks: Tensor, maps: Tensor) -> None:
 
 
 def _grown(masks: Tensor, tolerance: float) -> Tensor:
-    """Masks with all pixels at most `tolerance` away."""
+    """Add to each mask all pixels that are at most `tolerance` away."""
     reach = int(tolerance)
     line = torch.arange(-reach, reach + 1, device=masks.device)
     disk = (line[:, None] ** 2 + line**2 <= tolerance**2).float()[None, None]
     return functional.conv2d(masks[:, None].float(), disk, padding=reach)[:, 0] > 0.5
 
 
-def _best_iou(found: Tensor, truth: Tensor) -> Tensor:
+def _best_iou(drawn: Tensor, truth: Tensor) -> Tensor:
     """Largest IoU of boxes (m, 4) with boxes (n, 4); 0 for none."""
-    return box_iou(found[:, None], truth[None]).amax() if len(found) else found.new_zeros(())
+    return box_iou(drawn[:, None], truth[None]).amax() if len(drawn) else drawn.new_zeros(())

@@ -1,4 +1,4 @@
-"""Heatmaps laid on images, and their pixels in the order of relevance."""
+"""Heatmaps at the size of the images, and the order of their pixels by relevance."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..image._checks import as_maps
 
 
 def most_relevant(heatmap: Tensor, share: float) -> Tensor:
-    """Mark a share of the pixels, those with the largest values: exactly `round(share * N)` of the N in each map.
+    """Mark the pixels with the largest values: exactly `round(share * N)` of the N in each map.
 
-    Pixels of equal value come in reading order, so a map with many zeros, or a constant one, still gives the exact
-    count. `most_relevant(-heatmap, share)` marks the least relevant.
+    Pixels of equal value come in reading order, so the count is exact also for a constant map and for a map with
+    many zeros. `most_relevant(-heatmap, share)` marks the least relevant pixels.
 
     Args:
         heatmap: (B, *S), raw or normalized.
@@ -34,14 +34,14 @@ def most_relevant(heatmap: Tensor, share: float) -> Tensor:
 
 
 def count_of(what: str, share: float, total: int) -> int:
-    """Pixels that a share stands for."""
+    """Convert a share of the pixels to a number of pixels."""
     if not 0 <= share <= 1:
         raise CamfnError(f"{what}: expected shares of the pixels in [0, 1], got {share}")
     return round(share * total)
 
 
 def ranks(heatmap: Tensor) -> Tensor:
-    """(B, *S) -> (B, *S): 0 for the most relevant pixel; equal ones in reading order."""
+    """Rank the pixels of each map, (B, *S) to (B, *S): 0 is the most relevant; equal ones come in reading order."""
     order = heatmap.flatten(1).argsort(dim=1, descending=True, stable=True)
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places).reshape(heatmap.shape)

@@ -1,4 +1,4 @@
-"""ROAD: scores while pixels are removed by filling them in from their neighbors."""
+"""ROAD: scores of images whose most relevant pixels are filled in from their neighbors."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def road(
     *,
     shares: Sequence[float] = SHARES,
     least: bool = False,
-    noise: float = 0.01,
+    std: float = 0.01,
     generator: torch.Generator | None = None,
     tolerance: float = 1e-5,
 ) -> Curve:
     """ROAD: scores after the most relevant pixels (or the least relevant) were imputed from their neighbors.
 
-    Exactly `round(share * N)` pixels are removed, equal ones in reading order, and replaced by `impute`. The same noise
-    is added for all samples and shares. `len(shares)` forwards. Not differentiable.
+    `impute` replaces exactly `round(share * N)` pixels; pixels of equal relevance come in reading order. The noise is
+    the same for all samples and shares. It costs `len(shares)` forwards and has no derivative.
 
-    Like all metrics that remove and do not retrain, it favors blurred maps (2304.13836). pytorch-grad-cam removes by a
-    percentile: of a map with 96 % zeros it removes everything, whatever was asked; its percentile p is the share
-    1 - p / 100.
+    Like all metrics that remove pixels without retraining, ROAD favors blurred maps (2304.13836). pytorch-grad-cam
+    removes all pixels above a percentile p, where the share is 1 - p / 100; of a map with 96 % zeros it removes every
+    pixel, whatever p is.
 
     Source: arXiv 2202.00449.
 
@@ -44,8 +44,8 @@ def road(
         heatmap: (B, h, w), raw or normalized; resized linearly to the images where the size differs.
         shares: of the pixels to remove, ascending.
         least: remove the least relevant first: `road(-heatmap)`.
-        noise: standard deviation of what is added to imputed pixels, in the units of the images; 0 for none.
-        generator: where the noise is drawn from, on its own device.
+        std: standard deviation of the noise on imputed pixels, in the units of the images; 0 adds none.
+        generator: draws the noise, on its own device.
         tolerance: relative residual of the imputation.
 
     Returns:
@@ -57,21 +57,21 @@ def road(
     Example:
         >>> images, heatmap = torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4)
         >>> images[0, 0, 1, 1] = heatmap[0, 1, 1] = 1.0
-        >>> road(lambda x: x.amax((1, 2, 3)), images, heatmap, shares=(0.0, 1 / 16), noise=0.0).scores
+        >>> road(lambda x: x.amax((1, 2, 3)), images, heatmap, shares=(0.0, 1 / 16), std=0.0).scores
         tensor([[1., 0.]])
     """
     maps = on_images("road", -heatmap if least else heatmap, images)
-    field = _drawn(noise, generator, images)
+    noise = _noise(std, generator, images)
     order, score = ranks(maps), for_runs(score, len(shares))
     scores = []
     for share in shares:
         missing = order < count_of("road: shares", share, order[0].numel())
         filled = impute(images, missing, tolerance=tolerance)
-        if field is not None:
-            filled = torch.where(missing[:, None], filled + field, filled)
+        if noise is not None:
+            filled = torch.where(missing[:, None], filled + noise, filled)
         scores.append(score_once("road", score, filled))
-    found = torch.stack(scores, 1)
-    return Curve(torch.tensor(list(shares)).to(found), found)
+    stacked = torch.stack(scores, 1)
+    return Curve(torch.tensor(list(shares)).to(stacked), stacked)
 
 
 def road_combined(
@@ -80,21 +80,21 @@ def road_combined(
     heatmap: Tensor,
     *,
     shares: Sequence[float] = SHARES,
-    noise: float = 0.01,
+    std: float = 0.01,
     generator: torch.Generator | None = None,
     tolerance: float = 1e-5,
 ) -> Tensor:
-    """ROAD, combined: half of how much better the image does without its least relevant pixels than without its most.
+    """Combined ROAD: half of the score without the least relevant pixels less the score without the most relevant.
 
-    `(mean over shares of LeRF - mean over shares of MoRF) / 2`, as pytorch-grad-cam has it. Two times `len(shares)`
-    forwards.
+    `(mean over shares of LeRF - mean over shares of MoRF) / 2`, as in pytorch-grad-cam. It costs
+    `2 len(shares)` forwards.
 
     Args:
         score: as in `road`; with probabilities the result is within [-0.5, 0.5].
         images: (B, C, H, W).
         heatmap: (B, h, w).
         shares: as in `road`.
-        noise: as in `road`; both halves draw, one after the other.
+        std: as in `road`; both halves draw noise, one after the other.
         generator: as in `road`.
         tolerance: as in `road`.
 
@@ -107,26 +107,26 @@ def road_combined(
     Example:
         >>> images = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
         >>> score = lambda x: x.mean((1, 2, 3))
-        >>> road_combined(score, images, images[:, 0], shares=(0.5,), noise=0.0) > 0
+        >>> road_combined(score, images, images[:, 0], shares=(0.5,), std=0.0) > 0
         tensor([True])
     """
     score = for_runs(score, 2 * len(shares))
     most, fewest = (
         road(
-            score, images, heatmap, shares=shares, least=least, noise=noise, generator=generator, tolerance=tolerance
+            score, images, heatmap, shares=shares, least=least, std=std, generator=generator, tolerance=tolerance
         ).average
         for least in (False, True)
     )
     return (fewest - most) / 2
 
 
-def _drawn(noise: float, generator: torch.Generator | None, images: Tensor) -> Tensor | None:
-    """One field of noise for all samples, (C, H, W): a batch of two is then two batches of one."""
-    if not noise:
+def _noise(std: float, generator: torch.Generator | None, images: Tensor) -> Tensor | None:
+    """Draw the noise of all samples, (C, H, W): a sample's score does not depend on its place in the batch."""
+    if not std:
         return None
     if generator is None:
         raise CamfnError(
-            "road: expected a generator for the noise; pass generator=torch.Generator().manual_seed(0), or noise=0"
+            "road: expected a generator for the noise; pass generator=torch.Generator().manual_seed(0), or std=0"
         )
-    field = torch.randn(images.shape[1:], generator=generator, device=generator.device, dtype=torch.float32)
-    return noise * field.to(images)
+    drawn = torch.randn(images.shape[1:], generator=generator, device=generator.device, dtype=torch.float32)
+    return std * drawn.to(images)

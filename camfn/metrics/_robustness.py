@@ -1,4 +1,4 @@
-"""What noise on the image does to a map, and whether the map says what it does to the score."""
+"""Noise on the image: how well a map predicts the change of the score, and how far the map itself moves."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ def infidelity(
 ) -> Tensor:
     """Infidelity: how badly a map predicts what noise does to the score, `E_I (<I, M> - (f(x) - f(x - I)))^2`.
 
-    A heatmap has no scale of its own. So by default it is multiplied by the number that fits best,
-    `beta = E <I, M> D / E <I, M>^2` with D the drop, as the authors' code always does, and Captum if asked. The same
-    noise serves all samples. `samples + 1` forwards. Not differentiable.
+    A heatmap has no scale of its own. By default this function therefore multiplies it by the number that fits best,
+    `beta = E <I, M> D / E <I, M>^2` with D the drop, as the authors' code always does and Captum does on request. All
+    samples get the same noise. It costs `samples + 1` forwards and has no derivative.
 
-    Source: arXiv 1901.09392, definition 2.1; number and deviation of the noise are this library's.
+    Source: arXiv 1901.09392, definition 2.1; the paper fixes neither `samples` nor `std`.
 
     Args:
         score: f: images (B, C, *T) to (B,), as `scores_of(model, images)` makes it.
         images: x, (B, C, *T).
-        attribution: M: one number for each input, (B, C, *T), or a map (B, *S), resized linearly to T where S differs,
-            that counts for all channels.
-        samples: how many perturbations a generator draws.
-        std: the standard deviation of what it draws.
-        generator: where to draw normal noise from, on its own device.
-        noise: I, (n, C, *T), the perturbations themselves, in place of a generator.
-        optimal_scale: scale the map by beta.
+        attribution: M: one number for each entry of the images, (B, C, *T), or a map (B, *S) for all channels, resized
+            linearly to T where S differs.
+        samples: number of perturbations to draw.
+        std: standard deviation of the perturbations to draw.
+        generator: draws normal noise, on its own device.
+        noise: I, (n, C, *T): perturbations to use in place of a generator.
+        optimal_scale: multiply the map by beta.
         chunk_size: perturbations at once: a number, None for all, or "auto" for what memory allows.
-        progress: told (perturbations done, in all).
+        progress: called with (perturbations done, all perturbations) after each chunk.
 
     Returns:
         (B,), not negative, lower is better. Without `optimal_scale` in squared units of the score.
@@ -64,7 +64,7 @@ def infidelity(
         >>> infidelity(lambda x: (x * weights).sum((1, 2, 3)), images, 10 * weights, noise=noise)
         tensor([0.])
     """
-    fields = _fields(
+    perturbations = _perturbations(
         "infidelity", images, samples, generator, noise, lambda size, like: std * torch.randn(size, **like)
     )
     if attribution.ndim == images.ndim:
@@ -74,12 +74,12 @@ def infidelity(
     else:
         weights = on_images("infidelity", attribution, images)[:, None].expand_as(images)
     before = score_once("infidelity", score, images)
-    rows = torch.arange(len(fields), device=images.device)
+    rows = torch.arange(len(perturbations), device=images.device)
     after = score_rows(
-        "infidelity", score, lambda row: images - fields[row], rows, chunk_size=chunk_size, progress=progress
+        "infidelity", score, lambda row: images - perturbations[row], rows, chunk_size=chunk_size, progress=progress
     )
     drop = before - after
-    changes, slopes = widen(fields.flatten(1), weights.flatten(1))
+    changes, slopes = widen(perturbations.flatten(1), weights.flatten(1))
     predicted = einsum(changes, slopes, "n p, b p -> n b").to(drop)
     if optimal_scale:
         predicted = predicted * safe_divide((predicted * drop).sum(0), predicted.square().sum(0))
@@ -101,26 +101,26 @@ def max_sensitivity(
 ) -> Tensor:
     """Max-sensitivity: how far a map moves under noise on the image, `max_d |M(x + d) - M(x)| / |M(x)|`.
 
-    The maximum over uniform noise within the radius, a lower bound of the true one. The same noise serves all samples.
-    `samples + 1` explanations.
+    The maximum is over uniform noise within the radius, so it is a lower bound of the true one. All samples get the
+    same noise. It costs `samples + 1` explanations.
 
     Source: arXiv 1901.09392, eq. 5, and the authors' code, which divides by the norm; radius and samples are
     Captum's defaults.
 
     Args:
-        explain: images (B, C, *T) to maps (B, *S), for classes that do not change with the noise, such as
+        explain: images (B, C, *T) to maps (B, *S), always for the same classes, such as
             `lambda x: explain(x, classes)`.
         images: x, (B, C, *T).
         radius: largest change of a pixel, in the units of the images.
-        samples: how many perturbations a generator draws.
-        generator: where to draw from, on its own device.
-        noise: d, (n, C, *T), the perturbations themselves, in place of a generator; the radius does not matter then.
+        samples: number of perturbations to draw.
+        generator: draws the noise, on its own device.
+        noise: d, (n, C, *T): perturbations to use in place of a generator; `radius` then has no effect.
         relative: divide by the norm of the unperturbed map.
-        chunk_size: perturbations at once, by `torch.vmap` over `explain`; 1 calls it plainly, and asks nothing of it.
-        progress: told (perturbations done, in all).
+        chunk_size: perturbations at once, by `torch.vmap` over `explain`; 1 calls `explain` without `vmap`.
+        progress: called with (perturbations done, all perturbations) after each chunk.
 
     Returns:
-        (B,), not negative, lower is better. Relative to a map of zeros: 0 if the map stays one, otherwise infinite.
+        (B,), not negative, lower is better. For a map of zeros: 0 if noise does not change it, otherwise infinite.
 
     Raises:
         CamfnError: neither or both of generator and noise, other shapes, NaN in a map.
@@ -131,7 +131,7 @@ def max_sensitivity(
         >>> max_sensitivity(lambda x: x.sum(1), images, noise=noise)
         tensor([0.3000])
     """
-    fields = _fields(
+    perturbations = _perturbations(
         "max_sensitivity",
         images,
         samples,
@@ -142,19 +142,19 @@ def max_sensitivity(
     plain = explain(images).detach()
     require_finite(plain, "max_sensitivity: the map of the images")
 
-    def moved(field: Tensor) -> Tensor:
-        distance: Tensor = (explain(images + field).detach() - plain).flatten(1).norm(dim=1)
+    def moved_by(perturbation: Tensor) -> Tensor:
+        distance: Tensor = (explain(images + perturbation).detach() - plain).flatten(1).norm(dim=1)
         return distance
 
     if chunk_size == 1:
         parts = []
-        for field in fields:
-            parts.append(moved(field))
+        for perturbation in perturbations:
+            parts.append(moved_by(perturbation))
             if progress:
-                progress(len(parts), len(fields))
+                progress(len(parts), len(perturbations))
         distances = torch.stack(parts)
     else:
-        distances = run_in_chunks(moved, fields, chunk_size=chunk_size, progress=progress)
+        distances = run_in_chunks(moved_by, perturbations, chunk_size=chunk_size, progress=progress)
     require_finite(distances.mT, "max_sensitivity: a map of the noisy images")
     worst: Tensor = distances.amax(0)
     if not relative:
@@ -163,7 +163,7 @@ def max_sensitivity(
     return torch.where(worst == 0, worst, ratio)
 
 
-def _fields(
+def _perturbations(
     what: str,
     images: Tensor,
     samples: int,
@@ -171,7 +171,7 @@ def _fields(
     noise: Tensor | None,
     draw: Callable[..., Tensor],
 ) -> Tensor:
-    """Perturbations (n, C, *T), given or drawn; the same for all samples of a batch."""
+    """Check or draw the perturbations (n, C, *T), which are the same for all samples of a batch."""
     source = one_source(what, generator, noise, arguments="...")
     shape = tuple(images.shape[1:])
     if isinstance(source, Tensor):

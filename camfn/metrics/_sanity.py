@@ -1,4 +1,4 @@
-"""Whether a map depends on what the network has learned: its parameters are drawn anew, layer by layer."""
+"""Sanity checks: whether a map changes when the network's parameters are drawn anew, layer by layer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Cascade(NamedTuple):
     """Similarity of maps to the original ones, as more and more of the network is random.
 
     Attributes:
-        names: S modules, the top one first.
+        names: names of S modules, the top one first.
         similarity: (B, S), after the module and (cascading) all before it in `names` were drawn anew.
     """
 
@@ -32,15 +32,15 @@ class Cascade(NamedTuple):
 
 
 def resampled(name: str, value: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw a parameter anew: normal, with the mean and deviation that its own entries have.
+    """Draw a parameter anew: normal, with the mean and deviation of its own entries.
 
-    So activations keep their scale, under BatchNorm statistics that stay as they are. The paper draws from the
-    initializer of each layer instead; pass a function of yours for that.
+    BatchNorm statistics stay as they are, and activations keep their scale. The paper draws from the initializer of
+    each layer instead; for that, pass a function of yours as `redraw`.
 
     Args:
-        name: of the parameter, not used.
+        name: the parameter's name, which this function does not use.
         value: its trained value.
-        generator: where to draw from, on its own device.
+        generator: draws the new value, on its own device.
 
     Returns:
         Same shape, dtype and device; a parameter whose entries are all equal stays as it is.
@@ -63,18 +63,18 @@ def randomized(
     redraw: Redraw = resampled,
     cascading: bool = True,
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Copies of a model, more and more of whose parameters are drawn anew, from the top down.
+    """Copy a model again and again, with more and more parameters drawn anew, from the top down.
 
-    The model itself is not touched, not even while a copy runs, as it would be by `torch.func.functional_call`: a copy
-    has modules and buffers of its own, and shares the parameters that are not drawn.
+    The model itself stays unchanged, also while a copy runs, which `torch.func.functional_call` would not ensure: each
+    copy has modules and buffers of its own, and shares the parameters that keep their values.
 
     Args:
         model: any module.
-        generator: where to draw from.
-        names: dotted names of modules, the top one first; all parameters inside one are drawn. By default every module
-            that has parameters of its own, in the reverse of the order in which they were registered.
+        generator: draws the new values.
+        names: dotted names of modules, the top one first; all parameters inside a module are drawn anew. By default
+            every module with parameters of its own, in the reverse of the order in which they were registered.
         redraw: (name, value, generator) to a new value.
-        cascading: keep what was drawn before; False draws one module at a time.
+        cascading: keep the values drawn for earlier modules; False draws one module at a time.
 
     Yields:
         The name, and a copy of the model.
@@ -95,7 +95,7 @@ def randomized(
         for key, parameter in model.get_submodule(name).named_parameters():
             if id(parameter) not in drawn:
                 drawn[id(parameter)] = redraw(f"{name}.{key}" if name else key, parameter.detach(), generator)
-        yield name, _with(model, drawn)
+        yield name, _copy_with(model, drawn)
 
 
 def randomization(
@@ -108,18 +108,19 @@ def randomization(
     redraw: Redraw = resampled,
     cascading: bool = True,
 ) -> Cascade:
-    """Sanity check by model randomization: how alike maps stay while the network is forgotten from the top down.
+    """Sanity check by randomization: the similarity of maps while parameters are drawn anew from the top down.
 
-    A map that does not change says nothing about what was learned. Methods without a class, such as Eigen-CAM, stay at
-    1 until the cascade reaches their layer: nothing before that is theirs to see. One explanation for each module.
+    A map that does not change does not depend on the trained parameters. Methods without a class, such as Eigen-CAM,
+    stay at 1 until the cascade reaches their layer, since they read nothing above it. It costs one explanation for each
+    module.
 
     Source: arXiv 1810.03292, section 3.
 
     Args:
         explain: a model to maps (B, *S), always of the same images and classes, such as
             `lambda net: explainer(grad_cam, net, "layer4")(images, classes)`.
-        model: any module; left as it is.
-        generator: where to draw from.
+        model: any module; stays unchanged.
+        generator: draws the new values.
         similarity: two batches of maps to (B,); by default `spearman`.
         names: as in `randomized`.
         redraw: as in `randomized`.
@@ -136,17 +137,17 @@ def randomization(
         >>> net = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(4, 2))
         >>> images = torch.arange(16.0).reshape(1, 1, 4, 4)
         >>> explain = lambda net: net[0](images)[:, 0]
-        >>> found = randomization(explain, net, generator=torch.Generator().manual_seed(0), names=["2"])
-        >>> found.similarity
+        >>> cascade = randomization(explain, net, generator=torch.Generator().manual_seed(0), names=["2"])
+        >>> cascade.similarity
         tensor([[1.]])
     """
     compare = similarity or spearman
     original = explain(model).detach()
-    names_, columns = [], []
+    modules, columns = [], []
     for name, copy in randomized(model, generator=generator, names=names, redraw=redraw, cascading=cascading):
-        names_.append(name)
+        modules.append(name)
         columns.append(compare(original, explain(copy).detach()))
-    return Cascade(tuple(names_), torch.stack(columns, 1))
+    return Cascade(tuple(modules), torch.stack(columns, 1))
 
 
 def spearman(first: Tensor, second: Tensor, *, absolute: bool = False) -> Tensor:
@@ -157,7 +158,7 @@ def spearman(first: Tensor, second: Tensor, *, absolute: bool = False) -> Tensor
     Args:
         first: (B, *S).
         second: (B, *S).
-        absolute: rank magnitudes.
+        absolute: rank the magnitudes of the values.
 
     Returns:
         (B,), in [-1, 1]; 0 where a map is constant, unless both are: 1.
@@ -209,19 +210,19 @@ def ssim(first: Tensor, second: Tensor, *, window: int = 11) -> Tensor:
         )
     from kornia.metrics import ssim as index
 
-    found: Tensor = index(maps[0][:, None], maps[1][:, None], window)
-    return found.flatten(1).mean(1).to(first.dtype)
+    by_pixel: Tensor = index(maps[0][:, None], maps[1][:, None], window)
+    return by_pixel.flatten(1).mean(1).to(first.dtype)
 
 
 def _mean_ranks(rows: Tensor) -> Tensor:
-    """Ranks along (B, N) from 1, equal values sharing the mean of theirs."""
+    """Rank the values of each row (B, N) from 1; equal values get the mean of their ranks."""
     ordered = rows.sort(1).values
     low, high = (torch.searchsorted(ordered, rows.contiguous(), right=right) for right in (False, True))
     return (low + high + 1).to(rows.dtype) / 2
 
 
-def _with(model: nn.Module, drawn: dict[int, Tensor]) -> nn.Module:
-    """A copy of a model that shares its parameters, but for those drawn."""
+def _copy_with(model: nn.Module, drawn: dict[int, Tensor]) -> nn.Module:
+    """Copy a model with new values for some parameters, by the `id` of the parameter; the copy shares the others."""
     copy = deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
     names = model.named_parameters(remove_duplicate=False)
     new = {name: drawn[id(parameter)] for name, parameter in names if id(parameter) in drawn}

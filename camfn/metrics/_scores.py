@@ -1,4 +1,4 @@
-"""Scores of inputs, the only thing that faithfulness metrics ask of a network."""
+"""Scores of images: the only values of a network that faithfulness metrics read."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ ScoreOf: TypeAlias = Callable[[Tensor], Tensor]
 
 _TOP = class_probability()
 
-_PAYS = 4
-"""Runs from which on folding is faster: one more is made to check it, and it takes a third off the others."""
+_RUNS_TO_FOLD = 4
+"""Folding BatchNorm is faster from this many runs on: the check costs one run, and each run takes a third less."""
 
 
 def scores_of(model: nn.Module, images: Tensor, target: Target = _TOP) -> ScoreOf:
-    """Make the score that the metrics ask for: images to one number a sample, always for the same classes.
+    """Make the score that the metrics take: images to one number a sample, always for the same classes.
 
-    What the target leaves to the outputs (the top class) is chosen here, in a run on `images`, so that no masked image
-    changes the question. Where nothing is left open nothing is run, and `lambda x: target(model(x))` does as well.
+    If the target depends on the model's output, as the top class does, one run on `images` fixes the choice, so that a
+    masked image keeps the class of its original. For given classes this function runs nothing, and
+    `lambda x: target(model(x))` is an equal score.
 
     Args:
-        model: in evaluation mode; it is only called, without a graph.
+        model: in evaluation mode; the score calls it without a graph.
         images: (B, C, *S), as the model takes them.
-        target: as everywhere; by default the probability of each sample's top class. A class index is its logit: for a
-            probability, which most metrics want, `targets.class_probability(281)`.
+        target: a class index or a target; by default the probability of each sample's top class. A class index stands
+            for its logit; most metrics expect a probability, as `targets.class_probability(281)` gives.
 
     Returns:
         A function (B, C, *S) -> (B,), for these B samples in this order. Its method `score_many` runs n of them as one.
@@ -59,13 +60,16 @@ def scores_of(model: nn.Module, images: Tensor, target: Target = _TOP) -> ScoreO
 
 
 class _Pinned:
-    """A model and a target that chooses nothing any more."""
+    """A model and a target whose classes are fixed."""
 
     def __init__(self, model: Callable[[Tensor], Any], score: ScoreFn) -> None:
         self.model, self.score = model, score
 
-    def many(self) -> _Pinned:
-        """The same for many runs on images that may be written to; not for longer, for it keeps the parameters."""
+    def with_folded_norms(self) -> _Pinned:
+        """Return the score with BatchNorm folded into a private copy, for the runs of one metric.
+
+        The copy keeps the parameters of its time, and may write to the images. A caller drops it after the runs.
+        """
         model = self.model
         return (
             _Pinned(BatchNormFolded(model), self.score)
@@ -78,14 +82,14 @@ class _Pinned:
             return self.score(self.model(images))
 
     def score_many(self, batches: Tensor) -> Tensor:
-        """(n, B, ...) to (n, B)."""
+        """Score n batches as one: (n, B, ...) to (n, B)."""
         with torch.no_grad():
             return score_as_one_batch(self.model, self.score, batches)
 
 
 def for_runs(score: ScoreOf, count: int) -> ScoreOf:
-    """Take a score for all runs of one metric: BatchNorm folded in a private copy, where they pay for the check."""
-    return score.many() if isinstance(score, _Pinned) and count >= _PAYS else score
+    """Return the score to use for `count` runs: with BatchNorm folded where that saves more than its check costs."""
+    return score.with_folded_norms() if isinstance(score, _Pinned) and count >= _RUNS_TO_FOLD else score
 
 
 def score_once(what: str, score: ScoreOf, images: Tensor) -> Tensor:
@@ -110,8 +114,8 @@ def score_rows(
     score = for_runs(score, len(rows))
     with torch.no_grad():
         if hasattr(score, "score_many"):
-            found = score_variants(f"{what}: score", score, change, rows, chunk_size=chunk_size, progress=progress)
-            return no_nan(f"{what}: score", found.mT).mT
+            scores = score_variants(f"{what}: score", score, change, rows, chunk_size=chunk_size, progress=progress)
+            return no_nan(f"{what}: score", scores.mT).mT
         done: list[Tensor] = []
         for row in rows:
             images = change(row)
@@ -122,7 +126,11 @@ def score_rows(
 
 
 def number_a_sample(what: str, name: str, value: Any, low: float, high: float, advice: str) -> Tensor:
-    """Refuse anything but (B,) floating-point numbers in [low, high], with some slack for rounding."""
+    """Return `value` if it is (B,) floating-point numbers in [low, high], up to rounding.
+
+    Raises:
+        CamfnError: it is not; `what` and `name` begin the message, `advice` ends it.
+    """
     if not isinstance(value, Tensor) or value.ndim != 1 or not value.is_floating_point():
         got = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise CamfnError(f"{what}: {name}: expected one floating-point number a sample, shape (B,); got {got}")

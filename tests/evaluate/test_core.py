@@ -49,7 +49,9 @@ def test_the_baselines_do_not_ask_the_network(photos: list[Photo]) -> None:
 
 def test_grad_cam_xgrad_cam_and_hires_cam_coincide_before_pooling(photos: list[Photo]) -> None:
     names = ("grad_cam", "xgrad_cam", "hires_cam")
-    rows = list(evaluate_photo(photos[0], make_cases(*names)[:3], load_net(), Protocol(step=0.25, noise_samples=3)))
+    rows = list(
+        evaluate_photo(photos[0], make_cases(*names)[:3], load_net(), Protocol(step=0.25, infidelity_samples=3))
+    )
     for row in rows[1:]:
         # pixels whose values are equal but for rounding may change places
         assert row.values == pytest.approx(rows[0].values, rel=5e-3, abs=1e-4)

@@ -13,7 +13,9 @@ from tests.evaluate.common import SIDE, load_net, make_cases
 
 
 def test_all_metrics_have_a_number(photos: list[Photo]) -> None:
-    rows = list(evaluate_photo(photos[0], make_cases("grad_cam"), load_net(), Protocol(step=0.25, noise_samples=3)))
+    rows = list(
+        evaluate_photo(photos[0], make_cases("grad_cam"), load_net(), Protocol(step=0.25, infidelity_samples=3))
+    )
     assert [row.problem for row in rows] == ["", "", ""]
     for row in rows:
         assert list(row.values) == list(ev.METRICS)

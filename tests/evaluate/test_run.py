@@ -17,11 +17,11 @@ from tests.evaluate.common import load_net, make_cases, numbers_of, run_quickly
 
 
 def test_one_seed_gives_the_same_bits(photos: list[Photo], tmp_path: Path) -> None:
-    protocol = Protocol(step=0.25, noise_samples=3, seed=5)
+    protocol = Protocol(step=0.25, infidelity_samples=3, seed=5)
     names = ("random_cam", "rise:samples=20", "grad_cam")
     first, second = (run_quickly(photos[:2], tmp_path / name, *names, protocol=protocol) for name in "ab")
     assert numbers_of(first) == numbers_of(second)
-    other = run_quickly(photos[:2], tmp_path / "c", *names, protocol=Protocol(step=0.25, noise_samples=3, seed=6))
+    other = run_quickly(photos[:2], tmp_path / "c", *names, protocol=Protocol(step=0.25, infidelity_samples=3, seed=6))
     assert numbers_of(other) != numbers_of(first)
 
 

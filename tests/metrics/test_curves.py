@@ -113,11 +113,11 @@ def test_squares_are_removed_by_their_sum_and_cut_at_the_border() -> None:
         left.append(y[0, 0].clone())
         return y.sum((1, 2, 3))
 
-    curve = metrics.pixel_flipping(score, x, heatmap, region=2, step=1)
+    curve = metrics.pixel_flipping(score, x, heatmap, side=2, step=1)
     assert curve.scores.tolist() == [[15, 14, 10, 6, 4, 2, 0]]
     assert left[1][2, 4] == 0
     assert left[2][:2, 2:4].sum() == 0
-    by_pixel = metrics.pixel_flipping(bent, drawn(0, 1, 1, 3, 4), drawn(1, 1, 3, 4), region=1, step=1)
+    by_pixel = metrics.pixel_flipping(bent, drawn(0, 1, 1, 3, 4), drawn(1, 1, 3, 4), side=1, step=1)
     assert torch.equal(by_pixel.scores, metrics.deletion(bent, drawn(0, 1, 1, 3, 4), drawn(1, 1, 3, 4), step=1).scores)
 
 
@@ -151,7 +151,7 @@ def test_blur_keeps_the_mean_of_a_constant_and_the_batch_apart() -> None:
         ({"step": 0}, "step"),
         ({"step": 13}, "1 to 12"),
         ({"step": 1.5}, "step"),
-        ({"region": 0}, "region"),
+        ({"side": 0}, "side"),
         ({"heatmap": torch.full((1, 3, 4), math.nan)}, "samples: 0"),
         ({"heatmap": torch.zeros(2, 3, 4)}, "as many samples"),
         ({"score": lambda y: y.sum((1, 2, 3)) * math.nan}, "NaN for sample 0"),

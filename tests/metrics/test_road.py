@@ -183,7 +183,7 @@ def test_the_preconditioner_is_symmetric_and_close_to_the_inverse(share: float, 
         unit.view(-1)[place] = 1
         grids[0].right.copy_(framed(unit, grids[0].shape))
         run(steps)
-        rows.append(grids[0].found[inside].clone())
+        rows.append(grids[0].solution[inside].clone())
     matrix = torch.stack(rows)
     torch.testing.assert_close(matrix, matrix.T)
     root = torch.linalg.cholesky(6 * system(missing[0])[gone][:, gone])  # direct neighbors weigh 1
@@ -212,7 +212,7 @@ def removed(share: float, heatmap: Tensor, least: bool = False) -> Tensor:
         seen.append((y != x)[:, 0])
         return y.sum((1, 2, 3))
 
-    metrics.road(score, x, heatmap, shares=(share,), least=least, noise=0.0)
+    metrics.road(score, x, heatmap, shares=(share,), least=least, std=0.0)
     return seen[0]
 
 
@@ -235,14 +235,14 @@ def test_least_relevant_first_is_most_relevant_first_of_the_negative(seed: int, 
 def test_scores_of_a_network_and_what_is_combined_of_them() -> None:
     net, x, heatmap = seeded(Net), images(2, 3, 16, 16), images(2, 4, 4)
     score, shares = metrics.scores_of(net, x), (0.0, 0.25, 0.75)
-    most = metrics.road(score, x, heatmap, shares=shares, noise=0.0)
-    least = metrics.road(score, x, heatmap, shares=shares, least=True, noise=0.0)
+    most = metrics.road(score, x, heatmap, shares=shares, std=0.0)
+    least = metrics.road(score, x, heatmap, shares=shares, least=True, std=0.0)
     torch.testing.assert_close(most.scores[:, 0], score(x))
     torch.testing.assert_close(most.shares, torch.tensor(shares))
-    combined = metrics.road_combined(score, x, heatmap, shares=shares, noise=0.0)
+    combined = metrics.road_combined(score, x, heatmap, shares=shares, std=0.0)
     torch.testing.assert_close(combined, (least.scores.mean(1) - most.scores.mean(1)) / 2)
-    torch.testing.assert_close(metrics.road_combined(score, x, -heatmap, shares=shares, noise=0.0), -combined)
-    alone = metrics.road(metrics.scores_of(net, x[1:]), x[1:], heatmap[1:], shares=shares, noise=0.0)
+    torch.testing.assert_close(metrics.road_combined(score, x, -heatmap, shares=shares, std=0.0), -combined)
+    alone = metrics.road(metrics.scores_of(net, x[1:]), x[1:], heatmap[1:], shares=shares, std=0.0)
     torch.testing.assert_close(alone.scores, most.scores[1:])
 
 
@@ -256,7 +256,7 @@ def test_noise_is_seeded_small_and_on_imputed_pixels_only() -> None:
 
     for seed in (0, 0, 1):
         metrics.road(score, x, heatmap, shares=(0.5,), generator=torch.Generator().manual_seed(seed))
-    metrics.road(score, x, heatmap, shares=(0.5,), noise=0.0)
+    metrics.road(score, x, heatmap, shares=(0.5,), std=0.0)
     first, again, other, plain = seen
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -279,7 +279,7 @@ def test_it_agrees_with_the_peer_where_the_map_has_no_ties() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"noise": 0.01}, "generator"),
+        ({"std": 0.01}, "generator"),
         ({"shares": (0.5, 1.5)}, "\\[0, 1\\]"),
         ({"heatmap": torch.full((1, 6, 6), math.nan)}, "samples: 0"),
         ({"heatmap": torch.zeros(1, 6)}, "spatial dimensions"),
@@ -292,7 +292,7 @@ def test_what_is_refused(change: dict[str, Any], said: str) -> None:
         "score": lambda y: y.sum((1, 2, 3)),
         "images": torch.ones(1, 3, 6, 6),
         "heatmap": torch.ones(1, 6, 6),
-        "noise": 0.0,
+        "std": 0.0,
         **change,
     }
     with pytest.raises(ValueError, match=said):
@@ -313,8 +313,8 @@ def test_many_scores_are_those_of_the_network_which_stays_as_it_is(run: Callable
     score = metrics.scores_of(net, x, 2)
     for _ in range(2):
         with unchanged(net):
-            found = run(score, x, heatmap, shares=(0.1, 0.3, 0.5, 0.7), noise=0.0)
-        plain = run(lambda y: net(y)[:, 2], x, heatmap, shares=(0.1, 0.3, 0.5, 0.7), noise=0.0)
+            found = run(score, x, heatmap, shares=(0.1, 0.3, 0.5, 0.7), std=0.0)
+        plain = run(lambda y: net(y)[:, 2], x, heatmap, shares=(0.1, 0.3, 0.5, 0.7), std=0.0)
         torch.testing.assert_close(found, plain)
         with torch.no_grad():
             for parameter in net.parameters():
