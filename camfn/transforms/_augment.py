@@ -1,4 +1,4 @@
-"""Maps averaged over invertible changes of the images: flips, brightness, and whatever kornia can undo."""
+"""Maps averaged over invertible changes of the images: flips, brightness, and augmentations of kornia."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Augmentation(NamedTuple):
     Attributes:
         forward: images (B, C, *S) to images of the same shape.
         inverse: a map (B, *T) of the changed images, of any resolution, to the map of the unchanged ones.
-        move: where a mask (B, *S) on the images ends up; needed for targets with places of their own.
+        move: a mask (B, *S) on the images to the mask on the changed images; needed for targets that refer to places
+            of the image.
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -40,6 +41,7 @@ Change: TypeAlias = "Augmentation | tuple[Callable[[Tensor], Tensor], Callable[[
 
 
 def _same(x: Tensor) -> Tensor:
+    """Change nothing."""
     return x
 
 
@@ -61,10 +63,10 @@ def flip(*dims: int) -> Augmentation:
     if any(not -3 <= axis <= -1 for axis in axes):
         raise CamfnError(f"flip: expected spatial dimensions counted from the end, -1 to -3, got {dims}")
 
-    def mirrored(x: Tensor) -> Tensor:
+    def mirror(x: Tensor) -> Tensor:
         return x.flip(axes)
 
-    return Augmentation(mirrored, mirrored, mirrored)
+    return Augmentation(mirror, mirror, mirror)
 
 
 def multiply(factor: float) -> Augmentation:
@@ -86,6 +88,7 @@ _MIRROR = flip(-1)
 
 
 def _times(one: Augmentation, factor: float) -> Augmentation:
+    """Multiply the images after another change."""
     return one if factor == 1 else one._replace(forward=lambda images: one.forward(images) * factor)
 
 
@@ -161,44 +164,48 @@ def augment(
 
 
 def _unknown(mask: Tensor) -> Tensor:
+    """Stand for the `move` that an augmentation does not have: refuse to move any mask."""
     raise CamfnError(
-        "augment: the target has places of its own, and a transform does not say where they go: give "
+        "augment: the target refers to places of the image, and a transform does not say where they go: give "
         "Augmentation(forward, inverse, move) in place of the pair"
     )
 
 
 def _listed(transforms: str | Sequence[Change]) -> list[Augmentation | nn.Module]:
+    """Return the list that a name stands for, or check the entries of a given list."""
     if isinstance(transforms, str):
         if transforms not in _NAMED:
             raise CamfnError(f"transforms: expected 'aug_smooth', 'flips' or a list, got {transforms!r}")
         return list(_NAMED[transforms])
-    found: list[Augmentation | nn.Module] = []
+    changes: list[Augmentation | nn.Module] = []
     for one in transforms:
         if isinstance(one, (Augmentation, nn.Module)):
-            found.append(one)
+            changes.append(one)
         elif isinstance(one, tuple) and len(one) == 2 and all(map(callable, one)):
-            found.append(Augmentation(*one))
+            changes.append(Augmentation(*one))
         else:
             raise CamfnError(
                 "transforms: expected Augmentations, pairs (forward on images, inverse on maps) or augmentations of "
                 f"kornia, got a {type(one).__name__}; for example [multiply(1), flip(-1)]"
             )
-    if not found:
+    if not changes:
         raise CamfnError("transforms: expected at least one, got an empty list; the unchanged images are multiply(1)")
-    for one in found:
+    for one in changes:
         if isinstance(one, nn.Module) and not hasattr(one, "inverse") and not _only_colors(one):
             raise CamfnError(
                 f"transforms: {type(one).__name__} has no inverse, so its map cannot be laid on the unchanged image; "
                 "give a pair (forward on images, inverse on maps)"
             )
-    return found
+    return changes
 
 
 def _only_colors(module: nn.Module) -> bool:
+    """Say whether an augmentation of kornia changes colors alone, so that maps and masks stay in place."""
     return any("IntensityAugmentation" in base.__name__ for base in type(module).__mro__)
 
 
 def _changed(one: Augmentation, images: Tensor) -> Tensor:
+    """Apply a change, and refuse one that changes the shape."""
     changed = one.forward(images)
     if changed.shape != images.shape:
         raise CamfnError(
@@ -209,7 +216,7 @@ def _changed(one: Augmentation, images: Tensor) -> Tensor:
 
 
 def _drawn(change: Augmentation | nn.Module, images: Tensor, generator: torch.Generator | None) -> Augmentation:
-    """Fix what an augmentation of kornia draws; others are fixed already."""
+    """Draw the random parameters of a kornia augmentation once, and return it as an `Augmentation`."""
     if isinstance(change, Augmentation):
         return change
     name = type(change).__name__
@@ -222,7 +229,7 @@ def _drawn(change: Augmentation | nn.Module, images: Tensor, generator: torch.Ge
         raise CamfnError(
             f"augment: {name} of kornia draws at random: pass generator=torch.Generator().manual_seed(0), for instance"
         )
-    own: Any = deepcopy(change)  # it keeps what it drew on itself
+    own: Any = deepcopy(change)  # an augmentation of kornia stores its drawn parameters on itself
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     devices = [images.device] if images.device.type == "cuda" else []
     with _DRAWING, torch.random.fork_rng(devices=devices):

@@ -1,4 +1,4 @@
-"""Maps of a method replaced by the first component of its weighted channels."""
+"""Eigen-smoothing: the first component of a method's weighted channels, in place of their sum."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ def eigen_smooth(
     """Replace the sum over channels of a method by their first component: Eigen-CAM of its weighted channels.
 
     For `L(p) = sum_k c_k(p)`, with `c_k = w_k A_k` in Grad-CAM, the result is `O v_1`, `O` the (N, C) matrix of the
-    `c_k`: what the channels' contributions have in common. A component has no sign of its own. The rule "map" takes the
-    one whose product with L is not negative, so that the smoothed map never turns the method's around. pytorch-grad-cam
-    (`eigen_smooth=True`) centers the contributions, leaves the sign to the solver and clips what is negative, so that
-    its maps come out inverted by chance; `centered=True` is its matrix, with a sign rule. No outer ReLU is applied.
+    `c_k`: the part that the channels' contributions have in common. A component has no sign of its own. The rule "map"
+    takes the sign whose product with L is not negative, so that the smoothed map never inverts the method's map.
+    pytorch-grad-cam (`eigen_smooth=True`) centers the contributions, leaves the sign to the solver and clips negative
+    values, so that some of its maps are inverted by chance; `centered=True` is its matrix, with a sign rule. No outer
+    ReLU is applied.
 
-    The contributions are found by giving the method one channel at a time, all in one batch, so it is for methods that
-    weigh each channel by itself from its activations and gradients: `grad_cam`, `hires_cam`, `elementwise_grad_cam`,
-    `grad_cam_plusplus`, `xgrad_cam`, `layer_cam`, `bag_cam`, or one of yours. That their sum is the method's own map is
-    checked where data can be read.
+    The function gives the method one channel at a time, all of them in one batch. So the method must weigh each channel
+    from the activations and gradients of that channel alone: `grad_cam`, `hires_cam`, `elementwise_grad_cam`,
+    `grad_cam_plusplus`, `xgrad_cam`, `layer_cam`, `bag_cam`, or one of yours. Where data can be
+    read, the function checks that the contributions sum to the method's own map.
 
     Source: pytorch-grad-cam, which introduced it; no paper. The sign rule is camfn's.
 
@@ -65,35 +66,37 @@ def eigen_smooth(
 
     def smoothed(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
         a, g = widen(activations, grads)
-        alone = (a.flatten(0, 1)[:, None], g.flatten(0, 1)[:, None], outputs)
-        found = method(*alone[: needs.positional])
-        contributions = found.reshape(*a.shape[:2], *found.shape[1:])
-        whole = contributions.sum(1)
+        # each channel of each sample becomes a sample of one channel
+        single = (a.flatten(0, 1)[:, None], g.flatten(0, 1)[:, None], outputs)
+        cams = method(*single[: needs.positional])
+        contributions = cams.reshape(*a.shape[:2], *cams.shape[1:])
+        summed = contributions.sum(1)
         if is_concrete(a) and is_concrete(g):
-            _one_by_one(name, whole, method(*(a, g, outputs)[: needs.positional]))
+            check_sum_of_channels(name, summed, method(*(a, g, outputs)[: needs.positional]))
         rows = pixels(contributions)
         component = first_component(rows - rows.mean(-2, keepdim=True) if centered else rows)
-        component = _along(component, whole.flatten(1)) if sign == "map" else orient(component, rows, sign)
-        return component.reshape(whole.shape).to(activations.dtype)
+        component = _oriented_like(component, summed.flatten(1)) if sign == "map" else orient(component, rows, sign)
+        return component.reshape(summed.shape).to(activations.dtype)
 
     smoothed.__name__ = f"eigen_smooth({name})"
     return smoothed
 
 
-def _along(component: Tensor, whole: Tensor) -> Tensor:
-    """Choose between a component and its negative by its product with the map; by its sum, where that is zero."""
-    product = (component * whole).sum(-1, keepdim=True)
+def _oriented_like(component: Tensor, cam: Tensor) -> Tensor:
+    """Return the component, or its negative where its product with the map (or, if that is 0, its sum) is negative."""
+    product = (component * cam).sum(-1, keepdim=True)
     evidence = torch.where(product == 0, component.sum(-1, keepdim=True), product).detach()
     return torch.where(evidence < 0, -component, component)
 
 
-def _one_by_one(name: str, summed: Tensor, expected: Tensor) -> None:
+def check_sum_of_channels(name: str, summed: Tensor, expected: Tensor) -> None:
+    """Refuse a method whose map is not the sum of the maps that it gives for each channel alone."""
     scale = expected.detach().abs().amax()
     if summed.shape == expected.shape and bool((summed - expected).detach().abs().amax() <= 1e-3 * scale):
         return
     if summed.shape == expected.shape and not expected.isfinite().all():
         return
     raise CamfnError(
-        f"eigen_smooth: the map of {name} is not the sum of what it gives for each channel alone; take grad_cam, "
-        "hires_cam, grad_cam_plusplus, xgrad_cam or layer_cam"
+        f"eigen_smooth: the map of {name} is not the sum of the maps that it gives for each channel alone; "
+        "take grad_cam, hires_cam, grad_cam_plusplus, xgrad_cam or layer_cam"
     )

@@ -1,4 +1,4 @@
-"""Maps of several layers made one: which layers, each map rescaled, and what combines them."""
+"""Maps of several layers fused into one: the choice of layers, the scaling of each map, and the rule."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .._shared.spelling import near
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 
 Fusion: TypeAlias = Literal["mean", "max", "tanh_max", "product", "weighted"]
-"""What makes one map of several."""
+"""The rule that combines several maps."""
 
 Scaling: TypeAlias = Literal["relu_minmax", "relu_max", "minmax", "max", "none"]
-"""How maps of different magnitude are made comparable, each sample by itself."""
+"""The scaling that makes maps of different magnitude comparable, each sample by itself."""
 
 _PAPERS: dict[str, Scaling] = {
     "mean": "relu_minmax",
@@ -93,14 +93,15 @@ def fuse_maps(
     target = tuple(size) if size is not None else max((m.shape[1:] for m in given), key=math.prod)
     wide = [widen(m) for m in given]
     if how == "product":
-        scaled = [_scaled(resize(m[:, None], target)[:, 0], rule) for m in wide]
+        scaled = [_rescale(resize(m[:, None], target)[:, 0], rule) for m in wide]
     else:
         bend = (lambda m: torch.tanh(gamma * m)) if how == "tanh_max" else (lambda m: m)
-        scaled = [resize(bend(_scaled(m, rule))[:, None], target)[:, 0] for m in wide]
-    return _combined(torch.stack(scaled), how, weights).to(given[0].dtype)
+        scaled = [resize(bend(_rescale(m, rule))[:, None], target)[:, 0] for m in wide]
+    return _combine(torch.stack(scaled), how, weights).to(given[0].dtype)
 
 
-def _scaled(m: Tensor, rule: Scaling) -> Tensor:
+def _rescale(m: Tensor, rule: Scaling) -> Tensor:
+    """Scale each map (B, *S) by itself."""
     dims = tuple(range(1, m.ndim))
     if rule in ("relu_minmax", "relu_max"):
         m = m.relu()
@@ -113,8 +114,8 @@ def _scaled(m: Tensor, rule: Scaling) -> Tensor:
     raise CamfnError(f"scaling: expected 'relu_minmax', 'relu_max', 'minmax', 'max' or 'none', got {rule!r}")
 
 
-def _combined(stacked: Tensor, how: Fusion, weights: Sequence[float] | Tensor | None) -> Tensor:
-    """(L, B, *S) to (B, *S)."""
+def _combine(stacked: Tensor, how: Fusion, weights: Sequence[float] | Tensor | None) -> Tensor:
+    """Combine the maps of L layers, (L, B, *S), into one, (B, *S)."""
     if how != "weighted":
         if weights is not None:
             raise CamfnError(f"weights belong to how='weighted', got how={how!r}")
@@ -145,7 +146,7 @@ def fuse(
     progress: Callable[[int, int], None] | None = None,
     differentiable: bool = False,
 ) -> Callable[..., Tensor]:
-    """Compose a method with several layers of a model, their maps made one by `fuse_maps`.
+    """Compose a method with several layers of a model, and combine their maps by `fuse_maps`.
 
     A method that takes gradients and nothing else of the network costs one forward and one backward, however many the
     layers. Any other runs once a layer.
@@ -189,10 +190,10 @@ def fuse(
 
     def explain(inputs: Inputs, target: Target = None) -> Tensor:
         if together:
-            found = run(inputs, target)
-            for name, captured in found.items():
+            by_layer = run(inputs, target)
+            for name, captured in by_layer.items():
                 spatial_map(name, captured.activations, layout)
-            cams = [method(*captured[: needs.positional]) for captured in found.values()]
+            cams = [method(*captured[: needs.positional]) for captured in by_layer.values()]
         else:
             cams = [one(inputs, target) for one in apart]
         return fuse_maps(cams, how=how, size=size, scaling=scaling, gamma=gamma, weights=weights)
@@ -201,18 +202,18 @@ def fuse(
 
 
 def matching(model: nn.Module, layers: str | Sequence[str | nn.Module]) -> list[str]:
-    """Names of the layers that names, modules and patterns stand for, each once."""
+    """Return the names of the layers that names, modules and patterns stand for, each name once."""
     known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-    found: list[str] = []
+    names: list[str] = []
     for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
         if isinstance(layer, nn.Module) or layer in known or not set("*?[") & set(layer):
-            found.append(layer_name(model, layer))
+            names.append(layer_name(model, layer))
             continue
         fitting = [name for name in known if fnmatchcase(name, layer)]
         if not fitting:
             plain = layer.translate(str.maketrans("", "", "*?[]!")).strip(".")
             raise CaptureError(f"no layer of this {type(model).__name__} fits {layer!r}. {near(plain, known)}")
-        found += fitting
-    if not found:
+        names += fitting
+    if not names:
         raise CaptureError("fuse: expected at least one layer, got an empty list")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(names))

@@ -21,10 +21,13 @@ from ..targets import pin
 from ._variants import Variant, explain_variants
 
 Space: TypeAlias = Literal["inputs", "activations"]
-"""Where the path is straight."""
+"""The space in which the path is straight."""
 
 AtPoint: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Takes the activations and gradients at a point of a path."""
+
 Run: TypeAlias = Callable[[Sequence[Tensor], AtPoint], Sequence[Tensor]]
+"""Runs the network at each point of a path, and returns the results of an `AtPoint` there."""
 
 
 def path_integral(
@@ -50,7 +53,7 @@ def path_integral(
 
     - `average="grads"`: `method(A_1 - A_0, int_0^1 g_t dt)`, averaged over the baselines. Expected Grad-CAM
       (2406.01274) takes such an expectation in place of the gradient, with `space="inputs"`, baselines from data and
-      noise (`std`) on the points; its own distributions and kernel are not built in, they are what is given here.
+      noise (`std`) on the points; its own distributions and kernel are not built in: give them here.
     - `average="maps"`: `int_0^1 method(A_t - A_0, g_t) dt`. Integrated Grad-CAM (2102.07805) is this of `grad_cam`,
       with `space="inputs"` and `rectified=True`, the ReLU inside the integral. The authors' code subtracts nothing
       (`difference=False`), sums over 50 points from the left, and takes the zero image as the baseline.
@@ -79,9 +82,9 @@ def path_integral(
         chunk_size: points at once; None is all of a path.
 
     Returns:
-        A function of the inputs and a target that returns the raw map, (B, *spatial). What the target leaves to the
-        outputs is chosen at the sample. Costs, with n baselines: 1 F + n steps (F + b) for inputs, and n F more for
-        the difference; 1 F + n steps (t + b) for activations.
+        A function of the inputs and a target that returns the raw map, (B, *spatial). The target makes its choices,
+        such as the top class, by the outputs of the unchanged inputs. Costs, with n baselines: 1 F + n steps (F + b)
+        for inputs, and n F more for the difference; 1 F + n steps (t + b) for activations.
 
     Raises:
         CamfnError: a method without gradients or that needs more of the network; a baseline that does not broadcast;
@@ -102,7 +105,7 @@ def path_integral(
     if not needs.gradients or needs.context:
         raise CamfnError(
             f"path_integral: {getattr(method, '__name__', 'this method')} is no function of activations and gradients "
-            "alone, so there is nothing to average; take grad_cam, hires_cam, layer_cam or another gradient method"
+            "alone, so it has no gradient to average; take grad_cam, hires_cam, layer_cam or another gradient method"
         )
     if space not in ("inputs", "activations") or average not in ("grads", "maps"):
         raise CamfnError(
@@ -125,7 +128,7 @@ def path_integral(
         return method(*(activations, grads, None)[: needs.positional])
 
     def along(start: Tensor, end: Tensor, origin: Tensor, activations: Tensor, run: Run) -> Tensor:
-        """The map of one path; `run` gives what it is told of the activations and gradients at each of its points."""
+        """Return the map of one path; `run` applies `at_point` to the activations and gradients at each point of it."""
         path = [_noisy(start + t * (end - start), std, generator) for t in nodes]
 
         def at_point(a: Tensor, g: Tensor) -> Tensor:
@@ -184,6 +187,7 @@ def _after(tail: Tail, score: ScoreFn, chunk_size: int | None) -> Run:
 
 
 def _noisy(x: Tensor, std: float, generator: torch.Generator | None) -> Tensor:
+    """Add normal noise to `x`, or return `x` if there is none to add."""
     if not std or generator is None:
         return x
     noise = torch.randn(x.shape, generator=generator, device=generator.device, dtype=torch.float32)
@@ -191,7 +195,7 @@ def _noisy(x: Tensor, std: float, generator: torch.Generator | None) -> Tensor:
 
 
 def _baselines(baseline: float | Tensor, like: Tensor) -> Iterator[Tensor]:
-    """Baselines one by one, each of the shape of what the path leads to."""
+    """Yield the baselines, each in the shape of `like`, the end of the path."""
     given = torch.as_tensor(baseline, dtype=like.dtype, device=like.device)
     rows = given if given.ndim > like.ndim else given[None]
     try:

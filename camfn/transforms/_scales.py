@@ -46,7 +46,7 @@ def multi_scale(
         model: any module; left exactly as it is.
         layer: a dotted name as in `model.named_modules()`, or the module itself.
         sizes: further sizes, each a spatial shape or a number for the shorter side, sides in proportion.
-        size: spatial shape of the result; None is the image's own, as in the paper. C maps of it are held at once.
+        size: spatial shape of the result; None is the image's own, as in the paper. Memory holds C maps of this shape.
         agree: leave sizes out where their top class is another; None: where no target is given.
         select: as for `explainer`.
         layout: as for `explainer`.
@@ -90,11 +90,11 @@ def multi_scale(
             activations, grads = (resize(widen(x), space) for x in captured[:2])
             count: Tensor | float = 1.0
             for shape in shapes:
-                found = derive(rebuild(_resized(images, shape)), score)
-                a, g = (resize(widen(x), space) for x in found[:2])
+                resized = derive(rebuild(_resized(images, shape)), score)
+                a, g = (resize(widen(x), space) for x in resized[:2])
                 counts: Tensor | float = 1.0
                 if top is not None:
-                    same = (logits_of(found.outputs).argmax(1) == top).to(a.dtype)
+                    same = (logits_of(resized.outputs).argmax(1) == top).to(a.dtype)
                     counts = same.reshape(-1, *(1,) * (a.ndim - 1))
                 activations, grads, count = activations + counts * a, grads + counts * g, count + counts
             means = (activations / count, grads / count, captured.outputs)
@@ -104,7 +104,7 @@ def multi_scale(
 
 
 def _shape(wanted: int | Sequence[int], own: Sequence[int]) -> tuple[int, ...]:
-    """The spatial shape that a size stands for."""
+    """Return the spatial shape that a size stands for, given the image's own."""
     shape = tuple(round(wanted * side / min(own)) for side in own) if isinstance(wanted, int) else tuple(wanted)
     if len(shape) != len(own) or min(shape) < 1:
         raise CamfnError(
@@ -114,6 +114,7 @@ def _shape(wanted: int | Sequence[int], own: Sequence[int]) -> tuple[int, ...]:
 
 
 def _resized(images: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Resize images to a spatial shape: bicubically in two dimensions, linearly in one or three."""
     if tuple(images.shape[2:]) == shape:
         return images
     if images.ndim != 4:

@@ -1,4 +1,4 @@
-"""Several variants of the same images, explained as one larger batch, for one question."""
+"""Several variants of the same images, explained in one larger batch for one target."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..targets import Move, Score, as_score, moved, pin
 
 
 class Variant(NamedTuple):
-    """Images that were changed.
+    """Images after a change.
 
     Attributes:
         images: (B, C, *S), of the shape that all variants have.
-        move: where a mask on the unchanged images ends up; None where nothing moves.
+        move: maps a mask on the unchanged images to the mask on the changed ones; None if the change moves nothing.
     """
 
     images: Tensor
@@ -41,8 +41,8 @@ def explain_variants(
 ) -> list[Tensor]:
     """Explain each variant, `chunk_size` of them at once.
 
-    A target that leaves a choice to the outputs, such as the top class, makes it at the unchanged images, which are
-    then a part of every batch.
+    Some targets choose by the outputs, such as the top class. They choose by the outputs of the unchanged images, which
+    are then a part of every batch.
 
     Returns:
         A map (B, *spatial) for each variant.
@@ -51,30 +51,31 @@ def explain_variants(
         raise CamfnError(f"chunk_size: expected at least 1 variant at once, or None for all, got {chunk_size}")
     images, rebuild = images_of(inputs)
     batch, size = images.shape[0], chunk_size or len(variants)
-    found: list[Tensor] = []
+    cams: list[Tensor] = []
     for start in range(0, len(variants), size):
         part = list(variants[start : start + size])
         added = _chooses(target) and all(variant.images is not images for variant in part)
         runs = [Variant(images), *part] if added else part
-        own = next((i for i, variant in enumerate(runs) if variant.images is images), None)
+        unchanged = next((i for i, variant in enumerate(runs) if variant.images is images), None)
         stacked = rebuild(torch.cat([variant.images for variant in runs]))
-        cam = explain(stacked, _repeated(target, [variant.move for variant in runs], batch, own))
+        cam = explain(stacked, _repeated(target, [variant.move for variant in runs], batch, unchanged))
         if cam.shape[0] != len(runs) * batch:
             raise CamfnError(
                 f"expected one map a sample, ({len(runs) * batch}, *spatial) for {len(runs)} variants of {batch}, got "
-                f"{tuple(cam.shape)}; what is bound to its batch needs chunk_size=1 and a class as the target"
+                f"{tuple(cam.shape)}; an explainer of one batch size needs chunk_size=1 and a class as the target"
             )
-        found += cam.reshape(len(runs), batch, *cam.shape[1:]).unbind(0)[added:]
-    return found
+        cams += cam.reshape(len(runs), batch, *cam.shape[1:]).unbind(0)[added:]
+    return cams
 
 
 def _chooses(target: Target) -> bool:
-    """Whether the target may leave something to the outputs, as the top class does and classes given do not."""
+    """Say whether the target may choose by the outputs, as the top class does and a given class does not."""
     score = as_score(target)
     return not _are_classes(target) and isinstance(score, Score) and score.pinned is not None
 
 
 def _are_classes(target: Target) -> bool:
+    """Say whether the target is a class or a class a sample, and no function."""
     return (
         target is not None
         and not callable(target)
@@ -82,37 +83,49 @@ def _are_classes(target: Target) -> bool:
     )
 
 
-def _repeated(target: Target, moves: Sequence[Move | None], batch: int, own: int | None) -> Target:
-    """Ask of each variant in a batch what the target asks of the images."""
+def _repeated(target: Target, moves: Sequence[Move | None], batch: int, unchanged: int | None) -> Target:
+    """Repeat the target for each variant of a stacked batch.
+
+    Args:
+        target: the target of the unchanged images.
+        moves: the `move` of each variant.
+        batch: samples in each variant.
+        unchanged: which variant has the unchanged images; None if none of them has.
+    """
     if not _are_classes(target):
-        return _in_groups([as_score(target)] * len(moves), moves, batch, own)
+        return _in_groups([as_score(target)] * len(moves), moves, batch, unchanged)
     if isinstance(target, (list, tuple)):
         return list(target) * len(moves)
-    each = torch.as_tensor(target)
-    return each.repeat(len(moves)) if each.ndim else target
+    classes = torch.as_tensor(target)
+    return classes.repeat(len(moves)) if classes.ndim else target
 
 
-def _in_groups(scores: Sequence[ScoreFn], moves: Sequence[Move | None], batch: int, own: int | None) -> Score:
-    """Score each group of a batch's samples by a target of its own."""
+def _in_groups(scores: Sequence[ScoreFn], moves: Sequence[Move | None], batch: int, unchanged: int | None) -> Score:
+    """Score the variants of a stacked batch, each by its own function of `scores`.
 
-    def asked(groups: list[Any]) -> list[ScoreFn]:
-        given = scores if own is None else [pin(scores[own], groups[own])] * len(moves)
-        return [score if move is None else moved(score, move) for score, move in zip(given, moves)]
+    If one variant has the unchanged images, its outputs make the choices of the target (`pin`), and every variant
+    is then scored by these choices, moved along with its images (`moved`).
+    """
+
+    def functions(groups: list[Any]) -> list[ScoreFn]:
+        same = scores if unchanged is None else [pin(scores[unchanged], groups[unchanged])] * len(moves)
+        return [score if move is None else moved(score, move) for score, move in zip(same, moves)]
 
     def score(outputs: Any) -> Tensor:
         groups = _groups(outputs, len(moves), batch)
-        return torch.cat([one(group) for one, group in zip(asked(groups), groups)])
+        return torch.cat([one(group) for one, group in zip(functions(groups), groups)])
 
-    def pinned(outputs: Any) -> Score:
+    def pin_each(outputs: Any) -> Score:
+        # an explainer that perturbs pins its target first; the moves are then in the pinned functions
         groups = _groups(outputs, len(moves), batch)
-        fixed = [pin(one, group) for one, group in zip(asked(groups), groups)]
+        fixed = [pin(one, group) for one, group in zip(functions(groups), groups)]
         return _in_groups(fixed, [None] * len(moves), batch, None)
 
-    return Score(score, pinned)
+    return Score(score, pin_each)
 
 
 def _groups(outputs: Any, count: int, batch: int) -> list[Any]:
-    """Split outputs along the batch; what has none belongs to every group."""
+    """Split the outputs into those of each variant; a value without a batch dimension belongs to all of them."""
     if isinstance(outputs, list) and len(outputs) == count * batch and all(isinstance(one, dict) for one in outputs):
         # a dict for each image, as torchvision's detectors return
         return [outputs[start : start + batch] for start in range(0, len(outputs), batch)]
