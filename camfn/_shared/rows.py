@@ -111,6 +111,7 @@ def score_variants(
     score_many = getattr(scores, "score_many", None)
 
     def checked(changed: Tensor) -> Tensor:
+        """Score one batch, and refuse anything but one score a sample."""
         return one_score(what, scores(changed), changed.shape[0])
 
     if score_many is None or not _agrees(score_many, checked, change(rows[0])):
@@ -293,10 +294,12 @@ class _Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _is_strided(leaf: Any) -> bool:
+    """Whether a value is a dense tensor, which has a storage."""
     return isinstance(leaf, Tensor) and leaf.layout is torch.strided
 
 
 def _storage(leaf: Tensor) -> Any:
+    """Return the memory of a tensor, which its views share."""
     return leaf.untyped_storage()
 
 

@@ -1,6 +1,6 @@
 """Class activation map methods: stateless functions (activations, grads, outputs) -> raw map.
 
-`__all__` is the registry: the command line, the contract tests, the docs check and the benchmarks read it.
+`__all__` names the methods; `camfn.catalogue` says of each what it needs and what it returns.
 """
 
 from __future__ import annotations

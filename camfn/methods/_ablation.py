@@ -116,10 +116,12 @@ def _drops(
     filled = base.expand_as(activations)
 
     def ablated(channel: Tensor) -> Tensor:
+        """Return the activations with one channel of the baseline."""
         # `index_copy` is three times faster than a `where` over all channels
         return activations.index_copy(1, channel[None], filled.index_select(1, channel[None]))
 
     def run_many(score_many: Callable[[Tensor], Tensor], part: Tensor) -> Tensor:
+        """Score the activations with each channel of the part ablated, as one batch."""
         # in the memory format that `score_many` wants, so that it makes no copy
         images = getattr(tail, "has_convolutions_left", False)
         return Ablated(activations, filled, part, has_convolutions_left=images).through(score_many)

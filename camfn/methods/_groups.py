@@ -29,7 +29,7 @@ def fd_cam(
     chunk_size: ChunkSize = "auto",
     progress: Progress | None = None,
 ) -> Tensor:
-    """FD-CAM: channel weights from switching groups of alike channels on and off, and from the gradient.
+    """FD-CAM: channels weighted by the gradient, and by the scores with their group of similar channels on and off.
 
     `L(p) = sum_k w_k A_k(p)` with `w = exp(minmax(s)) minmax(alpha) - 1/2`, both rescaled over channels (0 where all
     are the same), `alpha_k = mean_p g_k` and `s_k = y(group alone) + y - y(all but the group)`. The group of channel k
@@ -72,6 +72,7 @@ def fd_cam(
     groups = _alike(a.detach(), quantile)
 
     def only(members: Tensor) -> Tensor:
+        """Return the activations with all channels but the members set to 0."""
         return torch.where(over_space(members, activations), activations, 0.0)
 
     rows = torch.cat([groups, ~groups], 1).movedim(1, 0)
@@ -100,7 +101,7 @@ def poly_cam(
 
     `L(p) = sum_k w_k A_k(p)` at the deepest layer. At an earlier one, given the map D of the layer after it,
     `L = norm(ReLU(sum_k w_k A_k)) * upsample(ReLU(D))`, with `norm(M) = M / up(down(M))` through the size of D, which
-    takes out what D tells already. Fold it over the layers, the deepest first:
+    removes from the map what D already shows. Run it from layer to layer, the deepest first:
 
         cam = None
         for name in reversed(layers):
@@ -121,7 +122,7 @@ def poly_cam(
         outputs: not used.
         forward: the whole network and the target, inputs to scores (B,); must run under `torch.vmap`.
         inputs: (B, channels, *T), what the network was run on, with as many spatial dimensions as the activations.
-        deeper: (B, *R), the map of the next deeper layer; None at the deepest.
+        deeper: (B, *R), the map of the next deeper layer; None for the deepest layer.
         switch: "plus", "minus" or "plus_minus".
         top_k: how many channels to try, those with the largest `sum_p A_k^2`: an int, or a float in (0, 1] for a share
             of them; the others weigh 0. None is all.
@@ -155,17 +156,17 @@ def poly_cam(
     channels = a.shape[1]
     masks = unit_range(minus_minimum(a))
 
-    def seen(row: Tensor) -> Tensor:
+    def masked(row: Tensor) -> Tensor:
         """Show the input through mask k for row k, through its complement for row C + k, and unmasked for row 2 C."""
         shown = resize(masks[:, row % channels][:, None], inputs.shape[2:])
         shown = torch.where(row < channels, shown, torch.where(row < 2 * channels, 1 - shown, 1.0))
         return inputs * shown.to(inputs.dtype)
 
     rows = torch.arange(channels if switch == "minus" else 0, channels if switch == "plus" else 2 * channels + 1)
-    found = score_variants(
-        "poly_cam: forward", forward, seen, rows.to(a.device), chunk_size=chunk_size, progress=progress
+    per_row = score_variants(
+        "poly_cam: forward", forward, masked, rows.to(a.device), chunk_size=chunk_size, progress=progress
     )
-    scores = widen(found.mT)
+    scores = widen(per_row.mT)
     no_nan("poly_cam: forward", scores, activations, inputs)
     weights = scores[:, :channels]
     if switch != "plus":

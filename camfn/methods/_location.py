@@ -72,6 +72,7 @@ def recipro_cam(
     center, neighbor = _KERNELS[kernel]
 
     def masked(place: Tensor) -> Tensor:
+        """Multiply the activations with the mask around a location."""
         mask = torch.ones((), dtype=activations.dtype, device=activations.device)
         for axis, at in zip(axes, place):
             distance = (axis - at).abs()

@@ -73,11 +73,12 @@ def opti_cam(
     from_zero = minus_minimum(a)
 
     def score(u: Tensor) -> Tensor:
+        """Score the inputs under the mask that the weights `softmax(u)` make."""
         # A mask is the same for any multiple of its map, so that the softmax needs no divisor. Without the divisor the
         # gradient of each channel has no rounding noise from the others.
         weights = (u - u.amax(1, keepdim=True).detach()).exp()
-        seen = mask(weighted_sum(from_zero, weights)[:, None], inputs)
-        scores = one_score("opti_cam: forward", forward(inputs * seen.to(inputs.dtype)), batch)
+        shown = mask(weighted_sum(from_zero, weights)[:, None], inputs)
+        scores = one_score("opti_cam: forward", forward(inputs * shown.to(inputs.dtype)), batch)
         return scores.to(a.dtype)
 
     limit = steps if patience is None else patience

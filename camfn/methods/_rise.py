@@ -71,12 +71,12 @@ def rise(
     """
     build, count = _masks("rise", inputs, samples, grid, probability, generator, masks)
 
-    def seen(index: Tensor) -> Tensor:
+    def masked(index: Tensor) -> Tensor:
         return inputs * build(index).to(inputs.dtype)
 
     x = widen(inputs)
     rows = torch.arange(count, device=x.device)
-    scores = widen(score_variants("rise: forward", forward, seen, rows, chunk_size=chunk_size, progress=progress))
+    scores = widen(score_variants("rise: forward", forward, masked, rows, chunk_size=chunk_size, progress=progress))
     no_nan("rise: forward", scores.mT, inputs)
     # all masks at once may not fit the memory: build them again, 64 at a time
     parts = [
@@ -191,6 +191,7 @@ def _grids(
     within = [torch.arange(length, device=like.device) for length in size]
 
     def build(index: Tensor) -> Tensor:
+        """Resize the grid of one mask, and crop it at its place."""
         mask = coarse[index]
         for line, place, places_within in zip(lines, places, within):
             mask = torch.tensordot(mask, line[places_within + place[index]], dims=([0], [1]))

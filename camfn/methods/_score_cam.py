@@ -97,6 +97,7 @@ def score_cam(
     different, place = _distinct(tried) if independent else (tried, None)
 
     def masked(units: Tensor) -> Tensor:
+        """Mask the input with one channel of each sample."""
         mask = unit_range(resize(units[:, None], inputs.shape[2:])).to(inputs.dtype)
         return inputs * mask if base is None else base + (inputs - base) * mask
 

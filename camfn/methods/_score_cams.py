@@ -251,12 +251,13 @@ def group_cam(
     shown = torch.cat([safe_divide(up - low, width), torch.zeros_like(up[:, :1])], 1)
     base = _blur(inputs) if baseline is None else baseline
 
-    def seen(group: Tensor) -> Tensor:
+    def masked(group: Tensor) -> Tensor:
+        """Show the input where the mask of a group is 1, and the baseline where it is 0."""
         return base + (inputs - base) * shown[:, group][:, None].to(inputs.dtype)
 
     rows = torch.arange(maps.shape[1] + 1, device=a.device)
-    found = score_variants("group_cam: forward", forward, seen, rows, chunk_size=chunk_size, progress=progress)
-    scores = widen(found.mT)
+    per_row = score_variants("group_cam: forward", forward, masked, rows, chunk_size=chunk_size, progress=progress)
+    scores = widen(per_row.mT)
     no_nan("group_cam: forward", scores, activations, inputs)
     gains = (scores[:, :-1] - scores[:, -1:]).to(a.dtype)
     return weighted_sum(safe_divide(maps - low, width), gains).to(activations.dtype)
@@ -282,13 +283,14 @@ def _mean_score_cam(
     a = a if top_k is None else take(a, strongest(method, a, top_k))
     from_zero = minus_minimum(a)
 
-    def seen(row: Tensor) -> Tensor:
+    def masked(row: Tensor) -> Tensor:
+        """Multiply the input with the changed mask `row % count` of channel `row // count`."""
         changed = change(mask(from_zero[:, row // count][:, None], inputs), row % count)
         return inputs * changed.to(inputs.dtype)
 
     rows = torch.arange(a.shape[1] * count, device=a.device)
-    found = score_variants(f"{method}: forward", forward, seen, rows, chunk_size=chunk_size, progress=progress)
-    scores = reduce(widen(found.mT), "b (k n) -> b k", "mean", n=count)
+    per_row = score_variants(f"{method}: forward", forward, masked, rows, chunk_size=chunk_size, progress=progress)
+    scores = reduce(widen(per_row.mT), "b (k n) -> b k", "mean", n=count)
     no_nan(f"{method}: forward", scores, activations, inputs)
     space = tuple(range(2, a.ndim))
     weights = scores.softmax(1) if form == "softmax" else torch.where(from_zero.amax(space) > 0, scores, 0.0)

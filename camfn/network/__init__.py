@@ -1,6 +1,6 @@
 """Methods of a whole network: `method(model, ...)` gives `explain(inputs, target) -> map`, as `camfn.explainer` does.
 
-`__all__` is the registry: the command line, the contract tests and the docs check read it.
+`__all__` names the methods; `camfn.catalogue` says of each what it returns and whether it draws.
 """
 
 from __future__ import annotations

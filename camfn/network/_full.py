@@ -104,13 +104,13 @@ def full_grad(model: nn.Module, *, align_corners: bool = False) -> Callable[...,
 
     `L(p) = sum_c psi(x df/dx)_c(p) + sum_l sum_c psi(b_l df/dy_l)_c(p)` over convolutions and BatchNorms with
     `psi(t) = upsample(minmax(|t|))`, the minimum and maximum of each layer taken over its channels and positions
-    together for each sample. Channels are summed before they are upsampled, which is the same, since upsampling is
-    linear, and far cheaper. Biases of linear layers belong to the decomposition (`full_gradients`) but have no place,
-    so they are not in the map. One forward and one backward.
+    together for each sample. Channels are summed before they are upsampled: the result is the same, because
+    upsampling is linear, and far cheaper. Biases of linear layers belong to the decomposition (`full_gradients`) but
+    have no place in the image, so that the map leaves them out. One forward and one backward.
 
     The authors' code upsamples with `align_corners=True` and adds 1e-6 to the range of a layer; here pixel centers are
-    at half integers as everywhere in camfn, unless asked, and a layer without range gives 0. pytorch-grad-cam rescales
-    every channel by itself, so that all count the same.
+    at half integers as everywhere in camfn, unless `align_corners` is True, and a layer without range gives 0.
+    pytorch-grad-cam rescales every channel by itself, so that all count the same.
 
     Source: arXiv 1905.00780, the section on saliency maps; the authors' code for the joint rescaling.
 

@@ -30,8 +30,8 @@ def guided_backprop(model: nn.Module) -> Callable[..., Tensor]:
     ReLUs are found where they are called: `nn.ReLU` and `nn.ReLU6` modules, `F.relu`, `torch.relu`, `x.relu()`, in
     place or not, once or many times, `F.hardtanh`, `clamp` and `threshold` from zero. The model is not edited. Other
     activations (GELU, SiLU, Hardswish, LeakyReLU, sigmoid gates ...) keep their own derivative: `unguided` names them.
-    Where a network has such activations and no ReLU, guiding would be the plain gradient, and is refused. Not seen:
-    ReLUs inside `torch.jit` scripts and custom autograd functions.
+    A network with such activations and no ReLU is refused, for its result would be the plain gradient. ReLUs inside
+    `torch.jit` scripts and custom autograd functions are not seen.
 
     pytorch-grad-cam replaces `nn.ReLU` modules in the model itself, loses their `inplace`, does not see functional
     ones, and returns the first sample of a batch only.
@@ -64,9 +64,9 @@ def deconvnet(model: nn.Module) -> Callable[..., Tensor]:
     """Deconvnet: the input gradient with the positive part of the gradient in the place of each ReLU's own backward.
 
     At a ReLU, `df/dz := g [g > 0]`, wherever its input is; everything else as in the gradient, which for max pooling is
-    the unpooling with switches and for a convolution the transposed one. ReLUs are found and others left as by
-    `guided_backprop`. One forward and one backward. The image enters through the switches of max pooling
-    alone: without max pooling, the result is the same for every image.
+    the unpooling with switches and for a convolution the transposed one. ReLUs and other activations are treated as
+    by `guided_backprop`. One forward and one backward. The image enters through the switches of max pooling alone:
+    without max pooling, the result is the same for every image.
 
     Source: arXiv 1311.2901, and as a rule for the backward arXiv 1412.6806. Normalizations, which it does not treat,
     are differentiated.
@@ -99,7 +99,7 @@ def guided_grad_cam(
 
     `G(c, p) = guided(c, p) upsample(ReLU(L))(p)`, L the Grad-CAM map, upsampled linearly between half-pixel centers as
     everywhere in camfn. Nothing is stretched. Two forwards, one backward to the layer and one through all. captum
-    upsamples to the nearest neighbor unless told; pytorch-grad-cam has only the parts, and stretches the map.
+    upsamples to the nearest neighbor by default; pytorch-grad-cam has only the parts, and stretches the map.
 
     Source: arXiv 1610.02391, the section on Guided Grad-CAM.
 

@@ -19,22 +19,27 @@ INF = float("inf")
 
 
 def _relu(z: Tensor, *args: Any, **kwargs: Any) -> float | None:
+    """A ReLU has no upper bound."""
     return INF
 
 
 def _relu6(z: Tensor, *args: Any, **kwargs: Any) -> float | None:
+    """A ReLU6 has the upper bound 6."""
     return 6.0
 
 
 def _hardtanh(z: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> float | None:
+    """A hardtanh from 0 is a ReLU with an upper bound."""
     return max_val if min_val == 0 else None
 
 
 def _threshold(z: Tensor, threshold: float, value: float, inplace: bool = False) -> float | None:
+    """A threshold at 0 that fills in 0 is a ReLU."""
     return INF if threshold == 0 and value == 0 else None
 
 
 def _clamp(z: Tensor, min: Any = None, max: Any = None) -> float | None:  # noqa: A002  torch's own names
+    """A clamp from the number 0, with or without an upper bound that is a number, is a ReLU."""
     numbers = isinstance(min, (int, float)) and (max is None or isinstance(max, (int, float)))
     return (INF if max is None else float(max)) if numbers and min == 0 else None
 

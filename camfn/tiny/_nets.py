@@ -64,6 +64,7 @@ def load(name: str, *, trained: bool = True) -> nn.Module:
 
 
 def _conv(into: int, out: int, stride: int = 1) -> nn.Sequential:
+    """Build a convolution, a BatchNorm and a ReLU."""
     return nn.Sequential(nn.Conv2d(into, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
 
 
@@ -73,6 +74,7 @@ def _body(width: int = 64) -> nn.Sequential:
 
 
 def _cnn() -> nn.Module:
+    """Build the convolutional classifier: body, global pooling, linear head."""
     parts = [("body", _body()), ("pool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten())]
     return nn.Sequential(OrderedDict([*parts, ("head", nn.Linear(64, 10))]))
 

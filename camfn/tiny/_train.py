@@ -90,9 +90,10 @@ def quality(outputs: Any, world: Scenes) -> str:
     """Say in words how good outputs are."""
     if isinstance(outputs, dict):
         truth = ((world.labels + 1)[..., None, None] * world.masks).amax(1)
-        found = outputs["out"].argmax(1)
+        predicted = outputs["out"].argmax(1)
         each = [
-            (((found == k) & (truth == k)).sum() / ((found == k) | (truth == k)).sum()).item() for k in range(1, 11)
+            (((predicted == k) & (truth == k)).sum() / ((predicted == k) | (truth == k)).sum()).item()
+            for k in range(1, 11)
         ]
         return f"mean IoU of the digits {sum(each) / 10:.3f}"
     if outputs.ndim == 2:
