@@ -147,10 +147,10 @@ def _parts(machine: dict[str, Any], records: Sequence[Record]) -> Iterator[list[
             f"{1e3 * one['high']:.2f})"
             for one in overhead
         ]
-    if told := [line for record in records for line in record.get("told", [])]:
+    if requirements := [line for record in records for line in record.get("requirements", [])]:
         yield ["Methods that run the network many times, ResNet-50 unless said, one image:"]
         verdict = {True: "reached", False: "MISSED"}
-        answers = [(text, value, bound, verdict[reached]) for text, value, bound, reached in told]
+        answers = [(text, value, bound, verdict[reached]) for text, value, bound, reached in requirements]
         yield _markdown([("what", "measured", "goal", ""), *answers])
     words = {True: "reached", False: "MISSED", None: "-"}
     verdicts = [(goal.text, goal.measured, words[goal.reached]) for goal in goals(records)]

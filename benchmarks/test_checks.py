@@ -35,9 +35,9 @@ def result_of(package: str, method: str, tiny: tuple[Subject, Tensor, list[int]]
 
 @pytest.mark.parametrize(("package", "method"), PAIRS)
 def test_what_each_library_returns_passes(package: str, method: str, tiny: tuple[Subject, Tensor, list[int]]) -> None:
-    told = check(package, method, result_of(package, method, tiny), cut(*tiny))
-    if not told["note"]:
-        assert told["difference"] < 1e-3
+    comparison = check(package, method, result_of(package, method, tiny), cut(*tiny))
+    if not comparison["note"]:
+        assert comparison["difference"] < 1e-3
 
 
 @pytest.mark.parametrize(("package", "method"), PAIRS)
@@ -62,9 +62,9 @@ def test_the_known_deviation_of_grad_cam_plusplus_is_seen_and_told(
     tiny: tuple[Subject, Tensor, list[int]],
 ) -> None:
     for package in ("grad-cam", "torchcam"):
-        told = check(package, "grad_cam_plusplus", result_of(package, "grad_cam_plusplus", tiny), cut(*tiny))
-        assert told["difference"] > 0.01
-        assert told["note"] == DEVIATIONS[package, "grad_cam_plusplus"].reason
+        comparison = check(package, "grad_cam_plusplus", result_of(package, "grad_cam_plusplus", tiny), cut(*tiny))
+        assert comparison["difference"] > 0.01
+        assert comparison["note"] == DEVIATIONS[package, "grad_cam_plusplus"].reason
 
 
 def test_many_targets_agree_with_one_at_a_time(tiny: tuple[Subject, Tensor, list[int]]) -> None:

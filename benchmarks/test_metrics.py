@@ -39,7 +39,7 @@ CLOSE = 2e-2
 
 
 @lru_cache(maxsize=1)
-def asked() -> tuple[Subject, Tensor, list[int], Tensor]:
+def subject_and_map() -> tuple[Subject, Tensor, list[int], Tensor]:
     """A network, four smooth images, a class each, and maps without ties."""
     subject = load("efficientnet_b0")
     noise, classes = question(subject, 4)
@@ -55,7 +55,7 @@ def timed(run: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def scores() -> Any:
-    subject, images, classes, _ = asked()
+    subject, images, classes, _ = subject_and_map()
     return metrics.scores_of(subject.model, images, class_probability(classes))
 
 
@@ -64,7 +64,7 @@ def peer_road(heatmap: Tensor) -> tuple[Tensor, float]:
     from pytorch_grad_cam.metrics import road
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
-    subject, images, classes, _ = asked()
+    subject, images, classes, _ = subject_and_map()
     targets = [ClassifierOutputSoftmaxTarget(index) for index in classes]
     peer = road.ROADCombined(percentiles=[100 * (1 - share) for share in SHARES])
     found, seconds = timed(lambda: peer(images, heatmap.numpy(), targets, subject.model))
@@ -73,7 +73,7 @@ def peer_road(heatmap: Tensor) -> tuple[Tensor, float]:
 
 def our_road(heatmap: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return metrics.road_combined(scores(), asked()[1], heatmap, shares=SHARES, generator=generator)
+    return metrics.road_combined(scores(), subject_and_map()[1], heatmap, shares=SHARES, generator=generator)
 
 
 # of tensors in NumPy functions, in the peer
@@ -85,7 +85,7 @@ singular = pytest.mark.filterwarnings("ignore:Matrix is exactly singular")
 def test_road_without_ties(benchmark: BenchmarkFixture) -> None:
     from pytorch_grad_cam.metrics import road
 
-    _, images, _, heatmap = asked()
+    _, images, _, heatmap = subject_and_map()
     missing = metrics.most_relevant(heatmap, 0.5)
     imputer = road.NoisyLinearImputer(noise=0.0)
     theirs = torch.stack([imputer(image, mask) for image, mask in zip(images, (~missing).float())])
@@ -95,14 +95,16 @@ def test_road_without_ties(benchmark: BenchmarkFixture) -> None:
     assert (our_road(heatmap) - found).abs().max() < CLOSE
     benchmark(our_road, heatmap)
     _, forwards = timed(lambda: [scores()(images) for _ in SHARES])
-    told(benchmark, "ROADCombined, 4 shares, 4 images, no ties", {"grad-cam": seconds, "its forwards": forwards})
+    print_and_record(
+        benchmark, "ROADCombined, 4 shares, 4 images, no ties", {"grad-cam": seconds, "its forwards": forwards}
+    )
 
 
 @ignored
 @singular
 def test_road_of_a_map_with_many_zeros(benchmark: BenchmarkFixture) -> None:
     """Half of the map is 0, as after a ReLU: the peer removes whole images, so only camfn's counts can be checked."""
-    heatmap = asked()[3]
+    heatmap = subject_and_map()[3]
     ties = (heatmap - 0.5).relu()
     for share in SHARES:
         gone = metrics.most_relevant(ties, share).flatten(1).sum(1)
@@ -110,7 +112,7 @@ def test_road_of_a_map_with_many_zeros(benchmark: BenchmarkFixture) -> None:
     assert bool(our_road(ties).isfinite().all())
     _, seconds = peer_road(ties)
     benchmark(our_road, ties)
-    told(benchmark, "ROADCombined, 4 shares, 4 images, half of the map 0", {"grad-cam": seconds})
+    print_and_record(benchmark, "ROADCombined, 4 shares, 4 images, half of the map 0", {"grad-cam": seconds})
 
 
 def quantus_metric(name: str, **options: Any) -> Any:
@@ -121,13 +123,13 @@ def quantus_metric(name: str, **options: Any) -> Any:
 
 def quantus_call() -> dict[str, Any]:
     """What its metrics are called with."""
-    subject, images, classes, _ = asked()
+    subject, images, classes, _ = subject_and_map()
     return {"model": subject.model, "x_batch": images.numpy(), "y_batch": np.array(classes), "device": "cpu"}
 
 
 def test_road_of_quantus(benchmark: BenchmarkFixture) -> None:
     functions = pytest.importorskip("quantus.functions.perturb_func", reason="needs Quantus: pip install quantus")
-    _, images, _, heatmap = asked()
+    _, images, _, heatmap = subject_and_map()
     score = scores()
 
     def impute(missing: Tensor) -> Tensor:
@@ -145,11 +147,11 @@ def test_road_of_quantus(benchmark: BenchmarkFixture) -> None:
     found, seconds = timed(theirs)
     assert (run() - torch.stack(found, 1)).abs().max() < CLOSE
     benchmark(run)
-    told(benchmark, "ROAD, 4 shares, 4 images", {"a loop over quantus' imputation": seconds})
+    print_and_record(benchmark, "ROAD, 4 shares, 4 images", {"a loop over quantus' imputation": seconds})
 
 
 def test_pixel_flipping(benchmark: BenchmarkFixture) -> None:
-    _, images, _, heatmap = asked()
+    _, images, _, heatmap = subject_and_map()
     steps = 21  # Quantus wants a step that divides the pixels, and then counts three channels
     peer = quantus_metric("PixelFlipping", features_in_step=images[0].numel() // steps, perturb_baseline=0.0)
     colored = heatmap[:, None].expand_as(images).numpy()
@@ -162,14 +164,14 @@ def test_pixel_flipping(benchmark: BenchmarkFixture) -> None:
     off = (run()[:, 1:] - torch.as_tensor(np.array(found))).abs().max()
     assert off < CLOSE, f"scores differ by {off:.2g}"
     benchmark(run)
-    told(benchmark, f"pixel flipping, {steps} steps, 4 images", {"quantus": seconds})
+    print_and_record(benchmark, f"pixel flipping, {steps} steps, 4 images", {"quantus": seconds})
 
 
 def test_deletion_and_insertion(benchmark: BenchmarkFixture) -> None:
     from torchcam.methods import GradCAM
     from torchcam.metrics import DeletionInsertionMetric
 
-    subject, images, classes, _ = asked()
+    subject, images, classes, _ = subject_and_map()
     with GradCAM(subject.model, subject.layer) as extractor:
         metric = DeletionInsertionMetric(extractor, partial(torch.softmax, dim=-1), steps=STEPS)
         _, seconds = timed(lambda: metric.update(images, classes))
@@ -190,14 +192,14 @@ def test_deletion_and_insertion(benchmark: BenchmarkFixture) -> None:
     theirs = torch.tensor([found["deletion_auc"], found["insertion_auc"]])
     assert (ours - theirs).abs().max() < CLOSE, f"areas {ours.tolist()}, torch-cam {theirs.tolist()}"
     benchmark(run)
-    told(benchmark, f"deletion and insertion, {STEPS} steps, 4 images", {"torchcam": seconds})
+    print_and_record(benchmark, f"deletion and insertion, {STEPS} steps, 4 images", {"torchcam": seconds})
 
 
 def test_sensitivity(benchmark: BenchmarkFixture) -> None:
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    subject, images, classes, _ = asked()
+    subject, images, classes, _ = subject_and_map()
     explain = explainer(grad_cam, subject.model, subject.layer)
     targets = [ClassifierOutputTarget(index) for index in classes]
     peer = GradCAM(subject.model, [subject.model.get_submodule(subject.layer)])
@@ -240,14 +242,14 @@ def test_sensitivity(benchmark: BenchmarkFixture) -> None:
     slow = torch.stack([(explain(images + one, classes) - plain).flatten(1).norm(dim=1) for one in fields]).amax(0)
     torch.testing.assert_close(run(), slow / plain.flatten(1).norm(dim=1))
     benchmark(run)
-    told(
+    print_and_record(
         benchmark,
         "max-sensitivity of Grad-CAM, 10 samples, 4 images",
         {"a loop over grad-cam": seconds, "quantus, of camfn's maps": seconds_of_quantus},
     )
 
 
-def told(benchmark: BenchmarkFixture, what: str, seconds: dict[str, float]) -> None:
+def print_and_record(benchmark: BenchmarkFixture, what: str, seconds: dict[str, float]) -> None:
     benchmark.extra_info.update(kind="metrics", what=what, **seconds)
     ours = benchmark.stats.stats.min if benchmark.stats else None
     if ours is not None:

@@ -175,7 +175,7 @@ class Tell:
     def __call__(self, text: str, value: float, goal: float, *, at_least: bool = True) -> None:
         reached = value >= goal if at_least else value <= goal
         bound = f"at {'least' if at_least else 'most'} {goal:g}"
-        self.benchmark.extra_info.setdefault("told", []).append((text, f"{value:.2f}", bound, reached))
+        self.benchmark.extra_info.setdefault("requirements", []).append((text, f"{value:.2f}", bound, reached))
         with self.capsys.disabled():
             print(f"\n{text}: {value:.2f} (goal: {bound}, {'reached' if reached else 'MISSED'})")
 

@@ -29,16 +29,16 @@ CASES = [
 def test_speed(benchmark: BenchmarkFixture, case: Case) -> None:
     subject = load(case.model, case.device)
     images, classes = question(subject, case.batch)
-    told: dict[str, Any] = {}
+    comparison: dict[str, Any] = {}
     reference = _reference(case.model, case.device, case.batch)
     with PACKAGES[case.package](case.method, subject, classes) as explain:
         run = synchronized(explain, subject.device)
         if case.package != "forward":
-            told = check(case.package, case.method, run(images), reference)
+            comparison = check(case.package, case.method, run(images), reference)
         benchmark(run, images)
     if case.package != "forward":
-        told["peak"] = peak(case)
-    benchmark.extra_info.update(kind="speed", **case._asdict(), **told)
+        comparison["peak"] = peak(case)
+    benchmark.extra_info.update(kind="speed", **case._asdict(), **comparison)
 
 
 @lru_cache(maxsize=1)

