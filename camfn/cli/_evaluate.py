@@ -120,10 +120,13 @@ def evaluate(
         )
         _rankable(protocol, by)
         found = read_photos(photos)
-        asked = cases(models.split(), methods.split(), layers.split())
+        listed = cases(models.split(), methods.split(), layers.split())
         options: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
-        store = _shown("evaluating", lambda told: run(found, asked, out, protocol=protocol, progress=told, **options))
-        for model in dict.fromkeys(case.model for case in asked):
+        store = _shown(
+            "evaluating",
+            lambda report_progress: run(found, listed, out, protocol=protocol, progress=report_progress, **options),
+        )
+        for model in dict.fromkeys(case.model for case in listed):
             _print(model, ranked(store.rows, model, by=by, seed=seed))
         for path in [*write_tables(store, by=by), write_report(store, found, by=by)]:
             print(path)
@@ -161,11 +164,13 @@ def tune(
 
         place = str(pick_device(device))
         protocol = _protocol(metric, target, removed, step=step, seed=seed, chunk_size=chunk_size)
-        found, asked = read_photos(photos), cases([model], methods.split(), layers.split())
+        found, listed = read_photos(photos), cases([model], methods.split(), layers.split())
         options: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
         best = _shown(
             "tuning",
-            lambda told: tuned(found, asked, metric, out, share=share, protocol=protocol, progress=told, **options),
+            lambda report_progress: tuned(
+                found, listed, metric, out, share=share, protocol=protocol, progress=report_progress, **options
+            ),
         )
         _print(f"{model}, {len(found) - len(best.photos)} photos to choose with", best.tuning, (metric,))
     held, usual = best.held_out, best.default
