@@ -1,6 +1,6 @@
-"""camfn where others expect something of theirs: an explain_func, an attribute, a metric that is updated.
+"""camfn in the forms of other packages: Quantus' explain_func, Captum's attribute, a metric of torchmetrics.
 
-Nothing is imported here but what the other package itself is handed.
+Only `torchmetric` imports the other package, and only when it is called.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def quantus_explain(
 
     Returns:
         A function of model, inputs (B, C, *S) and targets (B,), arrays or tensors, that returns an array (B, 1, *S).
-        Its other keywords, which Quantus passes on (device, ...), are those of no one here.
+        It ignores the other keywords that Quantus passes, such as device.
 
     Example:
         >>> import numpy as np
@@ -105,7 +105,7 @@ def torchmetric(
 ) -> Any:
     """Make a `torchmetrics.Metric` of a metric a sample: `update` with its arguments, `compute` for the mean.
 
-    It adds up over batches and over processes, resets, clones, and goes into a `MetricCollection`.
+    The metric adds up over batches and over processes, resets, clones, and goes into a `MetricCollection`.
 
     Args:
         metric: arguments to (B,) numbers, as `metrics.energy_in_box`; or, with `join`, to (B, T).
@@ -131,12 +131,12 @@ def torchmetric(
         raise MissingPackageError("torchmetric makes a torchmetrics.Metric: pip install torchmetrics") from error
 
     class Accumulated(torchmetrics.Metric):  # type: ignore[misc, name-defined, unused-ignore]
-        """Numbers of samples, kept until `compute`."""
+        """The metric of all samples so far, kept until `compute`."""
 
         full_state_update = False
         total: Tensor
         count: Tensor
-        kept: Any
+        numbers: Any
 
         def __init__(self) -> None:
             super().__init__()
@@ -144,20 +144,20 @@ def torchmetric(
                 self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
                 self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
             else:
-                self.add_state("kept", [], dist_reduce_fx="cat")
+                self.add_state("numbers", [], dist_reduce_fx="cat")
 
         def update(self, *arguments: Any, **keywords: Any) -> None:
-            found = metric(*arguments, **(options | keywords)).detach()
+            values = metric(*arguments, **(options | keywords)).detach()
             if join is None:
-                self.total += found.double().sum()
-                self.count += len(found)
+                self.total += values.double().sum()
+                self.count += len(values)
             else:
-                self.kept.append(found)
+                self.numbers.append(values)
 
         def compute(self) -> Tensor:
             if join is None:
                 return self.total / self.count
-            return join(self.kept if isinstance(self.kept, Tensor) else torch.cat(self.kept))
+            return join(self.numbers if isinstance(self.numbers, Tensor) else torch.cat(self.numbers))
 
     Accumulated.__name__ = Accumulated.__qualname__ = getattr(metric, "__name__", "Accumulated")
     return Accumulated()

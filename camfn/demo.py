@@ -62,6 +62,7 @@ def demo(path: Path) -> None:
 
 
 def _print_best(loaded: Loaded, logits: Tensor) -> str:
+    """Print the five best classes, and return the best one with its probability."""
     from rich.console import Console
     from rich.table import Table
 

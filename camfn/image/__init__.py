@@ -1,4 +1,4 @@
-"""Raw maps to pictures, masks and boxes: every rescaling that a method leaves undone, each under its own name."""
+"""Pictures, masks and boxes of raw maps. Methods return raw maps; each rescaling is a function here."""
 
 from ._boxes import boxes as boxes
 from ._concepts import concepts as concepts

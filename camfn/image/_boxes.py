@@ -24,7 +24,7 @@ def boxes(
 
     Args:
         photo: (3, H, W), RGB, float in [0, 1] or uint8; an `overlay` will do.
-        boxes: (N, 4), x0 y0 x1 y1 in pixels of the photo; what lies outside is not seen.
+        boxes: (N, 4), x0 y0 x1 y1 in pixels of the photo; parts outside the photo are not drawn.
         labels: one text a box.
         color: of lines and texts, a name or RGB of 0 to 255.
         width: of the lines in pixels; by default a two hundredth of the longer side, at least 1.

@@ -1,4 +1,4 @@
-"""What photos and maps must be before they are drawn, and the texts that say so."""
+"""Checks of photos and maps before they are drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .._shared.maps import widen
 
 
 def as_float(x: Tensor, name: str) -> Tensor:
-    """Give `x` in the type to compute in: its own, or float32 for the half types."""
+    """Return `x` in the type to compute in: its own, or float32 for the half types."""
     if not isinstance(x, Tensor):
         raise ArgumentTypeError(
             f"{name}: expected a tensor, got {type(x).__name__}; torch.as_tensor makes one of an array"
@@ -22,7 +22,7 @@ def as_float(x: Tensor, name: str) -> Tensor:
 
 
 def as_maps(maps: Tensor, name: str, *, spatial: int | None = None) -> Tensor:
-    """Check finite (B, *S) maps, of `spatial` dimensions if that is given, and give them in the type to compute in."""
+    """Check finite (B, *S) maps (of `spatial` dimensions if given), and return them in the type to compute in."""
     work = as_float(maps, name)
     if work.ndim < 2 or spatial not in (None, work.ndim - 1):
         expected = "(B, H, W)" if spatial == 2 else "(B, *spatial)"
@@ -33,7 +33,7 @@ def as_maps(maps: Tensor, name: str, *, spatial: int | None = None) -> Tensor:
 
 def require_finite(maps: Tensor, name: str) -> None:
     """Refuse NaN and infinity in (B, *S) maps and name the samples that hold them."""
-    # a finite sum is that of finite numbers, and far cheaper to find
+    # a finite sum proves that all numbers are finite, and is far cheaper than isfinite
     if not is_concrete(maps) or bool(maps.sum().isfinite()) or bool(torch.isfinite(maps).all()):
         return
     bad = torch.nonzero(~torch.isfinite(maps).flatten(1).all(1)).flatten().tolist()
@@ -45,7 +45,7 @@ def require_finite(maps: Tensor, name: str) -> None:
 
 
 def within_unit(x: Tensor) -> bool:
-    """Whether all values lie in [0, 1], up to half a step of 8 bits, which no picture shows; False for NaN."""
+    """Say whether all values lie in [0, 1], up to half a step of 8 bits, which no picture shows; False for NaN."""
     if not is_concrete(x) or x.numel() == 0:
         return True
     low, high = torch.aminmax(x.detach())
@@ -53,7 +53,7 @@ def within_unit(x: Tensor) -> bool:
 
 
 def as_photo(photo: Tensor, name: str, *, batched: bool = False) -> Tensor:
-    """Check a (3, H, W) photo, or (B, 3, H, W) where `batched`, and give it in [0, 1] and the type to compute in."""
+    """Check a (3, H, W) photo, or (B, 3, H, W) where `batched`, and return it as floats in [0, 1]."""
     if not isinstance(photo, Tensor):
         raise ArgumentTypeError(
             f"{name}: expected a tensor, got {type(photo).__name__}; "
@@ -79,7 +79,7 @@ def as_photo(photo: Tensor, name: str, *, batched: bool = False) -> Tensor:
 
 
 def _shape_advice(photo: Tensor, name: str) -> str:
-    """Say how to mend the shape of a photo, where it looks like a usual one."""
+    """Return the call that corrects the shape of a photo, if the shape is a common one."""
     if photo.ndim < 3:
         return f"; one gray channel: {name}.expand(3, -1, -1)" if photo.ndim == 2 else ""
     if photo.shape[-3] != 3 and photo.shape[-1] == 3:

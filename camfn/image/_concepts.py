@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 PALETTE = ("D55E00", "0072B2", "F0E442", "009E73", "CC79A7", "56B4E9", "E69F00", "882255", "DDDDDD", "000000")
-"""Okabe and Ito's colors, told apart in every kind of color vision, and three more."""
+"""Okabe and Ito's colors, which people with every kind of color vision can distinguish, and three more."""
 
 
-_SEEN = 0.1
-"""Share of the full strength from which a concept gets its number."""
+_NUMBERED = 0.1
+"""The share of the full strength from which a picture shows the number of a concept."""
 
 
 def concepts(
@@ -87,13 +87,14 @@ def concepts(
     most, strongest = strength.max(1)
     pictures = torch.lerp(photos, paint[strongest].movedim(-1, 1), (alpha * most.clamp(max=1))[:, None])
     if texts is not None:
-        found = zip(pictures, strength, strongest, strict=True)
-        pictures = torch.stack([_mark(picture, own, which, paint) for picture, own, which in found])
+        each = zip(pictures, strength, strongest, strict=True)
+        pictures = torch.stack([_mark(picture, levels, which, paint) for picture, levels, which in each])
         pictures = _with_legends(pictures, texts, paint)
     return pictures.to(photo.dtype) if photo.is_floating_point() else pictures
 
 
 def _strengths(maps: Tensor) -> Tensor:
+    """Check (B, concepts, H, W) maps that are not negative."""
     work = as_maps(maps, "maps")
     if work.ndim != 4:
         raise CamfnError(f"maps: expected (B, concepts, H, W), got {tuple(maps.shape)}; for a single image: maps[None]")
@@ -103,7 +104,7 @@ def _strengths(maps: Tensor) -> Tensor:
 
 
 def _texts(labels: Sequence[str] | Sequence[Sequence[str]] | None, batch: int, rank: int) -> list[list[str]] | None:
-    """One list of labels for each image."""
+    """Return one list of labels for each image."""
     if labels is None:
         return None
     given = list(labels)
@@ -118,13 +119,14 @@ def _texts(labels: Sequence[str] | Sequence[Sequence[str]] | None, batch: int, r
 
 
 def _palette(rank: int) -> Tensor:
+    """Return the first colors of the palette, (rank, 3)."""
     if rank > len(PALETTE):
         raise CamfnError(f"{rank} concepts have no {rank} colors that can be told apart: pass colors=, ({rank}, 3)")
     return torch.tensor([list(bytes.fromhex(color)) for color in PALETTE[:rank]]) / 255
 
 
 def _mark(picture: Tensor, strength: Tensor, strongest: Tensor, paint: Tensor) -> Tensor:
-    """Put each concept's number where it is the strongest concept, and strongest there."""
+    """Draw the number of each concept at its strongest place, among the places where no other concept is stronger."""
     with extra("Pillow", "a picture of concepts with labels"):
         from PIL import Image, ImageDraw
 
@@ -132,9 +134,9 @@ def _mark(picture: Tensor, strength: Tensor, strongest: Tensor, paint: Tensor) -
     size = _letter_size(width)
     layer = Image.new("RGBA", (width, height))
     draw = ImageDraw.Draw(layer)
-    for k, own in enumerate(strength):
-        there = torch.where(strongest == k, own, 0.0)
-        if bool(there.max() >= _SEEN):
+    for k, level in enumerate(strength):
+        there = torch.where(strongest == k, level, 0.0)
+        if bool(there.max() >= _NUMBERED):
             y, x = divmod(int(there.argmax()), width)
             edge = min(size, width // 2, height // 2)
             _badge(draw, min(max(x, edge), width - 1 - edge), min(max(y, edge), height - 1 - edge), size, k, paint[k])
@@ -154,6 +156,7 @@ def _with_legends(pictures: Tensor, texts: list[list[str]], paint: Tensor) -> Te
 
 
 def _legend(texts: list[str], width: int, size: int, paint: Tensor) -> Tensor:
+    """Draw a white strip with the number, color and label of each concept."""
     from PIL import Image, ImageDraw
 
     font = _font(size)
@@ -181,6 +184,7 @@ def _badge(draw: ImageDraw, x: float, y: float, size: int, k: int, color: Tensor
 
 
 def _letter_size(width: int) -> int:
+    """Return the font size in pixels for a picture of this width."""
     return max(12, width // 28)
 
 
@@ -191,5 +195,5 @@ def _font(size: int) -> FreeTypeFont:
 
 
 def _tensor(picture: Image) -> Tensor:
-    """A picture of Pillow as (channels, H, W) in [0, 1]."""
+    """Convert a picture of Pillow to (channels, H, W) in [0, 1]."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255

@@ -65,14 +65,14 @@ def montage(
         torch.Size([3, 24, 66])
     """
     given = list(images)
-    _check_layout(len(given), captions, columns, cell, padding, caption_size, background)
+    _check_grid(len(given), captions, columns, cell, padding, caption_size, background)
     first = as_photo(given[0], "images[0]")
     photos = [as_photo(image, f"images[{i}]").detach().to(first) for i, image in enumerate(given)]
     count = columns or (len(photos) if len(photos) <= 3 else math.ceil(math.sqrt(len(photos))))
     height, width = cell or (max(p.shape[1] for p in photos), max(p.shape[2] for p in photos))
     size = caption_size or min(max(width // 16, 12), 32)
     if captions is not None:
-        width = max(width, 6 * size)  # in less, lines are shorter than words
+        width = max(width, 6 * size)  # in a narrower cell, a line would be shorter than most words
 
     rows = []
     for start in range(0, len(photos), count):
@@ -87,7 +87,7 @@ def montage(
     return grid.to(given[0].dtype) if given[0].is_floating_point() else grid
 
 
-def _check_layout(
+def _check_grid(
     count: int,
     captions: Sequence[str] | None,
     columns: int | None,

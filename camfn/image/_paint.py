@@ -1,4 +1,4 @@
-"""Maps as colors, and over a photo, a volume or a series."""
+"""Maps drawn in colors, alone or over a photo, a volume or a series."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._checks import as_maps, as_photo, within_unit
 from ._scale import upsample
 
 _ZERO = {"seismic": 0.5}
-"""Where a colormap has its neutral color; the others start there."""
+"""The position of the neutral color in a colormap; 0 in all others."""
 
 
 def colorize(heatmap: Tensor, colormap: str = "turbo") -> Tensor:
@@ -75,7 +75,7 @@ def overlay(photo: Tensor, heatmap: Tensor, *, alpha: float = 0.5, colormap: str
     """Lay heatmaps over photos, the more opaque the further from their zero.
 
     The opacity rises linearly from nothing at zero to `alpha` at half the range and stays there, so that the photo is
-    untouched where a map says nothing, and colors can be compared where it says much. Zero is 0, or 0.5 under
+    unchanged where the heatmap is zero, and colors can be compared where the heatmap is strong. Zero is 0, or 0.5 under
     "seismic".
 
     Args:
@@ -154,7 +154,7 @@ def slices(
 
 
 def curve(series: Tensor, heatmap: Tensor, *, height: int = 120, colormap: str = "turbo", alpha: float = 0.5) -> Tensor:
-    """Draw a series as a black line on white, colored behind as `overlay` colors a photo.
+    """Draw a series as a black line on white, on a background that `overlay` colors.
 
     Args:
         series: (L,), or (channels, L), one curve below the other; each is scaled to its own height.
@@ -196,7 +196,7 @@ def curve(series: Tensor, heatmap: Tensor, *, height: int = 120, colormap: str =
 
 
 def _heatmap(heatmap: Tensor) -> Tensor:
-    """Check a (B, H, W) heatmap in [0, 1] and give it in the type to compute in."""
+    """Check a (B, H, W) heatmap in [0, 1] and return it in the type to compute in."""
     work = as_maps(heatmap, "heatmap", spatial=2)
     if not within_unit(work):
         low, high = work.min().item(), work.max().item()
@@ -208,7 +208,7 @@ def _heatmap(heatmap: Tensor) -> Tensor:
 
 
 def _paint(heatmap: Tensor, colormap: str) -> Tensor:
-    """(B, H, W) in [0, 1] -> (B, 3, H, W)."""
+    """Color (B, H, W) in [0, 1] as (B, 3, H, W)."""
     colors = _colors(colormap).to(heatmap)
     last = len(colors) - 1
     place = heatmap * last
@@ -218,7 +218,7 @@ def _paint(heatmap: Tensor, colormap: str) -> Tensor:
 
 
 def _colors(colormap: str) -> Tensor:
-    """Give the (64, 3) colors of a colormap."""
+    """Return the (64, 3) colors of a colormap."""
     from kornia.color import ColorMap, ColorMapType
 
     names: list[str] = ColorMapType.list()

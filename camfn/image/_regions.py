@@ -1,4 +1,4 @@
-"""Masks and boxes of what a map marks."""
+"""Masks and boxes of the strong parts of a map."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def to_boxes(heatmap: Tensor, *, threshold: float = 0.2, largest: bool = False) 
         [tensor([[2, 1, 7, 3]])]
     """
     masks = to_mask(as_maps(heatmap, "heatmap", spatial=2), threshold=threshold).cpu().numpy()
-    kept = slice(1 if largest else None)
-    return [torch.from_numpy(_component_boxes(mask)[kept]).to(heatmap.device) for mask in masks]
+    count = 1 if largest else None
+    return [torch.from_numpy(_component_boxes(mask)[:count]).to(heatmap.device) for mask in masks]
 
 
 def _component_boxes(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Half-open (n, 4) boxes of the 8-connected parts of an (H, W) mask, most pixels first."""
+    """Return half-open (n, 4) boxes of the 8-connected parts of an (H, W) mask, most pixels first."""
     with extra("SciPy", "to_boxes"):
         from scipy import ndimage
 

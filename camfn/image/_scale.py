@@ -1,4 +1,4 @@
-"""Raw maps to pictures, masks and boxes: every rescaling that a method leaves undone, each under its own name."""
+"""The size and the range of raw maps: upsampling, normalizing, and the pipeline of pytorch-grad-cam."""
 
 from __future__ import annotations
 

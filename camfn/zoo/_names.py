@@ -6,7 +6,7 @@ from ._weights import library
 
 
 def imagenet_classes() -> list[str]:
-    """Names of the 1000 classes, by index.
+    """Return the names of the 1000 classes, by index.
 
     Example:
         >>> imagenet_classes()[281]
@@ -16,7 +16,7 @@ def imagenet_classes() -> list[str]:
 
 
 def synonyms(classes: list[str]) -> list[list[str]]:
-    """Names that WordNet has for each class, where the classes are ImageNet's 1000; otherwise none.
+    """Return the names that WordNet has for each class if the classes are ImageNet's 1000; otherwise empty lists.
 
     Example:
         >>> synonyms(imagenet_classes())[281]

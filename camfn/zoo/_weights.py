@@ -1,4 +1,4 @@
-"""State dicts from local files, and the errors of models and weights that cannot be had."""
+"""State dicts from local files, and the errors of weights that cannot be read or fetched."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read a state dict: tensors by name, no code (`weights_only=True`).
 
     Args:
-        path: a .safetensors file, or what `torch.save` wrote. A checkpoint may hold the state dict under "state_dict"
+        path: a .safetensors file, or a file of `torch.save`. A checkpoint may hold the state dict under "state_dict"
             or "model", and its names may begin with the "module." of a data-parallel wrapper.
 
     Raises:
@@ -91,14 +91,14 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
         missing, unexpected = model.load_state_dict(state, strict=False)
         # older than torch 0.4.1; only training reads it
         missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    found = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    if any(found.values()):
-        counts = ", ".join(f"{len(keys)} {what} (as {keys[0]})" for what, keys in found.items() if keys)
+    misfits = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    if any(misfits.values()):
+        counts = ", ".join(f"{len(keys)} {what} (as {keys[0]})" for what, keys in misfits.items() if keys)
         raise LoadError(f"the weights {source} do not fit this {type(model).__name__}: {counts}")
 
 
 def reachable(model: str, url: str | None, instead: str = INSTEAD) -> None:
-    """Ask the weights' server for an answer, so that a machine without network hears so in seconds.
+    """Check that the weights' server answers, so that without network the error comes in seconds.
 
     The hub's client tries for a minute, and warns on each try.
     """
@@ -107,14 +107,14 @@ def reachable(model: str, url: str | None, instead: str = INSTEAD) -> None:
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10).close()
     except HTTPError:
-        return  # there is a server; what it has against the file, the library will say
+        return  # the server answers; the library reports why the server refuses the file
     except OSError as error:
         raise LoadError(f"cannot fetch the weights of {model} ({reason(error)}): {instead}") from error
 
 
 @contextmanager
 def fetching(model: str, instead: str = INSTEAD) -> Iterator[None]:
-    """Turn whatever goes wrong while a library fetches its own weights into one line."""
+    """Turn any error of a library that fetches its own weights into a `LoadError` of one line."""
     try:
         yield
     except Exception as error:
@@ -123,7 +123,7 @@ def fetching(model: str, instead: str = INSTEAD) -> Iterator[None]:
 
 
 def source_of(config: Any) -> str | None:
-    """Address that timm will ask for the weights of a `PretrainedCfg`; None if they are on this machine."""
+    """Return the address that timm will fetch a `PretrainedCfg`'s weights from; None if they are on this machine."""
     if not config.hf_hub_id:
         return str(config.url)
     from huggingface_hub import constants, try_to_load_from_cache
@@ -137,7 +137,7 @@ def source_of(config: Any) -> str | None:
 
 
 def reason(error: BaseException) -> str:
-    """Say in a few words what went wrong: the system's, or the first line of the error's own."""
+    """Return the reason of an error in a few words: that of the system, or the first line of the error's own text."""
     words = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
     if isinstance(words, OSError) and words is not error:
         return reason(words)
@@ -146,4 +146,5 @@ def reason(error: BaseException) -> str:
 
 
 def _is_cached(url: str) -> bool:
+    """Say whether torch.hub has downloaded this file before."""
     return Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name).is_file()

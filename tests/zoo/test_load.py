@@ -1,4 +1,4 @@
-"""Models by name: weights, preprocessing, view, class names, and the errors of what cannot be had."""
+"""Models by name: weights, preprocessing, view, class names, errors; `_weights` and `_names` are tested here too."""
 
 from __future__ import annotations
 
