@@ -34,7 +34,10 @@ def describe(value: Any) -> str:
 
 
 def batch_sizes(inputs: Any, activations: Iterable[Tensor]) -> set[int]:
-    """Sizes that a batch of scores may have: the activations', or the first input's for windowed layers."""
+    """Return the lengths that a vector of scores may have: the batch of the first input, or of the activations.
+
+    The two differ for layers in windowed attention.
+    """
     leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
     return {leaf.shape[0] for leaf in leaves[:1]} | {a.shape[0] for a in activations if a.ndim}
 
@@ -64,12 +67,12 @@ def is_concrete(value: Tensor) -> bool:
 
 
 def inside_transform() -> bool:
-    """Whether this runs under `vmap`, `vjp` or another transform of `torch.func`, or is being compiled."""
+    """Whether the caller runs under `vmap`, `vjp` or another transform of `torch.func`, or is being compiled."""
     return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def class_in_range(classes: int | Tensor, count: int) -> None:
-    """Refuse a class outside [0, count), where that can be read."""
+    """Refuse a class outside [0, count); a tensor whose data cannot be read passes."""
     if isinstance(classes, int):
         low = high = classes
     elif is_concrete(classes):
@@ -81,13 +84,13 @@ def class_in_range(classes: int | Tensor, count: int) -> None:
         raise CamfnError(f"class {bad} is out of range: the model has {count} classes, 0 to {count - 1}")
 
 
-def length_matches(what: str, got: int, batch: int) -> None:
-    """Refuse a list of per-sample things whose length is not the batch's."""
+def length_matches(name: str, got: int, batch: int) -> None:
+    """Refuse a list with one item a sample whose length is not the batch size."""
     if got != batch:
-        raise CamfnError(f"{what}: expected one for each of the {batch} samples, got {got}")
+        raise CamfnError(f"{name}: expected one for each of the {batch} samples, got {got}")
 
 
-def shapes_agree(what: str, got: Sequence[int], expected: Sequence[int]) -> None:
-    """Refuse a tensor of another shape than the one it stands for."""
+def shapes_agree(name: str, got: Sequence[int], expected: Sequence[int]) -> None:
+    """Refuse a tensor of another shape than expected."""
     if tuple(got) != tuple(expected):
-        raise CamfnError(f"{what}: expected shape {tuple(expected)}, got {tuple(got)}")
+        raise CamfnError(f"{name}: expected shape {tuple(expected)}, got {tuple(got)}")

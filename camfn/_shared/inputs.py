@@ -1,4 +1,4 @@
-"""A model's inputs as a tree of tensors: call, copy, exchange and repeat them."""
+"""Call a model with its inputs, and copy, replace and repeat the tensors in them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from .vocabulary import Inputs
 def images_of(
     inputs: Inputs, purpose: str = "perturbs the images, but the inputs hold no such tensor"
 ) -> tuple[Tensor, Callable[[Tensor], Inputs]]:
-    """Return the first floating-point tensor of the inputs, and what puts another, of n batches, in its place.
+    """Return the images, the first floating-point tensor of the inputs, and a function that rebuilds the inputs.
 
-    The purpose is what an error says of the method that wants it.
+    The function takes n batches of changed images, puts them in the place of the images, and repeats the other tensors
+    n times. The purpose completes the text of an error: "this method ...".
     """
     inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
     leaves = floating_leaves(inputs)
@@ -44,7 +45,7 @@ def call(run: Callable[..., Any], inputs: Any) -> Any:
 
 
 def copy_of(inputs: Any) -> Any:
-    """Copy the inputs' tensors, which a network may begin by overwriting."""
+    """Copy the tensors in the inputs, since a network may overwrite its inputs."""
     if isinstance(inputs, Mapping):
         inputs = dict(inputs)
     return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
@@ -56,25 +57,27 @@ def floating_leaves(value: Any) -> list[Tensor]:
 
 
 def zero_like(x: Tensor) -> Tensor:
-    """Return a zero that is, under `vmap`, as batched as `x`, whatever the values of `x`."""
-    return torch.zeros_like(x.reshape(-1)[:1].sum())  # a sum, for there may be nothing
+    """Return a zero that is batched under the same `vmap` levels as `x`, also if `x` holds NaN or infinity."""
+    return torch.zeros_like(x.reshape(-1)[:1].sum())  # the sum of an empty slice is a tensor too
 
 
 def clone_as_batched_as(x: Tensor, zero: Tensor | None) -> Tensor:
-    """Copy a tensor of any dtype, as batched as the zero: `vmap` writes nothing batched into what is not."""
+    """Copy a tensor, batched under the same `vmap` levels as `zero`: `vmap` refuses to write a batched value into one
+    that is not.
+    """
     return x.clone() if zero is None else torch.where(zero == 0, x, x)
 
 
 def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
-    """Put one tensor in the place of another, wherever it stands in a layer's output."""
+    """Replace the tensor `old` by `new` wherever it stands in a layer's output."""
     if output is old:
         return new
     return pytree.tree_map(lambda leaf: new if leaf is old else leaf, output)
 
 
 def repeated(leaf: Any, times: int, batches: set[int]) -> Any:
-    """Repeat a value that has one of these batch sizes, `times` batches one after the other."""
+    """Repeat a tensor that has one of these batch sizes, `times` batches one after the other; keep other values."""
     if times == 1 or not isinstance(leaf, Tensor) or not leaf.ndim or leaf.shape[0] not in batches:
         return leaf
-    # a single sample needs no memory
+    # expanding a single sample takes no memory
     return leaf.expand(times, *leaf.shape[1:]) if leaf.shape[0] == 1 else leaf.repeat(times, *(1,) * (leaf.ndim - 1))

@@ -1,4 +1,4 @@
-"""The vocabulary: what a capture returns, what a target is, what a method looks like."""
+"""The types that all of camfn shares: the result of a capture, a target, a layout, a method."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 from torch import Tensor
 
 Inputs: TypeAlias = "Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]"
-"""What a model is called with: one tensor, positional arguments, or keyword arguments."""
+"""The arguments of a model: one tensor, positional arguments, or keyword arguments."""
 
 ScoreFn: TypeAlias = Callable[[Any], Tensor]
-"""Model outputs to one number a sample, shape (B,)."""
+"""A function from a model's outputs to one number a sample, shape (B,)."""
 
 Target: TypeAlias = "int | Tensor | ScoreFn | Sequence[int | ScoreFn] | None"
-"""What to explain: the top class, one class, a class a sample, or any function of the outputs."""
+"""The score to explain: of the top class, of one class, of a class a sample, or any function of the outputs."""
 
 Tail: TypeAlias = Callable[[Tensor], Any]
-"""The network after the cut: activations to outputs (or, inside a method, to scores)."""
+"""The network after the cut, a function from activations to outputs (or, inside a method, to scores)."""
 
 Select: TypeAlias = "int | str | Callable[[Any], Tensor]"
-"""Which tensor of a layer's tuple or dict is meant: an index, a key, or a function."""
+"""Which tensor of a layer's tuple or dict to take: an index, a key, or a function."""
 
 
 class Captured(NamedTuple):
-    """The two sides of a cut, and what the model returned.
+    """The activations at a layer, their gradients, and the model's outputs.
 
     Attributes:
         activations: (B, C, *spatial), the layer's output before anything later could overwrite it.
         grads: same shape, the derivative of each sample's score with respect to its activations.
-        outputs: exactly what the model returned.
+        outputs: the model's outputs, unchanged.
     """
 
     activations: Tensor
@@ -41,8 +41,8 @@ class Layout(NamedTuple):
     """A pair of inverse functions between a layer's own shape and (B, C, *spatial).
 
     Attributes:
-        to_map: raw activations (or gradients) to a map.
-        from_map: a map, and the raw activations it stands for, back to the raw shape.
+        to_map: function from a layer's output (or its gradient) to a map.
+        from_map: function from a map, and the layer's output it was made from, to the shape of that output.
     """
 
     to_map: Callable[[Tensor], Tensor]
@@ -55,11 +55,11 @@ class Reading(NamedTuple):
     Attributes:
         name: "channels first", "channels last", "tokens" or "windows".
         spatial: the map's spatial shape.
-        channels: C.
-        prefix: number of tokens with no place that come first.
-        layout: what makes the output a map; None where it is one already.
-        reason: the reading in words, and the facts it rests on.
-        call: the layout as it is written in a call.
+        channels: number of the map's channels.
+        prefix: number of tokens before the patches that stand for no place in the image.
+        layout: the layout that makes the output a map; None where the output is a map already.
+        reason: the reading in words, and the facts that support it.
+        call: the argument that asks for this layout, as text.
     """
 
     name: str
@@ -72,19 +72,19 @@ class Reading(NamedTuple):
 
 
 AnyLayout: TypeAlias = "Layout | Literal['auto'] | None"
-"""A layout, "auto" to find it, or None where a layer's output is (B, C, *spatial) already."""
+"""A layout, "auto" to find one, or None where a layer's output is (B, C, *spatial) already."""
 
 
 Call: TypeAlias = "int | Literal['all']"
-"""Which run of a layer that runs several times in one forward: by index, or all of them."""
+"""Which run to take of a layer that runs several times in one forward: an index, or all of them."""
 
 
 class Method(Protocol):
-    """A class activation map method: arithmetic on what a cut gives, and nothing else.
+    """A class activation map method: arithmetic on activations and gradients.
 
-    A method that needs no gradient gives `grads` a default, and is then run without a backward.
-    A method that perturbs asks, by keyword, for `tail` (activations -> (B,) scores),
-    `forward` (inputs -> (B,) scores) or `inputs`.
+    A method that needs no gradient gives `grads` a default; the explainer then runs no backward.
+    A method that perturbs has keyword parameters for `tail` (activations -> (B,) scores),
+    `forward` (inputs -> (B,) scores) or `inputs`, and the explainer passes them.
     """
 
     def __call__(self, activations: Tensor, grads: Tensor, outputs: Any = None, /, **context: Any) -> Tensor:
