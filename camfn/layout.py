@@ -1,5 +1,7 @@
 """Layouts: find how a layer lays out space, and convert between its shape and (B, C, *spatial)."""
 
+# tested in tests/layout/test_find.py and test_pairs.py
+
 from __future__ import annotations
 
 from torch import nn

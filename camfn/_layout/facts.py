@@ -1,5 +1,7 @@
 """Facts that a model states about a layer: its patches, its class and register tokens, its other sequences."""
 
+# tested in tests/layout/test_find.py
+
 from __future__ import annotations
 
 import math

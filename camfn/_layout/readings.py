@@ -1,5 +1,7 @@
 """Find how a layer lays out space, from the shape of its output, the shape of the image, and facts of the model."""
 
+# tested in tests/layout/test_find.py
+
 from __future__ import annotations
 
 import math

@@ -3,6 +3,8 @@
 An unplaced token stands for no place in the image: a class token, a register, a detection token.
 """
 
+# tested in tests/layout/test_find.py and test_windows.py
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,7 @@
 """Checks and the texts of their errors; a text is built only once its check has failed."""
 
+# tested in tests/targets/test_classes.py and tests/cut/test_capture.py
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

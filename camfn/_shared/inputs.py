@@ -1,5 +1,7 @@
 """Call a model with its inputs, and copy, replace and repeat the tensors in them."""
 
+# tested in tests/cut/test_inputs.py
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

@@ -1,5 +1,7 @@
 """Turn a class, a list of classes or a function into a function of the outputs, and pin it."""
 
+# tested in tests/targets/test_classes.py
+
 from __future__ import annotations
 
 from typing import Any, cast

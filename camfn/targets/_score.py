@@ -1,5 +1,7 @@
 """Score: a target that can be added to others, pinned to some outputs, and moved with an image."""
 
+# tested in tests/targets/test_classes.py
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
