@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from .._shared.checks import inside_transform
 from .._shared.inputs import call, copy_of
 from .graft import Graft, graft
-from .layer_checks import connected
+from .layer_checks import refuse_quantized_cut
 
 Result = TypeVar("Result")
 Around: TypeAlias = Callable[[], AbstractContextManager[Any]]
@@ -260,7 +260,7 @@ def gradients(
         options: dict[str, bool] = {"create_graph": create_graph, "retain_graph": create_graph or retain_graph}
         found = torch.autograd.grad(scores, deltas, torch.ones_like(scores), allow_unused=True, **options)
     if of is not None:
-        connected(found, of)
+        refuse_quantized_cut(found, of)
     return [torch.zeros_like(delta) if grad is None else grad for grad, delta in zip(found, deltas)]
 
 

@@ -36,7 +36,7 @@ class Graft:
         root: what to call in place of the model.
         owned: the private copy of each module of the model that has one, by the original's id.
         statistics: names of the buffers that a module in training mode may write to.
-        zero: a zero as batched, under `vmap`, as what will be written to them; None takes one from the inputs.
+        zero: a zero that `vmap` batches like the values written to these buffers; None makes one from the inputs.
     """
 
     root: nn.Module
@@ -59,8 +59,8 @@ class Graft:
 def graft(model: nn.Module, wanted: Collection[int] = (), zero: Tensor | None = None) -> Graft:
     """Copy the modules with the `wanted` ids, those in training that hold buffers, and the ancestors of both.
 
-    Copies are made too of modules that transforms refuse: recurrent ones, which have another forward then, and
-    quantized ones, whose derivative would silently be zero, which say so. A module registered at several places has one
+    It also copies recurrent modules, whose copies run a forward that `torch.func` accepts, and quantized modules, whose
+    copies raise an error where torch would return a zero derivative. A module registered at several places has one
     copy, which stands at all of them.
     """
     owned: dict[int, nn.Module] = {}
@@ -142,7 +142,7 @@ def shallow_copy(module: nn.Module) -> nn.Module:
     copy.__dict__.update({key: type(module.__dict__[key])(module.__dict__[key]) for key in _OWN})
     forward = module.__dict__.get("forward")
     if isinstance(forward, MethodType) and forward.__self__ is module:
-        # an instance with a forward of its own, which would run the original's children
+        # `forward` was set on the instance and is bound to `module`: bind it to the copy, to run the copy's children
         copy.__dict__["forward"] = MethodType(forward.__func__, copy)
     return copy
 
@@ -155,7 +155,7 @@ def replace_parameters(copy: nn.Module, **tensors: Tensor) -> None:
 
 
 def replace_forward(copy: nn.Module, forward: Callable[..., Any] | None) -> None:
-    """Give a private copy another `forward`, or with None its own again; its hooks stay."""
+    """Replace the `forward` of a private copy; None restores the `forward` of its class. The hooks stay."""
     if forward is None:
         copy.__dict__.pop("forward", None)
     else:

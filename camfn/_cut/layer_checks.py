@@ -49,7 +49,7 @@ def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
     names = [name for name, _ in inner.named_modules(remove_duplicate=False)]
     if layer in names:
         return layer
-    # a dotted name as the wrapper around the model has it
+    # the name may begin with the prefix of a wrapper around the model, "module." or "_orig_mod."
     short = re.sub(r"^((_orig_mod|module)(\.|$))+", "", layer)
     if inner is not model and short in names:
         return short
@@ -57,7 +57,7 @@ def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
 
 
 def chosen_calls(name: str, ran: int, call: Any, model: nn.Module) -> list[int]:
-    """Return the runs of a layer that `call` chooses; refuse a layer that never ran, or ran several times unchosen."""
+    """Return the indices of the runs that `call` chooses; refuse a layer with no run, or several if call is None."""
     if ran == 0:
         inside = [other for other, _ in model.named_modules() if other.startswith(name + ".")]
         raise CaptureError(
@@ -80,7 +80,7 @@ def chosen_calls(name: str, ran: int, call: Any, model: nn.Module) -> list[int]:
     return [call % ran]
 
 
-def connected(grads: Iterable[Tensor | None], model: nn.Module) -> None:
+def refuse_quantized_cut(grads: Iterable[Tensor | None], model: nn.Module) -> None:
     """Refuse a network whose quantized modules cut the score off from the layer."""
     if any(grad is None for grad in grads):
         cut = next(filter(is_quantized, model.modules()), None)
@@ -89,7 +89,7 @@ def connected(grads: Iterable[Tensor | None], model: nn.Module) -> None:
 
 
 def chosen_tensor(name: str, output: Any, select: Any) -> Tensor:
-    """Pick the tensor of a layer's output: the one there is, or the one `select` says."""
+    """Return the tensor that `select` picks from a layer's output; without `select`, the only tensor, or only map."""
     if select is None:
         if isinstance(output, Tensor):
             return output

@@ -102,8 +102,8 @@ def record(
         lift_all = repeat = False
 
         def tail(activations: Tensor) -> Any:
-            # Two retries, each made once and kept for later calls. If `vmap` refuses a write in place, `_replay`
-            # copies every recorded value as batched as the activations. After any other error with several batches,
+            # `tail` retries at most twice, and keeps the setting for later calls. If `vmap` refuses a write in place,
+            # `_replay` batches every recorded value as the activations are. After any other error with several batches,
             # `_replay` repeats every recorded value for each batch.
             nonlocal lift_all, repeat
             replacements, times = _split_activations(name, activations, raws, layouts, maps)
@@ -131,7 +131,7 @@ def record(
 
 
 def _first_call(model: nn.Module, name: str, call: Call | None, inputs: Inputs) -> int:
-    """Index of the run to cut at; one that is counted from the end takes a forward to count."""
+    """Return the index of the first run to cut at; a negative `call` needs one more forward, which counts the runs."""
     if call is None or call == "all":
         return 0
     if call >= 0:
@@ -170,10 +170,10 @@ class _Runs(NamedTuple):
     """The layer's runs up to the last that is cut.
 
     Attributes:
-        earlier: values of those before the cut.
-        cuts: values of those that are cut.
-        raws: the tensor that is meant, in each of these.
-        replacements: what stands in its place.
+        earlier: recorded outputs of the runs before the cut.
+        cuts: recorded outputs of the runs that are cut.
+        raws: for each output in `cuts`, the tensor that `select` picked from it.
+        replacements: for each tensor in `raws`, the tensor that the replay puts in its place.
     """
 
     earlier: list[Kept]
@@ -211,14 +211,14 @@ def _replay(
         at_cut,
         lambda *args, **kwargs: outputs[i] if (i := next(ran)) < len(outputs) else forward(*args, **kwargs),
     )
-    # hooks of the user may have changed the output of the layer
+    # the user's forward hooks ran before the recording, and run here again: return the output that was recorded
     at_cut.register_forward_hook(
         lambda module, args, changed: outputs[i] if (i := next(after)) < len(outputs) else changed
     )
     try:
         return run_on(replaying, inputs)
     finally:
-        # a module that holds a function which holds the module would keep its tensors until the next collection
+        # break the cycle module -> forward -> module: it would keep tensors alive until the garbage collector runs
         for module in replaying.owned.values():
             replace_forward(module, None)
 

@@ -137,7 +137,7 @@ def windows(
         grid: (height, width) of the whole map.
         window: (height, width) of one window.
         shift: number of cells by which the network rolled the map up and left before it cut the windows.
-        dilated: whether the places of a window lie n apart along each dimension, over the whole map, as in the grid
+        dilated: True where a window takes every k-th cell, k the number of windows along a dimension, as in the grid
             attention of MaxViT, and in MobileViT, where a window holds one position of each patch.
         channels_first: True for a layer whose output is (B n, C, h, w) or (B, C, n, h w).
 

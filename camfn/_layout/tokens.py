@@ -18,7 +18,7 @@ from .facts import Facts, LayerContext, channel_axis, is_norm, unrelated_lengths
 from .pairs import tokens, unrolled
 
 _MOST_UNNAMED = 8
-"""How many tokens more than the patches are read as unplaced tokens, where the model names none."""
+"""`_readings` takes at most so many tokens beyond the patches for unplaced tokens, where the model states no prefix."""
 
 
 class _Order(NamedTuple):
@@ -79,7 +79,7 @@ def _batch_first_readings(layer: LayerContext, shape: Sequence[int], unrelated: 
 def _channels_first_readings(
     layer: LayerContext, shape: Sequence[int], unrelated: dict[int, str], tokens_fit: bool
 ) -> list[Reading]:
-    """List the readings as (B, C, tokens) of a layer that may have tokens first, and the doubts about these readings.
+    """List the readings as (B, C, tokens), and add the reading "none" where the output may be no map.
 
     Args:
         layer: the layer and its facts.
@@ -131,7 +131,7 @@ def _normalizes_last_axis(module: nn.Module, width: int) -> bool:
 
 
 def _mixes_tokens(layer: LayerContext, count: int) -> bool:
-    """Whether a linear layer beside this one maps `count` features to `count`: the layer is then hidden features."""
+    """Whether a linear layer beside this one maps `count` features to `count`: they are then features, not tokens."""
     parent, own = layer.model.get_submodule(layer.name.rpartition(".")[0]), set(layer.module.modules())
     return any(
         isinstance(part, nn.Linear) and part not in own and part.in_features == part.out_features == count
@@ -140,7 +140,7 @@ def _mixes_tokens(layer: LayerContext, count: int) -> bool:
 
 
 def _no_reading(text: str, channels: int) -> Reading:
-    """Write down that a layer's output may be no map at all, beside its readings as one."""
+    """Return the reading "none", which states that a layer's output may be no map at all, beside its other readings."""
     return Reading("none", (), channels, 0, None, text, "a layout of your own, Layout(to_map, from_map)")
 
 
