@@ -13,7 +13,7 @@ from ._accidents import EXIT_CODE, report_accident
 
 def main() -> None:
     """Run the command line; the entry point of the package."""
-    # torch.func.jvp warns about the insides of torch, of which a user of commands can change nothing
+    # torch.func.jvp warns about torch's own use of torch.jit, which a user of the commands cannot change.
     warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
     try:
         from ._app import app

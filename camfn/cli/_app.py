@@ -1,4 +1,4 @@
-"""All commands, put together."""
+"""The app with all its commands; importing a module of commands registers them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that explain photos, and list what there is."""
+"""The commands `camfn explain`, `methods` and `layers`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TaskOption(str, Enum):
-    """What a model does."""
+    """The task of a model."""
 
     classify = "classify"
     detect = "detect"
@@ -30,7 +30,7 @@ class TaskOption(str, Enum):
 
 
 class FusionOption(str, Enum):
-    """What makes one map of several."""
+    """The rule that makes one map of several."""
 
     mean = "mean"
     max = "max"
@@ -112,7 +112,7 @@ def explain(
         if eigen_smooth:
             from ..transforms import eigen_smooth as smoothed
 
-            smoothed(chosen)  # refuses what cannot be smoothed
+            smoothed(chosen)  # raises an error for a method that eigen_smooth cannot change
         changes = Changes(eigen_smooth, names, fuse.value, augment, smooth, seed)
         refuse_task(task.value, like, chosen, changes != Changes(seed=seed))
         kind: Callable[..., Job] = Job
@@ -140,7 +140,7 @@ def explain(
                 method=method,
                 target=target,
                 **({} if task is TaskOption.classify else {"task": task.value}),
-                **_told(changes._asdict()),
+                **_changes_record(changes._asdict()),
             ),
         )
         problems = run_job(job)
@@ -181,12 +181,13 @@ def list_layers(
     Console().print(table)
 
 
-def _told(changes: dict[str, Any]) -> dict[str, Any]:
-    """The transformations that were asked for, as the record has them."""
-    told = {key: value for key, value in changes.items() if value and key not in ("how", "seed")}
-    told |= {"fuse": changes["how"]} if changes["layers"] else {}
-    return {"changes": told} if told else {}
+def _changes_record(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a run's record that lists the transformations; empty without any."""
+    listed = {key: value for key, value in changes.items() if value and key not in ("how", "seed")}
+    listed |= {"fuse": changes["how"]} if changes["layers"] else {}
+    return {"changes": listed} if listed else {}
 
 
 def _first_line(method: object) -> str:
+    """Return the first line of a method's docstring."""
     return (inspect.getdoc(method) or "").partition("\n")[0]

@@ -1,4 +1,4 @@
-"""A run of `camfn factorize`: the concepts of a set of photos, or of each photo, written as files."""
+"""The run behind `camfn factorize`: factor a set of photos, or each photo, and write the concepts as files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,17 @@ from ._files import PhotoFiles, Record, save_record, with_ending
 
 RECORD = "concepts.json"
 _NAMED = 0.05
-"""Probability from which a class other than the best is named in a legend."""
+"""A legend names a class beside the best one if its probability is at least this."""
 
 
-class _Found(NamedTuple):
-    """What came out for one photo: (r, h, w) maps, the classes of each concept, and the full strength of the colors."""
+class _PhotoConcepts(NamedTuple):
+    """The concepts of one photo.
+
+    Attributes:
+        maps: (r, h, w).
+        classes: the likely classes of each concept.
+        scale: the value of a map that is drawn in full color.
+    """
 
     maps: Tensor
     classes: list[list[NamedClass]]
@@ -37,23 +43,25 @@ class _Found(NamedTuple):
 
 @dataclass
 class FactorizeJob:
-    """What to do, checked; and, while it runs, what was done.
+    """The inputs of one run, all checked, and its results so far.
+
+    `run` yields one record a photo. It writes the files of a photo, and `concepts.json`, before it yields.
 
     Attributes:
-        plans: photos and their files.
-        out: folder of the record.
+        plans: the photos and the paths of their files.
+        out: the folder of `concepts.json`.
         loaded: model, preprocessing, view, class names.
         rank: number of concepts.
-        together: one set of concepts for all photos, or one for each.
-        negative: what is done with negative activations.
-        layer_name: a dotted name, or None for the one that is suggested on the first batch.
-        device: where the network runs; the factorization runs on the CPU.
-        batch_size: photos at a time.
+        together: factor all photos with the same concepts, instead of each photo with its own.
+        negative: "error" to refuse negative activations, "relu" to set them to 0.
+        layer_name: a dotted name, or None for the layer that `layers.suggest` puts first on the first batch.
+        device: the device of the network; the factorization runs on the CPU.
+        batch_size: number of photos that run at once.
         alpha: opacity of the colors.
-        header: what the record of the run says beside the layer and the photos.
-        progress: not used: nothing is perturbed.
-        layer: once it is chosen.
-        records: one a photo, in order.
+        header: the part of the record that describes model, options, device and versions.
+        progress: not used, since no forward is perturbed; `run_job` sets it on every job.
+        layer: the layer, after the first batch.
+        records: the records of the photos so far, in order.
     """
 
     plans: list[PhotoFiles]
@@ -72,14 +80,14 @@ class FactorizeJob:
     records: list[Record] = field(default_factory=list)
 
     def run(self) -> Iterator[Record]:
-        """Yield a record for each photo, in order, once its files are written."""
+        """Yield a record for each photo, in order, after writing its files."""
         self.loaded.model.to(self.device)
         size = len(self.plans) if self.together else self.batch_size
         for start in range(0, len(self.plans), size):
             yield from self._group(self.plans[start : start + size])
 
     def _group(self, plans: Sequence[PhotoFiles]) -> Iterator[Record]:
-        """Factor photos, and write what was found in each."""
+        """Factor a group of photos, and write the concepts of each."""
         inputs: list[Tensor] = []
         problems: list[str | None] = []
         for item in plans:
@@ -88,21 +96,22 @@ class FactorizeJob:
             problems.append(None if readable else str(photo))
             if isinstance(photo, Image.Image):
                 inputs.append(self.loaded.preprocess(photo))
-        found = iter(self._factor([torch.stack(inputs[i : i + self.batch_size]) for i in self._starts(inputs)]))
+        concepts = iter(self._factor([torch.stack(inputs[i : i + self.batch_size]) for i in self._starts(inputs)]))
         for item, problem in zip(plans, problems, strict=True):
             record: Record = {"photo": str(item.photo), "problem": problem, "picture": None, "maps": None}
-            record |= {"concepts": []} if problem else self._write(item, next(found))
+            record |= {"concepts": []} if problem else self._write(item, next(concepts))
             self.records.append(record)
             layer = self.layer and {"name": self.layer.name, "reason": self.layer.reason}
             save_record(self.record_file, self.header | {"layer": layer, "photos": self.records})
             yield record
 
     def _starts(self, inputs: Sequence[Tensor]) -> range:
+        """Return the index of the first photo of each batch."""
         return range(0, len(inputs), self.batch_size)
 
     @torch.no_grad()
-    def _factor(self, batches: list[Tensor]) -> list[_Found]:
-        """Factor the photos of some batches, with concepts of their own or in common."""
+    def _factor(self, batches: list[Tensor]) -> list[_PhotoConcepts]:
+        """Factor photos, and name each concept by the classes that the rest of the network gives it."""
         if not batches:
             return []
         model = self.loaded.model
@@ -134,22 +143,22 @@ class FactorizeJob:
             # one name a concept: they differ only where something of the photo goes around the layer
             scores = scores.mean(0, keepdim=True).expand_as(scores)
         names = [top_classes(each, self.loaded.classes) for each in scores]
-        return [_Found(*each) for each in zip(maps, names, scale.tolist(), strict=True)]
+        return [_PhotoConcepts(*each) for each in zip(maps, names, scale.tolist(), strict=True)]
 
-    def _write(self, item: PhotoFiles, found: _Found) -> Record:
-        """Write a photo's maps, and its picture where they show something."""
+    def _write(self, item: PhotoFiles, result: _PhotoConcepts) -> Record:
+        """Write a photo's maps, and a picture if the maps show something."""
         self.out.mkdir(parents=True, exist_ok=True)
         (base,) = item.bases
         raw, picture = with_ending(base, "npy"), with_ending(base, "png")
-        write_whole(raw, partial(np.save, arr=found.maps.numpy()))
-        seen = bool(found.maps.any())
+        write_whole(raw, partial(np.save, arr=result.maps.numpy()))
+        seen = bool(result.maps.any())
         if seen:
-            # read again: a large set is not kept in memory
+            # The photo is read again, because a large set of photos does not fit in memory.
             view = torch.from_numpy(np.array(self.loaded.view(read_photo(item.photo)))).permute(2, 0, 1) / 255
-            labels = [_label(classes) for classes in found.classes]
-            drawn = image.concepts(view, found.maps[None], labels, alpha=self.alpha, scale=found.scale)
+            labels = [_label(classes) for classes in result.classes]
+            drawn = image.concepts(view, result.maps[None], labels, alpha=self.alpha, scale=result.scale)
             write_whole(picture, partial(image.save, drawn[0]))
-        energy = found.maps.flatten(1).square().sum(1)
+        energy = result.maps.flatten(1).square().sum(1)
         shares = (energy / energy.sum()).tolist() if seen else [0.0] * self.rank
         concepts = [
             {
@@ -161,18 +170,18 @@ class FactorizeJob:
                     for c in classes
                 ],
             }
-            for k, (own, classes, share) in enumerate(zip(found.maps, found.classes, shares, strict=True))
+            for k, (own, classes, share) in enumerate(zip(result.maps, result.classes, shares, strict=True))
         ]
         problem = None if seen else f"{item.photo}: no concept is found anywhere, so there is no picture"
         return {"problem": problem, "picture": picture.name if seen else None, "maps": raw.name, "concepts": concepts}
 
     @property
     def record_file(self) -> Path:
-        """Where the record of the run goes."""
+        """Path of the record of the run."""
         return self.out / RECORD
 
 
 def _label(classes: list[NamedClass]) -> str:
-    """Name the best class, and others that are likely too."""
+    """Write a legend's label: the best class, and the other likely classes."""
     likely = classes[:1] + [each for each in classes[1:] if each.probability >= _NAMED]
     return ", ".join(f"{each.name} {each.probability:.0%}" for each in likely)

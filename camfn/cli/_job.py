@@ -1,4 +1,4 @@
-"""A run of the command line: photos in batches, results written as they come."""
+"""The run behind `camfn explain` and `camfn guided`: explain photos in batches, and write files for each photo."""
 
 from __future__ import annotations
 
@@ -29,25 +29,27 @@ from ._files import RECORD, PhotoFiles, Record, save_record, with_ending
 
 @dataclass
 class Job:
-    """What to do, checked; and, while it runs, what was done.
+    """The inputs of one run, all checked, and its results so far.
+
+    `run` yields one record a photo. It writes the files of a photo, and `explanations.json`, before it yields.
 
     Attributes:
-        plans: photos and their files.
-        out: folder of `explanations.json`.
+        plans: the photos and the paths of their files.
+        out: the folder of `explanations.json`.
         loaded: model, preprocessing, view, class names.
-        method: a method of `camfn.methods`, `camfn.attention` or `camfn.network`, or a partial of one.
-        choice: classes to explain.
-        layer_name: a dotted name, or None for the one that is suggested on the first batch.
-        device: where to run.
-        batch_size: photos at a time.
-        chunk_size: perturbed forwards at a time.
+        method: a method of `camfn.catalogue`, or a partial of one.
+        choice: the classes to explain.
+        layer_name: a dotted name, or None for the layer that `layers.suggest` puts first on the first batch.
+        device: the device of the model.
+        batch_size: number of photos that run at once.
+        chunk_size: number of perturbed forwards that run at once.
         alpha: opacity of the overlay.
-        colormap: of the overlay.
-        header: what the record of the run says beside the layer and the photos.
+        colormap: colormap of the overlay.
+        header: the part of the record that describes model, options, device and versions.
         changes: transformations of the method.
-        progress: told (done, in all) after each chunk of perturbed forwards.
-        layer: once it is chosen.
-        records: one a photo, in order.
+        progress: called with (done, total) after each chunk of perturbed forwards.
+        layer: the layer, after the first batch.
+        records: the records of the photos so far, in order.
     """
 
     plans: list[PhotoFiles]
@@ -68,7 +70,7 @@ class Job:
     records: list[Record] = field(default_factory=list)
 
     def run(self) -> Iterator[Record]:
-        """Yield a record for each photo, in order, once its files are written."""
+        """Yield a record for each photo, in order, after writing its files."""
         self.loaded.model.to(self.device)
         plans = iter(self.plans)
         while batch := list(islice(plans, self.batch_size)):
@@ -85,49 +87,54 @@ class Job:
                 yield record
 
     def _explain_all(self, photos: list[Image.Image | PhotoError]) -> Iterator[Explained]:
+        """Explain the readable photos of a batch."""
         return iter(self._explain([photo for photo in photos if isinstance(photo, Image.Image)]))
 
     def _results(self, item: PhotoFiles, photo: Image.Image, explained: Iterator[Explained]) -> Record:
+        """Take the explanation of the next photo, write its files, and return its part of the record."""
         return self._write(item, photo, next(explained))
 
     def _explain(self, photos: list[Image.Image]) -> list[Explained]:
+        """Explain photos as one batch; choose the layer on the first one."""
         if not photos:
             return []
         inputs = torch.stack([self.loaded.preprocess(photo) for photo in photos]).to(self.device)
         model = self.loaded.model
         if self.layer is None and info_of(self.method).takes_layer:
-            several, one = self.changes.layers, self.layer_name
-            self.layer = (
-                choose_layers(model, inputs, several) if several else choose_layer(model, inputs, one, self.method)
-            )
-        knobs: dict[str, Any] = {"chunk_size": self.chunk_size, "progress": self.progress, "changes": self.changes}
-        return explain_batch(self.method, model, self.layer, inputs, self.choice, **knobs)
+            if self.changes.layers:
+                self.layer = choose_layers(model, inputs, self.changes.layers)
+            else:
+                self.layer = choose_layer(model, inputs, self.layer_name, self.method)
+        options: dict[str, Any] = {"chunk_size": self.chunk_size, "progress": self.progress, "changes": self.changes}
+        return explain_batch(self.method, model, self.layer, inputs, self.choice, **options)
 
     def _write(self, item: PhotoFiles, photo: Image.Image, explained: Explained) -> Record:
-        """Write a photo's maps, and the overlays of those that show something."""
+        """Write a photo's maps, and an overlay of each map that shows something."""
         self.out.mkdir(parents=True, exist_ok=True)
         view = torch.from_numpy(np.array(self.loaded.view(photo))).permute(2, 0, 1) / 255
-        found = []
-        for base, index, cam, problem in zip(item.bases, *explained[1:], strict=True):
+        explanations = []
+        results = (explained.classes, explained.cams, explained.problems)
+        for base, index, cam, problem in zip(item.bases, *results, strict=True):
             raw, overlay = with_ending(base, "npy"), with_ending(base, "png")
             write_whole(raw, partial(np.save, arr=cam.numpy()))
             if problem is None:
                 write_whole(overlay, partial(image.save, self._draw(view, cam)))
-            found.append(
-                self._class(explained.logits, index)
+            explanations.append(
+                self._class_record(explained.logits, index)
                 | {"map": raw.name, "overlay": None if problem else overlay.name, "problem": problem}
             )
         best = explained.logits.topk(min(5, len(explained.logits))).indices.tolist()
-        return {"top": [self._class(explained.logits, index) for index in best], "explanations": found}
+        return {"top": [self._class_record(explained.logits, index) for index in best], "explanations": explanations}
 
     def _draw(self, view: Tensor, cam: Tensor) -> Tensor:
-        """Draw a map over the photo, or gradients with the channels of the image as they are."""
+        """Draw a map over the photo; draw a picture of gradients by itself, without the photo."""
         if cam.ndim == 3:
             return image.relief(cam[None])[0]
         heatmap = image.normalize(cam[None], signed=self.colormap == "seismic")
         return image.overlay(view, heatmap, alpha=self.alpha, colormap=self.colormap)[0]
 
-    def _class(self, logits: Tensor, index: int) -> Record:
+    def _class_record(self, logits: Tensor, index: int) -> Record:
+        """Return the index, name, score and probability of a class; null stands for what is not finite."""
         names, probability = self.loaded.classes, logits.softmax(0)[index].item()
         score = logits[index].item()
         return {
@@ -139,9 +146,10 @@ class Job:
 
     @property
     def record_file(self) -> Path:
-        """Where the record of the run goes."""
+        """Path of the record of the run."""
         return self.out / RECORD
 
     def _save(self) -> None:
+        """Write the record of the run so far."""
         layer = self.layer and {"name": self.layer.name, "reason": self.layer.reason}
         save_record(self.record_file, self.header | {"layer": layer, "photos": self.records})

@@ -1,4 +1,4 @@
-"""A run of the command line for other tasks: boxes of a detector, regions of a segmentation, likeness to a photo."""
+"""The run behind `camfn explain --task`: boxes of a detector, regions of a segmentation, similarity to a photo."""
 
 from __future__ import annotations
 
@@ -29,32 +29,34 @@ from ._job import Job
 
 @dataclass
 class TaskJob(Job):
-    """What to do for another task than telling classes.
+    """A `Job` for a model that does not classify photos. It explains one photo at a time.
 
     Attributes:
         task: "detect", "segment" or "similar".
-        like: of "similar": the photo to be like.
+        like: for "similar": the photo to compare with.
     """
 
     task: str = "detect"
     like: Path | None = None
 
     def _explain_all(self, photos: list[Image.Image | PhotoError]) -> Iterator[Explained]:
-        return iter(())  # photos of a detector may differ in size: one at a time
+        """Explain nothing yet: photos of a detector may differ in size, so `_results` explains one at a time."""
+        return iter(())
 
     def _results(self, item: PhotoFiles, photo: Image.Image, explained: Iterator[Explained]) -> Record:
+        """Explain each target of one photo, write its files, and return its part of the record."""
         inputs = self.loaded.preprocess(photo)[None].to(self.device)
         view = torch.from_numpy(np.array(self.loaded.view(photo))).permute(2, 0, 1) / 255
         model = embedding_of(self.loaded) if self.task == "similar" else self.loaded.model
         with torch.no_grad():
             outputs = model(inputs)
-        questions = self._questions(outputs)
-        if not questions:
+        targets = self._targets(outputs)
+        if not targets:
             return {"problem": f"{item.photo}: the detector finds nothing of the kind"}
-        self.layer = self.layer or self._layer(model, inputs, questions[0][0])
-        found = []
+        self.layer = self.layer or self._layer(model, inputs, targets[0][0])
+        explanations = []
         self.out.mkdir(parents=True, exist_ok=True)
-        for base, (target, facts) in zip(item.bases, questions, strict=False):
+        for base, (target, facts) in zip(item.bases, targets, strict=False):
             explain = explainer(
                 self.method, model, self.layer.name, layout=self.layer.layout, chunk_size=self.chunk_size
             )
@@ -70,19 +72,23 @@ class TaskJob(Job):
                     scale = torch.tensor([view.shape[2] / inputs.shape[3], view.shape[1] / inputs.shape[2]]).repeat(2)
                     picture = image.boxes(picture, (torch.tensor(facts["box"]) * scale)[None], [facts["name"]])
                 write_whole(overlay, partial(image.save, picture))
-            found.append(facts | {"map": raw.name, "overlay": None if problem else overlay.name, "problem": problem})
-        return {"explanations": found}
+            explanations.append(
+                facts | {"map": raw.name, "overlay": None if problem else overlay.name, "problem": problem}
+            )
+        return {"explanations": explanations}
 
     def _layer(self, model: nn.Module, inputs: Tensor, target: ScoreFn) -> Layer:
+        """Choose the named layer, or the first suggested layer outside of the model's heads."""
         if self.layer_name is not None:
             return choose_layer(model, inputs, self.layer_name)
-        # the heads' own outputs see a box or a pixel at its own place only
-        found = layers.suggest(model, inputs, target)
-        best = next((one for one in found if "head" not in one.name and "classifier" not in one.name), found[0])
+        # The score of one box or pixel depends on a head's output at that place alone, so that its map is one point.
+        suggestions = layers.suggest(model, inputs, target)
+        outside = [item for item in suggestions if "head" not in item.name and "classifier" not in item.name]
+        best = (outside or suggestions)[0]
         return Layer(best.name, best.channels, best.layout, best.reason)
 
-    def _questions(self, outputs: Any) -> list[tuple[ScoreFn, Record]]:
-        """Return targets, each with what the record says of it, the best first."""
+    def _targets(self, outputs: Any) -> list[tuple[ScoreFn, Record]]:
+        """Return the targets to explain, each with its description in the record, the best first."""
         if self.task == "similar":
             assert self.like is not None
             with torch.no_grad():
@@ -93,6 +99,7 @@ class TaskJob(Job):
         return self._boxes(outputs) if self.task == "detect" else self._regions(outputs)
 
     def _boxes(self, outputs: Any) -> list[tuple[ScoreFn, Record]]:
+        """Return the scores of the best boxes, after non-maximum suppression."""
         head = head_of(self.loaded)
         scores, corners = head.scores_of(outputs)[0].detach(), head.boxes_of(outputs)[0].detach()
         from torchvision.ops import batched_nms
@@ -111,6 +118,7 @@ class TaskJob(Job):
         ]
 
     def _regions(self, outputs: Any) -> list[tuple[ScoreFn, Record]]:
+        """Return the scores of the largest regions of a segmentation, or of the chosen class."""
         logits = outputs["out"] if isinstance(outputs, dict) else outputs
         share = logits[0].argmax(0).flatten().bincount(minlength=logits.shape[1]) / logits[0, 0].numel()
         if self.choice.chosen is not None:
@@ -121,12 +129,13 @@ class TaskJob(Job):
         return [(mask_score(k, "predicted"), self._facts(k, share[k])) for k in chosen]
 
     def _facts(self, index: int, score: Tensor) -> Record:
+        """Return the description of a target in the record."""
         names, value = self.loaded.classes, float(score)
         return {"index": index, "name": names[index] if names else str(index), "score": value, "probability": value}
 
 
 def head_of(loaded: Loaded) -> BoxHead:
-    """How the outputs of a detector of the zoo are read."""
+    """Return the functions that read scores and boxes from the outputs of a detector of the zoo."""
     if loaded.name == "tiny:detector":
         return BoxHead(_corners, lambda out: out[..., 4:5].sigmoid() * out[..., 5:].softmax(-1))
     if loaded.name.startswith("torchvision:") and loaded.classes and hasattr(loaded.model, "transform"):
@@ -135,6 +144,7 @@ def head_of(loaded: Loaded) -> BoxHead:
 
 
 def _corners(out: Tensor) -> Tensor:
+    """Convert boxes from center and size to corners."""
     return torch.cat([out[..., :2] - out[..., 2:4] / 2, out[..., :2] + out[..., 2:4] / 2], -1)
 
 
