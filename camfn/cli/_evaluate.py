@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 PRINTED = ("energy_in_box", "iou", "pointing_game", "insertion", "deletion", "road_combined", "average_drop", "adcc")
-"""Metrics in the table on a terminal; the files have all."""
+"""Metrics in the printed table; the files have all metrics."""
 
 
 class TargetOption(str, Enum):
@@ -31,14 +31,14 @@ class TargetOption(str, Enum):
 
 
 class RemovedOption(str, Enum):
-    """What stands where pixels are removed."""
+    """The value of removed pixels."""
 
     mean = "mean"
     black = "black"
 
 
 class EngineOption(str, Enum):
-    """What runs the work."""
+    """The engine that runs the work."""
 
     local = "local"
     ray = "ray"
@@ -95,12 +95,13 @@ def evaluate(
 ) -> None:
     """Evaluate methods on photos: models x methods x layers x metrics, a ranked table and a report.
 
-    Each row is on the disk before the next is begun. Given the same folder again, the command does what is missing:
-    after it was killed, or with more photos, models or methods. Writes rows.csv, the raw maps, table-MODEL.csv with
-    bootstrap intervals, and report.html.
+    Each row is on the disk before the next begins. Called again with the same folder, after an interruption or with
+    more photos, models or methods, the command measures the missing rows alone. Writes rows.csv, the raw maps,
+    table-MODEL.csv with bootstrap intervals, and report.html.
 
     Ends with 0 if all went well; with 1 if a photo could not be read or a case has a problem, the others kept; with 2,
-    before any long work, if what was asked for cannot be done; with 130 if it was interrupted.
+    before any long work, if what was asked for cannot be done; with 130 if it was interrupted;
+    with 70 after a bug or an accident.
     """
     with refusals():
         from ..evaluate import cases, read_photos, run, write_report, write_tables
@@ -118,19 +119,19 @@ def evaluate(
             seed=seed,
             chunk_size=chunk_size,
         )
-        _rankable(protocol, by)
-        found = read_photos(photos)
-        listed = cases(models.split(), methods.split(), layers.split())
+        _check_ranking(protocol, by)
+        photo_list = read_photos(photos)
+        case_list = cases(models.split(), methods.split(), layers.split())
         options: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
-        store = _shown(
+        store = _run_with_bar(
             "evaluating",
-            lambda report_progress: run(found, listed, out, protocol=protocol, progress=report_progress, **options),
+            lambda progress: run(photo_list, case_list, out, protocol=protocol, progress=progress, **options),
         )
-        for model in dict.fromkeys(case.model for case in listed):
-            _print(model, ranked(store.rows, model, by=by, seed=seed))
-        for path in [*write_tables(store, by=by), write_report(store, found, by=by)]:
+        for model in dict.fromkeys(case.model for case in case_list):
+            _print_standings(model, ranked(store.rows, model, by=by, seed=seed))
+        for path in [*write_tables(store, by=by), write_report(store, photo_list, by=by)]:
             print(path)
-        problems = _tell(store)
+        problems = _print_problems(store)
     raise typer.Exit(1 if problems else 0)
 
 
@@ -164,15 +165,15 @@ def tune(
 
         place = str(pick_device(device))
         protocol = _protocol(metric, target, removed, step=step, seed=seed, chunk_size=chunk_size)
-        found, listed = read_photos(photos), cases([model], methods.split(), layers.split())
+        photo_list, case_list = read_photos(photos), cases([model], methods.split(), layers.split())
         options: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
-        best = _shown(
+        best = _run_with_bar(
             "tuning",
-            lambda report_progress: tuned(
-                found, listed, metric, out, share=share, protocol=protocol, progress=report_progress, **options
+            lambda progress: tuned(
+                photo_list, case_list, metric, out, share=share, protocol=protocol, progress=progress, **options
             ),
         )
-        _print(f"{model}, {len(found) - len(best.photos)} photos to choose with", best.tuning, (metric,))
+        _print_standings(f"{model}, {len(photo_list) - len(best.photos)} photos to choose with", best.tuning, (metric,))
     held, usual = best.held_out, best.default
     print(f"best: {best.case}")
     print(
@@ -184,6 +185,7 @@ def tune(
 
 
 def _protocol(metrics: str, target: TargetOption, removed: RemovedOption, **settings: Any) -> Protocol:
+    """Make the protocol of the options, and check the names of its metrics."""
     from ..evaluate import Protocol
     from ..evaluate._measures import measured
 
@@ -193,21 +195,23 @@ def _protocol(metrics: str, target: TargetOption, removed: RemovedOption, **sett
     return protocol
 
 
-def _rankable(protocol: Protocol, by: str | None) -> None:
+def _check_ranking(protocol: Protocol, by: str | None) -> None:
+    """Check that the methods can be ranked by the metric `by`."""
     from ..evaluate._measures import measured
     from ..evaluate._rank import lead_of
 
     lead_of(measured(protocol), by)
 
 
-def _shown(title: str, work: Callable[[Callable[[int, int], None]], Any]) -> Any:
-    """Run with a bar that says the time left."""
+def _run_with_bar(title: str, work: Callable[[Callable[[int, int], None]], Any]) -> Any:
+    """Call `work` with a callback (done, total) that moves a progress bar."""
     with progress_bars() as progress:
         task = progress.add_task(title, total=None)
         return work(lambda done, total: progress.update(task, completed=done, total=total))
 
 
-def _print(title: str, standings: Sequence[Standing], metrics: Sequence[str] = PRINTED) -> None:
+def _print_standings(title: str, standings: Sequence[Standing], metrics: Sequence[str] = PRINTED) -> None:
+    """Print the ranked methods as a table."""
     names = [name for name in metrics if any(name in s.estimates for s in standings)]
     names = names or list(dict.fromkeys(name for s in standings for name in s.estimates))[:8]
     table = Table("method", "mean rank", "forwards", "seconds", *names, title=title)
@@ -217,17 +221,17 @@ def _print(title: str, standings: Sequence[Standing], metrics: Sequence[str] = P
             e = s.estimates.get(name)
             cells.append("" if e is None else f"{e.value:.3f} [{e.low:.2f}, {e.high:.2f}]{e.verdict}")
         table.add_row(*cells, style="red" if s.is_baseline else None)
-    # a file or a pipe is as wide as the table
+    # Output to a file or a pipe has no width of its own; 220 columns hold the table.
     console = Console()
     Console(width=None if console.is_terminal else 220).print(table)
 
 
-def _tell(store: Store) -> int:
-    """Say on stderr what went wrong, once for each kind."""
-    found: dict[str, int] = {}
+def _print_problems(store: Store) -> int:
+    """Print each different problem of the rows once, on stderr; return the number of different problems."""
+    counts: dict[str, int] = {}
     for row in store.rows:
         if row.problem:
-            found[row.problem] = found.get(row.problem, 0) + 1
-    for words, count in found.items():
-        print(f"camfn: {words}{f' ({count} rows)' if count > 1 else ''}", file=sys.stderr)
-    return len(found)
+            counts[row.problem] = counts.get(row.problem, 0) + 1
+    for problem, count in counts.items():
+        print(f"camfn: {problem}{f' ({count} rows)' if count > 1 else ''}", file=sys.stderr)
+    return len(counts)

@@ -82,7 +82,7 @@ def explain(
 
     Ends with 0 if all went well; with 1 if a photo could not be read or a map shows nothing, the others' results kept;
     with 2, before any forward, if what was asked for cannot be done; with 130 if it was interrupted, every file that
-    was written whole.
+    was written whole; with 70 after a bug or an accident, such as a full disk.
     """
     with refusals():
         from .._photos.classes import pick_target
