@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from .. import Captured, attention, diagnose, explainer
+from .. import Captured, attention, capture_each, diagnose, explainer
 from .._shared.errors import UsageError
 from ..catalogue import info_of
 from ..targets import logits_of
@@ -41,6 +41,8 @@ class Changes(NamedTuple):
 
 
 _NONE = Changes()
+_AT_ONCE = 16
+"""Number of classes whose gradients at the layer are in memory at the same time."""
 
 
 class Explained(NamedTuple):
@@ -88,16 +90,55 @@ def explain_batch(
     classes = _class_indices(logits, choice)
     cams: list[list[Tensor]] = [[] for _ in inputs]
     problems: list[list[str | None]] = [[] for _ in inputs]
-    for target in classes.T:
-        explain, captured = compose(method, model, layer, target, changes, chunk_size, progress)
-        cam = explain(inputs, target)
-        if layer is not None and "head" in info_of(method).needs:
+    info = info_of(method)
+    maps: Iterator[tuple[Tensor, Captured]]
+    if (
+        layer is not None
+        and info.kind == "layer"
+        and info.needs == {"gradients"}
+        and changes == Changes(seed=changes.seed)
+    ):
+        maps = _maps_of_one_forward(method, model, layer, inputs, classes)
+    else:
+        maps = _maps_one_by_one(method, model, layer, inputs, classes, changes, chunk_size, progress)
+    for target, (cam, captured) in zip(classes.T, maps, strict=True):
+        if layer is not None and "head" in info.needs:
             check_cam(model, layer, cam, target, logits)
-        for i, problem in enumerate(diagnose(captured_or_map(captured, cam), cam)):
+        for i, problem in enumerate(diagnose(captured, cam)):
             cams[i].append(cam[i].float().cpu())
             problems[i].append(problem if logits[i].isfinite().all() else "the model's scores are not finite.")
     rows = zip(logits.cpu(), classes.tolist(), cams, problems, strict=True)
     return [Explained(*row) for row in rows]
+
+
+def _maps_one_by_one(
+    method: Callable[..., Tensor],
+    model: nn.Module,
+    layer: Layer | None,
+    inputs: Tensor,
+    classes: Tensor,
+    changes: Changes,
+    chunk_size: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[tuple[Tensor, Captured]]:
+    """Yield the maps of each column of `classes`, (B, K), with the tensors that `diagnose` looks at."""
+    for target in classes.T:
+        explain, captured = compose(method, model, layer, target, changes, chunk_size, progress)
+        cam = explain(inputs, target)
+        yield cam, captured_or_map(captured, cam)
+
+
+def _maps_of_one_forward(
+    method: Callable[..., Tensor], model: nn.Module, layer: Layer, inputs: Tensor, classes: Tensor
+) -> Iterator[tuple[Tensor, Captured]]:
+    """Yield what `_maps_one_by_one` yields for a gradient method, with one forward for up to `_AT_ONCE` classes."""
+    capture = capture_each(model, layer.name, layout=layer.layout)
+    columns = list(classes.T)
+    for start in range(0, len(columns), _AT_ONCE):
+        activations, grads, outputs = capture(inputs, columns[start : start + _AT_ONCE])
+        for gradient in grads:
+            with torch.no_grad():
+                yield method(activations, gradient, outputs), Captured(activations, gradient, outputs)
 
 
 def compose(

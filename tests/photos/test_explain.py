@@ -1,0 +1,79 @@
+"""`explain_batch`: maps of several classes from one forward are the maps of each class by itself."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from camfn import diagnose, methods
+from camfn._photos import explain as room
+from camfn._photos.classes import ClassChoice
+from camfn._photos.explain import Changes, explain_batch
+from camfn._photos.layer import choose_layer
+from camfn.catalogue import METHODS, info_of
+
+
+class Net(nn.Module):
+    """Two convolutions, an in-place ReLU behind the first, and a linear head; counts its forwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.first, self.relu, self.second = nn.Conv2d(3, 6, 3), nn.ReLU(inplace=True), nn.Conv2d(6, 5, 3)
+        self.head = nn.Linear(5, 20)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.5
+        self.forwards: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards.append(len(x))
+        out: Tensor = self.head(self.second(self.relu(self.first(x))).tanh().mean((2, 3)))
+        return out
+
+
+INPUTS = torch.randn(3, 3, 9, 8, generator=torch.Generator().manual_seed(0))
+GRADIENT_METHODS = [row.function for row in METHODS if row.kind == "layer" and row.needs == {"gradients"}]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [*GRADIENT_METHODS, partial(methods.grad_cam_plusplus, normalized=True)],
+    ids=lambda method: info_of(method).name,
+)
+@pytest.mark.parametrize("layer_name", ["first", "second"])
+def test_one_forward_gives_the_maps_of_one_forward_a_class(method: Any, layer_name: str) -> None:
+    net = Net().eval()
+    layer = choose_layer(net, INPUTS, layer_name)
+    together = explain_batch(method, net, layer, INPUTS, ClassChoice(None, 18))
+    classes = torch.tensor([photo.classes for photo in together])
+    apart = list(room._maps_one_by_one(method, net, layer, INPUTS, classes, Changes(), None, None))
+    for i, photo in enumerate(together):
+        for k, cam in enumerate(photo.cams):
+            torch.testing.assert_close(cam, apart[k][0][i], rtol=1e-5, atol=1e-6)
+        problems = [diagnose(captured, cam)[i] for cam, captured in apart]
+        assert photo.problems == problems
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_up_to_sixteen_classes_share_a_forward() -> None:
+    net = Net().eval()
+    layer = choose_layer(net, INPUTS, "second")
+    net.forwards.clear()
+    explain_batch(methods.grad_cam, net, layer, INPUTS, ClassChoice(None, 16))
+    assert len(net.forwards) == 2  # the logits, then the gradients
+    net.forwards.clear()
+    explain_batch(methods.grad_cam, net, layer, INPUTS, ClassChoice(None, 17))
+    assert len(net.forwards) == 3
+
+
+def test_a_zero_map_is_noticed_in_its_class_alone() -> None:
+    net = Net().eval()
+    net.head.weight.data[7] = 0
+    layer = choose_layer(net, INPUTS, "second")
+    for photo in explain_batch(methods.grad_cam, net, layer, INPUTS, ClassChoice(None, 20)):
+        blank = [problem is not None and "the gradient is zero everywhere" in problem for problem in photo.problems]
+        assert [index for index, flag in zip(photo.classes, blank, strict=True) if flag] == [7]
