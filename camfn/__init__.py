@@ -6,8 +6,8 @@ score with respect to them, and the outputs. A method is arithmetic on the three
 The other public modules, `camfn.methods`, `camfn.layout` and so on, are loaded when they are first used.
 """
 
-from importlib import import_module
-from types import ModuleType
+from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
 
 from ._cut.capture import capture as capture
 from ._cut.capture import capture_many as capture_many
@@ -30,10 +30,10 @@ _MODULES = (
 )  # fmt: skip
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> _ModuleType:
     """Load a public module when it is first used, so that `import camfn` stays light."""
     if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
+        return _import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
