@@ -146,7 +146,8 @@ def capture_attention(
         keep = differentiable and torch.is_grad_enabled()
 
         def compute(seed: Tensor) -> Attended:
-            # `keep` needs a second derivative, which fused kernels lack: "" writes out all attentions of the model: a differentiable map needs every attention written out
+            # a differentiable map needs a second derivative, which fused kernels lack: the name "" of the model itself
+            # makes every attention in it be written out
             outputs, sites = _forward(model, ("",) if keep else names, inputs, lambda x: expanded(seed, x))
             wanted = _sites_in(names, sites, model)
             score_values = one_score_a_sample(score(outputs), batch_sizes(inputs, ()))
