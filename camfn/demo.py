@@ -3,6 +3,8 @@
 The photo is `skimage.data.chelsea()`, the model EfficientNet-Lite0 with ImageNet weights; both come in packages.
 """
 
+# tested in tests/cli/test_cli.py
+
 from __future__ import annotations
 
 import sys

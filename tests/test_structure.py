@@ -6,9 +6,11 @@ import ast
 import doctest
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -252,3 +254,13 @@ def test_public_function_has_an_example(module: str, name: str) -> None:
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_module_has_a_docstring(name: str) -> None:
     assert ast.get_docstring(TREES[name])
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(FILES) if not name.endswith("__")])
+def test_module_has_its_twin_among_the_tests_or_says_where_it_is_tested(name: str) -> None:
+    *folders, file = [part.lstrip("_") for part in name.split(".")]
+    twin = Path(__file__).parent.joinpath(*folders, f"test_{file}.py")
+    said = re.search(r"^# tested in (.+)$", FILES[name].read_text(encoding="utf-8"), re.MULTILINE)
+    assert twin.is_file() or said
+    for path in re.findall(r"tests/\S+\.py", said[1]) if said else ():
+        assert ROOT.parent.joinpath(path).is_file()

@@ -1,5 +1,7 @@
 """Several targets of one forward: all boxes of an image, all words of a caption."""
 
+# tested in tests/cut/test_inputs.py and tests/targets/test_boxes.py
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

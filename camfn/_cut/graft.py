@@ -3,6 +3,8 @@
 The only file that touches the insides of `nn.Module`.
 """
 
+# tested in tests/cut/test_capture.py
+
 from __future__ import annotations
 
 from collections.abc import Callable, Collection

@@ -1,5 +1,7 @@
 """Checks of a layer: its name, its runs in one forward, the tensor it returns."""
 
+# tested in tests/cut/test_capture.py and test_inputs.py
+
 from __future__ import annotations
 
 import re

@@ -1,5 +1,7 @@
 """One forward with everything kept that a replay of the network after a cut will read."""
 
+# tested in tests/cut/test_resume.py
+
 from __future__ import annotations
 
 from collections import defaultdict

@@ -1,5 +1,7 @@
 """Scores of many perturbed batches at once."""
 
+# tested in tests/cut/test_explainer.py
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """What a method's signature asks for."""
 
+# tested in tests/cut/test_explainer.py
+
 from __future__ import annotations
 
 from collections.abc import Callable

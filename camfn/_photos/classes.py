@@ -1,5 +1,7 @@
 """The classes to explain, as a user writes them: an index, a name, top or top:K."""
 
+# tested in tests/cli/test_cli.py
+
 from __future__ import annotations
 
 from typing import NamedTuple

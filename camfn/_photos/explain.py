@@ -1,5 +1,7 @@
 """Maps for one batch of photos: a method composed with a model, run for the classes that a user chose."""
 
+# tested in tests/cli/test_cli.py and test_transforms.py
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator

@@ -1,5 +1,7 @@
 """The linear head that the original CAM needs: its rows, and the check that a map agrees with the logits."""
 
+# tested in tests/cli/test_cli.py
+
 from __future__ import annotations
 
 from torch import Tensor, nn

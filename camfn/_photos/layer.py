@@ -1,5 +1,7 @@
 """The layer to explain at: the layer that a user named, a suggested layer, or all attentions."""
 
+# tested in tests/cli/test_cli.py
+
 from __future__ import annotations
 
 from collections.abc import Callable

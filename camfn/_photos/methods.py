@@ -1,5 +1,7 @@
 """Methods that a user names: found in the catalogue, and checked before anything runs."""
 
+# tested in tests/cli/test_cli.py and tests/test_catalogue.py
+
 from __future__ import annotations
 
 from collections.abc import Callable

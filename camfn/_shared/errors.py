@@ -1,6 +1,9 @@
 """Errors of camfn; each message says what camfn expected, what it got, and which call works."""
 
 
+# tested in tests/cli/test_accidents.py and tests/test_structure.py
+
+
 class CamfnError(ValueError):
     """Base class of all refusals: camfn cannot do what the caller asks for, and the message says what to ask instead.
 

@@ -1,5 +1,7 @@
 """Writing of files as a whole, and the versions of the packages that results depend on."""
 
+# tested in tests/cli/test_cli.py and tests/evaluate/test_store.py
+
 from __future__ import annotations
 
 import os

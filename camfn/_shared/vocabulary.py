@@ -1,5 +1,7 @@
 """The types that all of camfn shares: the result of a capture, a target, a layout, a method."""
 
+# tested in tests/cut/test_capture.py
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,7 @@
 """Compose a method on attention with a model into one function of inputs and target."""
 
+# tested in tests/attention/test_methods.py
+
 from __future__ import annotations
 
 import math

@@ -3,6 +3,8 @@
 Fused kernels never form the probabilities; the mode `Watch` replaces a fused call by the same arithmetic, written out.
 """
 
+# tested in tests/attention/test_capture.py
+
 from __future__ import annotations
 
 import math

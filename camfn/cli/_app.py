@@ -1,5 +1,7 @@
 """The app with all its commands; importing a module of commands registers them."""
 
+# tested in tests/cli/test_cli.py
+
 from __future__ import annotations
 
 # in the order of `camfn --help`

@@ -1,5 +1,7 @@
 """The command `camfn`, and the options that its commands share."""
 
+# tested in tests/cli/test_cli.py
+
 from __future__ import annotations
 
 from importlib.metadata import version

@@ -1,5 +1,7 @@
 """A montage of one photo's maps by several methods."""
 
+# tested in tests/cli/test_transforms.py
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

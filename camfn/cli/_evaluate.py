@@ -1,5 +1,7 @@
 """The commands `camfn evaluate` and `camfn tune`, and what they print."""
 
+# tested in tests/evaluate/test_command.py
+
 from __future__ import annotations
 
 import sys

@@ -1,5 +1,7 @@
 """The commands `camfn explain`, `methods` and `layers`."""
 
+# tested in tests/cli/test_cli.py
+
 from __future__ import annotations
 
 import inspect

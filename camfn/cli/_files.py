@@ -1,5 +1,7 @@
 """Names of the files that a run writes, and the check that the run may write them."""
 
+# tested in tests/cli/test_cli.py
+
 from __future__ import annotations
 
 import json

@@ -1,5 +1,7 @@
 """The run behind `camfn explain` and `camfn guided`: explain photos in batches, and write files for each photo."""
 
+# tested in tests/cli/test_cli.py
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,7 @@
 """Checks of the options of the commands, before any forward runs."""
 
+# tested in tests/cli/test_cli.py
+
 from __future__ import annotations
 
 from collections.abc import Callable

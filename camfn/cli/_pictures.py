@@ -1,5 +1,7 @@
 """The commands `camfn guided`, `factorize` and `compare`: gradients, concepts, and methods side by side."""
 
+# tested in tests/cli/test_cli.py
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Output of the commands: progress bars, a line for each explanation, and errors in one line."""
 
+# tested in tests/cli/test_accidents.py and test_transforms.py
+
 from __future__ import annotations
 
 import sys

@@ -1,5 +1,7 @@
 """Fill in missing pixels from their neighbors: a sparse linear system, solved by conjugate gradients with multigrid."""
 
+# tested in tests/metrics/test_road.py
+
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor

@@ -16,6 +16,8 @@ improving the coarse grids made its 32 systems 1.5 times as fast. A LU also runs
 result to a dense solve and to the peer.
 """
 
+# tested in tests/metrics/test_road.py
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,7 @@
 """Heatmaps at the size of the images, and the order of their pixels by relevance."""
 
+# tested in tests/metrics/test_curves.py and test_road.py
+
 from __future__ import annotations
 
 import torch

@@ -1,5 +1,7 @@
 """Scores of images: the only values of a network that faithfulness metrics read."""
 
+# tested in tests/metrics/test_confidence.py and test_curves.py
+
 from __future__ import annotations
 
 from collections.abc import Callable

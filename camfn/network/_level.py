@@ -1,5 +1,7 @@
 """Differentiate a score in the image, and in zeros added to the outputs of modules that are tapped, by one backward."""
 
+# tested in tests/network/test_input.py and test_full.py
+
 from __future__ import annotations
 
 from collections import Counter

@@ -1,5 +1,7 @@
 """Names of the ImageNet classes, without a download."""
 
+# tested in tests/zoo/test_load.py
+
 from __future__ import annotations
 
 from ._weights import library

@@ -1,5 +1,7 @@
 """State dicts from local files, and the errors of weights that cannot be read or fetched."""
 
+# tested in tests/zoo/test_load.py
+
 from __future__ import annotations
 
 import os
