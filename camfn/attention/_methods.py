@@ -29,7 +29,7 @@ def raw_attention(
     prefix: int = 1,
     query: int | None = 0,
     layer: int = -1,
-    fusion: Fusion = "mean",
+    how: Fusion = "mean",
 ) -> Tensor:
     """Raw attention: the attention of one token in one layer.
 
@@ -42,7 +42,7 @@ def raw_attention(
         prefix: number of tokens before the patches that stand for no place.
         query: the token whose row is read; None for the mean over patch tokens.
         layer: which record.
-        fusion: of heads: "mean", "max" or "min".
+        how: rule of fusing the heads: "mean", "max" or "min".
 
     Returns:
         (B, Nk - prefix).
@@ -58,7 +58,7 @@ def raw_attention(
         tensor([[0.2000, 0.2000, 0.2000, 0.2000]])
     """
     record = _check_global("raw_attention", [records[layer]] if records else [], prefix, query)[0]
-    return _row(_fused(record.probabilities, fusion), prefix, query)[:, prefix:].to(record.probabilities.dtype)
+    return _row(_fused(record.probabilities, how), prefix, query)[:, prefix:].to(record.probabilities.dtype)
 
 
 def attention_rollout(
@@ -66,7 +66,7 @@ def attention_rollout(
     *,
     prefix: int = 1,
     query: int | None = 0,
-    fusion: Fusion = "mean",
+    how: Fusion = "mean",
     discard: float = 0.0,
 ) -> Tensor:
     """Attention rollout: the product of the attention matrices of all layers, each averaged with the residual path.
@@ -86,7 +86,7 @@ def attention_rollout(
         records: of all layers, from `observe_attention` or `capture_attention`.
         prefix: number of tokens before the patches that stand for no place.
         query: the token whose row is read; None for the mean over patch tokens.
-        fusion: of heads: "mean" (the paper), "max" or "min".
+        how: rule of fusing the heads: "mean" (the paper), "max" or "min".
         discard: share of each layer's smallest entries that are set to zero, in [0, 1).
 
     Returns:
@@ -107,7 +107,7 @@ def attention_rollout(
     layers = _check_global("attention_rollout", records, prefix, query)
 
     def step(record: AttentionRecord) -> Tensor:
-        fused = _discarded(_fused(record.probabilities, fusion), discard)
+        fused = _discarded(_fused(record.probabilities, how), discard)
         return _rows_to_one(fused + _identity(fused) if _is_square(record) else fused)
 
     return _multiplied(layers, step, prefix, query)
@@ -291,14 +291,14 @@ def _identity(matrix: Tensor) -> Tensor:
     return torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
 
 
-def _fused(a: Tensor, fusion: Fusion) -> Tensor:
+def _fused(a: Tensor, how: Fusion) -> Tensor:
     """Reduce the heads: (B, H, Nq, Nk) to (B, Nq, Nk)."""
     a = widen(a)
-    if fusion == "mean":
+    if how == "mean":
         return a.mean(1)
-    if fusion in ("max", "min"):
-        return a.amax(1) if fusion == "max" else a.amin(1)
-    raise CamfnError(f"fusion: expected 'mean', 'max' or 'min', got {fusion!r}")
+    if how in ("max", "min"):
+        return a.amax(1) if how == "max" else a.amin(1)
+    raise CamfnError(f"how: expected 'mean', 'max' or 'min', got {how!r}")
 
 
 def _discarded(matrix: Tensor, share: float) -> Tensor:

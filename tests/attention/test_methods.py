@@ -80,8 +80,8 @@ def whole(method: Any, records: list[AttentionRecord], **options: Any) -> Tensor
 def test_rollout_equals_its_loops(fusion: Any, discard: float) -> None:
     records = random()
     expected = oracle.rollout([record.probabilities for record in records], fusion, discard)
-    assert_close(whole(attention_rollout, records, fusion=fusion, discard=discard), expected)
-    patches = attention_rollout(records, prefix=2, query=None, fusion=fusion, discard=discard)
+    assert_close(whole(attention_rollout, records, how=fusion, discard=discard), expected)
+    patches = attention_rollout(records, prefix=2, query=None, how=fusion, discard=discard)
     assert_close(patches, expected[:, 2:, 2:].mean(1))
 
 
@@ -101,7 +101,7 @@ def test_methods_on_a_transformer_equal_loops_on_the_exposed_one(pool: str) -> N
     a, g = [layer.probabilities for layer in layers], [layer.grads for layer in layers]
     records = capture_attention(net)(x, TARGET).records
     assert_close(raw_attention(records), a[-1].mean(1)[:, 0, 1:])
-    assert_close(raw_attention(records, layer=0, fusion="max", query=4), a[0].amax(1)[:, 4, 1:])
+    assert_close(raw_attention(records, layer=0, how="max", query=4), a[0].amax(1)[:, 4, 1:])
     assert_close(raw_attention(records, query=None), a[-1].mean(1)[:, 1:, 1:].mean(1))
     assert_close(attention_rollout(records), oracle.rollout(a)[:, 0, 1:])
     assert_close(gradient_rollout(records), oracle.gae(a, g)[:, 0, 1:])
@@ -153,7 +153,7 @@ def test_le_grad_equals_torchcam() -> None:
 
 
 def test_rows_of_rollout_sum_to_one() -> None:
-    for options in ({}, {"fusion": "max"}, {"fusion": "min", "discard": 0.5}):
+    for options in ({}, {"how": "max"}, {"how": "min", "discard": 0.5}):
         total = whole(attention_rollout, random(), **options).sum(-1)
         assert_close(total, torch.ones_like(total))
 
@@ -348,8 +348,8 @@ def test_grid_prefix_and_query_can_be_said() -> None:
     assert_close(flat.view(2, 3, 4), said)
     mean = attention_explainer(attention_rollout, net, query=None)(x)
     assert_close(mean.flatten(1), attention_rollout(observe_attention(net)(x).records, query=None))
-    one = attention_explainer(partial(raw_attention, layer=0, fusion="max"), net)(x)
-    assert_close(one.flatten(1), raw_attention(observe_attention(net)(x).records, layer=0, fusion="max"))
+    one = attention_explainer(partial(raw_attention, layer=0, how="max"), net)(x)
+    assert_close(one.flatten(1), raw_attention(observe_attention(net)(x).records, layer=0, how="max"))
 
 
 def test_a_function_of_ones_own_gets_the_records() -> None:
@@ -419,7 +419,7 @@ def test_options_out_of_range() -> None:
     with pytest.raises(ValueError, match="query=7 is none of the 5 queries"):
         gradient_rollout(records, query=7)
     with pytest.raises(ValueError, match="'mean', 'max' or 'min'"):
-        raw_attention(records, fusion="sum")  # type: ignore[arg-type]
+        raw_attention(records, how="sum")  # type: ignore[arg-type]
     for method in METHODS.values():
         with pytest.raises(ValueError, match=f"{method.__name__}: expected the records of at least one"):
             method([])
