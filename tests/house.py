@@ -168,7 +168,8 @@ def main() -> None:
         for name, call in walks().items():
             call()
             files, moves = walked(call)
-            print(f"{name}: {len(files)} files, {moves} moves between files")
+            entered = {room_of(Path(file).relative_to(ROOT).with_suffix("").parts[0]) for file in files}
+            print(f"{name}: {len(entered)} rooms, {len(files)} files, {moves} moves between files")
 
 
 if __name__ == "__main__":

@@ -82,3 +82,14 @@ def test_every_public_name_is_in_the_docs() -> None:
     public += [name for name in vars(transforms) if not name.startswith("_") and name != "annotations"]
     missing = [name for name in public if not re.search(rf"\b{name}\b", text)]
     assert not missing
+
+
+def test_the_walk_names_functions_that_exist() -> None:
+    page = (ROOT / "docs/design.md").read_text()
+    walk = page[page.index("### One walk") : page.index("### Where a new thing goes")]
+    named = re.findall(r"`([\w/]+\.py)`\s+`(\w+)(?:\.(\w+))?`", walk)
+    assert len(named) > 15
+    for file, function, method in named:
+        source = (ROOT / "camfn" / file).read_text()
+        assert re.search(rf"^(def|class) {function}\b", source, re.MULTILINE), f"{file}: {function}"
+        assert not method or f"    def {method}(" in source, f"{file}: {function}.{method}"
