@@ -37,6 +37,7 @@ def cases() -> list[Any]:
 @pytest.mark.filterwarnings("ignore")  # the libraries' own, of networks that are no longer kept up
 @pytest.mark.parametrize("member", cases())
 def test_does_what_the_page_says(member: Member) -> None:
+    # over 5 s for one or two members: a network of real size, its layers, layouts and a map
     found = check(member)
     assert {column: found[column] for column in COLUMNS} == recorded()[str(member)]
 

@@ -47,6 +47,7 @@ def cluster() -> Any:
 
 @pytest.mark.filterwarnings("default")
 def test_ray_gives_the_rows_of_the_local_engine(cluster: Any, photos: list[Photo], tmp_path: Path) -> None:
+    # over 5 s: Ray starts a cluster of its own, once in the suite
     local = run_quickly(photos, tmp_path / "local", "grad_cam", "random_cam")
     mark = tmp_path / "killed"
     far = run_quickly(photos, tmp_path / "ray", "grad_cam", "random_cam", engine="ray", workers=2, loader=Dying(mark))

@@ -53,6 +53,7 @@ run_quickly(read_photos({csv!r}), Path({out!r}), progress=slowly)
 
 
 def test_a_killed_run_goes_on(photos: list[Photo], tmp_path: Path) -> None:
+    # over 5 s: two processes of their own, each importing torch
     root, csv = str(Path(__file__).parents[2]), str(tmp_path / "photos.csv")
     threads = torch.get_num_threads()
     program = KILLED.format(root=root, csv=csv, out=str(tmp_path / "killed"), pause=60, threads=threads)

@@ -257,6 +257,7 @@ def detector(name: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision_detectors(name: str) -> None:
+    # over 5 s for SSD: VGG-16 at 300 x 300, forward and backward
     model, layer, batch = detector(name), TORCHVISION[name][1], images(2, 3, 64, 64).sigmoid()
     head = torchvision_head()
     with torch.no_grad():

@@ -123,6 +123,7 @@ def cached(folder: Path, cache: Path, name: str) -> Path:
 
 def test_by_the_name_of_a_repository(folder: Path, tmp_path: Path) -> None:
     """The loader's own cache, in a process of its own, since the loader reads where it is on import."""
+    # over 5 s: the first test that imports transformers pays for it
     place = cached(folder, tmp_path, "owner/vit")
     program = (
         "import torch; from camfn.zoo import load; found = load('hf:owner/vit'); print(found.classes);"
