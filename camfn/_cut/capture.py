@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .._layout.readings import layout_for
+from .._layout.readings import as_map, layout_for
 from .._shared.checks import batch_sizes, one_score_a_sample
 from .._shared.errors import CaptureError
 from .._shared.inputs import replace_tensor
@@ -224,9 +224,7 @@ def map_maker(
 ) -> Callable[[list[Tensor]], Tensor]:
     """Decide the layout of a layer once; return a function that lays out the tensors of its runs and joins them."""
     layouts = [layout_for(layout, model, name, raw, inputs) for raw in activations]
-    return lambda values: joined(
-        name, [layout.to_map(value) if layout else value for value, layout in zip(values, layouts)]
-    )
+    return lambda values: joined(name, [as_map(layout, value) for value, layout in zip(values, layouts)])
 
 
 def joined(name: str, maps: list[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .._layout.readings import layout_for
+from .._layout.readings import as_map, layout_for
 from .._shared.checks import batch_sizes, shapes_agree
 from .._shared.inputs import call as run_on
 from .._shared.inputs import copy_of, repeated, zero_like
@@ -97,7 +97,7 @@ def record(
         answers, earlier, cuts, given = recorder.finished()
         raws = [chosen_tensor(name, cut.value(), select) for cut in cuts]
         layouts = [layout_for(layout, model, name, raw, inputs) for raw in raws]
-        maps = [found.to_map(raw) if found else raw for raw, found in zip(raws, layouts)]
+        maps = [as_map(found, raw) for raw, found in zip(raws, layouts)]
         batches = batch_sizes(inputs, raws)
         lift_all = repeat = False
 

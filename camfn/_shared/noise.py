@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._shared.errors import CamfnError
+from .errors import CamfnError
 
 
 def one_source(
