@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._shared.errors import CamfnError
@@ -22,6 +22,19 @@ def is_differentiated(value: Any) -> bool:
             return True
         value = inside.get_unwrapped(value)
     return False
+
+
+def refuse_lost_graph(name: str, model: nn.Module, inputs: Any) -> None:
+    """Refuse to drop a graph in which `torch.func.grad`, `vjp` or `jacrev` is taking a derivative."""
+    if not inside_transform() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return
+    inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+    if any(map(is_differentiated, [*pytree.tree_leaves(inputs), *model.parameters(), *model.buffers()])):
+        raise CamfnError(
+            f"{name}: torch.func.grad, vjp or jacrev asks for the derivative of the map, which was made without a "
+            "graph and would come out as zero. Pass differentiable=True; or detach the inputs and parameters, to take "
+            "the map as a constant"
+        )
 
 
 def describe(value: Any) -> str:
