@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .._shared.checks import inside_transform
 from .._shared.inputs import call, copy_of
 from .._shared.maps import same_numbers
 from .graft import Graft, graft, has_hooks, replace_forward, replace_parameters, run_apart
@@ -20,6 +21,13 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 Pairs = dict[int, nn.Module]
 """A convolution by its id, and the BatchNorm that its output goes into."""
 
+PREPARED = "_camfn_prepared"
+"""Attribute of a network that `prepare` returned: the compiled network, or None."""
+
+
+FOLDED_BY = "_camfn_folded_by"
+"""Attribute of a module in a prepared network whose output changed: the name of the BatchNorm that was folded."""
+
 
 class BatchNormFolded:
     """Runs a network in evaluation mode as it is once, and from then on with BatchNorm folded.
@@ -27,7 +35,8 @@ class BatchNormFolded:
     A pair is folded if, in the first run, the BatchNorm was given the very tensor that the convolution returned, and
     each ran once. If another module also read that tensor, the second run differs from the first by more than rounding,
     and nothing is folded. Images then lie channels last in memory, where convolutions are fastest, unless
-    the network asks for the usual order, as by `view`.
+    the network asks for the usual order, as by `view`. Under a transform of `torch.func`, where neither can be checked,
+    nothing new is folded. A network that `prepare` returned runs as it is, or as it was compiled.
 
     Args:
         model: the user's; left as it is.
@@ -42,24 +51,32 @@ class BatchNormFolded:
         """Run on inputs that may be written to."""
         if torch.is_grad_enabled():
             return run_apart(self.model, inputs)
+        if PREPARED in vars(self.model):
+            compiled: Callable[[nn.Module, Any], Any] | None = vars(self.model)[PREPARED]
+            return run_apart(self.model, inputs) if compiled is None else compiled(self.model, inputs)
+        if inside_transform():
+            # a batch of `vmap` has no order in memory that could be asked for
+            return run_apart(self.model, inputs) if self.graft is None else call(self.graft, inputs)
         if self.graft is None:
             return self.first(inputs)
         return call(self.graft, _laid(inputs, self.memory))
 
     def first(self, inputs: Any) -> Any:
         """Run as it is and folded, and keep what is right."""
-        again = copy_of(inputs)
-        outputs, pairs = _watched(self.model, inputs)
-        self.graft = _folded(self.model, {}, self.memory)
-        for memory in (torch.channels_last, torch.contiguous_format) if pairs else ():
-            folding = _folded(self.model, pairs, memory)
-            try:
-                found = call(folding, _laid(copy_of(again), memory))
-            except RuntimeError:
-                continue  # a `view` of what does not lie one behind the other
-            if _same(outputs, found):
-                self.graft, self.memory = folding, memory
-            break
+        # an inference tensor does not tell whether it was written to
+        with torch.inference_mode(False), torch.no_grad():
+            again = copy_of(inputs)
+            outputs, pairs = watched(self.model, copy_of(inputs))
+            self.graft = _folded(self.model, {}, self.memory)
+            for memory in (torch.channels_last, torch.contiguous_format) if pairs else ():
+                folding = _folded(self.model, pairs, memory)
+                try:
+                    found = call(folding, _laid(copy_of(again), memory))
+                except RuntimeError:
+                    continue  # a `view` of what does not lie one behind the other
+                if same_outputs(outputs, found):
+                    self.graft, self.memory = folding, memory
+                break
         return outputs
 
 
@@ -79,7 +96,7 @@ def _may_be_folded(module: nn.Module) -> bool:
     return type(module) in _CONVOLUTIONS + _NORMS and not has_hooks(module)
 
 
-def _watched(model: nn.Module, inputs: Any) -> tuple[Any, Pairs]:
+def watched(model: nn.Module, inputs: Any) -> tuple[Any, Pairs]:
     """Run the network, and see which BatchNorm was given what a convolution returned."""
     watching = graft(model, {id(module) for module in model.modules() if _may_be_folded(module)})
     returned: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
@@ -88,7 +105,8 @@ def _watched(model: nn.Module, inputs: Any) -> tuple[Any, Pairs]:
 
     def leave(key: int, output: Tensor) -> None:
         calls[key] = calls.get(key, 0) + 1
-        returned[id(output)] = (weakref.ref(output), output._version, key)
+        if not output.is_inference():
+            returned[id(output)] = (weakref.ref(output), output._version, key)
 
     def enter(norm: nn.Module, key: int, x: Tensor) -> None:
         calls[key] = calls.get(key, 0) + 1
@@ -109,12 +127,12 @@ def _watched(model: nn.Module, inputs: Any) -> tuple[Any, Pairs]:
 def _folded(model: nn.Module, pairs: Pairs, memory: torch.memory_format) -> Graft:
     folding = graft(model, {*pairs, *map(id, pairs.values())})
     for key, norm in pairs.items():
-        replace_parameters(folding.owned[key], **_parameters(folding.owned[key], norm, memory))
+        replace_parameters(folding.owned[key], **folded_parameters(folding.owned[key], norm, memory))
         replace_forward(folding.owned[id(norm)], lambda x: x)
     return folding
 
 
-def _parameters(convolution: Any, norm: Any, memory: torch.memory_format) -> dict[str, Tensor]:
+def folded_parameters(convolution: Any, norm: Any, memory: torch.memory_format) -> dict[str, Tensor]:
     """Write `gamma (W x + b - mean) / sqrt(var + eps) + beta` as one convolution."""
     scale = (norm.running_var + norm.eps).rsqrt()
     scale = scale if norm.weight is None else norm.weight * scale
@@ -127,7 +145,7 @@ def _parameters(convolution: Any, norm: Any, memory: torch.memory_format) -> dic
     return {"weight": weight.to(convolution.weight.dtype), "bias": bias.to(convolution.weight.dtype)}
 
 
-def _same(first: Any, second: Any) -> bool:
+def same_outputs(first: Any, second: Any) -> bool:
     """Whether all that two outputs hold has the same numbers."""
     pairs = list(zip(pytree.tree_leaves(first), pytree.tree_leaves(second)))
     return all(same_numbers(one, other) for one, other in pairs if isinstance(one, Tensor) and one.is_floating_point())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from camfn import explainer
-from camfn._cut.folded import BatchNormFolded, _watched
+from camfn._cut.folded import BatchNormFolded, watched
 from camfn.methods import score_cam
 from tests.nets.small import Net, images, seeded, unchanged
 
@@ -20,7 +20,7 @@ X = images(2, 3, 8, 6, dtype=torch.float64)
 
 def pairs(net: nn.Module) -> int:
     with torch.no_grad():
-        return len(_watched(net, X.clone())[1])
+        return len(watched(net, X.clone())[1])
 
 
 def runs(net: nn.Module) -> tuple[Tensor, Tensor]:
