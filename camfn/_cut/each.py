@@ -83,7 +83,7 @@ def capture_each(
     return run
 
 
-def _scores(outputs: Any, targets: Targets, batches: set[int]) -> list[Tensor]:
+def _scores(outputs: Any, targets: Targets, batches: Sequence[int]) -> list[Tensor]:
     if callable(targets):
         found = targets(outputs)
         if not isinstance(found, Tensor) or found.ndim != 2 or not len(found):

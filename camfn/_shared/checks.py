@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
-from .._shared.errors import CamfnError
+from .._shared.errors import ArgumentTypeError, CamfnError
 
 
 def is_differentiated(value: Any) -> bool:
@@ -48,20 +51,24 @@ def describe(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def batch_sizes(inputs: Any, activations: Iterable[Tensor]) -> set[int]:
+def batch_sizes(inputs: Any, activations: Iterable[Tensor]) -> tuple[int, ...]:
     """Return the lengths that a vector of scores may have: the batch of the first input, or of the activations.
 
-    The two differ for layers in windowed attention.
+    The two differ for layers in windowed attention. Lengths may repeat: a set would read the number of a size that the
+    compiler keeps open.
     """
     leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
-    return {leaf.shape[0] for leaf in leaves[:1]} | {a.shape[0] for a in activations if a.ndim}
+    return (*(leaf.shape[0] for leaf in leaves[:1]), *(a.shape[0] for a in activations if a.ndim))
 
 
-def one_score_a_sample(scores: Any, batches: set[int]) -> Tensor:
+def one_score_a_sample(scores: Any, batches: Iterable[int]) -> Tensor:
     """Refuse a target that does not return one floating-point number a sample."""
-    if isinstance(scores, Tensor) and scores.ndim == 1 and scores.shape[0] in batches and scores.is_floating_point():
-        return scores
-    sizes = " or ".join(f"({size},)" for size in sorted(batches))
+    if isinstance(scores, Tensor) and scores.ndim == 1 and scores.is_floating_point():
+        length = scores.shape[0]
+        # `in` would compare with every size, and so fix the sizes that the compiler keeps open
+        if any(length == size for size in batches):
+            return scores
+    sizes = " or ".join(f"({size},)" for size in sorted(set(batches)))
     kind = f" of {scores.dtype}" if isinstance(scores, Tensor) else ""
     raise CamfnError(
         f"the target must return one floating-point number a sample, shape {sizes}; it returned "
@@ -69,16 +76,76 @@ def one_score_a_sample(scores: Any, batches: set[int]) -> Tensor:
     )
 
 
+def whole(name: str, value: Any, least: int = 1) -> None:
+    """Refuse anything but a whole number from `least`; `name` says which argument of which function it is."""
+    if isinstance(value, (Integral, torch.SymInt)) and not isinstance(value, bool) and value >= least:
+        return
+    text = f"{name}: expected a whole number from {least}, got {_given(value)}"
+    raise _refused(text, value, (Integral, torch.SymInt))
+
+
+def number(name: str, value: Any, interval: str = "(-inf, inf)", advice: str = "") -> None:
+    """Refuse anything but a number in an interval, such as "(0, 1]"; the data of a tensor () is not read."""
+    if isinstance(value, Tensor) and not value.ndim and value.dtype.is_floating_point:
+        return
+    low, high = map(float, interval[1:-1].split(", "))
+    if isinstance(value, Real) and not isinstance(value, bool):
+        above = value >= low if interval[0] == "[" else value > low
+        below = value <= high if interval[-1] == "]" else value < high
+        if above and below:
+            return
+    span = "a finite number" if math.isinf(low) and math.isinf(high) else f"a number in {interval}"
+    raise _refused(f"{name}: expected {span}, got {_given(value)}{advice and '. '}{advice}", value, Real)
+
+
+def one_of(name: str, value: Any, options: Iterable[Any]) -> None:
+    """Refuse anything but one of these words."""
+    known = list(options)
+    # comparing a tensor, or an array, with a word gives no bool
+    if isinstance(value, (str, type(None), bool)) and value in known:
+        return
+    *first, last = [repr(option) for option in known]
+    expected = f"{', '.join(first)} or {last}" if first else last
+    raise _refused(f"{name}: expected {expected}, got {_given(value)}", value, str)
+
+
+def tensor(name: str, value: Any, advice: str = "") -> None:
+    """Refuse anything but a tensor."""
+    if not isinstance(value, Tensor):
+        advice = advice or f"torch.as_tensor makes a tensor of an array: pass {name.rsplit(' ')[-1]} as one"
+        raise ArgumentTypeError(f"{name}: expected a tensor, got {_given(value)}; {advice}")
+
+
+def function(name: str, value: Any, advice: str) -> None:
+    """Refuse anything that cannot be called."""
+    if not callable(value):
+        raise ArgumentTypeError(f"{name}: expected a function, got {_given(value)}; {advice}")
+
+
+def _given(value: Any) -> str:
+    """Name what came: a number or a word as it is, other things by type and shape."""
+    return repr(value) if isinstance(value, (str, int, float, type(None))) else describe(value)
+
+
+def _refused(text: str, value: Any, kind: Any) -> CamfnError:
+    """Return the error of a value out of range, or, for a value of another kind, that of its type."""
+    return CamfnError(text) if isinstance(value, kind) and not isinstance(value, bool) else ArgumentTypeError(text)
+
+
 def is_concrete(value: Tensor) -> bool:
-    """Whether the data of `value` may be read in Python: not while compiling, not inside `vmap`."""
-    if torch.compiler.is_compiling():
+    """Whether the data of `value` may be read in Python: not while compiling or tracing, inside `vmap`, or on meta."""
+    if torch.compiler.is_compiling() or any(torch._C._get_dispatch_mode(key) is not None for key in _TRACING):
         return False
     wrapped = torch._C._functorch
     while wrapped.is_functorch_wrapped_tensor(value):
         if wrapped.is_batchedtensor(value):
             return False
         value = wrapped.get_unwrapped(value)
-    return True
+    return not value.is_meta and not isinstance(value, FakeTensor)
+
+
+_TRACING = tuple(torch._C._TorchDispatchModeKey.__members__.values())
+"""The modes in which tensors stand for others: fake tensors, `make_fx`, functionalization."""
 
 
 def inside_transform() -> bool:
@@ -90,7 +157,7 @@ def class_in_range(classes: int | Tensor, count: int) -> None:
     """Refuse a class outside [0, count); a tensor whose data cannot be read passes."""
     if isinstance(classes, int):
         low = high = classes
-    elif is_concrete(classes):
+    elif is_concrete(classes) and classes.numel():
         low, high = int(classes.min()), int(classes.max())
     else:
         return
@@ -107,5 +174,6 @@ def length_matches(name: str, got: int, batch: int) -> None:
 
 def shapes_agree(name: str, got: Sequence[int], expected: Sequence[int]) -> None:
     """Refuse a tensor of another shape than expected."""
-    if tuple(got) != tuple(expected):
-        raise CamfnError(f"{name}: expected shape {tuple(expected)}, got {tuple(got)}")
+    if len(got) == len(expected) and all(one == other for one, other in zip(got, expected)):
+        return
+    raise CamfnError(f"{name}: expected shape {tuple(expected)}, got {tuple(got)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .errors import CamfnError
+from .errors import ArgumentTypeError, CamfnError
 
 
 def one_source(
@@ -36,6 +36,14 @@ def one_source(
         >>> one_source("smooth", None, torch.ones(2))
         tensor([1., 1.])
     """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ArgumentTypeError(
+            f"{function}: generator: expected a torch.Generator, got a {type(generator).__name__}; for example "
+            "generator=torch.Generator().manual_seed(0)"
+        )
+    if given is not None and not (isinstance(given, Tensor) and given.is_floating_point()):
+        got = given.dtype if isinstance(given, Tensor) else f"a {type(given).__name__}"
+        raise ArgumentTypeError(f"{function}: {name}: expected a floating-point tensor, got {got}; pass {name}.float()")
     if given is not None and generator is None:
         return given
     if generator is not None and given is None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._shared.checks import whole
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import min_max, resize, safe_divide
 from ._checks import as_float, as_maps
@@ -32,14 +33,16 @@ def upsample(cam: Tensor, size: Sequence[int]) -> Tensor:
         torch.Size([2, 240, 320])
     """
     as_float(cam, "cam")
-    if isinstance(size, int):
-        raise ArgumentTypeError(
-            f"size: expected one number for each spatial dimension, as in (height, width), got {size}"
-        )
     if cam.ndim not in (2, 3, 4):
         raise CamfnError(f"cam: expected (B, *spatial) with one to three spatial dimensions, got {tuple(cam.shape)}")
     order = ("(length,)", "(height, width)", "(depth, height, width)")[cam.ndim - 2]
-    if len(size) != cam.ndim - 1 or min(size) < 1:
+    if not isinstance(size, (list, tuple)):
+        raise ArgumentTypeError(
+            f"size: expected one number for each spatial dimension, as in (height, width), got {size!r}"
+        )
+    for side in size:
+        whole("size", side)
+    if len(size) != cam.ndim - 1:
         raise CamfnError(
             f"size: expected {order} in pixels for maps of shape {tuple(cam.shape)}, got {tuple(size)}; "
             f"for a photo: upsample(cam, photo.shape[-{cam.ndim - 1}:])"

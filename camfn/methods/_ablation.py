@@ -8,12 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .._shared.checks import function, one_of
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide, spatial_sum, weighted_sum, widen
 from .._shared.rows import ChunkSize, Progress, constant, no_nan, one_score, readable, score_variants
 from ._ablated import Ablated
 from ._affine import affine_at, gradient_of
-from ._checks import broadcastable
+from ._checks import TAIL, broadcastable, checked
 
 
 def ablation_cam(
@@ -72,8 +73,10 @@ def ablation_cam(
         >>> ablation_cam(activations, tail=lambda a: 2 * a[:, 0].sum(1) - a[:, 1].sum(1))  # drops 8, -2
         tensor([[ 6., 22.]])
     """
-    if slope not in (None, "score", "l1"):
-        raise CamfnError(f"ablation_cam: slope: expected None, 'score' or 'l1', got {slope!r}")
+    checked("ablation_cam", activations)
+    one_of("ablation_cam: slope", slope, (None, "score", "l1"))
+    one_of("ablation_cam: closed_form", closed_form, (None, True, False))
+    function("ablation_cam: tail", tail, TAIL)
     index = _indices(channels, activations)
     base = broadcastable("ablation_cam: baseline", baseline, activations, "activations")
     watched = closed_form is None and readable(activations, base)

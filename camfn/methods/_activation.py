@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._shared.checks import number, shapes_agree, tensor
 from .._shared.errors import CamfnError
-from .._shared.maps import over_space, spatial_mean, weighted_sum, widen
+from .._shared.maps import over_space, spatial_mean, weighted_sum
 from .._shared.noise import draw_uniform, one_source
+from ._checks import checked
 
 
 def cam(activations: Tensor, grads: Tensor | None = None, outputs: Any = None, *, weights: Tensor) -> Tensor:
@@ -39,15 +41,16 @@ def cam(activations: Tensor, grads: Tensor | None = None, outputs: Any = None, *
         >>> cam(activations, weights=torch.tensor([3.0, -1.0]))
         tensor([[ 3., -2.]])
     """
+    a = checked("cam", activations)
     batch, channels = activations.shape[:2]
-    if tuple(weights.shape) not in ((channels,), (batch, channels)):
+    tensor("cam: weights", weights, "for example weights=model.fc.weight[281]")
+    if not weights.is_floating_point() or tuple(weights.shape) not in ((channels,), (batch, channels)):
         raise CamfnError(
             f"cam: expected weights of shape ({channels},), one class's row of the linear head, or "
-            f"({batch}, {channels}), a row a sample; got {tuple(weights.shape)}. "
+            f"({batch}, {channels}), a row a sample; got {tuple(weights.shape)} of {weights.dtype}. "
             "For example weights=model.fc.weight[281]"
         )
-    a = widen(activations)
-    return weighted_sum(a, weights.to(a.dtype).expand(batch, channels)).to(activations.dtype)
+    return weighted_sum(a, weights.to(a).expand(batch, channels)).to(activations.dtype)
 
 
 def fem(activations: Tensor, grads: Tensor | None = None, outputs: Any = None, *, k: float = 2.0) -> Tensor:
@@ -74,7 +77,8 @@ def fem(activations: Tensor, grads: Tensor | None = None, outputs: Any = None, *
         >>> fem(activations, k=1.0)
         tensor([[0., 0., 0., 1.]])
     """
-    a = widen(activations)
+    a = checked("fem", activations)
+    number("fem: k", k)
     space = tuple(range(2, a.ndim))
     # rounding may move a mean beyond the extremes; the mean of a constant channel must be the constant
     mean = spatial_mean(a).clamp(a.amin(space), a.amax(space))
@@ -120,10 +124,9 @@ def random_cam(
         >>> torch.equal(first, random_cam(activations, generator=torch.Generator().manual_seed(0)))
         True
     """
+    a = checked("random_cam", activations)
     shape = tuple(activations.shape[:2])
     source = one_source("random_cam", generator, weights, name="weights", arguments="activations")
-    weights = source if isinstance(source, Tensor) else (2 * draw_uniform(shape, source) - 1).to(activations.device)
-    if tuple(weights.shape) != shape:
-        raise CamfnError(f"random_cam: expected weights of shape {shape}, (B, C); got {tuple(weights.shape)}")
-    a = widen(activations)
-    return weighted_sum(a, weights.to(a.dtype)).to(activations.dtype)
+    weights = source if isinstance(source, Tensor) else 2 * draw_uniform(shape, source) - 1
+    shapes_agree("random_cam: weights (B, C)", weights.shape, shape)
+    return weighted_sum(a, weights.to(a)).to(activations.dtype)

@@ -4,39 +4,97 @@
 
 from __future__ import annotations
 
+from typing import Any, overload
+
 import torch
 from torch import Tensor
 
-from .._shared.errors import CamfnError
+from .._shared.checks import function, number, tensor, whole
+from .._shared.errors import ArgumentTypeError, CamfnError
+from .._shared.maps import widen
+
+TAIL = "from activations to one score a sample, as explainer binds it"
+"""What a tail is, for the error of one that is no function."""
+
+
+@overload
+def checked(method: str, activations: Tensor, /) -> Tensor: ...
+@overload
+def checked(method: str, activations: Tensor, grads: Tensor, /) -> tuple[Tensor, Tensor]: ...
+def checked(method: str, activations: Tensor, *grads: Tensor) -> Tensor | tuple[Tensor, ...]:
+    """Refuse activations that are no map, and gradients unlike them; return both in the dtype to compute in.
+
+    Only shapes, dtypes and devices are read, so that it checks under `vmap` and the compiler too.
+    """
+    tensor(f"{method}: activations", activations, f"for example {method}(*capture(model, layer)(images, target))")
+    if not activations.is_floating_point():
+        raise ArgumentTypeError(
+            f"{method}: expected activations of a floating-point dtype, got {activations.dtype}: pass "
+            "activations.float()"
+        )
+    if not 3 <= activations.ndim <= 5 or any(size == 0 for size in activations.shape[1:]):
+        raise CamfnError(
+            f"{method}: expected activations (B, C, *S) with at least one channel, one to three spatial dimensions and "
+            f"no empty one, got {tuple(activations.shape)}; of a single image: activations[None]"
+        )
+    for one in grads:
+        _alike(method, activations, one)
+    return widen(activations, *grads)
+
+
+def _alike(method: str, activations: Tensor, grads: Tensor) -> None:
+    """Refuse gradients of another shape, dtype or device than the activations."""
+    call = f"{method}(*capture(model, layer)(images, target))"
+    tensor(f"{method}: grads", grads, f"the gradients of the score in the activations, as in {call}")
+    same_shape = grads.ndim == activations.ndim and all(n == m for n, m in zip(grads.shape, activations.shape))
+    if same_shape and grads.dtype == activations.dtype and grads.device == activations.device:
+        return
+    expected, got = (f"{tuple(x.shape)} of {x.dtype} on {x.device}" for x in (activations, grads))
+    raise CamfnError(f"{method}: expected grads like the activations, {expected}; got {got}. For example {call}")
 
 
 def at_least_one(method: str, **options: int | None) -> None:
-    """Refuse a count below one."""
+    """Refuse anything but a count from one, or None."""
     for name, value in options.items():
-        if value is not None and value < 1:
-            raise CamfnError(f"{method}: {name}: expected at least 1, got {value}")
+        if value is not None:
+            whole(f"{method}: {name}", value)
 
 
-def has_channels(method: str, activations: Tensor) -> None:
-    """Refuse activations without a channel."""
-    if activations.shape[1] == 0:
-        raise CamfnError(
-            f"{method}: expected activations (B, C, *S) with at least one channel, got {tuple(activations.shape)}"
-        )
-
-
-def fits_inputs(method: str, activations: Tensor, inputs: Tensor) -> None:
+def fits_inputs(method: str, activations: Tensor, inputs: Tensor, forward: Any = None) -> None:
     """Refuse inputs that are not images of the activations' batch and number of dimensions."""
-    has_channels(method, activations)
+    checked(method, activations)
+    images(method, inputs)
+    if forward is not None:
+        function(f"{method}: forward", forward, "from inputs to one score a sample, as explainer binds it")
     if inputs.ndim != activations.ndim or inputs.shape[0] != activations.shape[0]:
         raise CamfnError(
             f"{method}: expected inputs (B, channels, *T) with the batch and the number of spatial dimensions of the "
             f"activations, {tuple(activations.shape)}; got {tuple(inputs.shape)}"
         )
+    if inputs.device != activations.device:
+        raise CamfnError(
+            f"{method}: expected inputs on the device of the activations, {activations.device}; got {inputs.device}"
+        )
+
+
+def images(method: str, inputs: Tensor) -> None:
+    """Refuse inputs that are not floating-point images."""
+    tensor(f"{method}: inputs", inputs, f"the images, as explainer({method}, model, layer) binds them")
+    if not inputs.is_floating_point():
+        raise ArgumentTypeError(
+            f"{method}: expected inputs of a floating-point dtype, got {inputs.dtype}; pass inputs.float()"
+        )
+    if not 3 <= inputs.ndim <= 5 or any(size == 0 for size in inputs.shape[1:]):
+        raise CamfnError(
+            f"{method}: expected inputs (B, channels, *T) with one to three spatial dimensions, none of them empty, "
+            f"got {tuple(inputs.shape)}"
+        )
 
 
 def broadcastable(what: str, value: float | Tensor, like: Tensor, name: str) -> Tensor:
     """Return a number or tensor as a tensor that broadcasts to `like`; refuse any other shape."""
+    if not isinstance(value, Tensor):
+        number(what, value, advice=f"Or pass a tensor that broadcasts to the {name}")
     base = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     fits = base.ndim <= like.ndim and all(
         n in (1, m) for n, m in zip(reversed(base.shape), reversed(like.shape), strict=False)

@@ -12,9 +12,11 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from .._shared.checks import number, one_of, whole
 from .._shared.components import Sign, first_component, leading_pair, orient
 from .._shared.errors import CamfnError
-from .._shared.maps import pixels, safe_divide, safe_sqrt, widen
+from .._shared.maps import pixels, safe_divide, safe_sqrt
+from ._checks import checked
 
 Kernel: TypeAlias = Literal["sigmoid", "rbf", "linear", "cosine", "poly"]
 """Measures of how alike two pixel vectors are."""
@@ -55,7 +57,7 @@ def eigen_cam(
         >>> eigen_cam(torch.tensor([[[3.0, 0.0], [4.0, 0.0]]])).round(decimals=4)
         tensor([[5., 0.]])
     """
-    a = widen(activations)
+    a = checked("eigen_cam", activations)
     return _component(a, centered, sign or ("corr_mean" if centered else "sum")).to(activations.dtype)
 
 
@@ -94,7 +96,7 @@ def eigen_grad_cam(
         >>> eigen_grad_cam(activations, grads).round(decimals=4)
         tensor([[5., 0.]])
     """
-    a, g = widen(activations, grads)
+    a, g = checked("eigen_grad_cam", activations, grads)
     return _component(g * a, centered, sign).to(activations.dtype)
 
 
@@ -125,7 +127,7 @@ def seg_eigen_cam(activations: Tensor, grads: Tensor, outputs: Any = None, *, si
         >>> seg_eigen_cam(activations, grads).round(decimals=4)
         tensor([[5., 0.]])
     """
-    a, g = widen(activations, grads)
+    a, g = checked("seg_eigen_cam", activations, grads)
     return _component(g.abs() * a, False, sign).to(activations.dtype)
 
 
@@ -149,7 +151,8 @@ def kpca_cam(
     "linear"; here only the kernel matrix is centered. Costs an eigendecomposition of an N x N matrix: meant for layers
     of some hundred positions.
 
-    Source: arXiv 2410.00267; kernel parameters default to those of scikit-learn's KernelPCA.
+    Source: arXiv 2410.00267; the other parameters default to those of scikit-learn's KernelPCA. Its gamma, 1 / C,
+    which the peer takes, leaves a map of zeros where activations are large: `tanh` is then 1 everywhere.
 
     Args:
         activations: (B, C, *S), one to three spatial dimensions.
@@ -157,7 +160,8 @@ def kpca_cam(
         outputs: not used.
         kernel: "sigmoid" `tanh(gamma <x, y> + coef0)`, "rbf" `exp(-gamma |x - y|^2)`, "poly"
             `(gamma <x, y> + coef0)^degree`, "linear" `<x, y>` or "cosine" (0 for a zero vector).
-        gamma: scale of the kernel; None is 1 / C.
+        gamma: scale of the kernel; None is one over the mean squared length of the pixel vectors, so that no scale of
+            the activations saturates the kernel.
         coef0: offset of the sigmoid and polynomial kernels.
         degree: of the polynomial kernel.
         sign: "corr_mean" or "absmax".
@@ -173,10 +177,15 @@ def kpca_cam(
         >>> kpca_cam(torch.tensor([[[1.0, 3.0, 2.0]]]), kernel="linear").round(decimals=4)
         tensor([[-1.,  1.,  0.]])
     """
+    a = checked("kpca_cam", activations)
+    one_of("kpca_cam: kernel", kernel, ("sigmoid", "rbf", "linear", "cosine", "poly"))
+    number("kpca_cam: coef0", coef0)
+    whole("kpca_cam: degree", degree)
+    if gamma is not None:
+        number("kpca_cam: gamma", gamma, "(0, inf)")
     _not_sum(sign)
-    a = widen(activations)
     rows = pixels(a)
-    gram = _kernel_matrix(rows, kernel, 1 / rows.shape[-1] if gamma is None else gamma, coef0, degree)
+    gram = _kernel_matrix(rows, kernel, _natural(rows) if gamma is None else gamma, coef0, degree)
     gram = gram - gram.mean(-1, keepdim=True)
     gram = gram - gram.mean(-2, keepdim=True)
     value, vector = leading_pair(gram)
@@ -202,7 +211,13 @@ def _not_sum(sign: Sign) -> None:
         )
 
 
-def _kernel_matrix(rows: Tensor, kernel: Kernel, gamma: float, coef0: float, degree: int) -> Tensor:
+def _natural(rows: Tensor) -> Tensor:
+    """Return one over the mean squared length of the rows (B, N, C), as (B, 1, 1): no kernel then saturates."""
+    length = rows.square().sum(-1, keepdim=True).mean(-2, keepdim=True)
+    return safe_divide(torch.ones_like(length), length)
+
+
+def _kernel_matrix(rows: Tensor, kernel: Kernel, gamma: float | Tensor, coef0: float, degree: int) -> Tensor:
     """Return the kernel of all pairs of rows, (B, N, C) to (B, N, N), not centered."""
     if kernel == "cosine":
         rows = safe_divide(rows, safe_sqrt(rows.square().sum(-1, keepdim=True)))
@@ -213,7 +228,5 @@ def _kernel_matrix(rows: Tensor, kernel: Kernel, gamma: float, coef0: float, deg
         return torch.tanh(gamma * inner + coef0)
     if kernel == "poly":
         return (gamma * inner + coef0) ** degree
-    if kernel == "rbf":
-        squares = inner.diagonal(dim1=-2, dim2=-1)
-        return torch.exp(-gamma * (squares[..., :, None] + squares[..., None, :] - 2 * inner))
-    raise CamfnError(f"kernel: expected 'sigmoid', 'rbf', 'linear', 'cosine' or 'poly', got {kernel!r}")
+    squares = inner.diagonal(dim1=-2, dim2=-1)
+    return torch.exp(-gamma * (squares[..., :, None] + squares[..., None, :] - 2 * inner))

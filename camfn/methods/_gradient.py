@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .._shared.maps import channel_sum, over_space, safe_divide, spatial_mean, spatial_sum, weighted_sum, widen
+from .._shared.maps import channel_sum, over_space, safe_divide, spatial_mean, spatial_sum, weighted_sum
+from ._checks import checked
 
 
 def grad_cam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
@@ -36,7 +37,7 @@ def grad_cam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
         >>> grad_cam(activations, grads)
         tensor([[ 2., -2.]])
     """
-    a, g = widen(activations, grads)
+    a, g = checked("grad_cam", activations, grads)
     return weighted_sum(a, spatial_mean(g)).to(activations.dtype)
 
 
@@ -63,7 +64,7 @@ def hires_cam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor
         >>> hires_cam(activations, grads)
         tensor([[ 1., -2.]])
     """
-    a, g = widen(activations, grads)
+    a, g = checked("hires_cam", activations, grads)
     return channel_sum(g * a).to(activations.dtype)
 
 
@@ -90,7 +91,7 @@ def elementwise_grad_cam(activations: Tensor, grads: Tensor, outputs: Any = None
         >>> elementwise_grad_cam(activations, grads)
         tensor([[1., 2.]])
     """
-    a, g = widen(activations, grads)
+    a, g = checked("elementwise_grad_cam", activations, grads)
     return channel_sum((g * a).relu()).to(activations.dtype)
 
 
@@ -124,7 +125,7 @@ def grad_cam_plusplus(activations: Tensor, grads: Tensor, outputs: Any = None, *
         >>> grad_cam_plusplus(activations, grads)  # alpha = 1/4, -1/4
         tensor([[0.2500, 0.2500]])
     """
-    a, g = widen(activations, grads)
+    a, g = checked("grad_cam_plusplus", activations, grads)
     # alpha = g^2 / (2 g^2 + S g^3) = 1 / (2 + S g) where g != 0: the powers of a small gradient would underflow
     denominator = 2 + over_space(spatial_sum(a), g) * g
     weights = spatial_sum(safe_divide(g.relu(), denominator))
@@ -159,7 +160,7 @@ def xgrad_cam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor
         >>> xgrad_cam(activations, grads)  # w = (2 - 6) / 4
         tensor([[-1., -3.]])
     """
-    a, g = widen(activations, grads)
+    a, g = checked("xgrad_cam", activations, grads)
     weights = safe_divide(spatial_sum(g * a), spatial_sum(a))
     return weighted_sum(a, weights).to(activations.dtype)
 
@@ -188,7 +189,7 @@ def layer_cam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor
         >>> layer_cam(activations, grads)
         tensor([[2.5000, 0.5000]])
     """
-    a, g = widen(activations, grads)
+    a, g = checked("layer_cam", activations, grads)
     return channel_sum(g.relu() * a).to(activations.dtype)
 
 
@@ -221,7 +222,7 @@ def odam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
         >>> odam(activations, grads)
         tensor([[1., 0.]])
     """
-    a, g = widen(activations, grads)
+    a, g = checked("odam", activations, grads)
     return channel_sum(g * a).relu().to(activations.dtype)
 
 
@@ -251,6 +252,6 @@ def bag_cam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
         >>> bag_cam(activations, grads)  # t = 1, 1
         tensor([[2., 2.]])
     """
-    a, g = widen(activations, grads)
+    a, g = checked("bag_cam", activations, grads)
     t = g * a
     return channel_sum((over_space(spatial_mean(1 + t), t) * t).relu()).to(activations.dtype)

@@ -9,11 +9,12 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from .._shared.checks import function, number, one_of, tensor
 from .._shared.errors import CamfnError
 from .._shared.maps import min_max, over_space, resize, safe_divide, safe_sqrt, spatial_mean, weighted_sum, widen
 from .._shared.rows import ChunkSize, Progress, no_nan, score_variants
 from ._channels import minus_minimum, quantile_of, strongest, take, unit_range
-from ._checks import fits_inputs, has_channels
+from ._checks import TAIL, checked, fits_inputs
 
 Switch: TypeAlias = Literal["plus", "minus", "plus_minus"]
 """Whether the network sees the input through a mask, through the complement of the mask, or through each."""
@@ -65,10 +66,9 @@ def fd_cam(
         >>> fd_cam(activations, grads, tail=lambda a: 2 * a[:, 0].sum(1) + a[:, 1].sum(1))  # weights e - 1/2, -1/2
         tensor([[ 2.2183, -0.5000]])
     """
-    if not 0 <= quantile <= 1:
-        raise CamfnError(f"fd_cam: quantile: expected a number in [0, 1], got {quantile}")
-    has_channels("fd_cam", activations)
-    a, g = widen(activations, grads)
+    a, g = checked("fd_cam", activations, grads)
+    number("fd_cam: quantile", quantile, "[0, 1]")
+    function("fd_cam: tail", tail, TAIL)
     groups = _alike(a.detach(), quantile)
 
     def only(members: Tensor) -> Tensor:
@@ -143,9 +143,10 @@ def poly_cam(
         >>> poly_cam(activations, forward=lambda x: x.sum((1, 2)), inputs=image, switch="plus")
         tensor([[4., 3.]])
     """
-    if switch not in ("plus", "minus", "plus_minus"):
-        raise CamfnError(f"poly_cam: switch: expected 'plus', 'minus' or 'plus_minus', got {switch!r}")
-    fits_inputs("poly_cam", activations, inputs)
+    one_of("poly_cam: switch", switch, ("plus", "minus", "plus_minus"))
+    fits_inputs("poly_cam", activations, inputs, forward)
+    if deeper is not None:
+        tensor("poly_cam: deeper", deeper, "the map of a deeper layer, or None for the deepest")
     if deeper is not None and (deeper.ndim != activations.ndim - 1 or deeper.shape[0] != activations.shape[0]):
         raise CamfnError(
             f"poly_cam: expected deeper, the map of a deeper layer, as (B, *R) with the batch and the number of "

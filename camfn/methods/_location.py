@@ -8,8 +8,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from .._shared.errors import CamfnError
+from .._shared.checks import function, one_of
 from .._shared.rows import ChunkSize, Progress, no_nan, score_variants
+from ._checks import TAIL, checked
 
 Kernel: TypeAlias = Literal["gaussian", "point"]
 """The mask around a location: its binomial neighborhood, or the location alone."""
@@ -65,8 +66,9 @@ def recipro_cam(
         >>> recipro_cam(activations, tail=lambda a: a[:, 0].sum(1) - a[:, 1].sum(1) + 5, kernel="point")
         tensor([[6., 1., 7.]])
     """
-    if kernel not in _KERNELS:
-        raise CamfnError(f"recipro_cam: kernel: expected 'gaussian' or 'point', got {kernel!r}")
+    checked("recipro_cam", activations)
+    one_of("recipro_cam: kernel", kernel, _KERNELS)
+    function("recipro_cam: tail", tail, TAIL)
     space = activations.shape[2:]
     axes = [torch.arange(size, device=activations.device) for size in space]
     center, neighbor = _KERNELS[kernel]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._shared.checks import number
 from .._shared.maps import safe_divide, safe_sqrt, weighted_sum, widen
 from .._shared.rows import Progress, no_nan, one_score, readable
 from ._channels import mask, minus_minimum
@@ -67,7 +68,8 @@ def opti_cam(
         tensor([0])
     """
     at_least_one("opti_cam", steps=steps, patience=patience)
-    fits_inputs("opti_cam", activations, inputs)
+    number("opti_cam: learning_rate", learning_rate, "(0, inf)")
+    fits_inputs("opti_cam", activations, inputs, forward)
     batch = activations.shape[0]
     a = widen(activations)
     from_zero = minus_minimum(a)

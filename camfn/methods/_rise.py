@@ -9,11 +9,12 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from .._shared.checks import function, number
 from .._shared.errors import CamfnError
 from .._shared.maps import resize, widen
 from .._shared.noise import draw_uniform, one_source
 from .._shared.rows import ChunkSize, Progress, no_nan, one_score, score_variants
-from ._checks import at_least_one
+from ._checks import at_least_one, images
 
 
 def rise(
@@ -69,7 +70,7 @@ def rise(
         >>> rise(image, forward=lambda x: x.sum((1, 2)), inputs=image, masks=masks)  # scores 2, 5
         tensor([[7., 5.]])
     """
-    build, count = _masks("rise", inputs, samples, grid, probability, generator, masks)
+    build, count = _masks("rise", forward, inputs, samples, grid, probability, generator, masks)
 
     def masked(index: Tensor) -> Tensor:
         return inputs * build(index).to(inputs.dtype)
@@ -134,7 +135,7 @@ def d_rise(
         >>> d_rise(image, forward=lambda x: x.sum((1, 2)), inputs=image, masks=masks)  # scores 2, 5
         tensor([[7., 5.]])
     """
-    build, count = _masks("d_rise", inputs, samples, grid, probability, generator, masks)
+    build, count = _masks("d_rise", forward, inputs, samples, grid, probability, generator, masks)
     total = torch.zeros_like(widen(inputs[:, 0]))
     for i in range(count):
         mask = build(torch.tensor(i, device=inputs.device))
@@ -148,6 +149,7 @@ def d_rise(
 
 def _masks(
     method: str,
+    forward: Any,
     inputs: Tensor,
     samples: int,
     grid: int,
@@ -157,8 +159,9 @@ def _masks(
 ) -> tuple[Callable[[Tensor], Tensor], int]:
     """Return a function from an index to a mask (*T), and the number of masks."""
     at_least_one(method, samples=samples, grid=grid)
-    if not 0 < probability <= 1:
-        raise CamfnError(f"{method}: probability: expected a number in (0, 1], got {probability}")
+    number(f"{method}: probability", probability, "(0, 1]")
+    images(method, inputs)
+    function(f"{method}: forward", forward, "from inputs to one score a sample, as explainer binds it")
     size = tuple(inputs.shape[2:])
     source = one_source(method, generator, masks, name="masks")
     x = widen(inputs)

@@ -8,12 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .._shared.checks import one_of
 from .._shared.errors import CamfnError
 from .._shared.maps import resize, spatial_mean, weighted_sum, widen
 from .._shared.rows import ChunkSize, Progress, constant, no_nan, score_variants
 from ._affine import gradient_of
 from ._channels import largest, strongest, take, unit_range
-from ._checks import broadcastable, fits_inputs
+from ._checks import broadcastable, checked, fits_inputs
 
 
 def score_cam(
@@ -81,9 +82,9 @@ def score_cam(
         >>> score_cam(activations, forward=lambda x: x.sum((1, 2)), inputs=image, form="score")
         tensor([[0., 3.]])
     """
-    if form not in ("softmax", "score"):
-        raise CamfnError(f"score_cam: form: expected 'softmax' or 'score', got {form!r}")
-    fits_inputs("score_cam", activations, inputs)
+    one_of("score_cam: form", form, ("softmax", "score"))
+    one_of("score_cam: by", by, ("activation", "gradient"))
+    fits_inputs("score_cam", activations, inputs, forward)
     base = None if baseline is None else broadcastable("score_cam: baseline", baseline, inputs, "inputs")
     a = widen(activations)
     # Min-max is the same for any shift and scale of a map. Removed before the resizing, they leave a constant
@@ -142,12 +143,10 @@ def _strongest(
     """Return the indices of the channels to try, (B, n)."""
     if by == "activation":
         return strongest("score_cam", activations, top_k)
-    if by == "gradient":
-        if grads is None and tail is not None:
-            grads = gradient_of(tail, activations)
-        if grads is None:
-            raise CamfnError(
-                "score_cam: by='gradient' needs grads, as in score_cam(*captured, by='gradient', ...), or a tail"
-            )
-        return largest("score_cam", spatial_mean(widen(grads)), top_k)
-    raise CamfnError(f"score_cam: by: expected 'activation' or 'gradient', got {by!r}")
+    if grads is None and tail is not None:
+        grads = gradient_of(tail, activations)
+    if grads is None:
+        raise CamfnError(
+            "score_cam: by='gradient' needs grads, as in score_cam(*captured, by='gradient', ...), or a tail"
+        )
+    return largest("score_cam", spatial_mean(checked("score_cam", activations, grads)[1]), top_k)

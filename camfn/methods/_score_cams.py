@@ -9,6 +9,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
+from .._shared.checks import number, one_of, shapes_agree, tensor
 from .._shared.errors import CamfnError
 from .._shared.maps import (
     channel_sum,
@@ -23,7 +24,7 @@ from .._shared.maps import (
 from .._shared.noise import draw_normal, one_source
 from .._shared.rows import ChunkSize, Progress, no_nan, score_variants
 from ._channels import mask, minus_minimum, quantile_of, strongest, take
-from ._checks import at_least_one, fits_inputs
+from ._checks import at_least_one, checked, fits_inputs
 
 Form: TypeAlias = Literal["softmax", "score"]
 """Whether the weights are the softmax of the scores over channels, or the scores themselves."""
@@ -90,6 +91,8 @@ def ss_cam(
         tensor([[0., 3.]])
     """
     at_least_one("ss_cam", samples=samples)
+    number("ss_cam: std", std, "[0, inf)")
+    fits_inputs("ss_cam", activations, inputs, forward)
     size = tuple(inputs.shape[2:])
     source = one_source("ss_cam", generator, noise)
     noise = source if isinstance(source, Tensor) else std * draw_normal((samples, *size), source)
@@ -232,14 +235,12 @@ def group_cam(
         tensor([[0., 0., 7.]])
     """
     at_least_one("group_cam", groups=groups)
-    if not 0 <= quantile <= 1:
-        raise CamfnError(f"group_cam: quantile: expected a number in [0, 1], got {quantile}")
-    fits_inputs("group_cam", activations, inputs)
-    if baseline is not None and baseline.shape != inputs.shape:
-        raise CamfnError(
-            f"group_cam: expected a baseline like the inputs, {tuple(inputs.shape)}; got {tuple(baseline.shape)}"
-        )
-    a, g = widen(activations, grads)
+    number("group_cam: quantile", quantile, "[0, 1]")
+    fits_inputs("group_cam", activations, inputs, forward)
+    if baseline is not None:
+        tensor("group_cam: baseline", baseline, "an image for each input, or None for the blurred inputs")
+        shapes_agree("group_cam: baseline", baseline.shape, inputs.shape)
+    a, g = checked("group_cam", activations, grads)
     length = -(-a.shape[1] // groups)
     weighted = over_space(spatial_mean(g), a) * a
     maps = torch.stack([channel_sum(part) for part in torch.split(weighted, length, 1)], 1).relu()
@@ -276,9 +277,8 @@ def _mean_score_cam(
     progress: Progress | None,
 ) -> Tensor:
     """Return Score-CAM whose score of a channel is the mean over `count` changed masks, `change(mask, index)`."""
-    if form not in ("softmax", "score"):
-        raise CamfnError(f"{method}: form: expected 'softmax' or 'score', got {form!r}")
-    fits_inputs(method, activations, inputs)
+    one_of(f"{method}: form", form, ("softmax", "score"))
+    fits_inputs(method, activations, inputs, forward)
     a = widen(activations)
     a = a if top_k is None else take(a, strongest(method, a, top_k))
     from_zero = minus_minimum(a)

@@ -9,10 +9,11 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from .._shared.checks import function
 from .._shared.maps import channel_sum, spatial_mean, spatial_sum, weighted_sum, widen
 from .._shared.quadrature import gauss_legendre
 from .._shared.rows import ChunkSize, Progress, no_nan, one_score, run_in_chunks
-from ._checks import at_least_one
+from ._checks import TAIL, at_least_one, checked
 
 
 def shapley_cam(
@@ -59,6 +60,9 @@ def shapley_cam(
         >>> shapley_cam(activations, tail=lambda a: a[:, 0].prod(1), elementwise=True)  # 3, shared evenly
         tensor([[1.5000, 1.5000]])
     """
+
+    checked("shapley_cam", activations)
+    function("shapley_cam: tail", tail, TAIL)
 
     def total(a: Tensor) -> tuple[Tensor, Tensor]:
         scores = one_score("shapley_cam: tail", tail(a), a.shape[0])
@@ -129,8 +133,9 @@ def lift_cam(
         tensor([[24., 40.]])
     """
     at_least_one("lift_cam", steps=steps)
+    function("lift_cam: tail", tail, TAIL)
     nodes, lengths = gauss_legendre(steps)
-    a = widen(activations)
+    a = checked("lift_cam", activations)
 
     def contribution(t: Tensor) -> Tensor:
         """Return `sum_p A_k g_k(t A)` for each channel, and the score beside it: (B, C + 1)."""

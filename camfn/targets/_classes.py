@@ -171,7 +171,7 @@ def _compared_classes(y: Tensor, chosen: Tensor, classes: Classes, against: Any,
     """Return the classes to compare with, (B, n): the caller's, or the `count` classes with the nearest logits."""
     batch, total = y.shape
     if against is not None:
-        others = class_indices("against", against, y, f"(), (n,) or ({batch}, n)")
+        others = class_indices("against", against, y, lambda: f"(), (n,) or ({batch}, n)")
         if others.ndim < 2:
             return others.reshape(1, -1).expand(batch, -1)
         if others.ndim > 2 or others.shape[0] != batch:

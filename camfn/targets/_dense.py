@@ -170,7 +170,7 @@ def several(labels: Sequence[int] | Tensor | None = None, *, threshold: float = 
             if labels.shape != logits.shape:
                 raise CamfnError(f"labels: expected bool of shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
             return labels.to(logits.device)
-        index = class_indices("labels", labels, logits, "(n,)")
+        index = class_indices("labels", labels, logits, lambda: "(n,)")
         return (index.reshape(-1, 1) == torch.arange(logits.shape[1], device=logits.device)).any(0).expand_as(logits)
 
     def score(outputs: Any) -> Tensor:

@@ -79,7 +79,7 @@ def _one_target_a_sample(scores: list[ScoreFn]) -> Score:
     def diagonal(*columns: Tensor) -> Tensor:
         for column in columns:
             if not isinstance(column, Tensor) or column.ndim != 1:
-                one_score_a_sample(column, {len(scores)})
+                one_score_a_sample(column, (len(scores),))
         length_matches("targets", len(scores), columns[0].shape[0])
         return torch.stack([column[i] for i, column in enumerate(columns)])
 

@@ -134,7 +134,7 @@ def class_index(logits: Tensor, classes: Classes) -> Tensor:
     if isinstance(classes, int) and not isinstance(classes, bool):
         class_in_range(classes, count)
         return torch.full((batch, 1), classes, device=logits.device)
-    index = class_indices("classes", classes, logits, f"() or ({batch},)")
+    index = class_indices("classes", classes, logits, lambda: f"() or ({batch},)", none=batch == 0)
     if index.ndim > 1:
         raise CamfnError(f"classes: expected integers, shape () or ({batch},); got {tuple(index.shape)}")
     if index.ndim:
@@ -142,11 +142,30 @@ def class_index(logits: Tensor, classes: Classes) -> Tensor:
     return index.expand(batch)[:, None]
 
 
-def class_indices(argument: str, given: Any, logits: Tensor, shape: str) -> Tensor:
-    """Return class indices as an integer tensor; an error names the argument and the shape expected."""
-    index = torch.as_tensor(given, device=logits.device)
-    if not index.numel() or index.is_floating_point() or index.is_complex() or index.dtype is torch.bool:
-        raise CamfnError(f"{argument}: expected integers, shape {shape}; got {tuple(index.shape)} of {index.dtype}")
+def class_indices(
+    argument: str, given: Any, logits: Tensor, shape: Callable[[], str], *, none: bool = False
+) -> Tensor:
+    """Return class indices as an integer tensor; an error names the argument and the shape expected.
+
+    Args:
+        argument: the name of the argument.
+        given: class indices.
+        logits: (B, K).
+        shape: makes the text of the shape; a text made ahead of the error would fix the sizes in it while compiling.
+        none: whether no index at all is right, as for a batch of none.
+    """
+    expected = "a class index, or integers of shape"
+    if isinstance(given, (list, tuple)) and any(isinstance(one, bool) for one in given):
+        raise ArgumentTypeError(f"{argument}: expected {expected} {shape()}; got bools: {list(given)[:8]}")
+    try:
+        index = torch.as_tensor(given, device=logits.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentTypeError(f"{argument}: expected {expected} {shape()}; got {describe(given)}") from error
+    empty = any(size == 0 for size in index.shape)
+    if empty and none:
+        return index.long()
+    if empty or index.is_floating_point() or index.is_complex() or index.dtype is torch.bool:
+        raise CamfnError(f"{argument}: expected integers, shape {shape()}; got {tuple(index.shape)} of {index.dtype}")
     class_in_range(index, logits.shape[1])
     return index.long()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -95,11 +97,12 @@ def test_squared_norm_of_kernel_pca_is_the_first_eigenvalue(kernel: str) -> None
     a = normal(3, 6, 4, 5)
     x = matrices(a)
     inner = x @ x.mT
+    length = x.square().sum(2).mean(1).reshape(-1, 1, 1)
     gram = {
-        "sigmoid": torch.tanh(inner / 6 + 1),
-        "rbf": torch.exp(-torch.cdist(x, x).square() / 6),
+        "sigmoid": torch.tanh(inner / length + 1),
+        "rbf": torch.exp(-torch.cdist(x, x).square() / length),
         "cosine": functional.cosine_similarity(x[:, :, None], x[:, None], dim=-1),
-        "poly": (inner / 6 + 1) ** 3,
+        "poly": (inner / length + 1) ** 3,
         "linear": inner,
     }[kernel]
     centering = torch.eye(20, dtype=torch.float64) - 1 / 20
@@ -143,3 +146,13 @@ def test_without_evidence_the_component_is_kept() -> None:
     component, rows = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), torch.ones(2, 2, 3)
     for sign in ("sum", "corr_mean"):
         assert torch.equal(orient(component, rows, sign), component)
+
+
+@pytest.mark.parametrize("kernel", ["sigmoid", "rbf", "cosine", "poly", "linear"])
+def test_no_scale_of_the_activations_changes_what_kernel_pca_shows(kernel: Any) -> None:
+    a = normal(2, 64, 4, 5).relu()
+    map_ = methods.kpca_cam(a, kernel=kernel)
+    for factor in (1e-3, 40.0, 1e4):
+        scaled = methods.kpca_cam(a * factor, kernel=kernel)
+        close(scaled / scaled.norm(), map_ / map_.norm(), 1e-8)
+    assert map_.flatten(1).any(1).all()

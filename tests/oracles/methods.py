@@ -229,7 +229,8 @@ def kpca_cam(
     maps = []
     for channels in samples(activations):
         vectors = list(zip(*channels, strict=True))
-        scale = 1 / len(channels) if gamma is None else gamma
+        length = math.fsum(dot(x, x) for x in vectors) / len(vectors)
+        scale = divide(1.0, length) if gamma is None else gamma
         gram = [[kernel_value(x, y, kernel, scale, coef0, degree) for y in vectors] for x in vectors]
         count = len(vectors)
         centering = torch.eye(count, dtype=torch.float64) - 1 / count
