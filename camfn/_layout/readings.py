@@ -128,24 +128,28 @@ def _channels_last(shape: tuple[int, ...]) -> Reading:
 def _map_readings(layer: LayerContext, shape: tuple[int, ...]) -> list[Reading]:
     """List the readings of an output that has as many dimensions as the image: channels first, channels last."""
     size = layer.image[2:]
-    first_fits, last_fits = same_stride(size, shape[2:]), same_stride(size, shape[1:-1])
+    first_fits, width = same_stride(size, shape[2:]), width_of(layer.module)
+    normed = any(is_norm(part) for part in layer.model.modules())
     axis = channel_axis(layer.module, shape)
     if axis == 1:
         return [_channels_first(shape)]
     if axis == -1:
-        return [_channels_last(shape)] if last_fits else []
+        return [_channels_last(shape)] if same_stride(size, shape[1:-1]) else []
+    if first_fits and shape[1] == width and (not normed or shape[-1] != width):
+        # before any comparison of the channels with the image: the compiler would hold later sizes to its result
+        return [_channels_first(shape)]
+    last_fits = same_stride(size, shape[1:-1])
     if first_fits and shape[-1] == shape[-2] > 1 and _is_attention_matrix(layer, shape):
         return []
     if first_fits and not last_fits:
         return [_channels_first(shape)]
     if last_fits and not first_fits:
         return [_channels_last(shape)]
-    width = width_of(layer.module)
     if shape[1] == width != shape[-1]:
         return [_channels_first(shape)]
     if shape[-1] == width != shape[1]:
         return [_channels_last(shape)] if last_fits else []
-    if not any(is_norm(part) for part in layer.model.modules()):
+    if not normed:
         # a network without a layer norm has no module that works on channels in the last dimension
         return [_channels_first(shape)]
     return [_channels_first(shape), _channels_last(shape)] if first_fits else []

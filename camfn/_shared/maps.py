@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import overload
 
@@ -122,6 +123,16 @@ def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) ->
         wide, size=tuple(size), mode=_LINEAR[len(size)], align_corners=align_corners
     )
     return resized.to(maps.dtype)
+
+
+def largest_space(maps: Sequence[Tensor]) -> tuple[int, ...]:
+    """Return the spatial shape of the first of maps (B, *S) that no other exceeds in positions."""
+    best = tuple(maps[0].shape[1:])
+    for one in maps[1:]:
+        # `max` with a key does not compile where sizes are open
+        if math.prod(one.shape[1:]) > math.prod(best):
+            best = tuple(one.shape[1:])
+    return best
 
 
 def same_numbers(one: Tensor, other: Tensor) -> bool:

@@ -142,9 +142,7 @@ def class_index(logits: Tensor, classes: Classes) -> Tensor:
     return index.expand(batch)[:, None]
 
 
-def class_indices(
-    argument: str, given: Any, logits: Tensor, shape: Callable[[], str], *, none: bool = False
-) -> Tensor:
+def class_indices(argument: str, given: Any, logits: Tensor, shape: Callable[[], str], *, none: bool = False) -> Tensor:
     """Return class indices as an integer tensor; an error names the argument and the shape expected.
 
     Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import product
-from math import prod
 from threading import Lock
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._shared.errors import CamfnError
-from .._shared.maps import resize, widen
+from .._shared.maps import largest_space, resize, widen
 from .._shared.vocabulary import Inputs, Target
 from ..targets import Move, as_score
 from ._variants import Variant, explain_variants, first_image
@@ -156,7 +155,7 @@ def augment(
         ]
         cams = explain_variants(explain, inputs, target, variants, chunk_size)
         undone = [one.inverse(cam) for one, cam in zip(drawn, cams)]
-        size = max((cam.shape[1:] for cam in undone), key=prod)
+        size = largest_space(undone)
         total = [widen(cam if cam.shape[1:] == size else resize(cam[:, None], size)[:, 0]) for cam in undone]
         return torch.stack(total).mean(0).to(cams[0].dtype)
 

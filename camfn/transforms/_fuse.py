@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeAlias
@@ -15,7 +14,7 @@ from .._cut.explainer import explainer
 from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.signature import read_signature
 from .._shared.errors import CamfnError, CaptureError
-from .._shared.maps import min_max, resize, safe_divide, widen
+from .._shared.maps import largest_space, min_max, resize, safe_divide, widen
 from .._shared.spelling import near
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 
@@ -90,7 +89,7 @@ def fuse_maps(
     if how not in _PAPERS:
         raise CamfnError(f"how: expected one of {', '.join(map(repr, _PAPERS))}, got {how!r}")
     rule = scaling or _PAPERS[how]
-    target = tuple(size) if size is not None else max((m.shape[1:] for m in given), key=math.prod)
+    target = tuple(size) if size is not None else largest_space(given)
     wide = [widen(m) for m in given]
     if how == "product":
         scaled = [_rescale(resize(m[:, None], target)[:, 0], rule) for m in wide]
