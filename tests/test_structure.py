@@ -77,7 +77,7 @@ def below(room: str) -> set[str]:
 
 def test_imports_are_read_right() -> None:
     """The reader of imports itself, on one of each kind."""
-    assert own_imports("methods._gradient") == {"_shared.maps"}
+    assert own_imports("methods._gradient") == {"_shared.maps", "methods._checks"}
     assert {"_cut.graft", "_layout.readings", "_shared.vocabulary", "targets.__init__"} <= own_imports("_cut.capture")
     assert {"_cut.capture", "_cut.explainer", "_shared.vocabulary"} <= own_imports(INIT)
     assert "methods._gradient" in own_imports("methods.__init__")

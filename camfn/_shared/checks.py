@@ -76,12 +76,17 @@ def one_score_a_sample(scores: Any, batches: Iterable[int]) -> Tensor:
     )
 
 
+_WHOLE: Any = (Integral, torch.SymInt)
+_REAL: Any = (Real, torch.SymInt, torch.SymFloat)
+"""The types of numbers, those of NumPy and of the compiler among them."""
+
+
 def whole(name: str, value: Any, least: int = 1) -> None:
     """Refuse anything but a whole number from `least`; `name` says which argument of which function it is."""
-    if isinstance(value, (Integral, torch.SymInt)) and not isinstance(value, bool) and value >= least:
+    if isinstance(value, _WHOLE) and not isinstance(value, bool) and value >= least:
         return
     text = f"{name}: expected a whole number from {least}, got {_given(value)}"
-    raise _refused(text, value, (Integral, torch.SymInt))
+    raise _refused(text, value, _WHOLE)
 
 
 def number(name: str, value: Any, interval: str = "(-inf, inf)", advice: str = "") -> None:
@@ -89,13 +94,13 @@ def number(name: str, value: Any, interval: str = "(-inf, inf)", advice: str = "
     if isinstance(value, Tensor) and not value.ndim and value.dtype.is_floating_point:
         return
     low, high = map(float, interval[1:-1].split(", "))
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if isinstance(value, _REAL) and not isinstance(value, bool):
         above = value >= low if interval[0] == "[" else value > low
         below = value <= high if interval[-1] == "]" else value < high
         if above and below:
             return
     span = "a finite number" if math.isinf(low) and math.isinf(high) else f"a number in {interval}"
-    raise _refused(f"{name}: expected {span}, got {_given(value)}{advice and '. '}{advice}", value, Real)
+    raise _refused(f"{name}: expected {span}, got {_given(value)}{advice and '. '}{advice}", value, _REAL)
 
 
 def one_of(name: str, value: Any, options: Iterable[Any]) -> None:
