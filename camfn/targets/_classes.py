@@ -11,7 +11,7 @@ from torch import Tensor
 from .._shared.checks import describe
 from .._shared.errors import CamfnError
 from .._shared.vocabulary import ScoreFn
-from ._score import Classes, Score, class_index, class_indices, logits_of, named_output
+from ._score import Classes, Score, class_index, class_indices, logits_of, named_output, refuse_one_logit
 
 
 def class_score(classes: Classes = None) -> Score:
@@ -31,7 +31,7 @@ def class_score(classes: Classes = None) -> Score:
         >>> class_score([2, 0])(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
         tensor([3., 4.])
     """
-    return _of_class(classes, lambda logits: logits)
+    return _of_class(classes, lambda logits: logits, over_classes=False)
 
 
 def class_probability(classes: Classes = None) -> Score:
@@ -154,15 +154,18 @@ def contrast(
     return Score(score, pinned)
 
 
-def _of_class(classes: Classes, transform: Callable[[Tensor], Tensor]) -> Score:
+def _of_class(classes: Classes, transform: Callable[[Tensor], Tensor], *, over_classes: bool = True) -> Score:
     """Build the target that reads a class from transformed logits (B, K)."""
 
     def score(outputs: Any) -> Tensor:
         logits = logits_of(outputs)
+        refuse_one_logit(logits, classes, over_classes=over_classes)
         return transform(logits).gather(1, class_index(logits, classes))[:, 0]
 
     def pinned(outputs: Any) -> ScoreFn:
-        return _of_class(class_index(logits_of(outputs), classes)[:, 0], transform)
+        logits = logits_of(outputs)
+        refuse_one_logit(logits, classes, over_classes=over_classes)
+        return _of_class(class_index(logits, classes)[:, 0], transform, over_classes=over_classes)
 
     return Score(score, pinned if classes is None else None)
 

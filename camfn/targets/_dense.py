@@ -25,9 +25,10 @@ def mask_score(classes: Classes = None, region: Region = "all") -> Score:
     Args:
         classes: an int, one a sample, or None for the class with the largest sum of logits over the region; with
             "predicted", the class that is predicted at the most positions.
-        region: "all" positions; the positions "predicted" as the class (a method that perturbs chooses them once, from
-            the unperturbed image); or a mask, (*T) or (B, *T), bool or weights, of any size: `mask_score` averages (or
-            repeats) it to the size of the logits.
+        region: "all" positions; the positions "predicted" as the class, which of one logit, (B, 1, *S), are those
+            where it is positive (a method that perturbs chooses them once, from the unperturbed image); or a mask,
+            (*T) or (B, *T), bool or weights, of any size: `mask_score` averages (or repeats) it to the size of the
+            logits.
 
     Raises:
         CamfnError: the outputs hold no such logits, a class is out of range, or a mask has other dimensions.
@@ -46,12 +47,13 @@ def mask_score(classes: Classes = None, region: Region = "all") -> Score:
         """Return the class, (B, 1), and the weight of each position, (B, *S)."""
         flat = logits.flatten(2).detach()
         if isinstance(region, str):
-            won = flat.argmax(1)[:, None] == torch.arange(flat.shape[1], device=flat.device)[:, None]
+            won = _predicted(flat)
             amount = won.to(flat.dtype).sum(2) if region == "predicted" else flat.sum(2)
             index = class_index(amount, classes)
             if region == "all":
                 return index, torch.ones_like(logits[:, 0])
-            return index, (logits.detach().argmax(1) == _with_spatial_axes(index[:, 0], logits)).to(logits.dtype)
+            place = index[..., None].expand(-1, -1, won.shape[2])
+            return index, won.gather(1, place)[:, 0].reshape(logits[:, 0].shape).to(logits.dtype)
         weights = _resized(region, logits)
         return class_index((flat * weights.flatten(1)[:, None]).sum(2), classes), weights
 
@@ -240,9 +242,11 @@ def _dense_logits(outputs: Any) -> Tensor:
     )
 
 
-def _with_spatial_axes(values: Tensor, logits: Tensor) -> Tensor:
-    """Reshape (B,) to (B, 1, ..., 1), which broadcasts with (B, *S)."""
-    return values.reshape(-1, *(1,) * (logits.ndim - 2))
+def _predicted(flat: Tensor) -> Tensor:
+    """Return where each class is predicted, (B, K, N): where its logit is the largest, or, of one logit, positive."""
+    if flat.shape[1] == 1:
+        return flat > 0
+    return flat.argmax(1)[:, None] == torch.arange(flat.shape[1], device=flat.device)[:, None]
 
 
 def _each_sample(mask: Tensor, logits: Tensor) -> Tensor:

@@ -168,6 +168,19 @@ def class_indices(argument: str, given: Any, logits: Tensor, shape: Callable[[],
     return index.long()
 
 
+def refuse_one_logit(logits: Tensor, classes: Classes, *, over_classes: bool) -> None:
+    """Refuse one logit a sample, (B, 1), for a target that chooses among classes or compares them.
+
+    The top class of one logit is always the first, also where it is negative, and its softmax is always 1.
+    """
+    if logits.shape[1] == 1 and (over_classes or classes is None):
+        raise CamfnError(
+            f"expected logits of several classes, (B, K), got one logit a sample, {tuple(logits.shape)}, which has no "
+            "top class, and whose softmax is always 1. Pass target=camfn.targets.binary_score() for what raises the "
+            "logit, or binary_score(positive=False) for what lowers it"
+        )
+
+
 def logits_of(outputs: Any) -> Tensor:
     """Find the (B, K) logits in a model's outputs: the tensor itself, or the key or attribute `logits`.
 

@@ -674,3 +674,16 @@ def test_targets_without_places_stay_as_they_are() -> None:
     plain: list[ScoreFn] = [targets.class_score(1), targets.class_score(1) + targets.rest(2), targets.contrast(0)]
     for score in [*plain, lambda outputs: outputs[:, 0]]:
         assert targets.moved(score, flipped_mask) is score
+
+
+def test_one_logit_a_sample_has_no_top_class_and_no_softmax() -> None:
+    one = torch.tensor([[3.0], [-4.0]])
+    torch.testing.assert_close(targets.class_score(0)(one), one[:, 0])
+    comparing = [getattr(targets, name) for name in ("class_probability", "class_log_probability", "rest")]
+    for target in [targets.class_score(), *(make(0) for make in comparing), *(make() for make in comparing)]:
+        with pytest.raises(
+            ValueError, match=r"several classes, \(B, K\), got one logit a sample, \(2, 1\).*binary_score"
+        ):
+            target(one)
+        with pytest.raises(ValueError, match="binary_score"):
+            targets.pin(target, one)(one)

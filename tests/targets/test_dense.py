@@ -289,3 +289,10 @@ def test_a_caption_of_blip() -> None:
     assert agrees(model, layer, batch, target).any()
     cam = explainer(hires_cam, model, layer)(batch, target)
     assert cam.shape == (2, 4, 4)
+
+
+def test_one_logit_is_predicted_where_it_is_positive() -> None:
+    logits = torch.tensor([[[[5.0, -9.0, 2.0]]], [[[-1.0, -2.0, -3.0]]]])
+    for target in (mask_score(region="predicted"), mask_score(0, "predicted")):
+        torch.testing.assert_close(target(logits), torch.tensor([7.0, 0.0]))
+        torch.testing.assert_close(pin(target, logits)(logits + 10), torch.tensor([27.0, 0.0]))
