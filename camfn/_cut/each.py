@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -83,7 +83,7 @@ def capture_each(
     return run
 
 
-def _scores(outputs: Any, targets: Targets, batches: Sequence[int]) -> list[Tensor]:
+def _scores(outputs: Any, targets: Targets, batches: Iterable[int]) -> list[Tensor]:
     if callable(targets):
         found = targets(outputs)
         if not isinstance(found, Tensor) or found.ndim != 2 or not len(found):
