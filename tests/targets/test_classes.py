@@ -681,9 +681,7 @@ def test_one_logit_a_sample_has_no_top_class_and_no_softmax() -> None:
     torch.testing.assert_close(targets.class_score(0)(one), one[:, 0])
     comparing = [getattr(targets, name) for name in ("class_probability", "class_log_probability", "rest")]
     for target in [targets.class_score(), *(make(0) for make in comparing), *(make() for make in comparing)]:
-        with pytest.raises(
-            ValueError, match=r"got one logit a sample, \(2, 1\).*binary_score"
-        ):
+        with pytest.raises(ValueError, match=r"got one logit a sample, \(2, 1\).*binary_score"):
             target(one)
         with pytest.raises(ValueError, match="binary_score"):
             targets.pin(target, one)(one)
