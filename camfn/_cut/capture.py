@@ -55,11 +55,10 @@ def observe(
         (torch.Size([2, 4, 6, 6]), torch.Size([2, 5]))
     """
     plant = layer_planter(model, [layer])
-    ahead = plant()
     model = bare(model)
 
     def run(inputs: Inputs) -> tuple[Tensor, Any]:
-        cut = ahead if torch.compiler.is_compiling() else plant()
+        cut = plant()
         keep = differentiable and torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
             outputs, activations = run_to_end(cut, inputs, select, call)
@@ -147,13 +146,12 @@ def capture_many(
         ['0', '1']
     """
     plant = layer_planter(model, layers)
-    ahead = plant()
     model = bare(model)
 
     def run(inputs: Inputs, target: Target = None) -> dict[str, Captured]:
         score_of = as_score(target)
         keep = differentiable and torch.is_grad_enabled()
-        cut = ahead if torch.compiler.is_compiling() else plant()
+        cut = plant()
 
         def forward(_: Tensor | None, zero: Zero) -> tuple[Any, dict[str, list[Tensor]]]:
             return run_to_end(cut, inputs, select, call, lambda point, x: x + zero(point, x))
@@ -164,10 +162,10 @@ def capture_many(
 
         def chosen(points: Iterable[Point]) -> list[Point]:
             ran = Counter(name for name, _ in points)
-            return [(name, i) for name in cut.names for i in chosen_calls(name, ran[name], call, cut.graft.root)]
+            return [(name, i) for name in cut.names for i in chosen_calls(name, ran[name], call, cut.root)]
 
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
-            derived = derive(forward, score, chosen=chosen, of=cut.graft.root, create_graph=keep)
+            derived = derive(forward, score, chosen=chosen, of=cut.root, create_graph=keep)
         captured = {}
         for name, activations in derived.kept.items():
             grads = [grad for point, grad in derived.grads.items() if point[0] == name]
@@ -214,8 +212,7 @@ def run_to_end(
 
     outputs = cut.run(inputs, leave)
     return outputs, {
-        name: [runs[i] for i in chosen_calls(name, len(runs), wanted, cut.graft.root)]
-        for name, runs in activations.items()
+        name: [runs[i] for i in chosen_calls(name, len(runs), wanted, cut.root)] for name, runs in activations.items()
     }
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +19,9 @@ from torch.utils import _pytree as pytree
 
 from .._shared.checks import inside_transform
 from .._shared.inputs import call, copy_of
-from .graft import Graft, graft
+from .graft import graft
 from .layer_checks import refuse_quantized_cut
+from .traced import Traced
 
 Result = TypeVar("Result")
 Around: TypeAlias = Callable[[], AbstractContextManager[Any]]
@@ -37,38 +37,23 @@ Zero: TypeAlias = Callable[[Hashable, Tensor], Tensor]
 """Takes a key and a tensor of the network; returns the zero to add to that tensor, of its shape."""
 
 
-class _Slot:
-    """Holds the callbacks that the hooks of a graft call; `Tapped.run` sets them for the time of one run."""
-
-    leave: Leave
-    enter: Enter
-
-
-@dataclass(frozen=True)
-class Tapped:
-    """A graft some of whose modules report each of their calls.
+class Tapped(Protocol):
+    """A model some of whose modules report each of their calls.
 
     Attributes:
-        graft: the private copy of the model.
         names: dotted names of the tapped modules, in the order they were given.
-        slot: where the hooks of the graft find the callbacks.
+        root: the module that runs, which errors name.
     """
 
-    graft: Graft
-    names: tuple[str, ...]
-    slot: _Slot
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def root(self) -> nn.Module: ...
 
     def run(self, inputs: Any, leave: Leave, enter: Enter | None = None, around: Around = nullcontext) -> Any:
-        """Run the graft on a copy of the inputs; `enter` needs a `planter` with `enter=True`."""
-        self.slot.leave = leave
-        if enter is not None:
-            self.slot.enter = enter
-        with around():
-            outputs = call(self.graft, copy_of(inputs))
-        del self.slot.leave
-        if enter is not None:
-            del self.slot.enter
-        return outputs
+        """Run the model on a copy of the inputs; `enter` needs a `planter` with `enter=True`."""
+        ...
 
 
 def planter(
@@ -83,17 +68,42 @@ def planter(
     """
 
     def plant() -> Tapped:
-        modules = tapped()
-        slot = _Slot()
-        cut = graft(model, {id(module) for module in modules.values()})
-        for name, module in modules.items():
-            own = cut.owned[id(module)]
-            if enter:
-                own.register_forward_pre_hook(_entering(name, slot), with_kwargs=True)
-            own.register_forward_hook(_leaving(name, slot))
-        return Tapped(cut, tuple(modules), slot)
+        return (Traced if torch.compiler.is_compiling() else Grafted)(model, tapped(), enter)
 
     return plant
+
+
+class _Slot:
+    """Holds the callbacks that the hooks of a graft call; `Grafted.run` sets them for the time of one run."""
+
+    leave: Leave
+    enter: Enter
+
+
+class Grafted:
+    """A graft whose hooks report: they read a layer's output before the user's hooks do."""
+
+    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module], enter: bool) -> None:
+        self.slot = slot = _Slot()
+        self.names = tuple(modules)
+        self.graft = graft(model, {id(module) for module in modules.values()})
+        self.root = self.graft.root
+        for name, module in modules.items():
+            own = self.graft.owned[id(module)]
+            if enter:
+                own.register_forward_pre_hook(_entering(name, slot), with_kwargs=True)
+            own.register_forward_hook(_leaving(name, slot), prepend=True)
+
+    def run(self, inputs: Any, leave: Leave, enter: Enter | None = None, around: Around = nullcontext) -> Any:
+        self.slot.leave = leave
+        if enter is not None:
+            self.slot.enter = enter
+        with around():
+            outputs = call(self.graft, copy_of(inputs))
+        del self.slot.leave
+        if enter is not None:
+            del self.slot.enter
+        return outputs
 
 
 def _entering(name: str, slot: _Slot) -> Callable[[nn.Module, Any, Any], None]:

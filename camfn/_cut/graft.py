@@ -1,6 +1,6 @@
 """A private copy of the modules that must behave differently, sharing everything else with the user's model.
 
-The only file that touches the insides of `nn.Module`.
+Only this file and `traced.py` touch the insides of `nn.Module`.
 """
 
 # tested in tests/cut/test_capture.py
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from .._shared.checks import is_differentiated
 from .._shared.errors import CaptureError
-from .._shared.inputs import call, clone_as_batched_as, floating_leaves, zero_like
+from .._shared.inputs import call, clone_as_batched_as, floating_leaves, tensors_in, zero_like
+from .batch_norm import mend_backward
 from .recurrent import stepwise
 
 _OWN = (
     "_modules",
-    "_parameters",
-    "_buffers",
     "_forward_hooks",
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
@@ -37,32 +37,41 @@ class Graft:
     Attributes:
         root: what to call in place of the model.
         owned: the private copy of each module of the model that has one, by the original's id.
-        statistics: names of the buffers that a module in training mode may write to.
+        statistics: the buffers that a module in training mode may write to: the name in `root`, the user's module, and
+            the buffer's name there.
         zero: a zero that `vmap` batches like the values written to these buffers; None makes one from the inputs.
     """
 
     root: nn.Module
     owned: dict[int, nn.Module]
-    statistics: tuple[str, ...]
+    statistics: tuple[tuple[str, nn.Module, str], ...]
     zero: Tensor | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model, on copies of the buffers that training would write to."""
+        """Run the model, on copies of the buffers that training would write to; the graph's BatchNorms are mended."""
+        outputs = self._run(*args, **kwargs)
+        if torch.is_grad_enabled():
+            mend_backward(tensors_in(outputs))
+        return outputs
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
         if not self.statistics:
             return self.root(*args, **kwargs)
         zero = self.zero
         if zero is None and (leaves := floating_leaves((args, kwargs))):
             zero = zero_like(leaves[0])
-        buffers = dict(self.root.named_buffers())
-        copies: dict[str, Tensor] = {name: clone_as_batched_as(buffers[name], zero) for name in self.statistics}
+        copies: dict[str, Tensor] = {
+            name: clone_as_batched_as(module.get_buffer(buffer), zero) for name, module, buffer in self.statistics
+        }
         return functional_call(self.root, copies, args, kwargs)
 
 
 def graft(model: nn.Module, wanted: Collection[int] = (), zero: Tensor | None = None) -> Graft:
     """Copy the modules with the `wanted` ids, those in training that hold buffers, and the ancestors of both.
 
-    It also copies recurrent modules, whose copies run a forward that `torch.func` accepts, and quantized modules, whose
-    copies raise an error where torch would return a zero derivative. A module registered at several places has one
+    It also copies recurrent modules, whose copies run a forward that `torch.func` accepts; quantized modules, whose
+    copies raise an error where torch would return a zero derivative; modules that were compiled in place, whose copies
+    run the plain code; and modules that checkpoint, whose copies do not. A module registered at several places has one
     copy, which stands at all of them.
     """
     owned: dict[int, nn.Module] = {}
@@ -70,20 +79,41 @@ def graft(model: nn.Module, wanted: Collection[int] = (), zero: Tensor | None = 
     for key, copy in owned.items():
         if is_quantized(copy):
             copy.register_forward_pre_hook(_refuse_derivative(key, model))
-    writing = [key for key, module in owned.items() if _writes(module)]
+    writing = {key for key, module in owned.items() if _writes(module)}
+    users = {id(module): module for module in model.modules() if id(module) in writing} if writing else {}
     names = {id(module): name for name, module in root.named_modules()} if writing else {}
     statistics = tuple(
-        f"{names[id(owned[key])]}.{buffer}".lstrip(".")
-        for key in writing
-        for buffer, value in owned[key]._buffers.items()
+        (f"{names[id(owned[key])]}.{buffer}".lstrip("."), user, buffer)
+        for key, user in users.items()
+        if id(owned[key]) in names
+        for buffer, value in user._buffers.items()
         if value is not None
     )
     return Graft(root, owned, statistics, zero)
 
 
 def _needs_own_copy(module: nn.Module, wanted: Collection[int]) -> bool:
-    """Whether a module is wanted, or behaves differently in a graft: it trains, is recurrent, or is quantized."""
-    return id(module) in wanted or _writes(module) or isinstance(module, nn.RNNBase) or is_quantized(module)
+    """Whether a module is wanted, or behaves differently in a graft."""
+    return (
+        id(module) in wanted
+        or _writes(module)
+        or isinstance(module, nn.RNNBase)
+        or is_quantized(module)
+        or module._compiled_call_impl is not None
+        or _checkpoint_switch(module) is not None
+    )
+
+
+_CHECKPOINT_SWITCHES = ("grad_checkpointing", "gradient_checkpointing", "use_checkpoint")
+
+
+def _checkpoint_switch(module: nn.Module) -> str | None:
+    """Return the name of the switch by which a module checkpoints, in timm, transformers and torchvision."""
+    # any_requires_grad is a method of the densenets, whose switch has too common a name
+    names = (
+        (*_CHECKPOINT_SWITCHES, "memory_efficient") if hasattr(module, "any_requires_grad") else _CHECKPOINT_SWITCHES
+    )
+    return next((name for name in names if module.__dict__.get(name) is True), None)
 
 
 def _refuse_derivative(key: int, model: nn.Module) -> Callable[[nn.Module, Any], None]:
@@ -135,13 +165,21 @@ def _visit(
 
 
 def shallow_copy(module: nn.Module) -> nn.Module:
-    """Copy one module: same class, same parameters and children, its own registries.
+    """Copy one module: same class, children and hooks in registries of its own, the very registries of its tensors.
+
+    Since the registries are the user's own, the copy sees parameters that are replaced later.
 
     `copy.copy` would go through `__getstate__`, which parametrized modules forbid.
     """
     copy: nn.Module = object.__new__(type(module))
     copy.__dict__.update(module.__dict__)
     copy.__dict__.update({key: type(module.__dict__[key])(module.__dict__[key]) for key in _OWN})
+    copy.__dict__["_compiled_call_impl"] = None
+    if _writes(module):
+        # a run puts copies of the buffers there
+        copy.__dict__["_buffers"] = dict(module._buffers)
+    if switch := _checkpoint_switch(module):
+        copy.__dict__[switch] = False
     forward = module.__dict__.get("forward")
     if isinstance(forward, MethodType) and forward.__self__ is module:
         # `forward` was set on the instance and is bound to `module`: bind it to the copy, to run the copy's children
@@ -151,9 +189,8 @@ def shallow_copy(module: nn.Module) -> nn.Module:
 
 def replace_parameters(copy: nn.Module, **tensors: Tensor) -> None:
     """Give a private copy other tensors in the place of its parameters of these names."""
-    for name, tensor in tensors.items():
-        copy._parameters.pop(name, None)
-        copy.__dict__[name] = tensor
+    copy.__dict__["_parameters"] = {name: value for name, value in copy._parameters.items() if name not in tensors}
+    copy.__dict__.update(tensors)
 
 
 def replace_forward(copy: nn.Module, forward: Callable[..., Any] | None) -> None:

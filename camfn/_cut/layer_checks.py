@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
@@ -35,7 +36,8 @@ def check_model(model: nn.Module) -> None:
 
 def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
     """Check the model, and return the dotted name in it of `layer`, a dotted name or a module."""
-    check_model(model)
+    if not torch.compiler.is_compiling():
+        check_model(model)
     inner = bare(model)
     if isinstance(layer, nn.Module):
         layer = inner if layer is model else bare(layer)

@@ -105,7 +105,7 @@ class Recorder:
             self.graft.owned[key].register_forward_hook(self.leave(key), prepend=True)
         if at:
             self.graft.owned[id(layer)].register_forward_pre_hook(self.enter, with_kwargs=True)
-        self.graft.owned[id(layer)].register_forward_hook(self.reach)
+        self.graft.owned[id(layer)].register_forward_hook(self.reach, prepend=True)
 
     def run(self, inputs: Any) -> Any:
         """Run the network once, recording; return its outputs."""

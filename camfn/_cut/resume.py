@@ -206,14 +206,9 @@ def _replay(
         replace_forward(module, _answer(values, change, module.forward))
     at_cut = replaying.owned[id(layer)]
     outputs, forward, ran = runs.outputs(change), at_cut.forward, count()
-    after = count()
     replace_forward(
         at_cut,
         lambda *args, **kwargs: outputs[i] if (i := next(ran)) < len(outputs) else forward(*args, **kwargs),
-    )
-    # the user's forward hooks ran before the recording, and run here again: return the output that was recorded
-    at_cut.register_forward_hook(
-        lambda module, args, changed: outputs[i] if (i := next(after)) < len(outputs) else changed
     )
     try:
         return run_on(replaying, inputs)

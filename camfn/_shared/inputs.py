@@ -58,6 +58,15 @@ def floating_leaves(value: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors of a tree, and those among the attributes of its leaves of unknown classes."""
+    found = []
+    for leaf in pytree.tree_leaves(value):
+        held = [leaf] if isinstance(leaf, Tensor) else list(getattr(leaf, "__dict__", {}).values())
+        found += [item for item in held if isinstance(item, Tensor)]
+    return found
+
+
 def zero_like(x: Tensor) -> Tensor:
     """Return a zero that is batched under the same `vmap` levels as `x`, also if `x` holds NaN or infinity."""
     return torch.zeros_like(x.reshape(-1)[:1].sum())  # the sum of an empty slice is a tensor too

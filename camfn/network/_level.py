@@ -61,12 +61,11 @@ def differentiator(
     """
     check_model(model)
     plant = planter(model, lambda: {name: module for name, module in model.named_modules() if taps(module)}, enter=True)
-    ahead = plant()
 
     def run(inputs: Inputs, target: Target = None) -> Derived:
         score_of = as_score(target)
         with torch.inference_mode(False), torch.no_grad():
-            cut = ahead if torch.compiler.is_compiling() else plant()
+            cut = plant()
             image, rebuild = image_of(inputs)
 
             def forward(image: Tensor | None, zero: Zero) -> tuple[Any, dict[str, Tensor]]:

@@ -1,0 +1,138 @@
+"""A model that reports its modules' calls while the compiler traces it: the model itself, with hooks in the trace only.
+
+The compiler sees the parameters, buffers, mode and children that the model has when the compiled function is called,
+and recompiles if they change. The hooks live in the trace: what the compiled code writes back are the registries that
+the model had.
+"""
+
+# tested in tests/cut/test_compile.py
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .._shared.inputs import call, clone_as_batched_as, copy_of, floating_leaves, zero_like
+from .batch_norm import NORMS, arithmetic
+from .recurrent import stepwise
+
+
+class Traced:
+    """As `Grafted`, under the compiler."""
+
+    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module], enter: bool) -> None:
+        self.names, self.root, self.modules, self.enters = tuple(modules), model, modules, enter
+
+    def run(
+        self,
+        inputs: Any,
+        leave: Callable[[str, Any], Any],
+        enter: Callable[..., None] | None = None,
+        around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> Any:
+        with around(), _mended(self.root), _tapped(self.modules, leave, enter), _stepwise(self.root):
+            return call(self._run, copy_of(inputs))
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run on copies of the buffers that training would write to."""
+        written = {
+            name: value
+            for path, module in self.root.named_modules()
+            if module.training
+            for key, value in module._buffers.items()
+            if value is not None
+            for name in [f"{path}.{key}".lstrip(".")]
+        }
+        if not written:
+            return self.root(*args, **kwargs)
+        leaves = floating_leaves((args, kwargs))
+        zero = zero_like(leaves[0]) if leaves else None
+        copies: dict[str, Tensor] = {name: clone_as_batched_as(value, zero) for name, value in written.items()}
+        return functional_call(self.root, copies, args, kwargs)
+
+
+@contextlib.contextmanager
+def _tapped(
+    modules: Mapping[str, nn.Module], leave: Callable[[str, Any], Any], enter: Callable[..., None] | None
+) -> Iterator[None]:
+    """Put hooks in new registries, for the compiler does not trace a change of those there are."""
+    names = ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
+    before = [tuple(getattr(module, name) for name in names) for module in modules.values()]
+    for name, module in modules.items():
+        hooks, entering, with_kwargs = (getattr(module, key) for key in names)
+        module._forward_hooks = OrderedDict([(-2, _leaving(name, leave)), *hooks.items()])
+        if enter is not None:
+            module._forward_pre_hooks = OrderedDict([*entering.items(), (-2, _entering(name, enter))])
+            module._forward_pre_hooks_with_kwargs = OrderedDict([*with_kwargs.items(), (-2, True)])
+    try:
+        yield
+    finally:
+        for module, (hooks, entering, with_kwargs) in zip(modules.values(), before):
+            module._forward_hooks = hooks
+            module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs = entering, with_kwargs
+
+
+@contextlib.contextmanager
+def _mended(model: nn.Module) -> Iterator[None]:
+    """Let norms answer in arithmetic: `batch_norm.mend_backward` needs a graph, which a trace has not."""
+    norms = [module for module in model.modules() if isinstance(module, NORMS) and type(module).forward in _FORWARDS]
+    before = [module._forward_hooks for module in norms]
+    for module in norms:
+        module._forward_hooks = OrderedDict([(-1, _in_arithmetic), *module._forward_hooks.items()])
+    try:
+        yield
+    finally:
+        for module, hooks in zip(norms, before):
+            module._forward_hooks = hooks
+
+
+_FORWARDS = tuple(kind.forward for kind in NORMS)
+
+
+def _in_arithmetic(module: nn.Module, args: Any, output: Any) -> Any:
+    return arithmetic(module, args[0]) if args[0].ndim > 2 else output
+
+
+class _Stepwise(nn.Module):
+    """Stands in for a recurrent module: its forward step by step, its hooks."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["stands_for"] = module
+        self._forward_hooks, self._forward_pre_hooks = module._forward_hooks, module._forward_pre_hooks
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        forward = stepwise(self.__dict__["stands_for"])
+        assert forward is not None
+        return forward(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _stepwise(model: nn.Module) -> Iterator[None]:
+    """Put stand-ins in the place of recurrent modules, whose kernels the transforms refuse."""
+    parents = [part for part in model.modules() if any(isinstance(child, nn.RNNBase) for child in part.children())]
+    before = [parent._modules for parent in parents]
+    for parent in parents:
+        parent._modules = {
+            name: _Stepwise(child) if isinstance(child, nn.RNNBase) and stepwise(child) else child
+            for name, child in parent._modules.items()
+        }
+    try:
+        yield
+    finally:
+        for parent, children in zip(parents, before):
+            parent._modules = children
+
+
+def _leaving(name: str, leave: Callable[[str, Any], Any]) -> Callable[[nn.Module, Any, Any], Any]:
+    return lambda module, args, output: leave(name, output)
+
+
+def _entering(name: str, enter: Callable[..., None]) -> Callable[[nn.Module, Any, Any], None]:
+    return lambda module, args, kwargs: enter(name, module, args, kwargs)
