@@ -90,4 +90,4 @@ def arithmetic(norm: Any, x: Tensor) -> Tensor:
         out = out * norm.weight.view(shape)
     if norm.bias is not None:
         out = out + norm.bias.view(shape)
-    return out.to(x.dtype)
+    return torch.as_tensor(out.to(x.dtype))

@@ -36,7 +36,7 @@ class Traced:
         enter: Callable[..., None] | None = None,
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> Any:
-        with around(), _mended(self.root), _tapped(self.modules, leave, enter), _stepwise(self.root):
+        with around(), _tapped(self.modules, leave, enter), _mended(self.root), _stepwise(self.root):
             return call(self._run, copy_of(inputs))
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
