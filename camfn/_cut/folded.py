@@ -80,6 +80,12 @@ class BatchNormFolded:
         return outputs
 
 
+def rows_at_once(model: Any, batch: int) -> int | None:
+    """How many batches fill a network that `prepare` compiled; None for any other."""
+    compiled = vars(model).get(PREPARED)
+    return None if compiled is None else max(1, compiled.size // max(1, batch))
+
+
 def _laid(inputs: Any, memory: torch.memory_format) -> Any:
     """Put images channels last in memory, if `memory` is that format."""
     if memory is not torch.channels_last:

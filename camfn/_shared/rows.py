@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -81,7 +82,8 @@ def score_variants(
 ) -> Tensor:
     """Score each variant `change(row)` of a batch; several variants run as one larger batch where the scores agree.
 
-    A function `scores` may have a method `score_many`: it takes n batches, (n, B, ...), as one and returns (n, B).
+    A function `scores` may have a method `score_many`: it takes n batches, (n, B, ...), as one and returns (n, B); and
+    a method `rows_at_once`: it takes B and returns how many rows "auto" is to run at once, or None.
     `score_many` avoids `vmap` over the network, which is slower. It is used if it gives two very different batches the
     scores that they have one by one. Otherwise, and where data cannot be read (while compiling, under `vmap`), the
     rows run by `run_in_chunks`.
@@ -115,11 +117,33 @@ def score_variants(
         return one_score(what, scores(changed), changed.shape[0])
 
     if score_many is None or not _agrees(score_many, checked, change(rows[0])):
-        return run_in_chunks(lambda row: checked(change(row)), rows, chunk_size=chunk_size, progress=progress)
+        with refusing_chance(what, scores):
+            return run_in_chunks(lambda row: checked(change(row)), rows, chunk_size=chunk_size, progress=progress)
+    rows_at_once = getattr(scores, "rows_at_once", None)
+    if rows_at_once is not None and chunk_size == "auto":
+        chunk_size = rows_at_once(change(rows[0]).shape[0]) or "auto"
     if run_many is not None:
         return _chunked(partial(run_many, score_many), rows, chunk_size, progress)
     change_each = torch.vmap(change)
     return _chunked(lambda part: score_many(change_each(part)), rows, chunk_size, progress)
+
+
+@contextmanager
+def refusing_chance(what: str, scores: Any) -> Iterator[None]:
+    """Turn the refusal of `vmap` to draw random numbers into one that says which module draws and what to call.
+
+    `scores` may have a method `drawing`, which names the module.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "randomness" not in str(error):
+            raise
+        drawing = getattr(scores, "drawing", str)()
+        place = f" in {drawing}" if drawing else ""
+        raise CamfnError(
+            f"{what} draws random numbers{place}, so that changed inputs cannot be compared. Call model.eval() first"
+        ) from error
 
 
 def score_as_one_batch(run: Callable[[Tensor], Any], score: Callable[[Any], Tensor], batches: Tensor) -> Tensor:
@@ -320,7 +344,7 @@ def _agrees(score_many: Callable[[Tensor], Tensor], scores: Callable[[Tensor], T
     if not readable(batch):
         return False
     # the second batch is far from the first, so that a network that mixes samples (a mean over the batch) disagrees
-    other = batch.flip(1) / 2
+    other = batch.flip(1) / 2 + _ripple(batch)
     with torch.no_grad():
         alone = torch.stack([scores(batch), scores(other)])
         try:
@@ -333,3 +357,10 @@ def _agrees(score_many: Callable[[Tensor], Tensor], scores: Callable[[Tensor], T
     if together.shape != alone.shape or not alone.is_floating_point() or not readable(alone, together):
         return False
     return same_numbers(alone, together)
+
+
+def _ripple(batch: Tensor) -> Tensor:
+    """Return numbers that differ from place to place, up to a quarter of the largest in the batch, or of 1."""
+    scale = batch.nan_to_num(0.0, 0.0, 0.0).abs().amax()
+    angles = torch.arange(batch.numel(), device=batch.device, dtype=torch.float32).reshape(batch.shape)
+    return angles.sin().abs().to(batch.dtype) * torch.where(scale == 0, 1.0, scale).to(batch.dtype) / 4

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._shared.checks import function
 from .._shared.maps import channel_sum, spatial_mean, spatial_sum, weighted_sum, widen
 from .._shared.quadrature import gauss_legendre
-from .._shared.rows import ChunkSize, Progress, no_nan, one_score, run_in_chunks
+from .._shared.rows import ChunkSize, Progress, no_nan, one_score, refusing_chance, run_in_chunks
 from ._checks import TAIL, at_least_one, checked
 
 
@@ -144,7 +144,8 @@ def lift_cam(
         return torch.cat([spatial_sum(a * widen(slope)), scores[:, None].to(a.dtype)], 1)
 
     rows = torch.tensor(nodes, dtype=activations.dtype, device=activations.device)
-    terms = run_in_chunks(contribution, rows, chunk_size=chunk_size, progress=progress)
+    with refusing_chance("lift_cam: tail", tail):
+        terms = run_in_chunks(contribution, rows, chunk_size=chunk_size, progress=progress)
     no_nan("lift_cam: tail", terms[..., -1].mT, activations)
     weights = einsum(terms[..., :-1], torch.tensor(lengths, dtype=a.dtype, device=a.device), "n b c, n -> b c")
     no_nan("lift_cam: the derivative of tail", weights, activations)

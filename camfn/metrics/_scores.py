@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .._cut.folded import BatchNormFolded
+from .._cut.folded import BatchNormFolded, rows_at_once
 from .._cut.graft import bare
 from .._shared.checks import is_concrete
 from .._shared.errors import CamfnError
@@ -82,6 +82,11 @@ class _Pinned:
     def __call__(self, images: Tensor) -> Tensor:
         with torch.no_grad():
             return self.score(self.model(images))
+
+    def rows_at_once(self, batch: int) -> int | None:
+        """How many batches of this many images run at once, for a compiled network."""
+        model = self.model.model if isinstance(self.model, BatchNormFolded) else self.model
+        return rows_at_once(model, batch) if isinstance(model, nn.Module) else None
 
     def score_many(self, batches: Tensor) -> Tensor:
         """Score n batches as one: (n, B, ...) to (n, B)."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from camfn import explainer, methods
+from camfn import CamfnError, explainer, methods
 from camfn.methods import ablation_cam, score_cam
 from tests.methods.cases import Case
 from tests.methods.laws import NEW, A, cases, close, given, nearly, normal
@@ -162,3 +162,32 @@ def test_a_score_that_is_nan_is_refused(method: Callable[..., Tensor]) -> None:
     given: dict[str, Any] = {"tail": lost} if method is ablation_cam else {"forward": lost, "inputs": x}
     with pytest.raises(ValueError, match=f"{method.__name__}: .* returned NaN for sample 1"):
         method(A, **given)
+
+
+DRAWN = ("ablation_cam", "score_cam", "recipro_cam", "lift_cam", "fd_cam", "group_cam", "ss_cam", "is_cam", "poly_cam")
+"""Methods that run the network under `vmap`, RISE apart."""
+
+
+class Dropping(nn.Module):
+    """A network with a dropout, a BatchNorm and a stochastic depth of its own."""
+
+    def __init__(self, drop: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.chance, self.last = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), drop(), nn.Conv2d(4, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.chance(self.norm(self.conv(x)).relu())).mean((2, 3))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("drop", [lambda: nn.Dropout(0.5), lambda: nn.Dropout2d(0.5), nn.AlphaDropout])
+@pytest.mark.parametrize("name", [*DRAWN, "rise"])
+def test_a_network_that_draws_is_named(name: str, drop: Callable[[], nn.Module]) -> None:
+    net = seeded(lambda: Dropping(drop)).train()
+    explain = explainer(partial(getattr(methods, name), **BOUND.get(name, {})), net, "norm")
+    with pytest.raises(CamfnError, match=rf"^{name}: .*'chance', a \w*Dropout\w* in training.*Call model\.eval\(\)"):
+        explain(images(2, 3, 12, 10), 1)
+    assert (
+        explainer(partial(getattr(methods, name), **BOUND.get(name, {})), net.eval(), "norm")(images(2, 3, 12, 10), 1)
+        .isfinite()
+        .all()
+    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from camfn import metrics
 from tests.nets.small import Net, images, seeded
@@ -175,3 +176,59 @@ def test_a_model_that_returns_nan_for_what_is_masked_is_named() -> None:
     x = images(2, 3, 4, 4)
     with pytest.raises(ValueError, match="norm of 0"):
         metrics.deletion(metrics.scores_of(Norm().eval(), x), x, torch.ones(2, 4, 4), step=8)
+
+
+# ----------------------------------------------------------------------------------- networks that folding must respect
+
+
+class Fixed(nn.Module):
+    """Convolution and BatchNorm, then something that joins samples or counts on their number."""
+
+    def __init__(self, after: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.after = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.norm(self.conv(x)).tanh())
+
+
+METRICS: dict[str, Callable[..., Any]] = {
+    "deletion": lambda *given: metrics.deletion(*given, step=0.2).scores,
+    "insertion": lambda *given: metrics.insertion(*given, baseline=0.0, step=0.2).scores,
+    "pixel_flipping": lambda *given: metrics.pixel_flipping(*given, side=3, step=0.2).scores,
+    "road": lambda *given: metrics.road(*given, std=0.0).scores,
+    "road_combined": lambda *given: metrics.road_combined(*given, std=0.0),
+    "infidelity": lambda *given: metrics.infidelity(*given, noise=images(6, 3, 9, 7)),
+}
+each_metric = pytest.mark.parametrize("name", METRICS)
+
+
+@each_metric
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda y: y.mean((2, 3)).reshape(2, 4),
+        lambda y: (y - y.mean(0)).mean((2, 3)),
+        lambda y: y.flatten(2).softmax(0).sum(2),
+        lambda y: y.contiguous().view(2, -1)[:, :5],
+    ],
+    ids=["reshape", "mean of the batch", "softmax over the batch", "view"],
+)
+def test_a_network_that_takes_one_batch_alone(name: str, after: Callable[[Tensor], Tensor]) -> None:
+    net, x, heatmap = seeded(lambda: Fixed(after)), images(2, 3, 9, 7), images(2, 9, 7, seed=3)
+    score = metrics.scores_of(net, x, 1)
+    torch.testing.assert_close(METRICS[name](score, x, heatmap), METRICS[name](lambda y: score(y), x, heatmap))
+
+
+@each_metric
+@pytest.mark.parametrize("inside", ["nothing", "images", "network"])
+def test_inference_mode(name: str, inside: str) -> None:
+    x, heatmap, net = images(2, 3, 9, 7), images(2, 9, 7, seed=3), seeded(Net)
+    expected = METRICS[name](metrics.scores_of(net, x, 1), x, heatmap)
+    with torch.inference_mode():
+        if inside == "images":
+            x, heatmap = x.clone(), heatmap.clone()
+        if inside == "network":
+            net = seeded(Net)
+        found = METRICS[name](metrics.scores_of(net, x, 1), x, heatmap)
+    torch.testing.assert_close(found, expected)
