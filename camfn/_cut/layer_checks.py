@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError, CaptureError
 from .._shared.spelling import near
+from .folded import FOLDED_BY
 from .graft import bare, is_quantized, no_derivative
 
 
@@ -38,6 +39,18 @@ def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
     """Check the model, and return the dotted name in it of `layer`, a dotted name or a module."""
     if not torch.compiler.is_compiling():
         check_model(model)
+    name = _name_in(model, layer)
+    norm = vars(bare(model).get_submodule(name)).get(FOLDED_BY)
+    if norm is not None:
+        raise CaptureError(
+            f"layer {name!r} has no output of its own in a prepared network, where the BatchNorm {norm!r} is folded "
+            f"into the convolution before it. Take the layer {norm!r}, or the model that was prepared"
+        )
+    return name
+
+
+def _name_in(model: nn.Module, layer: str | nn.Module) -> str:
+    """Return the dotted name in the model of `layer`, a dotted name or a module."""
     inner = bare(model)
     if isinstance(layer, nn.Module):
         layer = inner if layer is model else bare(layer)
