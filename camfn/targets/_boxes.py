@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .._shared.boxes import box_iou
 from .._shared.checks import describe
+from .._shared.devices import brought, tensor_on
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ._score import Classes, Move, Score, class_index, named_output
@@ -81,7 +82,7 @@ def torchvision_head(count: int = 91) -> BoxHead:
 
     def scores(outputs: Any) -> Tensor:
         values, labels = padded(outputs, "scores"), padded(outputs, "labels")
-        return torch.zeros(*values.shape, count).to(values).scatter(2, labels[..., None], values[..., None])
+        return values.new_zeros(*values.shape, count).scatter(2, labels[..., None], values[..., None])
 
     return BoxHead(lambda outputs: padded(outputs, "boxes"), scores, fixed=False)
 
@@ -158,7 +159,7 @@ def box_score(
             value = head.objectness_of(outputs).gather(1, which[:, None])[:, 0]
         else:
             corners = boxes.gather(1, which[:, None, None].expand(-1, 1, 4))[:, 0]
-            value = corners @ torch.tensor(_COORDINATES[part]).to(corners)
+            value = corners @ tensor_on(_COORDINATES[part], corners.device, corners.dtype)
         return torch.where(exists, value, 0.0)
 
     def pinned(outputs: Any) -> Score:
@@ -243,10 +244,10 @@ def detection_similarity(
 
     def wanted_probabilities(boxes: Tensor, scores: Tensor) -> Tensor:
         if probabilities is not None:
-            return probabilities.to(scores).expand(scores.shape[0], scores.shape[2])
+            return brought(probabilities, scores).expand(scores.shape[0], scores.shape[2])
         if classes is not None:
             own = class_index(scores[:, 0], classes)
-            return (torch.arange(scores.shape[2], device=own.device) == own).to(scores.dtype)
+            return torch.zeros_like(scores[:, 0]).scatter(1, own, 1.0)
         which, _ = _candidate(box, None, boxes, scores)
         return scores.detach().gather(1, which[:, None, None].expand(-1, 1, scores.shape[2]))[:, 0]
 
@@ -295,7 +296,7 @@ def _index_or_corners(box: Box, boxes: Tensor) -> tuple[Tensor | None, Tensor | 
     batch, count = boxes.shape[:2]
     if box is None:
         return None, None
-    value = torch.as_tensor(box, device=boxes.device)
+    value = tensor_on(box, boxes.device)
     if isinstance(box, int) or (isinstance(box, Tensor) and not value.is_floating_point()):
         if tuple(value.shape) not in ((), (batch,)):
             raise CamfnError(f"box: expected one index, or {batch}, one a sample; got {tuple(value.shape)}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._shared.checks import class_in_range, describe, length_matches
+from .._shared.devices import brought, tensor_on
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ._score import Classes, Move, Score, class_index, class_indices, named_output
@@ -105,7 +106,7 @@ def similarity(reference: Tensor) -> Score:
                 "that ends in one, such as CLIPVisionModelWithProjection, or a function: "
                 "lambda outputs: similarity(reference)(outputs.hidden[:, 0])"
             )
-        other, (batch, size) = reference.detach().to(embedding), embedding.shape
+        other, (batch, size) = brought(reference.detach(), embedding), embedding.shape
         if other.ndim not in (1, 2) or other.shape[-1] != size or other.shape[0] not in (1, batch, size):
             raise CamfnError(f"reference: expected shape ({size},) or {(batch, size)}, got {tuple(other.shape)}")
         return safe_divide((embedding * other).sum(1), embedding.norm(dim=1) * other.norm(dim=-1))
@@ -171,8 +172,8 @@ def several(labels: Sequence[int] | Tensor | None = None, *, threshold: float = 
         if isinstance(labels, Tensor) and labels.dtype is torch.bool:
             if labels.shape != logits.shape:
                 raise CamfnError(f"labels: expected bool of shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
-            return labels.to(logits.device)
-        index = class_indices("labels", labels, logits, lambda: "(n,)")
+            return tensor_on(labels, logits.device)
+        index = class_indices("labels", labels, logits, lambda: "(n,)", waits=True)
         return (index.reshape(-1, 1) == torch.arange(logits.shape[1], device=logits.device)).any(0).expand_as(logits)
 
     def score(outputs: Any) -> Tensor:
@@ -206,7 +207,7 @@ def token_log_probability(tokens: Tensor | Sequence[int], *, position: int | Non
         logits = named_output(outputs, "logits")
         if not isinstance(logits, Tensor) or logits.ndim != 3:
             raise CamfnError(f"token_log_probability needs logits (B, T, V); the model returned {describe(outputs)}")
-        text = torch.as_tensor(tokens, device=logits.device)
+        text = tensor_on(tokens, logits.device)
         batch, length, words = logits.shape
         if text.ndim not in (1, 2) or text.shape[-1] != length or (text.ndim == 2 and text.shape[0] != batch):
             raise CamfnError(f"tokens: expected ({length},) or ({batch}, {length}), got {tuple(text.shape)}")
@@ -257,7 +258,7 @@ def _each_sample(mask: Tensor, logits: Tensor) -> Tensor:
             f"region: expected a mask with {spatial} spatial dimensions, one for all samples or one a sample, "
             f"got {tuple(mask.shape)} for logits {tuple(logits.shape)}"
         )
-    weights = mask.to(logits) if mask.ndim > spatial else mask.to(logits)[None]
+    weights = brought(mask if mask.ndim > spatial else mask[None], logits)
     if weights.shape[0] != 1:
         length_matches("region", weights.shape[0], batch)
     return weights.expand(batch, *weights.shape[1:])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import class_in_range, describe, length_matches
+from .._shared.devices import tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.vocabulary import ScoreFn
 
@@ -142,7 +143,9 @@ def class_index(logits: Tensor, classes: Classes) -> Tensor:
     return index.expand(batch)[:, None]
 
 
-def class_indices(argument: str, given: Any, logits: Tensor, shape: Callable[[], str], *, none: bool = False) -> Tensor:
+def class_indices(
+    argument: str, given: Any, logits: Tensor, shape: Callable[[], str], *, none: bool = False, waits: bool = False
+) -> Tensor:
     """Return class indices as an integer tensor; an error names the argument and the shape expected.
 
     Args:
@@ -151,21 +154,22 @@ def class_indices(argument: str, given: Any, logits: Tensor, shape: Callable[[],
         logits: (B, K).
         shape: makes the text of the shape; a text made ahead of the error would fix the sizes in it while compiling.
         none: whether no index at all is right, as for a batch of none.
+        waits: whether to read indices on an accelerator, too: needed where nothing gathers by them.
     """
     expected = "a class index, or integers of shape"
     if isinstance(given, (list, tuple)) and any(isinstance(one, bool) for one in given):
         raise ArgumentTypeError(f"{argument}: expected {expected} {shape()}; got bools: {list(given)[:8]}")
     try:
-        index = torch.as_tensor(given, device=logits.device)
+        index = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentTypeError(f"{argument}: expected {expected} {shape()}; got {describe(given)}") from error
     empty = any(size == 0 for size in index.shape)
     if empty and none:
-        return index.long()
+        return tensor_on(index, logits.device).long()
     if empty or index.is_floating_point() or index.is_complex() or index.dtype is torch.bool:
         raise CamfnError(f"{argument}: expected integers, shape {shape()}; got {tuple(index.shape)} of {index.dtype}")
-    class_in_range(index, logits.shape[1])
-    return index.long()
+    class_in_range(index, logits.shape[1], waits=waits)
+    return tensor_on(index, logits.device).long()
 
 
 def refuse_one_logit(logits: Tensor, classes: Classes, *, over_classes: bool) -> None:
