@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from camfn import Layout
+from camfn import LayoutPair
 from camfn._layout.pairs import tokens
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
@@ -29,7 +29,7 @@ class Subject(NamedTuple):
 
     model: nn.Module
     layer: str
-    layout: Layout | None
+    layout: LayoutPair | None
 
     @property
     def device(self) -> torch.device:
@@ -64,7 +64,7 @@ def _vit() -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-_SUBJECTS: dict[str, tuple[Callable[[], nn.Module], str, Layout | None]] = {
+_SUBJECTS: dict[str, tuple[Callable[[], nn.Module], str, LayoutPair | None]] = {
     "resnet50": (lambda: _torchvision("resnet50"), "layer4", None),
     "vit_b_16": (_vit, "encoder.layers.encoder_layer_11.ln_1", tokens((14, 14))),
     "efficientnet_b0": (lambda: _torchvision("efficientnet_b0"), "features", None),

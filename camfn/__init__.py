@@ -22,6 +22,7 @@ from ._shared.errors import CaptureError as CaptureError
 from ._shared.vocabulary import Captured as Captured
 from ._shared.vocabulary import Inputs as Inputs
 from ._shared.vocabulary import Layout as Layout
+from ._shared.vocabulary import LayoutPair as LayoutPair
 from ._shared.vocabulary import Method as Method
 from ._shared.vocabulary import Target as Target
 

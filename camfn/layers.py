@@ -17,7 +17,7 @@ from ._shared.checks import describe
 from ._shared.errors import CaptureError
 from ._shared.inputs import call, copy_of, floating_leaves
 from ._shared.maps import resize
-from ._shared.vocabulary import Inputs, Layout, Reading, Target
+from ._shared.vocabulary import Inputs, LayoutPair, Reading, Target
 
 _PASSES_ON = re.compile("dropout|droppath|identity")
 _NO_FEATURES = re.compile("(max|avg|adaptive|lp|blur).*pool|permute|flatten|softmax|linear|^embedding$|positional")
@@ -40,7 +40,7 @@ class Suggestion(NamedTuple):
     spatial: tuple[int, ...]
     channels: int
     depends: bool
-    layout: Layout | None
+    layout: LayoutPair | None
     reason: str
 
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from .._shared.errors import CamfnError
-from .._shared.vocabulary import Layout
+from .._shared.value import Value
 
 
-def tokens(
-    grid: Sequence[int],
-    *,
-    prefix: int = 1,
-    suffix: int = 0,
-    keep_prefix: bool = True,
-    channels_first: bool = False,
-    batch_first: bool = True,
-) -> Layout:
+def _frozen(layout: Value, *names: str) -> None:
+    """Turn fields of a layout that hold sequences into tuples."""
+    for name in names:
+        object.__setattr__(layout, name, tuple(getattr(layout, name)))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class tokens(Value):
     """Tokens (B, prefix + N + suffix, C) as a map (B, C, *grid), for vision transformers.
 
     Args:
@@ -42,33 +42,53 @@ def tokens(
         >>> tokens((14, 14), batch_first=False).to_map(torch.ones(197, 2, 384)).shape
         torch.Size([2, 384, 14, 14])
     """
-    if channels_first and not batch_first:
-        raise CamfnError("tokens: (B, C, tokens) is channels_first=True, (tokens, B, C) batch_first=False; not both")
-    axes = (1, 2) if channels_first else (0, 0) if batch_first else (0, 1)
-    shape = "(B, C, {})" if channels_first else "(B, {}, C)" if batch_first else "({}, B, C)"
-    sizes = {f"s{i}": size for i, size in enumerate(grid)}
-    axis_names = " ".join(sizes)
-    end = prefix + math.prod(grid)
-    count = end + suffix
 
-    def to_map(raw: Tensor) -> Tensor:
-        if raw.ndim != 3 or raw.transpose(*axes).shape[1] != count:
-            suffix_text = f", suffix={suffix}" if suffix else ""
+    grid: Sequence[int]
+    _: KW_ONLY
+    prefix: int = 1
+    suffix: int = 0
+    keep_prefix: bool = True
+    channels_first: bool = False
+    batch_first: bool = True
+
+    def __post_init__(self) -> None:
+        _frozen(self, "grid")
+        if self.channels_first and not self.batch_first:
             raise CamfnError(
-                f"layout tokens({tuple(grid)}, prefix={prefix}{suffix_text}) stands for {shape.format(count)}; "
-                f"the layer gives {tuple(raw.shape)}"
+                "tokens: (B, C, tokens) is channels_first=True, (tokens, B, C) batch_first=False; not both"
             )
-        return rearrange(raw.transpose(*axes)[:, prefix:end], f"b ({axis_names}) c -> b c {axis_names}", **sizes)
+        if min(self.grid, default=0) < 1 or self.prefix < 0 or self.suffix < 0:
+            raise CamfnError(
+                f"tokens: expected a grid such as (14, 14), and numbers of tokens of at least 0; got {self!r}"
+            )
 
-    def from_map(cam: Tensor, like: Tensor) -> Tensor:
-        unchanged = (like if keep_prefix else torch.zeros_like(like)).transpose(*axes)
-        patches = rearrange(cam, f"b c {axis_names} -> b ({axis_names}) c")
-        return torch.cat([unchanged[:, :prefix], patches, unchanged[:, end:]], 1).transpose(*axes)
+    def to_map(self, raw: Tensor) -> Tensor:
+        """Turn tokens into a map (B, C, *grid)."""
+        end = self.prefix + math.prod(self.grid)
+        if raw.ndim != 3 or self._in_order(raw).shape[1] != end + self.suffix:
+            shape = "({}, B, C)" if not self.batch_first else "(B, C, {})" if self.channels_first else "(B, {}, C)"
+            suffix = f", suffix={self.suffix}" if self.suffix else ""
+            raise CamfnError(
+                f"layout tokens({self.grid}, prefix={self.prefix}{suffix}) stands for "
+                f"{shape.format(end + self.suffix)}; the layer gives {tuple(raw.shape)}"
+            )
+        patches = self._in_order(raw)[:, self.prefix : end].transpose(1, 2)
+        return patches.reshape(*patches.shape[:2], *self.grid)
 
-    return Layout(to_map, from_map)
+    def from_map(self, cam: Tensor, like: Tensor) -> Tensor:
+        """Turn a map into tokens, with the others of `like`, or zeros."""
+        end = self.prefix + math.prod(self.grid)
+        others = self._in_order(like if self.keep_prefix else torch.zeros_like(like))
+        patches = cam.flatten(2).transpose(1, 2)
+        return self._in_order(torch.cat([others[:, : self.prefix], patches, others[:, end:]], 1))
+
+    def _in_order(self, raw: Tensor) -> Tensor:
+        """Swap the axes to (B, tokens, C), or back."""
+        return raw.transpose(1, 2) if self.channels_first else raw if self.batch_first else raw.transpose(0, 1)
 
 
-def unrolled(grid: Sequence[int], strides: Sequence[Sequence[int]]) -> Layout:
+@dataclass(frozen=True, eq=False, repr=False)
+class unrolled(Value):
     """Tokens (B, N, C) in the order of Hiera, as a map (B, C, *grid).
 
     Hiera puts the tokens that one pooling joins far apart in the sequence. A first stride (2, 2) puts all places of
@@ -88,45 +108,66 @@ def unrolled(grid: Sequence[int], strides: Sequence[Sequence[int]]) -> Layout:
         >>> order[0, 0, 0].tolist()
         [0.0, 4.0, 1.0, 5.0]
     """
-    axes = range(len(grid))
-    products = [math.prod(stride[i] for stride in strides) for i in axes]
-    if any(size % product for size, product in zip(grid, products)):
-        raise CamfnError(f"unrolled: expected a grid of multiples of {tuple(products)}, got {tuple(grid)}")
-    names = {f"s{i}_{step}": stride[i] for step, stride in enumerate(strides) for i in axes}
-    names |= {f"s{i}_rest": size // product for i, (size, product) in enumerate(zip(grid, products))}
-    steps = [*map(str, range(len(strides))), "rest"]
-    order = " ".join(f"s{i}_{step}" for step in steps for i in axes)
-    places = " ".join("(" + " ".join(f"s{i}_{step}" for step in reversed(steps)) + ")" for i in axes)
-    count = math.prod(grid)
 
-    def to_map(raw: Tensor) -> Tensor:
+    grid: Sequence[int]
+    strides: Sequence[Sequence[int]]
+
+    def __post_init__(self) -> None:
+        _frozen(self, "grid", "strides")
+        object.__setattr__(self, "strides", tuple(tuple(stride) for stride in self.strides))
+        products = self._products()
+        if any(size % product for size, product in zip(self.grid, products)):
+            raise CamfnError(f"unrolled: expected a grid of multiples of {products}, got {tuple(self.grid)}")
+
+    def to_map(self, raw: Tensor) -> Tensor:
+        """Turn tokens into a map (B, C, *grid)."""
+        count = math.prod(self.grid)
         if raw.ndim != 3 or raw.shape[1] != count:
             raise CamfnError(
-                f"layout unrolled({tuple(grid)}) stands for (B, {count}, C); the layer gives {tuple(raw.shape)}"
+                f"layout unrolled({tuple(self.grid)}) stands for (B, {count}, C); the layer gives {tuple(raw.shape)}"
             )
-        return rearrange(raw, f"b ({order}) c -> b c {places}", **names)
+        order, places, sizes = self._axes()
+        return rearrange(raw, f"b ({order}) c -> b c {places}", **sizes)
 
-    return Layout(to_map, lambda cam, like: rearrange(cam, f"b c {places} -> b ({order}) c", **names))
+    def from_map(self, cam: Tensor, like: Tensor) -> Tensor:
+        """Turn a map into tokens."""
+        order, places, sizes = self._axes()
+        return rearrange(cam, f"b c {places} -> b ({order}) c", **sizes)
+
+    def _products(self) -> tuple[int, ...]:
+        return tuple(math.prod(stride[i] for stride in self.strides) for i in range(len(self.grid)))
+
+    def _axes(self) -> tuple[str, str, dict[str, int]]:
+        """Return the axes of the tokens in the layer's order and on the map, and their sizes, for einops."""
+        axes = range(len(self.grid))
+        sizes = {f"s{i}_{step}": stride[i] for step, stride in enumerate(self.strides) for i in axes}
+        sizes |= {f"s{i}_rest": size // product for i, (size, product) in enumerate(zip(self.grid, self._products()))}
+        steps = [*map(str, range(len(self.strides))), "rest"]
+        order = " ".join(f"s{i}_{step}" for step in steps for i in axes)
+        places = " ".join("(" + " ".join(f"s{i}_{step}" for step in reversed(steps)) + ")" for i in axes)
+        return order, places, sizes
 
 
-def channels_last() -> Layout:
+@dataclass(frozen=True, eq=False, repr=False)
+class channels_last(Value):
     """Channels last, (B, *spatial, C), as a map (B, C, *spatial): Swin, and other networks that end in a LayerNorm.
 
     Example:
         >>> channels_last().to_map(torch.ones(2, 7, 7, 768)).shape
         torch.Size([2, 768, 7, 7])
     """
-    return Layout(lambda raw: raw.movedim(-1, 1), lambda cam, like: cam.movedim(1, -1))
+
+    def to_map(self, raw: Tensor) -> Tensor:
+        """Move the channels to the second place."""
+        return raw.movedim(-1, 1)
+
+    def from_map(self, cam: Tensor, like: Tensor) -> Tensor:
+        """Move the channels to the last place."""
+        return cam.movedim(1, -1)
 
 
-def windows(
-    grid: tuple[int, int],
-    window: tuple[int, int],
-    *,
-    shift: tuple[int, int] = (0, 0),
-    dilated: bool = False,
-    channels_first: bool = False,
-) -> Layout:
+@dataclass(frozen=True, eq=False, repr=False)
+class windows(Value):
     """Windows of a map, joined to the map (B, C, *grid), for layers in the attention of Swin, MaxViT and MobileViT.
 
     The n windows of a sample follow each other row by row: (B n, h, w, C), (B n, h w, C) or (B, n, h w, C). Where the
@@ -151,35 +192,51 @@ def windows(
         >>> every_other[0, 0, 0].tolist()
         [0.0, 4.0, 1.0, 5.0]
     """
-    (height, width), (h, w) = grid, window
-    down, across = -(-height // h), -(-width // w)
-    map_axes = "(h down) (w across)" if dilated else "(down h) (across w)"
 
-    def with_channels_last(raw: Tensor) -> Tensor:
-        return raw.movedim(1, -1) if channels_first else raw
+    grid: tuple[int, int]
+    window: tuple[int, int]
+    _: KW_ONLY
+    shift: tuple[int, int] = (0, 0)
+    dilated: bool = False
+    channels_first: bool = False
 
-    def padded_map(raw: Tensor) -> Tensor:
+    def __post_init__(self) -> None:
+        _frozen(self, "grid", "window", "shift")
+
+    def to_map(self, raw: Tensor) -> Tensor:
+        """Join the windows to the map (B, C, *grid)."""
+        return self._padded_map(raw)[..., : self.grid[0], : self.grid[1]]
+
+    def from_map(self, cam: Tensor, like: Tensor) -> Tensor:
+        """Cut a map into windows, with the padding of `like`."""
+        (height, width), (h, w), original = self.grid, self.window, self._padded_map(like)
+        wide = torch.cat([cam, original[..., :height, width:]], -1)
+        padded = torch.cat([wide, original[..., height:, :]], -2).roll([-s for s in self.shift], (-2, -1))
+        pieces = rearrange(padded, f"b c {self._map_axes()} -> b down across h w c", h=h, w=w)
+        pieces = pieces.reshape(-1, *self._with_channels_last(like).shape[1:])
+        return pieces.movedim(-1, 1) if self.channels_first else pieces
+
+    def _padded_map(self, raw: Tensor) -> Tensor:
         """Join the windows to the map with its padding, as it was before the network rolled it."""
-        if samples_of(raw.shape, window, down * across, channels_first) is None:
+        (height, width), (h, w) = self.grid, self.window
+        down, across = -(-height // h), -(-width // w)
+        if samples_of(raw.shape, self.window, down * across, self.channels_first) is None:
             merged, apart = (f"(B * {down * across}, {h}, {w}, C)", f"(B, {down * across}, {h * w}, C)")
-            if channels_first:
+            if self.channels_first:
                 merged, apart = (f"(B * {down * across}, C, {h}, {w})", f"(B, C, {down * across}, {h * w})")
             raise CamfnError(
-                f"layout windows({grid}, {window}) stands for {merged}, or {apart}; the layer gives {tuple(raw.shape)}"
+                f"layout windows({self.grid}, {self.window}) stands for {merged}, or {apart}; the layer gives "
+                f"{tuple(raw.shape)}"
             )
-        pieces = with_channels_last(raw)
+        pieces = self._with_channels_last(raw)
         pieces = pieces.reshape(-1, down, across, h, w, pieces.shape[-1])
-        return rearrange(pieces, f"b down across h w c -> b c {map_axes}").roll(shift, (-2, -1))
+        return rearrange(pieces, f"b down across h w c -> b c {self._map_axes()}").roll(self.shift, (-2, -1))
 
-    def from_map(cam: Tensor, like: Tensor) -> Tensor:
-        original = padded_map(like)
-        wide = torch.cat([cam, original[..., :height, width:]], -1)
-        padded = torch.cat([wide, original[..., height:, :]], -2).roll([-s for s in shift], (-2, -1))
-        pieces = rearrange(padded, f"b c {map_axes} -> b down across h w c", h=h, w=w)
-        pieces = pieces.reshape(-1, *with_channels_last(like).shape[1:])
-        return pieces.movedim(-1, 1) if channels_first else pieces
+    def _map_axes(self) -> str:
+        return "(h down) (w across)" if self.dilated else "(down h) (across w)"
 
-    return Layout(lambda raw: padded_map(raw)[..., :height, :width], from_map)
+    def _with_channels_last(self, raw: Tensor) -> Tensor:
+        return raw.movedim(1, -1) if self.channels_first else raw
 
 
 def samples_of(shape: Sequence[int], window: tuple[int, int], count: int, channels_first: bool) -> int | None:

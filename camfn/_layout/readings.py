@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .._shared.errors import CaptureError
 from .._shared.inputs import floating_leaves
-from .._shared.vocabulary import AnyLayout, Layout, Reading
+from .._shared.vocabulary import AnyLayout, LayoutPair, Reading
 from .facts import LayerContext, channel_axis, is_norm, width_of
 from .pairs import channels_last
 from .tokens import token_readings
@@ -25,7 +25,7 @@ def image_among(inputs: Any) -> Tensor | None:
     return next((leaf for leaf in leaves if leaf.ndim > 2), None)
 
 
-def layout_for(layout: AnyLayout, model: nn.Module, name: str, raw: Tensor, inputs: Any) -> Layout | None:
+def layout_for(layout: AnyLayout, model: nn.Module, name: str, raw: Tensor, inputs: Any) -> Any:
     """Return the layout that the caller chose; for "auto", find the layout of the layer whose output is `raw`.
 
     A layer's activations and its gradients have one shape: decide once, and apply `as_map` to each.
@@ -36,7 +36,7 @@ def layout_for(layout: AnyLayout, model: nn.Module, name: str, raw: Tensor, inpu
     return the_reading(model, name, raw, inputs).layout if layout == "auto" else layout
 
 
-def as_map(layout: Layout | None, raw: Tensor) -> Tensor:
+def as_map(layout: LayoutPair | None, raw: Tensor) -> Tensor:
     """Apply a layout to a layer's output or gradient; without a layout the tensor is (B, C, *spatial) already."""
     return layout.to_map(raw) if layout else raw
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from .. import CaptureError, Layout, attention, layers, layout, methods
+from .. import CaptureError, LayoutPair, attention, layers, layout, methods
 from .._shared.errors import UsageError
 from ..catalogue import info_of
 from ..transforms._fuse import matching
@@ -30,7 +30,7 @@ class Layer(NamedTuple):
 
     name: str
     channels: int
-    layout: Layout | None
+    layout: LayoutPair | None
     reason: str
 
 

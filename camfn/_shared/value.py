@@ -17,7 +17,8 @@ class Value:
 
     Two values are equal if they are of one class and hold equal fields: tensors with the same numbers, modules and
     functions that are the same object, `functools.partial` with the same parts. Fields that begin with an underscore
-    do not count. `class Name(Value, tree=True)` is a pytree whose leaves are its tensors, so that `vmap` takes it.
+    do not count. `class Name(Value, tree=True)` is a pytree, so that `vmap` takes it; its leaves are its tensors, also
+    those in its tuples and in other trees that it holds.
     """
 
     def __init_subclass__(cls, *, tree: bool = False, **options: Any) -> None:
@@ -33,17 +34,21 @@ class Value:
     def __hash__(self) -> int:
         return hash((type(self), *map(_hash, _held(self).values())))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: item for key, item in self.__dict__.items() if key != "_flat"}
+
     def __repr__(self) -> str:
         parts: list[str] = []
+        by_place = True
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
+            by_place = by_place and not field.kw_only
             if field.name.startswith("_") or not field.init:
                 continue
-            if field.kw_only or (parts and "=" in parts[-1]) or field.default is not MISSING:
-                if field.default is MISSING or not _equal(value, field.default):
-                    parts.append(f"{field.name}={shown(value)}")
+            if field.default is not MISSING and _equal(value, field.default):
+                by_place = False
             else:
-                parts.append(shown(value))
+                parts.append(shown(value) if by_place else f"{field.name}={shown(value)}")
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
@@ -58,6 +63,8 @@ def shown(value: Any) -> str:
         return f"partial({', '.join([shown(value.func), *bound])})"
     if isinstance(value, Tensor) and value.numel() > 8:
         return f"<tensor {tuple(value.shape)}>"
+    if isinstance(value, Tensor):
+        return " ".join(repr(value).split())
     if isinstance(value, (list, tuple)):
         items = ", ".join(map(shown, value))
         return f"[{items}]" if isinstance(value, list) else f"({items}{',' if len(value) == 1 else ''})"
@@ -97,21 +104,28 @@ def _hash(value: Any) -> int:
     return hash(value)
 
 
-_Parts = tuple[type[Any], tuple[str, ...], tuple[tuple[str, Any], ...]]
+_Parts = tuple[type[Any], tuple[str, ...], pytree.TreeSpec, tuple[int, ...], tuple[Any, ...]]
 
 
 def _flatten(value: Any) -> tuple[list[Any], _Parts]:
-    held = {field.name: getattr(value, field.name) for field in fields(value)}
-    # a tree that vmap rebuilds holds axes in the place of tensors, and must still flatten alike
-    names = value.__dict__.get("_leaves") or [name for name, item in held.items() if isinstance(item, Tensor)]
-    leaves = {name: held[name] for name in names}
-    rest = tuple((name, item) for name, item in held.items() if name not in leaves)
-    return list(leaves.values()), (type(value), tuple(leaves), rest)
+    """Take the tensors out of a value, also those in its tuples and in values that it holds."""
+    if "_flat" in value.__dict__:
+        flat: tuple[list[Any], _Parts] = value.__dict__["_flat"]
+        return flat
+    names = tuple(field.name for field in fields(value))
+    leaves, spec = pytree.tree_flatten([getattr(value, name) for name in names])
+    places = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+    rest = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
+    return [leaves[i] for i in places], (type(value), names, spec, places, rest)
 
 
 def _unflatten(leaves: Any, parts: _Parts) -> Any:
     """Put a value together again without its checks: a leaf may be anything, as an axis of `vmap` or None."""
-    cls, names, rest = parts
+    cls, names, spec, places, rest = parts
+    tensors = list(leaves)
+    taken, kept = iter(tensors), iter(rest)
+    merged = [next(taken) if i in places else next(kept) for i in range(len(tensors) + len(rest))]
     value = object.__new__(cls)
-    value.__dict__.update({**dict(zip(names, leaves)), **dict(rest), "_leaves": names})
+    # a tree that vmap rebuilds holds axes in the place of tensors, and must still flatten alike
+    value.__dict__.update({**dict(zip(names, pytree.tree_unflatten(merged, spec))), "_flat": (tensors, parts)})
     return value

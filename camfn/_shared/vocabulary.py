@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
+
+from .value import Value
 
 Inputs: TypeAlias = "Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]"
 """The arguments of a model: one tensor, positional arguments, or keyword arguments."""
@@ -39,10 +42,24 @@ class Captured(NamedTuple):
     outputs: Any
 
 
-class Layout(NamedTuple):
-    """A pair of inverse functions between a layer's own shape and (B, C, *spatial).
+@runtime_checkable
+class LayoutPair(Protocol):
+    """What a layout is: two inverse functions between a layer's own shape and (B, C, *spatial)."""
 
-    Attributes:
+    @property
+    def to_map(self) -> Callable[[Tensor], Tensor]:
+        """Function from a layer's output (or its gradient) to a map."""
+
+    @property
+    def from_map(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Function from a map, and the layer's output it was made from, to the shape of that output."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Layout(Value):
+    """A layout of your own, of two inverse functions between a layer's own shape and (B, C, *spatial).
+
+    Args:
         to_map: function from a layer's output (or its gradient) to a map.
         from_map: function from a map, and the layer's output it was made from, to the shape of that output.
     """
@@ -68,12 +85,12 @@ class Reading(NamedTuple):
     spatial: tuple[int, ...]
     channels: int
     prefix: int
-    layout: Layout | None
+    layout: LayoutPair | None
     reason: str
     call: str
 
 
-AnyLayout: TypeAlias = "Layout | Literal['auto'] | None"
+AnyLayout: TypeAlias = "LayoutPair | Literal['auto'] | None"
 """A layout, "auto" to find one, or None where a layer's output is (B, C, *spatial) already."""
 
 

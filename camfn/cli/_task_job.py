@@ -21,7 +21,7 @@ from .._photos.read import read_photo
 from .._shared.errors import PhotoError, UsageError
 from .._shared.files import write_whole
 from .._shared.vocabulary import ScoreFn
-from ..targets import BoxHead, box_score, mask_score, similarity, torchvision_head
+from ..targets import BoxHead, Head, box_score, mask_score, similarity, torchvision_head
 from ..zoo import Loaded
 from ._files import PhotoFiles, Record, with_ending
 from ._job import Job
@@ -134,7 +134,7 @@ class TaskJob(Job):
         return {"index": index, "name": names[index] if names else str(index), "score": value, "probability": value}
 
 
-def head_of(loaded: Loaded) -> BoxHead:
+def head_of(loaded: Loaded) -> Head:
     """Return the functions that read scores and boxes from the outputs of a detector of the zoo."""
     if loaded.name == "tiny:detector":
         return BoxHead(_corners, lambda out: out[..., 4:5].sigmoid() * out[..., 5:].softmax(-1))

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._shared.devices import brought, tensor_on
 from .._shared.errors import CamfnError
 from .._shared.maps import resize, safe_divide
 from .._shared.optional import extra
@@ -80,10 +79,10 @@ def concepts(
     if not 0 <= alpha <= 1:
         raise CamfnError(f"alpha: expected an opacity in [0, 1], got {alpha}")
     texts = _texts(labels, batch, rank)
-    paint = brought(_palette(rank) if colors is None else colors, photos)
+    paint = (_palette(rank) if colors is None else colors).to(photos)
     if paint.shape != (rank, 3):
         raise CamfnError(f"colors: expected ({rank}, 3), one color a concept, got {tuple(paint.shape)}")
-    full = work.amax((1, 2, 3)) if scale is None else tensor_on(scale, work.device, work.dtype).expand(batch)
+    full = work.amax((1, 2, 3)) if scale is None else torch.as_tensor(scale).to(work).expand(batch)
     strength = safe_divide(resize(work, photos.shape[-2:]), full[:, None, None, None]).to(photos)
     most, strongest = strength.max(1)
     pictures = torch.lerp(photos, paint[strongest].movedim(-1, 1), (alpha * most.clamp(max=1))[:, None])
@@ -141,7 +140,7 @@ def _mark(picture: Tensor, strength: Tensor, strongest: Tensor, paint: Tensor) -
             y, x = divmod(int(there.argmax()), width)
             edge = min(size, width // 2, height // 2)
             _badge(draw, min(max(x, edge), width - 1 - edge), min(max(y, edge), height - 1 - edge), size, k, paint[k])
-    rgba = brought(_tensor(layer), picture)
+    rgba = _tensor(layer).to(picture)
     return torch.lerp(picture, rgba[:3], rgba[3:])
 
 
@@ -153,7 +152,7 @@ def _with_legends(pictures: Tensor, texts: list[list[str]], paint: Tensor) -> Te
     strips = [_legend(each, pictures.shape[-1], size, paint) for each in texts]
     height = max(strip.shape[1] for strip in strips)
     strips = [functional.pad(strip, (0, 0, 0, height - strip.shape[1]), value=1.0) for strip in strips]
-    return torch.cat([pictures, brought(torch.stack(strips), pictures)], dim=2)
+    return torch.cat([pictures, torch.stack(strips).to(pictures)], dim=2)
 
 
 def _legend(texts: list[str], width: int, size: int, paint: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ..image._checks import within_unit
@@ -65,7 +64,7 @@ def baseline_of(what: str, baseline: Baseline, images: Tensor) -> Tensor:
     """Evaluate a baseline on the images, and broadcast it to their shape."""
     value = baseline(images) if callable(baseline) else torch.as_tensor(baseline)
     try:
-        return torch.broadcast_to(brought(value, images), images.shape)
+        return torch.broadcast_to(value.to(images), images.shape)
     except RuntimeError as error:
         raise CamfnError(
             f"{what}: baseline: expected something that broadcasts to the images, {tuple(images.shape)}; got "

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._shared.devices import tensor_on
 from .._shared.errors import CamfnError
 from .._shared.rows import ChunkSize, Progress
 from ._confidence import Baseline, baseline_of
@@ -125,7 +124,7 @@ def removal_curve(
         total = maps[0].numel()
     else:
         order, total = _square_ranks(maps, side)
-    counts = tensor_on(_counts(step, total), images.device)
+    counts = _counts(step, total).to(images.device)
     place = order[:, None]
     first, second = (images, base) if insert else (base, images)
 

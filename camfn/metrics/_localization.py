@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._shared.boxes import box_iou
-from .._shared.checks import length_matches, seen_false, shapes_agree
+from .._shared.checks import length_matches, shapes_agree
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ..image import to_boxes, to_mask
@@ -37,7 +37,7 @@ def boxes_in_pixels(fractions: Tensor, size: Sequence[int]) -> Tensor:
         >>> boxes_in_pixels(torch.tensor([[0.25, 0.5, 0.75, 1.0]]), (100, 200))
         tensor([[ 50.,  50., 150., 100.]])
     """
-    if fractions.shape[-1:] != (4,) or seen_false((fractions >= 0) & (fractions <= 1)):
+    if fractions.shape[-1:] != (4,) or not bool(((fractions >= 0) & (fractions <= 1)).all()):
         raise CamfnError(
             f"boxes_in_pixels: expected (..., 4) in [0, 1], got {tuple(fractions.shape)}, up to {fractions.max():g}"
         )
@@ -127,7 +127,7 @@ def energy_in_box(heatmap: Tensor, region: Boxes) -> Tensor:
         tensor([0.7500])
     """
     maps, masks = _on_region("energy_in_box", heatmap, region)
-    if seen_false(maps >= 0):
+    if bool((maps < 0).any()):
         raise CamfnError("energy_in_box: expected a heatmap without negative values; pass camfn.image.normalize(cam)")
     total = maps.sum((1, 2))
     return safe_divide((maps * masks).sum((1, 2)), total).to(heatmap.dtype)
@@ -280,7 +280,7 @@ def _boxes_by_sample(what: str, boxes: Boxes, size: Sequence[int]) -> list[Tenso
             raise CamfnError(f"{what}: boxes: expected (n, 4) with n > 0 for sample {index}, got {shape}")
         x0, y0, x1, y1 = each.unbind(1)
         inside = (x0 >= 0) & (y0 >= 0) & (x1 <= width) & (y1 <= height) & (x0 < x1) & (y0 < y1)
-        if seen_false(inside):
+        if not bool(inside.all()):
             bad = each[~inside][0].tolist()
             raise CamfnError(
                 f"{what}: boxes: expected x0 < x1 and y0 < y1 within {width} x {height} pixels of the heatmap, got "
@@ -303,12 +303,11 @@ def _check_masks(what: str, masks: Tensor, maps: Tensor) -> None:
     if masks.dtype != torch.bool:
         raise CamfnError(f"{what}: expected a mask of bool, got {masks.dtype}; pass mask > 0")
     shapes_agree(f"{what}: mask", masks.shape, maps.shape)
-    marked = masks.flatten(1).any(1)
-    if seen_false(marked):
-        sample = int(marked.int().argmin())
+    empty = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
+    if empty:
         raise CamfnError(
-            f"{what}: no pixel belongs to the object of sample {sample}; if the boxes are fractions of "
-            "the image, pass boxes_in_pixels(boxes, heatmap.shape[1:])"
+            f"{what}: no pixel belongs to the object of sample {empty[0]}; if the boxes are fractions of the image, "
+            "pass boxes_in_pixels(boxes, heatmap.shape[1:])"
         )
 
 

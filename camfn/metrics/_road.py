@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._shared.devices import brought, tensor_on
 from .._shared.errors import CamfnError
 from ._curves import Curve
 from ._impute import impute
@@ -72,7 +71,7 @@ def road(
             filled = torch.where(missing[:, None], filled + noise, filled)
         scores.append(score_once("road", score, filled))
     stacked = torch.stack(scores, 1)
-    return Curve(tensor_on(list(shares), stacked.device, stacked.dtype), stacked)
+    return Curve(torch.tensor(list(shares)).to(stacked), stacked)
 
 
 def road_combined(
@@ -130,4 +129,4 @@ def _noise(std: float, generator: torch.Generator | None, images: Tensor) -> Ten
             "road: expected a generator for the noise; pass generator=torch.Generator().manual_seed(0), or std=0"
         )
     drawn = torch.randn(images.shape[1:], generator=generator, device=generator.device, dtype=torch.float32)
-    return std * brought(drawn, images)
+    return std * drawn.to(images)

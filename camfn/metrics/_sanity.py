@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from .._cut.layer_checks import layer_name
 from .._shared.checks import shapes_agree
-from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from ..image._checks import as_maps, within_unit
 from ._complexity import correlation
@@ -52,7 +51,7 @@ def resampled(name: str, value: Tensor, generator: torch.Generator) -> Tensor:
     """
     draw = torch.randn(value.shape, generator=generator, device=generator.device, dtype=torch.float32)
     wide = value.detach().float()
-    drawn = wide.mean() + brought(draw, wide) * wide.std(correction=0)
+    drawn = wide.mean() + draw.to(value.device) * wide.std(correction=0)
     return drawn.to(value.dtype)
 
 

@@ -16,7 +16,7 @@ from .._shared.checks import is_concrete
 from .._shared.errors import CamfnError
 from .._shared.rows import ChunkSize, Progress, no_nan, one_score, score_as_one_batch, score_variants
 from .._shared.vocabulary import ScoreFn, Target
-from ..targets import Score, as_score, class_probability, pin
+from ..targets import as_score, class_probability, pin
 
 ScoreOf: TypeAlias = Callable[[Tensor], Tensor]
 """Images (B, C, *S) to scores (B,). A method `score_many`, (n, B, ...) to (n, B), runs n batches as one."""
@@ -55,7 +55,7 @@ def scores_of(model: nn.Module, images: Tensor, target: Target = _TOP) -> ScoreO
     if model.training:
         raise CamfnError(f"scores_of: this {type(model).__name__} is in training mode; call model.eval() first")
     score = as_score(target)
-    if isinstance(score, Score) and score.pinned:
+    if getattr(score, "pinned", None):
         with torch.no_grad():
             score = pin(score, model(images))
     return _Pinned(model, score)

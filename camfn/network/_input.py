@@ -8,7 +8,6 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .._shared.devices import tensor_on
 from .._shared.errors import CamfnError
 from .._shared.maps import widen
 from .._shared.quadrature import gauss_legendre
@@ -159,7 +158,7 @@ def integrated_gradients(
 
 def _start(baseline: float | Tensor, image: Tensor) -> Tensor:
     """Return the baseline in the shape of the image."""
-    start = tensor_on(baseline, image.device, image.dtype)
+    start = torch.as_tensor(baseline, dtype=image.dtype, device=image.device)
     try:
         return start.expand_as(image)
     except RuntimeError as error:

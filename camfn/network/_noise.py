@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import describe, shapes_agree
-from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.noise import draw_normal, one_source
 from .._shared.vocabulary import Inputs
@@ -40,7 +39,7 @@ def noisy(inputs: Inputs, noise_of: NoiseOf, std: float) -> Iterator[Inputs]:
     dims = tuple(range(1, image.ndim))
     spread = std * (image.amax(dims, keepdim=True) - image.amin(dims, keepdim=True))
     for noise in noise_of(image):
-        yield rebuild(image + spread * brought(noise, image))
+        yield rebuild(image + spread * noise.to(image))
 
 
 def _given(name: str, image: Tensor, noise: Tensor) -> Iterator[Tensor]:

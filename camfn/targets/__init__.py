@@ -1,11 +1,13 @@
 """Targets: functions from a model's outputs to the score that a map explains, one number a sample.
 
-Every target is a plain callable, so any function of the outputs can be a target. The targets of this package can also
-be added, subtracted and scaled: `class_score(281) - 0.5 * class_score(282)`.
+Any function of the outputs can be a target. The targets of this package are frozen dataclasses that are called: they
+can be added, subtracted and scaled (`class_score(281) - 0.5 * class_score(282)`), compared, copied and pickled, and are
+pytrees whose leaves are the tensors in them, so that `torch.vmap` goes over `class_score(torch.arange(5))`.
 """
 
 from ._boxes import Box as Box
 from ._boxes import BoxHead as BoxHead
+from ._boxes import Head as Head
 from ._boxes import box_score as box_score
 from ._boxes import detection_similarity as detection_similarity
 from ._boxes import detr_head as detr_head
@@ -24,6 +26,7 @@ from ._dense import similarity as similarity
 from ._dense import token_log_probability as token_log_probability
 from ._resolve import as_score as as_score
 from ._resolve import pin as pin
+from ._score import Arithmetic as Arithmetic
 from ._score import Classes as Classes
 from ._score import Move as Move
 from ._score import Score as Score

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._shared.checks import class_in_range, describe, length_matches
-from .._shared.devices import brought, tensor_on
-from .._shared.errors import CamfnError
+from .._shared.checks import describe, is_concrete, length_matches
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
-from ._score import Classes, Move, Score, class_index, class_indices, named_output
+from ._score import Arithmetic, Classes, Move, checked_classes, class_index, class_tensor, named_output
 
 Region = Tensor | Literal["all", "predicted"]
 
 
-def mask_score(classes: Classes = None, region: Region = "all") -> Score:
+@dataclass(frozen=True, eq=False, repr=False)
+class mask_score(Arithmetic, tree=True):
     """Sum of a class's logits over a region of a segmentation: Seg-Grad-CAM's target (2002.11434, eq. 2).
 
     Finds the logits in a tensor (B, K, *S), or under "out" (torchvision) or "logits" (Hugging Face).
@@ -26,10 +27,9 @@ def mask_score(classes: Classes = None, region: Region = "all") -> Score:
     Args:
         classes: an int, one a sample, or None for the class with the largest sum of logits over the region; with
             "predicted", the class that is predicted at the most positions.
-        region: "all" positions; the positions "predicted" as the class, which of one logit, (B, 1, *S), are those
-            where it is positive (a method that perturbs chooses them once, from the unperturbed image); or a mask,
-            (*T) or (B, *T), bool or weights, of any size: `mask_score` averages (or repeats) it to the size of the
-            logits.
+        region: "all" positions; the positions "predicted" as the class (a method that perturbs chooses them once, from
+            the unperturbed image; with one class, those where its logit is above 0); or a mask, (*T) or (B, *T), bool
+            or weights, of any size: `mask_score` averages (or repeats) it to the size of the logits.
 
     Raises:
         CamfnError: the outputs hold no such logits, a class is out of range, or a mask has other dimensions.
@@ -41,46 +41,61 @@ def mask_score(classes: Classes = None, region: Region = "all") -> Score:
         >>> mask_score(0)(logits), mask_score(0, right)(logits), mask_score(1, "predicted")(logits)
         (tensor([3.]), tensor([2.]), tensor([3.]))
     """
-    if isinstance(region, str) and region not in ("all", "predicted"):
-        raise CamfnError(f"region: expected 'all', 'predicted' or a mask, got {region!r}")
 
-    def class_and_weights(logits: Tensor) -> tuple[Tensor, Tensor]:
+    classes: Classes = None
+    region: Region = "all"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", checked_classes("classes", self.classes))
+        if isinstance(self.region, str) and self.region not in ("all", "predicted"):
+            raise CamfnError(f"region: expected 'all', 'predicted' or a mask, got {self.region!r}")
+        if not isinstance(self.region, (str, Tensor)):
+            raise ArgumentTypeError(
+                f"region: expected 'all', 'predicted' or a mask as a tensor, got {describe(self.region)}; "
+                "torch.as_tensor(mask) makes one"
+            )
+
+    def __call__(self, outputs: Any) -> Tensor:
+        """Score each sample, (B,)."""
+        logits = _dense_logits(outputs)
+        return _weighted_sum(logits, *self._class_and_weights(logits))
+
+    @property
+    def pinned(self) -> Callable[[Any], mask_score]:
+        """Take the class, and the positions that are predicted as it, at these outputs."""
+        return self._pin
+
+    @property
+    def moved(self) -> Callable[[Move], mask_score] | None:
+        """Move the mask; None where the region is no mask."""
+        return self._move if isinstance(self.region, Tensor) else None
+
+    def _class_and_weights(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the class, (B, 1), and the weight of each position, (B, *S)."""
         flat = logits.flatten(2).detach()
-        if isinstance(region, str):
-            won = _predicted(flat)
-            amount = won.to(flat.dtype).sum(2) if region == "predicted" else flat.sum(2)
-            index = class_index(amount, classes)
-            if region == "all":
-                return index, torch.ones_like(logits[:, 0])
-            place = index[..., None].expand(-1, -1, won.shape[2])
-            return index, won.gather(1, place)[:, 0].reshape(logits[:, 0].shape).to(logits.dtype)
-        weights = _resized(region, logits)
-        return class_index((flat * weights.flatten(1)[:, None]).sum(2), classes), weights
+        if isinstance(self.region, Tensor):
+            weights = _resized(self.region, logits)
+            return class_index((flat * weights.flatten(1)[:, None]).sum(2), self.classes), weights
+        if self.region == "all":
+            return class_index(flat.sum(2), self.classes), torch.ones_like(logits[:, 0])
+        won = _won(logits.detach()).to(logits.dtype)
+        index = class_index(won.flatten(2).sum(2), self.classes)
+        return index, won.gather(1, _at_places(index, won).expand(-1, -1, *won.shape[2:]))[:, 0]
 
-    def score(outputs: Any) -> Tensor:
+    def _pin(self, outputs: Any) -> mask_score:
         logits = _dense_logits(outputs)
-        return _weighted_sum(logits, *class_and_weights(logits))
+        index, weights = self._class_and_weights(logits)
+        if isinstance(self.region, Tensor):  # the mask keeps its size until it has moved
+            return mask_score(index[:, 0], _each_sample(self.region, logits))
+        return mask_score(index[:, 0], weights if self.region == "predicted" else self.region)
 
-    def mover(mask: Tensor, index: Classes) -> Callable[[Move], Score]:
-        return lambda move: mask_score(index, move(mask))
-
-    def pinned(outputs: Any) -> Score:
-        logits = _dense_logits(outputs)
-        index, weights = class_and_weights(logits)
-        fixed = Score(lambda later: _weighted_sum(_dense_logits(later), index, weights))
-        if isinstance(region, Tensor):
-            fixed.moved = mover(_each_sample(region, logits), index[:, 0])  # the mask keeps its size until it has moved
-        elif region == "predicted":
-            fixed.moved = mover(weights, index[:, 0])
-        return fixed
-
-    if not isinstance(region, Tensor):
-        return Score(score, pinned)
-    return Score(score, pinned, mover(region if region.ndim > 2 else region[None], classes))
+    def _move(self, move: Move) -> mask_score:
+        assert isinstance(self.region, Tensor)
+        return mask_score(self.classes, move(self.region if self.region.ndim > 2 else self.region[None]))
 
 
-def similarity(reference: Tensor) -> Score:
+@dataclass(frozen=True, eq=False, repr=False)
+class similarity(Arithmetic, tree=True):
     """Cosine between a sample's embedding and a reference embedding: of another image, or of a text.
 
     Finds the embedding in a tensor (B, D), or under "image_embeds", "text_embeds" or "pooler_output" (Hugging Face's
@@ -98,7 +113,14 @@ def similarity(reference: Tensor) -> Score:
         tensor([0.8000])
     """
 
-    def score(outputs: Any) -> Tensor:
+    reference: Tensor
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.reference, Tensor):
+            raise ArgumentTypeError(f"reference: expected a tensor (D,) or (B, D), got {describe(self.reference)}")
+
+    def __call__(self, outputs: Any) -> Tensor:
+        """Score each sample, (B,)."""
         embedding = named_output(outputs, "image_embeds", "text_embeds", "pooler_output")
         if not isinstance(embedding, Tensor) or embedding.ndim != 2:
             raise CamfnError(
@@ -106,15 +128,15 @@ def similarity(reference: Tensor) -> Score:
                 "that ends in one, such as CLIPVisionModelWithProjection, or a function: "
                 "lambda outputs: similarity(reference)(outputs.hidden[:, 0])"
             )
-        other, (batch, size) = brought(reference.detach(), embedding), embedding.shape
-        if other.ndim not in (1, 2) or other.shape[-1] != size or other.shape[0] not in (1, batch, size):
+        other, (batch, size) = self.reference.detach().to(embedding), embedding.shape
+        rows = other.shape[0] if other.ndim == 2 else 1
+        if other.ndim not in (1, 2) or other.shape[-1] != size or (rows != 1 and rows != batch):
             raise CamfnError(f"reference: expected shape ({size},) or {(batch, size)}, got {tuple(other.shape)}")
         return safe_divide((embedding * other).sum(1), embedding.norm(dim=1) * other.norm(dim=-1))
 
-    return Score(score)
 
-
-def regression(index: int = 0, *, sign: Literal[1, -1] = 1) -> Score:
+@dataclass(frozen=True, eq=False, repr=False)
+class regression(Arithmetic, tree=True):
     """One output of a regression, for a map of evidence that raises it; with `sign=-1`, that lowers it.
 
     A gradient method without an inner ReLU gives the same map with opposite signs for the two. Look at the signed map:
@@ -132,22 +154,29 @@ def regression(index: int = 0, *, sign: Literal[1, -1] = 1) -> Score:
         >>> regression(1, sign=-1)(torch.tensor([[3.0, 2.0]]))
         tensor([-2.])
     """
-    if sign not in (1, -1):
-        raise CamfnError(f"sign: expected 1 to explain a high output, or -1 to explain a low one; got {sign!r}")
 
-    def score(outputs: Any) -> Tensor:
+    index: int | Tensor = 0
+    _: KW_ONLY
+    sign: Literal[1, -1] = 1
+
+    def __post_init__(self) -> None:
+        if self.sign not in (1, -1):
+            raise CamfnError(
+                f"sign: expected 1 to explain a high output, or -1 to explain a low one; got {self.sign!r}"
+            )
+        object.__setattr__(self, "index", one_place("index", self.index))
+
+    def __call__(self, outputs: Any) -> Tensor:
+        """Score each sample, (B,)."""
         values = named_output(outputs, "logits")
         if not isinstance(values, Tensor) or values.ndim not in (1, 2):
             raise CamfnError(f"regression expects outputs (B,) or (B, n); the model returned {describe(outputs)}")
-        columns = values.reshape(len(values), -1)
-        if not -columns.shape[1] <= index < columns.shape[1]:
-            raise CamfnError(f"output {index} is out of range: the model has {columns.shape[1]}")
-        return sign * columns[:, index]
-
-    return Score(score)
+        columns = values[:, None] if values.ndim == 1 else values
+        return self.sign * at_place(columns, self.index, "output", "the model has {}")
 
 
-def several(labels: Sequence[int] | Tensor | None = None, *, threshold: float = 0.0) -> Score:
+@dataclass(frozen=True, eq=False, repr=False)
+class several(Arithmetic, tree=True):
     """Sum of the logits of several labels of a multi-label model.
 
     Args:
@@ -165,25 +194,44 @@ def several(labels: Sequence[int] | Tensor | None = None, *, threshold: float = 
         (tensor([-1.]), tensor([4.]))
     """
 
-    def wanted_labels(logits: Tensor) -> Tensor:
+    labels: Sequence[int] | Tensor | None = None
+    _: KW_ONLY
+    threshold: float | Tensor = 0.0
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.labels, Tensor) and self.labels.dtype is torch.bool):
+            object.__setattr__(self, "labels", checked_classes("labels", self.labels))
+
+    def __call__(self, outputs: Any) -> Tensor:
+        """Score each sample, (B,)."""
+        logits = _label_logits(outputs)
+        return (logits * self._wanted(logits)).sum(1)
+
+    @property
+    def pinned(self) -> Callable[[Any], several]:
+        """Take the labels at these outputs."""
+        return self._pin
+
+    def _pin(self, outputs: Any) -> several:
+        return several(self._wanted(_label_logits(outputs)))
+
+    def _wanted(self, logits: Tensor) -> Tensor:
         """Return whether each sample is scored by each label, (B, K) of bool."""
+        labels = self.labels
         if labels is None:
-            return logits.detach() > threshold
+            return logits.detach() > self.threshold
         if isinstance(labels, Tensor) and labels.dtype is torch.bool:
             if labels.shape != logits.shape:
                 raise CamfnError(f"labels: expected bool of shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
-            return tensor_on(labels, logits.device)
-        index = class_indices("labels", labels, logits, lambda: "(n,)", waits=True)
+            return labels.to(logits.device)
+        index = class_tensor(labels, logits)
+        if index.ndim > 1 or not index.numel():
+            raise CamfnError(f"labels: expected integers, shape (n,), or bool (B, K); got {tuple(index.shape)}")
         return (index.reshape(-1, 1) == torch.arange(logits.shape[1], device=logits.device)).any(0).expand_as(logits)
 
-    def score(outputs: Any) -> Tensor:
-        logits = _label_logits(outputs)
-        return (logits * wanted_labels(logits)).sum(1)
 
-    return Score(score, lambda outputs: several(wanted_labels(_label_logits(outputs))))
-
-
-def token_log_probability(tokens: Tensor | Sequence[int], *, position: int | None = None, ignore: int = -100) -> Score:
+@dataclass(frozen=True, eq=False, repr=False)
+class token_log_probability(Arithmetic, tree=True):
     """Log-probability that an encoder-decoder gives to a text, or to one of its tokens.
 
     Give the model the image and the text at once (teacher forcing), so that all tokens cost one forward. Its outputs
@@ -203,25 +251,51 @@ def token_log_probability(tokens: Tensor | Sequence[int], *, position: int | Non
         tensor([0.0625])
     """
 
-    def score(outputs: Any) -> Tensor:
+    tokens: Tensor | Sequence[int]
+    _: KW_ONLY
+    position: int | Tensor | None = None
+    ignore: int = -100
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", checked_classes("tokens", self.tokens))
+        if self.position is not None:
+            object.__setattr__(self, "position", one_place("position", self.position))
+
+    def __call__(self, outputs: Any) -> Tensor:
+        """Score each sample, (B,)."""
         logits = named_output(outputs, "logits")
         if not isinstance(logits, Tensor) or logits.ndim != 3:
             raise CamfnError(f"token_log_probability needs logits (B, T, V); the model returned {describe(outputs)}")
-        text = tensor_on(tokens, logits.device)
-        batch, length, words = logits.shape
+        text = torch.as_tensor(self.tokens, device=logits.device)
+        batch, length = logits.shape[:2]
         if text.ndim not in (1, 2) or text.shape[-1] != length or (text.ndim == 2 and text.shape[0] != batch):
             raise CamfnError(f"tokens: expected ({length},) or ({batch}, {length}), got {tuple(text.shape)}")
-        counts = text != ignore
-        index = torch.where(counts, text, 0).expand(batch, length)
-        class_in_range(index, words)
+        counts = text != self.ignore
+        index = class_tensor(torch.where(counts, text, 0), logits[:, 0]).expand(batch, length)
         each = logits.log_softmax(-1).gather(2, index[..., None])[..., 0] * counts
-        if position is None:
+        if self.position is None:
             return each.sum(1)
-        if not -length <= position < length:
-            raise CamfnError(f"position {position} is out of range: the text has {length} tokens")
-        return each[:, position]
+        return at_place(each, self.position, "position", "the text has {} tokens")
 
-    return Score(score)
+
+def one_place(argument: str, given: Any) -> Any:
+    """Return one index, an int or an integer tensor; refuse anything else."""
+    place = checked_classes(argument, given)
+    if isinstance(place, (int, Tensor)):
+        return place
+    raise ArgumentTypeError(f"{argument}: expected one integer, got {describe(given)}")
+
+
+def at_place(columns: Tensor, place: int | Tensor, argument: str, words: str) -> Tensor:
+    """Take one column of (B, n), counted from the end if it is negative; refuse one that is out of range."""
+    batch, count = columns.shape
+    if isinstance(place, Tensor) and place.ndim:
+        raise CamfnError(f"{argument}: expected one integer, got a tensor of shape {tuple(place.shape)}")
+    if isinstance(place, int) or (place.device.type == "cpu" and is_concrete(place)):
+        if not -count <= int(place) < count:
+            raise CamfnError(f"{argument} {int(place)} is out of range: {words.format(count)}")
+        return columns[:, int(place)]
+    return columns.gather(1, (place.to(columns.device).long() % count).expand(batch)[:, None])[:, 0]
 
 
 def _label_logits(outputs: Any) -> Tensor:
@@ -243,11 +317,17 @@ def _dense_logits(outputs: Any) -> Tensor:
     )
 
 
-def _predicted(flat: Tensor) -> Tensor:
-    """Return where each class is predicted, (B, K, N): where its logit is the largest, or, of one logit, positive."""
-    if flat.shape[1] == 1:
-        return flat > 0
-    return flat.argmax(1)[:, None] == torch.arange(flat.shape[1], device=flat.device)[:, None]
+def _won(logits: Tensor) -> Tensor:
+    """Whether each class is predicted at each position, (B, K, *S): the largest logit, or a single one above 0."""
+    if logits.shape[1] == 1:
+        return logits > 0
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    return logits.argmax(1)[:, None] == classes.reshape(-1, *(1,) * (logits.ndim - 2))
+
+
+def _at_places(index: Tensor, maps: Tensor) -> Tensor:
+    """Reshape (B, 1) to (B, 1, ..., 1), as many dimensions as the maps (B, K, *S)."""
+    return index.reshape(-1, 1, *(1,) * (maps.ndim - 2))
 
 
 def _each_sample(mask: Tensor, logits: Tensor) -> Tensor:
@@ -258,7 +338,7 @@ def _each_sample(mask: Tensor, logits: Tensor) -> Tensor:
             f"region: expected a mask with {spatial} spatial dimensions, one for all samples or one a sample, "
             f"got {tuple(mask.shape)} for logits {tuple(logits.shape)}"
         )
-    weights = brought(mask if mask.ndim > spatial else mask[None], logits)
+    weights = mask.to(logits) if mask.ndim > spatial else mask.to(logits)[None]
     if weights.shape[0] != 1:
         length_matches("region", weights.shape[0], batch)
     return weights.expand(batch, *weights.shape[1:])

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from .._shared.checks import describe, length_matches, one_score_a_sample
 from .._shared.errors import ArgumentTypeError
+from .._shared.value import shown
 from .._shared.vocabulary import ScoreFn, Target
 from ._classes import class_score
-from ._score import Classes, Score, combined
+from ._score import Classes, Combination, pin_score
 
 
 def as_score(target: Target) -> ScoreFn:
@@ -41,7 +43,7 @@ def as_score(target: Target) -> ScoreFn:
         if all(_is_class(item) for item in target):
             return class_score(cast(Classes, target))
         if all(_is_class(item) or callable(item) for item in target):
-            return _one_target_a_sample([as_score(item) for item in target])
+            return OneEach(tuple(as_score(item) for item in target))
     raise ArgumentTypeError(
         f"target: expected a class index, a tensor or list with one a sample, a function of the outputs, or None for "
         f"the top class; got {describe(target)}"
@@ -64,8 +66,7 @@ def pin(target: Target, outputs: Any) -> ScoreFn:
         >>> top(torch.tensor([[5.0, 3.0]]))
         tensor([3.])
     """
-    score = as_score(target)
-    return score.pinned(outputs) if isinstance(score, Score) and score.pinned else score
+    return pin_score(as_score(target), outputs)
 
 
 def _is_class(value: Any) -> bool:
@@ -73,14 +74,18 @@ def _is_class(value: Any) -> bool:
     return hasattr(value, "__index__") and not getattr(value, "shape", ())
 
 
-def _one_target_a_sample(scores: list[ScoreFn]) -> Score:
-    """Build the target that scores sample i with the i-th function."""
+@dataclass(frozen=True, eq=False, repr=False)
+class OneEach(Combination, tree=True):
+    """The target that scores sample i with the i-th of its parts."""
 
-    def diagonal(*columns: Tensor) -> Tensor:
+    def formula(self, *columns: Tensor) -> Tensor:
+        """Take the i-th score of the i-th part."""
+        count = len(self.parts)
         for column in columns:
             if not isinstance(column, Tensor) or column.ndim != 1:
-                one_score_a_sample(column, (len(scores),))
-        length_matches("targets", len(scores), columns[0].shape[0])
+                one_score_a_sample(column, (count,))
+            length_matches("targets", count, column.shape[0])
         return torch.stack([column[i] for i, column in enumerate(columns)])
 
-    return combined(scores, diagonal)
+    def __repr__(self) -> str:
+        return f"as_score([{', '.join(map(shown, self.parts))}])"

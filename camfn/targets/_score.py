@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from operator import index
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from .._shared.checks import class_in_range, describe, length_matches
-from .._shared.devices import tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
+from .._shared.value import Value, shown
 from .._shared.vocabulary import ScoreFn
 
 Move: TypeAlias = Callable[[Tensor], Tensor]
@@ -22,58 +24,170 @@ Classes: TypeAlias = "int | Tensor | Sequence[int] | None"
 """The top class of each sample, one class for all, or a class a sample."""
 
 
-class Score:
-    """A target that can be added, subtracted and scaled.
+class Arithmetic(Value):
+    """The base of all targets of this package: a frozen dataclass that can be added, subtracted and scaled.
 
-    Attributes:
-        function: model outputs to (B,) scores.
-        pinned: function from a model's outputs to the target with its choices fixed at these outputs: the top class,
-            the classes to contrast with. Perturbation methods call it with the outputs of the unperturbed inputs, so
-            that each perturbed forward is scored by the same classes. None where the target makes no choice.
-        moved: if the target refers to image positions (a mask, a box): function from a `Move` to the target for the
-            moved image. `transforms.augment` calls it; any callable may have this attribute. None elsewhere.
+    A target of your own may be one too, and then prints, pickles and compares as these do; any function of the outputs
+    is a target as well.
     """
 
-    # a plain class: not every compiler that camfn supports can make a frozen dataclass while tracing
-    def __init__(
-        self,
-        function: ScoreFn,
-        pinned: Callable[[Any], ScoreFn] | None = None,
-        moved: Callable[[Move], ScoreFn] | None = None,
-    ) -> None:
-        self.function = function
-        self.pinned = pinned
-        self.moved = moved
+    def __call__(self, outputs: Any) -> Tensor:
+        """Score each sample, (B,)."""
+        raise NotImplementedError
+
+    @property
+    def pinned(self) -> Callable[[Any], ScoreFn] | None:
+        """Function from a model's outputs to the target whose choices are fixed at these outputs.
+
+        Choices are the top class and the classes to contrast with. Perturbation methods call `pinned` with the outputs
+        of the unperturbed inputs, so that each perturbed forward is scored by the same classes. None where the target
+        makes no choice. Any callable may have this attribute.
+        """
+        return None
+
+    @property
+    def moved(self) -> Callable[[Move], ScoreFn] | None:
+        """If the target refers to image positions (a mask, a box): function from a `Move` to the target moved by it.
+
+        `transforms.augment` calls it; any callable may have this attribute. None elsewhere.
+        """
+        return None
+
+    def __add__(self, other: ScoreFn) -> Arithmetic:
+        """Sum of two targets."""
+        _require_target(other)
+        return Sum((self, other))
+
+    def __mul__(self, factor: float | Tensor) -> Arithmetic:
+        """Multiple of a target."""
+        if not isinstance(factor, (int, float, Tensor)):
+            raise ArgumentTypeError(f"a target can be multiplied by a number only, got {describe(factor)}")
+        return Multiple((self,), factor)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Arithmetic:
+        """Negative of the target, for a counterfactual map (Grad-CAM, 1610.02391, section 3.3)."""
+        return self * -1.0
+
+    def __sub__(self, other: ScoreFn) -> Arithmetic:
+        """Difference of two targets."""
+        _require_target(other)
+        return self + -(other if isinstance(other, Arithmetic) else Score(other))
+
+    def log(self) -> Arithmetic:
+        """Logarithm of a positive target: with `class_score`, the log-logit of BagCAMs (2207.07818)."""
+        return Logarithm((self,))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Score(Arithmetic, tree=True):
+    """A target of your own that can be added, subtracted and scaled.
+
+    Args:
+        function: model outputs to (B,) scores.
+        pinned: function from a model's outputs to the target with its choices fixed at these outputs; None where the
+            target makes no choice.
+        moved: if the target refers to image positions: function from a `Move` to the target for the moved image.
+
+    Example:
+        >>> import torch
+        >>> largest = Score(lambda outputs: outputs.amax(1))
+        >>> (2 * largest)(torch.tensor([[1.0, 3.0]]))
+        tensor([6.])
+    """
+
+    function: ScoreFn
+    pinned: Callable[[Any], ScoreFn] | None = None
+    moved: Callable[[Move], ScoreFn] | None = None
+
+    def __post_init__(self) -> None:
+        _require_target(self.function)
 
     def __call__(self, outputs: Any) -> Tensor:
         """Score each sample, (B,)."""
         return self.function(outputs)
 
-    def __add__(self, other: ScoreFn) -> Score:
-        """Sum of two targets."""
-        _require_target(other)
-        return combined([self, other], lambda one, two: one + two)
 
-    def __mul__(self, factor: float) -> Score:
-        """Multiple of a target."""
-        if callable(factor):
-            raise ArgumentTypeError("a target can be multiplied by a number only, not by another target")
-        return combined([self], lambda one: one * factor)
+@dataclass(frozen=True, eq=False, repr=False)
+class Combination(Arithmetic):
+    """What a formula computes from other targets; to pin or move it pins or moves each of these."""
 
-    __rmul__ = __mul__
+    parts: tuple[ScoreFn, ...]
 
-    def __neg__(self) -> Score:
-        """Negative of the target, for a counterfactual map (Grad-CAM, 1610.02391, section 3.3)."""
-        return self * -1.0
+    def formula(self, *columns: Tensor) -> Tensor:
+        """Compute the score from the scores of the parts."""
+        raise NotImplementedError
 
-    def __sub__(self, other: ScoreFn) -> Score:
-        """Difference of two targets."""
-        _require_target(other)
-        return self + -(other if isinstance(other, Score) else Score(other))
+    def __call__(self, outputs: Any) -> Tensor:
+        """Score each sample, (B,)."""
+        return self.formula(*[part(outputs) for part in self.parts])
 
-    def log(self) -> Score:
-        """Logarithm of a positive target: with `class_score`, the log-logit of BagCAMs (2207.07818)."""
-        return combined([self], lambda one: one.log())
+    @property
+    def pinned(self) -> Callable[[Any], ScoreFn]:
+        """Pin each part."""
+        return self._pin
+
+    @property
+    def moved(self) -> Callable[[Move], ScoreFn] | None:
+        """Move each part, if one of them has places."""
+        return self._move if any(getattr(part, "moved", None) for part in self.parts) else None
+
+    def _pin(self, outputs: Any) -> Combination:
+        return replace(self, parts=tuple(pin_score(part, outputs) for part in self.parts))
+
+    def _move(self, move: Move) -> Combination:
+        return replace(self, parts=tuple(moved(part, move) for part in self.parts))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sum(Combination, tree=True):
+    """Sum of two targets."""
+
+    def formula(self, *columns: Tensor) -> Tensor:
+        """Add the scores."""
+        one, other = columns
+        return one + other
+
+    def __repr__(self) -> str:
+        one, other = self.parts
+        if isinstance(other, Multiple) and isinstance(other.factor, (int, float)) and other.factor < 0:
+            taken = other.parts[0] if _is_minus_one(other.factor) else Multiple(other.parts, -other.factor)
+            return f"{shown(one)} - ({taken!r})" if isinstance(taken, Sum) else f"{shown(one)} - {shown(taken)}"
+        return f"{shown(one)} + {shown(other)}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Multiple(Combination, tree=True):
+    """A target times a number; a tensor as the factor is a leaf that `vmap` can go over."""
+
+    factor: float | Tensor
+
+    def formula(self, *columns: Tensor) -> Tensor:
+        """Multiply the score."""
+        return columns[0] * self.factor
+
+    def __repr__(self) -> str:
+        (part,) = self.parts
+        text = f"({part!r})" if isinstance(part, Sum) else shown(part)
+        return f"-{text}" if _is_minus_one(self.factor) else f"{shown(self.factor)} * {text}"
+
+
+def _is_minus_one(factor: float | Tensor) -> bool:
+    return isinstance(factor, (int, float)) and factor == -1
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Logarithm(Combination, tree=True):
+    """Logarithm of a positive target."""
+
+    def formula(self, *columns: Tensor) -> Tensor:
+        """Take the logarithm."""
+        return columns[0].log()
+
+    def __repr__(self) -> str:
+        (part,) = self.parts
+        return f"({part!r}).log()" if isinstance(part, (Sum, Multiple)) else f"{shown(part)}.log()"
 
 
 def moved(target: ScoreFn, move: Move) -> ScoreFn:
@@ -103,19 +217,11 @@ def _require_target(other: Any) -> None:
         )
 
 
-def combined(parts: Sequence[ScoreFn], formula: Callable[..., Tensor]) -> Score:
-    """Build the target that a formula computes from other targets; to pin or move it pins or moves each of these."""
-    has_positions = any(getattr(part, "moved", None) for part in parts)
-    return Score(
-        lambda outputs: formula(*[part(outputs) for part in parts]),
-        lambda outputs: combined([_pinned(part, outputs) for part in parts], formula),
-        (lambda move: combined([moved(part, move) for part in parts], formula)) if has_positions else None,
-    )
-
-
-def _pinned(part: ScoreFn, outputs: Any) -> ScoreFn:
-    """Fix the choices of one target at these outputs."""
-    return part.pinned(outputs) if isinstance(part, Score) and part.pinned else part
+def pin_score(score: ScoreFn, outputs: Any) -> ScoreFn:
+    """Fix the choices of a function of the outputs at these outputs; one without choices is returned as it is."""
+    choose = getattr(score, "pinned", None)
+    fixed: ScoreFn = choose(outputs) if choose else score
+    return fixed
 
 
 def named_output(outputs: Any, *names: str) -> Any:
@@ -127,49 +233,56 @@ def named_output(outputs: Any, *names: str) -> Any:
     return outputs
 
 
+def checked_classes(argument: str, given: Any) -> Any:
+    """Return classes as a value holds them: None, an int, a tensor, a tuple of ints; refuse what are no integers."""
+    if given is None or type(given) is int:
+        return given
+    if isinstance(given, Tensor):
+        if given.is_floating_point() or given.is_complex() or given.dtype is torch.bool:
+            raise CamfnError(f"{argument}: expected integers, got {describe(given)} of {given.dtype}")
+        return given
+    if hasattr(given, "__array__") and given.ndim:
+        return checked_classes(argument, torch.as_tensor(given))
+    if isinstance(given, (list, tuple)) and any(isinstance(item, Tensor) for item in given):
+        return checked_classes(argument, torch.stack([torch.as_tensor(item) for item in given]))
+    if isinstance(given, (list, tuple)):
+        return tuple(checked_classes(argument, _listed(argument, item)) for item in given)
+    # an integer of Python, NumPy or a library like it
+    if type(given) is bool or not hasattr(given, "__index__"):
+        raise ArgumentTypeError(
+            f"{argument}: expected integers: an int, a list or tensor of them, or None; got {describe(given)}"
+        )
+    return index(given)
+
+
+def _listed(argument: str, given: Any) -> Any:
+    """Refuse None in a list of classes: the top class is taken for all samples, or for none."""
+    if given is None:
+        raise ArgumentTypeError(f"{argument}: expected a list of integers, got None in it; None alone is the top class")
+    return given
+
+
 def class_index(logits: Tensor, classes: Classes) -> Tensor:
     """Return one class a sample, (B, 1): the given classes, or each sample's top class."""
     batch, count = logits.shape
     if classes is None:
         return logits.detach().argmax(1, keepdim=True)
-    if isinstance(classes, int) and not isinstance(classes, bool):
+    if isinstance(classes, int):
         class_in_range(classes, count)
         return torch.full((batch, 1), classes, device=logits.device)
-    index = class_indices("classes", classes, logits, lambda: f"() or ({batch},)", none=batch == 0)
-    if index.ndim > 1:
-        raise CamfnError(f"classes: expected integers, shape () or ({batch},); got {tuple(index.shape)}")
-    if index.ndim:
-        length_matches("classes", index.shape[0], batch)
-    return index.expand(batch)[:, None]
+    chosen = class_tensor(classes, logits)
+    if chosen.ndim > 1:
+        raise CamfnError(f"classes: expected integers, shape () or ({batch},); got {tuple(chosen.shape)}")
+    if chosen.ndim:
+        length_matches("classes", chosen.shape[0], batch)
+    return chosen.expand(batch)[:, None]
 
 
-def class_indices(
-    argument: str, given: Any, logits: Tensor, shape: Callable[[], str], *, none: bool = False, waits: bool = False
-) -> Tensor:
-    """Return class indices as an integer tensor; an error names the argument and the shape expected.
-
-    Args:
-        argument: the name of the argument.
-        given: class indices.
-        logits: (B, K).
-        shape: makes the text of the shape; a text made ahead of the error would fix the sizes in it while compiling.
-        none: whether no index at all is right, as for a batch of none.
-        waits: whether to read indices on an accelerator, too: needed where nothing gathers by them.
-    """
-    expected = "a class index, or integers of shape"
-    if isinstance(given, (list, tuple)) and any(isinstance(one, bool) for one in given):
-        raise ArgumentTypeError(f"{argument}: expected {expected} {shape()}; got bools: {list(given)[:8]}")
-    try:
-        index = torch.as_tensor(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ArgumentTypeError(f"{argument}: expected {expected} {shape()}; got {describe(given)}") from error
-    empty = any(size == 0 for size in index.shape)
-    if empty and none:
-        return tensor_on(index, logits.device).long()
-    if empty or index.is_floating_point() or index.is_complex() or index.dtype is torch.bool:
-        raise CamfnError(f"{argument}: expected integers, shape {shape()}; got {tuple(index.shape)} of {index.dtype}")
-    class_in_range(index, logits.shape[1], waits=waits)
-    return tensor_on(index, logits.device).long()
+def class_tensor(classes: Tensor | Sequence[Any] | int, logits: Tensor) -> Tensor:
+    """Return checked classes as a tensor beside the logits (B, K); refuse a class out of range."""
+    chosen = torch.as_tensor(classes, device=logits.device)
+    class_in_range(chosen, logits.shape[1])
+    return chosen.long()
 
 
 def refuse_one_logit(logits: Tensor, classes: Classes, *, over_classes: bool) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.maps import widen
 from .._shared.noise import draw_normal, one_source
@@ -72,7 +71,7 @@ def smooth(
             )
         dims = tuple(range(1, images.ndim))
         span = images.amax(dims, keepdim=True) - images.amin(dims, keepdim=True) if relative else 1.0
-        variants = [Variant(images + std * span * one) for one in brought(unit, images)]
+        variants = [Variant(images + std * span * one) for one in unit.to(images)]
         cams = explain_variants(explain, inputs, target, variants, chunk_size)
         return torch.stack([widen(cam) for cam in cams]).mean(0).to(cams[0].dtype)
 

@@ -71,7 +71,7 @@ def explain_variants(
 def _chooses(target: Target) -> bool:
     """Say whether the target may choose by the outputs, as the top class does and a given class does not."""
     score = as_score(target)
-    return not _are_classes(target) and isinstance(score, Score) and score.pinned is not None
+    return not _are_classes(target) and getattr(score, "pinned", None) is not None
 
 
 def _are_classes(target: Target) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from camfn import CaptureError, capture, explainer, methods, resume
+from camfn import CaptureError, Layout, capture, explainer, methods, resume
 from camfn._layout.pairs import tokens
 from camfn.methods import ablation_cam, cam, eigen_cam, fem, grad_cam, layer_cam, random_cam, score_cam
 from camfn.targets import class_probability, class_score, contrast
@@ -626,7 +626,7 @@ def test_layer_without_a_grid(net: Small, method: Any) -> None:
 
 
 def test_layer_that_a_layout_leaves_without_a_grid(net: Small) -> None:
-    layout = tokens((4, 5), prefix=0)._replace(to_map=lambda raw: raw.flatten(1))
+    layout = Layout(lambda raw: raw.flatten(1), tokens((4, 5), prefix=0).from_map)
     with pytest.raises(CaptureError, match=r"gives shape \(3, 100\) after its layout"):
         explainer(grad_cam, net, "act", layout=layout)(photos())
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camfn import CaptureError, Layout, capture, explainer, observe, resume
+from camfn import CaptureError, LayoutPair, capture, explainer, observe, resume
 from camfn.layers import suggest
 from camfn.layout import find
 from camfn.methods import ablation_cam, grad_cam
@@ -23,7 +23,9 @@ SAMPLE = 6
 """How many layers of a family are marked."""
 
 
-def marked(model: nn.Module, layer: str, layout: Layout | None, inputs: Any, key: str, grid: tuple[int, ...]) -> Any:
+def marked(
+    model: nn.Module, layer: str, layout: LayoutPair | None, inputs: Any, key: str, grid: tuple[int, ...]
+) -> Any:
     """Change the image in the part that one cell of the grid stands for; return the cell, and where the map changed."""
     image = inputs[key] if key else inputs
     cell = grid[0] // 4, (3 * grid[1]) // 4

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camfn import capture, targets
+from camfn import CamfnError, capture, targets
 from camfn._shared.vocabulary import ScoreFn
 from camfn.methods import grad_cam
 from camfn.targets import (
@@ -215,10 +215,46 @@ def test_contrast_does_not_see_what_all_logits_share(weighted: bool) -> None:
     torch.testing.assert_close(gradient(target, logits() + shared), gradient(target, logits()), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("target", "count"), [(contrast(), 1), (contrast(count=0), 5)], ids=["one class", "count=0"])
-def test_contrast_with_nothing_is_refused(target: Score, count: int) -> None:
-    with pytest.raises(ValueError, match="contrast"):
-        target(logits()[:, :count])
+def test_contrast_with_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="contrast needs at least one class"):
+        contrast()(logits()[:, :1])
+    with pytest.raises(CamfnError, match="count: expected at least one class"):
+        contrast(count=0)
+
+
+@pytest.mark.parametrize("gamma", [math.inf, -math.inf, math.nan])
+def test_contrast_of_no_finite_strength_is_refused(gamma: float) -> None:
+    with pytest.raises(CamfnError, match="gamma: expected a finite number"):
+        contrast(0, 1, gamma=gamma)
+
+
+@pytest.mark.parametrize(
+    ("classes", "against", "message"),
+    [
+        (0, 0, "among the classes"),
+        (2, [1, 2], "among the classes"),
+        ([2, 1], torch.tensor([[0, 1], [1, 2]]), "among the classes"),
+        (torch.tensor(1), [[0, 2], [1, 2]], "among the classes"),
+        (0, [1, 2, 1], "each class once"),
+        (None, torch.tensor([[1, 2], [3, 3]]), "each class once"),
+    ],
+)
+def test_a_class_compared_with_itself_or_twice_is_refused(classes: Any, against: Any, message: str) -> None:
+    with pytest.raises(CamfnError, match=message):
+        contrast(classes, against)(logits()[:2])
+
+
+@pytest.mark.parametrize("classes", [[False, 0], [0, True], True, 1.0, [0.5], "cat", [None, 1], torch.ones(2)])
+@pytest.mark.parametrize("name", ["class_score", "contrast", "several"])
+def test_classes_that_are_no_integers_are_refused(name: str, classes: Any) -> None:
+    with pytest.raises(CamfnError, match="integers"):
+        target_of(name, classes)
+
+
+def test_a_batch_of_none_has_no_scores() -> None:
+    none = torch.empty(0, 4)
+    for classes in (None, 1, torch.empty(0, dtype=torch.long)):
+        assert class_score(classes)(none).shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -494,8 +530,8 @@ def test_binary_logit_is_found_in_outputs(wrap: Callable[[Tensor], Any]) -> None
         (torch.tensor(-3), "class -3 is out of range"),
         ([0, 1], "classes: expected one for each of the 3 samples, got 2"),
         (torch.tensor([0]), "classes: expected one for each of the 3 samples, got 1"),
-        ([], "expected integers"),
-        ([0.0, 1.0, 2.0], r"expected integers, shape \(\) or \(3,\); got \(3,\) of torch.float"),
+        ([], "classes: expected one for each of the 3 samples, got 0"),
+        ([0.0, 1.0, 2.0], "classes: expected integers.*got a float"),
         (torch.tensor([True, False, True]), "expected integers.*bool"),
         (torch.tensor([[0, 1, 2]]), r"shape \(\) or \(3,\); got \(1, 3\)"),
     ],
