@@ -159,7 +159,7 @@ class detr_head(Value):
         return self._probabilities(outputs)[..., :-1]
 
     @property
-    def objectness_of(self) -> Callable[[Any], Tensor]:
+    def objectness_of(self) -> Callable[[Any], Tensor] | None:
         """Function from outputs to the probability that a query found an object, (B, N)."""
         return self._objectness
 
