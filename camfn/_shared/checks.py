@@ -181,3 +181,52 @@ def shapes_agree(name: str, got: Sequence[int], expected: Sequence[int]) -> None
     if len(got) == len(expected) and all(one == other for one, other in zip(got, expected)):
         return
     raise CamfnError(f"{name}: expected shape {tuple(expected)}, got {tuple(got)}")
+
+
+def within(x: Tensor, low: float, high: float) -> bool:
+    """Whether all numbers lie in [low, high]; True where Python may not read them."""
+    return not is_concrete(x) or bool(((x >= low) & (x <= high)).all())
+
+
+def same_device(name: str, got: Tensor, like: Tensor, of: str) -> None:
+    """Refuse a tensor on another device than `like`, which `of` names."""
+    if got.device != like.device:
+        raise CamfnError(
+            f"{name}: expected a tensor on the device of the {of}, {like.device}, got one on {got.device}; pass "
+            f"{name.rsplit(' ')[-1]}.to({of}.device)"
+        )
+
+
+def progress_bar(name: str, value: Any) -> None:
+    """Refuse a progress that cannot be called."""
+    if value is not None:
+        function(f"{name}: progress", value, "a function of the number done and the number in all, or None")
+
+
+def rows_at_once(name: str, value: Any) -> None:
+    """Refuse anything but a number of rows from 1, None for all, or "auto"."""
+    if value is None or (isinstance(value, str) and value == "auto"):
+        return
+    if not isinstance(value, _WHOLE) or isinstance(value, bool) or value < 1:
+        text = f"{name}: chunk_size: expected a number of rows from 1, None for all, or 'auto', got {_given(value)}"
+        raise _refused(text, value, _WHOLE)
+
+
+def space(name: str, value: Any, count: int | None = None, *, least: int = 1) -> tuple[int, ...]:
+    """Return a size, one whole number for each of `count` dimensions; refuse anything else."""
+    call = {1: "(length,)", 2: "(height, width)", 3: "(depth, height, width)"}.get(count or 2, "(height, width)")
+    if not isinstance(value, (list, tuple)) or len(value) != (count or len(value)) or not value:
+        many = f"{count} whole numbers" if count else "one whole number for each spatial dimension"
+        raise _refused(f"{name}: expected {many}, {call}, got {_given(value)}", value, (list, tuple))
+    for side in value:
+        whole(f"{name} {call}", side, least)
+    return tuple(value)
+
+
+def generator_of(name: str, value: Any) -> None:
+    """Refuse anything but a generator."""
+    if not isinstance(value, torch.Generator):
+        raise ArgumentTypeError(
+            f"{name}: generator: expected a torch.Generator, got {_given(value)}; for example "
+            "generator=torch.Generator().manual_seed(0)"
+        )

@@ -10,7 +10,7 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._shared.errors import CamfnError
+from .checks import one_of
 from .maps import largest, safe_divide, safe_sqrt
 
 Sign: TypeAlias = Literal["sum", "absmax", "corr_mean"]
@@ -94,6 +94,7 @@ def orient(component: Tensor, rows: Tensor, sign: Sign) -> Tensor:
         >>> orient(torch.tensor([[-3.0, 1.0]]), torch.ones(1, 2, 1), "absmax")
         tensor([[ 3., -1.]])
     """
+    one_of("sign", sign, ("sum", "absmax", "corr_mean"))
     # only the sign matters here: divided by its largest entry, the component makes no product below underflow
     fixed = safe_divide(component, largest(component, -1)).detach()
     total = fixed.sum(-1, keepdim=True)
@@ -101,11 +102,9 @@ def orient(component: Tensor, rows: Tensor, sign: Sign) -> Tensor:
         evidence = total
     elif sign == "absmax":
         evidence = fixed.gather(-1, fixed.abs().argmax(-1, keepdim=True))
-    elif sign == "corr_mean":
+    else:
         energy = rows.detach().relu().sum(-1)
         deviation = energy - energy.mean(-1, keepdim=True)
         covariance = (deviation * (fixed - fixed.mean(-1, keepdim=True))).sum(-1, keepdim=True)
         evidence = torch.where(covariance == 0, total, covariance)
-    else:
-        raise CamfnError(f"sign: expected 'sum', 'absmax' or 'corr_mean', got {sign!r}")
     return torch.where(evidence < 0, -component, component)

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .._shared.errors import CamfnError
-from .checks import is_concrete
+from .checks import is_concrete, progress_bar, rows_at_once
 from .maps import same_numbers
 
 ChunkSize: TypeAlias = "int | Literal['auto'] | None"
@@ -192,7 +192,7 @@ def no_nan(what: str, scores: Tensor, *given: Tensor) -> Tensor:
     A sample whose given numbers contain a NaN keeps the NaN in its scores. Nothing is checked where the data cannot be
     read.
     """
-    lost = scores.reshape(len(scores), -1).isnan().any(1)
+    lost = scores[:, None].flatten(1).isnan().any(1)
     for x in given:
         lost = lost & x.flatten(1).isfinite().all(1)
     if is_concrete(lost) and bool(lost.any()):
@@ -226,6 +226,7 @@ def _has_tangent(x: Tensor) -> bool:
 
 def _chunked(run: Callable[[Tensor], Tensor], rows: Tensor, chunk_size: ChunkSize, progress: Progress | None) -> Tensor:
     """Concatenate `run(part)` over parts of the rows; halve the parts where an accelerator runs out of memory."""
+    progress_bar("perturbed runs", progress)
     total = rows.shape[0]
     if not total:
         raise CamfnError("expected at least one row to run, got none")
@@ -257,11 +258,10 @@ def _size(chunk_size: ChunkSize, total: int) -> int | None:
     """Return the rows at once, or None if they must be measured."""
     if chunk_size is None:
         return total
-    if chunk_size == "auto":
+    if isinstance(chunk_size, str) and chunk_size == "auto":
         return _UNMEASURED if torch.compiler.is_compiling() else None
-    if isinstance(chunk_size, int) and not isinstance(chunk_size, bool) and chunk_size >= 1:
-        return min(chunk_size, total)
-    raise CamfnError(f"chunk_size: expected a number of rows from 1, None for all, or 'auto', got {chunk_size!r}")
+    rows_at_once("perturbed runs", chunk_size)
+    return min(chunk_size, total)
 
 
 def _measured(run: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, int]:

@@ -27,6 +27,8 @@ def as_maps(maps: Tensor, name: str, *, spatial: int | None = None) -> Tensor:
     if work.ndim < 2 or spatial not in (None, work.ndim - 1):
         expected = "(B, H, W)" if spatial == 2 else "(B, *spatial)"
         raise CamfnError(f"{name}: expected shape {expected}, got {tuple(maps.shape)}; for a single map: {name}[None]")
+    if any(size == 0 for size in work.shape[1:]):
+        raise CamfnError(f"{name}: expected maps with at least one position, got {tuple(maps.shape)}")
     require_finite(work, name)
     return work
 

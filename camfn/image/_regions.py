@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._shared.errors import CamfnError
+from .._shared.checks import number
 from .._shared.optional import extra
 from ._checks import as_maps
 
@@ -40,8 +40,7 @@ def to_mask(heatmap: Tensor, *, threshold: float = 0.2) -> Tensor:
         tensor([[False, False,  True,  True]])
     """
     work = as_maps(heatmap, "heatmap")
-    if not 0 <= threshold < 1:
-        raise CamfnError(f"threshold: expected a fraction of the maximum, 0 <= threshold < 1, got {threshold}")
+    number("threshold", threshold, "[0, 1)", "A fraction of the maximum")
     return work > threshold * work.amax(tuple(range(1, work.ndim)), keepdim=True)
 
 

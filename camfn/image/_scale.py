@@ -41,7 +41,7 @@ def upsample(cam: Tensor, size: Sequence[int]) -> Tensor:
             f"size: expected one number for each spatial dimension, as in (height, width), got {size!r}"
         )
     for side in size:
-        whole("size", side)
+        whole(f"size {order}", side)
     if len(size) != cam.ndim - 1:
         raise CamfnError(
             f"size: expected {order} in pixels for maps of shape {tuple(cam.shape)}, got {tuple(size)}; "

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._shared.checks import number, shapes_agree, tensor
+from .._shared.checks import number, same_device, shapes_agree, tensor
 from .._shared.errors import CamfnError
 from .._shared.maps import over_space, spatial_mean, weighted_sum
 from .._shared.noise import draw_uniform, one_source
@@ -44,6 +44,7 @@ def cam(activations: Tensor, grads: Tensor | None = None, outputs: Any = None, *
     a = checked("cam", activations)
     batch, channels = activations.shape[:2]
     tensor("cam: weights", weights, "for example weights=model.fc.weight[281]")
+    same_device("cam: weights", weights, activations, "activations")
     if not weights.is_floating_point() or tuple(weights.shape) not in ((channels,), (batch, channels)):
         raise CamfnError(
             f"cam: expected weights of shape ({channels},), one class's row of the linear head, or "

@@ -60,12 +60,11 @@ def at_least_one(method: str, **options: int | None) -> None:
             whole(f"{method}: {name}", value)
 
 
-def fits_inputs(method: str, activations: Tensor, inputs: Tensor, forward: Any = None) -> None:
+def fits_inputs(method: str, activations: Tensor, inputs: Tensor, forward: Any) -> None:
     """Refuse inputs that are not images of the activations' batch and number of dimensions."""
     checked(method, activations)
     images(method, inputs)
-    if forward is not None:
-        function(f"{method}: forward", forward, "from inputs to one score a sample, as explainer binds it")
+    function(f"{method}: forward", forward, "from inputs to one score a sample, as explainer binds it")
     if inputs.ndim != activations.ndim or inputs.shape[0] != activations.shape[0]:
         raise CamfnError(
             f"{method}: expected inputs (B, channels, *T) with the batch and the number of spatial dimensions of the "

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._shared.checks import number
+from .._shared.checks import number, progress_bar
 from .._shared.maps import safe_divide, safe_sqrt, weighted_sum, widen
 from .._shared.rows import Progress, no_nan, one_score, readable
 from ._channels import mask, minus_minimum
@@ -70,6 +70,7 @@ def opti_cam(
     at_least_one("opti_cam", steps=steps, patience=patience)
     number("opti_cam: learning_rate", learning_rate, "(0, inf)")
     fits_inputs("opti_cam", activations, inputs, forward)
+    progress_bar("opti_cam", progress)
     batch = activations.shape[0]
     a = widen(activations)
     from_zero = minus_minimum(a)

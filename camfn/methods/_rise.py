@@ -9,7 +9,7 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._shared.checks import function, number
+from .._shared.checks import function, number, progress_bar
 from .._shared.errors import CamfnError
 from .._shared.maps import resize, widen
 from .._shared.noise import draw_uniform, one_source
@@ -136,6 +136,7 @@ def d_rise(
         tensor([[7., 5.]])
     """
     build, count = _masks("d_rise", forward, inputs, samples, grid, probability, generator, masks)
+    progress_bar("d_rise", progress)
     total = torch.zeros_like(widen(inputs[:, 0]))
     for i in range(count):
         mask = build(torch.tensor(i, device=inputs.device))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._shared.checks import shapes_agree
+from .._shared.checks import same_device, shapes_agree
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ..image._checks import as_maps, within_unit
-from ._scores import number_a_sample
+from ._scores import number_a_sample, of_the_same
 
 
 def complexity(heatmap: Tensor) -> Tensor:
@@ -106,6 +106,7 @@ def coherency(heatmap: Tensor, again: Tensor) -> Tensor:
     """
     first, second = as_maps(heatmap, "coherency: heatmap"), as_maps(again, "coherency: again")
     shapes_agree("coherency: again", second.shape, first.shape)
+    same_device("coherency: again", second, first, "heatmap")
     rho, defined = correlation(first.flatten(1), second.flatten(1))
     return torch.where(defined, (rho + 1) / 2, 0).to(heatmap.dtype)
 
@@ -188,6 +189,8 @@ def _unit(what: str, name: str, value: Tensor) -> Tensor:
 
 def _harmonic(what: str, coherency: Tensor, complexity: Tensor, third: Tensor) -> Tensor:
     """Harmonic mean of coherency, 1 - complexity and a third number, 0 where one of them is."""
-    parts = torch.stack([_unit(what, "coherency", coherency), 1 - _unit(what, "complexity", complexity), third])
+    first, second = _unit(what, "coherency", coherency), 1 - _unit(what, "complexity", complexity)
+    of_the_same(what, first, second, third)
+    parts = torch.stack([first, second, third])
     # 1 / 0 is infinite and 3 / inf is 0, the limit of the harmonic mean
     return 3 / (1 / parts.clamp(min=0)).sum(0)

@@ -8,11 +8,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from .._shared.checks import function, number, same_device
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ..image._checks import within_unit
 from ._order import on_images
-from ._scores import number_a_sample
+from ._scores import number_a_sample, of_the_same
 
 Baseline: TypeAlias = "float | Tensor | Callable[[Tensor], Tensor]"
 """The values of removed pixels: a number, a tensor that broadcasts to the images, or a function of them."""
@@ -53,6 +54,8 @@ def masked(
                 [2., 4.]])
     """
     mask = on_images("masked", heatmap, images)
+    if normalize is not None:
+        function("masked: normalize", normalize, "such as lambda photos: (photos - mean) / std")
     if not within_unit(mask):
         raise CamfnError("masked: expected a heatmap in [0, 1]; pass camfn.image.normalize(cam)")
     weight = mask[:, None].to(images.dtype)
@@ -62,7 +65,13 @@ def masked(
 
 def baseline_of(what: str, baseline: Baseline, images: Tensor) -> Tensor:
     """Evaluate a baseline on the images, and broadcast it to their shape."""
-    value = baseline(images) if callable(baseline) else torch.as_tensor(baseline)
+    value = baseline(images) if callable(baseline) else baseline
+    if not isinstance(value, Tensor):
+        number(f"{what}: baseline", value, advice="Or pass a tensor, or a function of the images such as blur")
+        value = torch.as_tensor(value)
+    if value.is_complex() or (value.ndim and value.device != images.device):
+        same_device(f"{what}: baseline", value, images, "images")
+        raise CamfnError(f"{what}: baseline: expected real numbers, got {value.dtype}")
     try:
         return torch.broadcast_to(value.to(images), images.shape)
     except RuntimeError as error:
@@ -91,7 +100,10 @@ def confidence_change(before: Tensor, after: Tensor) -> Tensor:
     """
     low = -torch.inf
     p = number_a_sample("confidence_change", "before", before, low, torch.inf, "")
-    return number_a_sample("confidence_change", "after", after, low, torch.inf, "") - p
+    return (
+        of_the_same("confidence_change", p, number_a_sample("confidence_change", "after", after, low, torch.inf, ""))
+        - p
+    )
 
 
 def average_drop(before: Tensor, after: Tensor) -> Tensor:
@@ -114,7 +126,7 @@ def average_drop(before: Tensor, after: Tensor) -> Tensor:
         tensor([0.5000, 0.0000])
     """
     p = number_a_sample("average_drop", "before", before, 0, torch.inf, _ADVICE)
-    o = number_a_sample("average_drop", "after", after, 0, torch.inf, _ADVICE)
+    o = of_the_same("average_drop", p, number_a_sample("average_drop", "after", after, 0, torch.inf, _ADVICE))
     return safe_divide((p - o).relu(), p)
 
 
@@ -162,5 +174,5 @@ def average_gain(before: Tensor, after: Tensor) -> Tensor:
         tensor([0.0000, 0.5000])
     """
     p = number_a_sample("average_gain", "before", before, 0, 1, _ADVICE)
-    o = number_a_sample("average_gain", "after", after, 0, 1, _ADVICE)
+    o = of_the_same("average_gain", p, number_a_sample("average_gain", "after", after, 0, 1, _ADVICE))
     return safe_divide((o - p).relu(), 1 - p)

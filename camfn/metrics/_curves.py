@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .._shared.checks import number, whole
 from .._shared.errors import CamfnError
 from .._shared.rows import ChunkSize, Progress
 from ._confidence import Baseline, baseline_of
-from ._order import on_images, ranks
+from ._order import as_images, on_images, ranks
 from ._scores import ScoreOf, score_rows
 
 
@@ -63,6 +65,11 @@ def blur(images: Tensor, kernel_size: int = 11, std: float = 5.0) -> Tensor:
         >>> blur(torch.ones(1, 3, 16, 16)).shape
         torch.Size([1, 3, 16, 16])
     """
+    as_images("blur", images)
+    whole("blur: kernel_size", kernel_size)
+    number("blur: std", std, "(0, inf)")
+    if kernel_size % 2 == 0:
+        raise CamfnError(f"blur: kernel_size: expected an odd number of pixels, got {kernel_size}")
     if images.ndim != 4 or min(images.shape[2:]) <= kernel_size // 2:
         raise CamfnError(
             f"blur: expected images (B, C, H, W) of more than {kernel_size // 2} pixels a side for a kernel of "
@@ -119,9 +126,10 @@ def removal_curve(
     """
     maps = on_images("removal_curve", heatmap, images)
     base = baseline_of("removal_curve", baseline, images)
+    whole("removal_curve: side", side)
     if side == 1:
         order = ranks(maps)
-        total = maps[0].numel()
+        total = math.prod(maps.shape[1:])
     else:
         order, total = _square_ranks(maps, side)
     counts = _counts(step, total).to(images.device)
@@ -259,6 +267,7 @@ def pixel_flipping(
 
 def _counts(step: float, total: int) -> Tensor:
     """Count the pixels removed at each point of a curve, both ends included."""
+    number("step", step, "(0, inf)", "A number of pixels, or a share of them as a float")
     is_count = isinstance(step, int) and not isinstance(step, bool)
     if not 0 < step <= (total if is_count else 1):
         raise CamfnError(
@@ -273,8 +282,6 @@ def _counts(step: float, total: int) -> Tensor:
 
 def _square_ranks(maps: Tensor, side: int) -> tuple[Tensor, int]:
     """Rank of each pixel's square, (B, *S), and the number of squares."""
-    if side < 1:
-        raise CamfnError(f"side: expected a side of at least 1 pixel, got {side}")
     space = maps.shape[1:]
     short = [-length % side for length in space]
     padding = [amount for length in reversed(short) for amount in (0, length)]
@@ -284,4 +291,4 @@ def _square_ranks(maps: Tensor, side: int) -> tuple[Tensor, int]:
     order = ranks(pooled)
     for dim, length in enumerate(space, 1):
         order = order.repeat_interleave(side, dim).narrow(dim, 0, length)
-    return order, pooled[0].numel()
+    return order, math.prod(pooled.shape[1:])

@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from .._shared.checks import shapes_agree
+from .._shared.checks import number, same_device, shapes_agree, tensor
 from .._shared.errors import CamfnError
 from .._shared.maps import widen
 from ..image._checks import require_finite
 from ._multigrid import Array, cycle, framed, grids_of, inside, laplacian, namespace, ratio, run
+from ._order import as_images
 
 _MAX_ITERATIONS = 200
 """Iterations after which `impute` raises an error; 4 to 7 are usual."""
@@ -49,6 +50,10 @@ def impute(images: Tensor, missing: Tensor, *, tolerance: float = 1e-5) -> Tenso
         >>> impute(images, missing)[0, 0, 1].round(decimals=3)
         tensor([4., 5., 6., 7.])
     """
+    as_images("impute", images)
+    tensor("impute: missing", missing)
+    number("impute: tolerance", tolerance, "(0, 1)")
+    same_device("impute: missing", missing, images, "images")
     if images.ndim != 4 or not images.is_floating_point() or missing.dtype != torch.bool:
         raise CamfnError(
             f"impute: expected floating-point images (B, C, H, W) and missing (B, H, W) of bool, got "

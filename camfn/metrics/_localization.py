@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._shared.boxes import box_iou
-from .._shared.checks import length_matches, shapes_agree
-from .._shared.errors import CamfnError
+from .._shared.checks import describe, length_matches, number, one_of, same_device, shapes_agree, space, tensor
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
 from ..image import to_boxes, to_mask
 from ..image._checks import as_maps
@@ -37,11 +37,13 @@ def boxes_in_pixels(fractions: Tensor, size: Sequence[int]) -> Tensor:
         >>> boxes_in_pixels(torch.tensor([[0.25, 0.5, 0.75, 1.0]]), (100, 200))
         tensor([[ 50.,  50., 150., 100.]])
     """
-    if fractions.shape[-1:] != (4,) or not bool(((fractions >= 0) & (fractions <= 1)).all()):
+    tensor("boxes_in_pixels: fractions", fractions)
+    height, width = space("boxes_in_pixels: size", size, 2)
+    if not fractions.is_floating_point() or fractions.shape[-1:] != (4,) or not within(fractions, 0.0, 1.0):
         raise CamfnError(
-            f"boxes_in_pixels: expected (..., 4) in [0, 1], got {tuple(fractions.shape)}, up to {fractions.max():g}"
+            f"boxes_in_pixels: expected floats (..., 4) in [0, 1], got {tuple(fractions.shape)} of {fractions.dtype}"
+            f"{_span(fractions)}; divide pixels by the size of the photo first"
         )
-    height, width = size
     return fractions * fractions.new_tensor([width, height, width, height])
 
 
@@ -64,7 +66,7 @@ def box_masks(boxes: Boxes, size: Sequence[int]) -> Tensor:
         tensor([[[0, 1, 1, 0],
                  [0, 0, 0, 0]]], dtype=torch.int32)
     """
-    height, width = size
+    height, width = space("box_masks: size", size, 2)
     masks = []
     for x0, y0, x1, y1 in (each.unbind(-1) for each in _boxes_by_sample("box_masks", boxes, size)):
         rows = torch.arange(height, device=x0.device)[:, None] + 0.5
@@ -99,6 +101,7 @@ def pointing_game(heatmap: Tensor, region: Boxes, *, tolerance: float = 0.0) -> 
         >>> pointing_game(heatmap, torch.tensor([[1, 0, 2, 2]]))
         tensor([1.])
     """
+    number("pointing_game: tolerance", tolerance, "[0, inf)")
     maps, masks = _on_region("pointing_game", heatmap, region)
     if tolerance > 0:
         masks = _grown(masks, tolerance)
@@ -187,9 +190,10 @@ def box_ious(
         >>> box_ious(heatmap, torch.tensor([[1, 0, 3, 1]]), thresholds=(0.2, 0.5))
         tensor([[0.6667, 1.0000]])
     """
-    if parts not in ("largest", "all"):
-        raise CamfnError(f"parts: expected 'largest' or 'all', got {parts!r}")
-    levels = [k / 255 for k in range(255)] if thresholds is None else list(thresholds)
+    one_of("box_ious: parts", parts, ("largest", "all"))
+    levels = (
+        [k / 255 for k in range(255)] if thresholds is None else _levels("box_ious: thresholds", thresholds, "[0, 1)")
+    )
     maps = as_maps(heatmap, "box_ious: heatmap", spatial=2)
     truth = _boxes_by_sample("box_ious", boxes, maps.shape[1:])
     length_matches("box_ious: boxes", len(truth), len(maps))
@@ -226,8 +230,10 @@ def max_box_acc(ious: Tensor, *, at: Sequence[float] = (0.5,)) -> Tensor:
         >>> max_box_acc(torch.tensor([[0.6, 0.4], [0.6, 0.9]]))
         tensor(1.)
     """
-    if ious.ndim != 2 or not ious.numel():
-        raise CamfnError(f"max_box_acc: expected (B, T) from box_ious, got {tuple(ious.shape)}")
+    tensor("max_box_acc: ious", ious, "the result of box_ious")
+    if ious.ndim != 2 or not ious.numel() or not ious.is_floating_point():
+        raise CamfnError(f"max_box_acc: expected (B, T) from box_ious, got {tuple(ious.shape)} of {ious.dtype}")
+    at = _levels("max_box_acc: at", at, "[0, 1]")
     accuracies = [(ious >= bound).to(ious.dtype).mean(0).amax() for bound in at]
     return torch.stack(accuracies).mean()
 
@@ -273,6 +279,11 @@ def pxap(heatmap: Tensor, masks: Tensor, *, pooled: bool = False) -> Tensor:
 def _boxes_by_sample(what: str, boxes: Boxes, size: Sequence[int]) -> list[Tensor]:
     """Check boxes, and return one (n, 4) for each sample."""
     height, width = size
+    if not isinstance(boxes, (Tensor, list, tuple)) or not len(boxes) or not all(isinstance(b, Tensor) for b in boxes):
+        raise ArgumentTypeError(
+            f"{what}: boxes: expected x0 y0 x1 y1 in pixels as (B, 4), (B, n, 4), or a list with an (n, 4) a sample, "
+            f"got {describe(boxes)}"
+        )
     by_sample = [each.reshape(-1, 4) if each.shape[-1:] == (4,) else each for each in boxes]
     for index, each in enumerate(by_sample):
         shape = tuple(each.shape)
@@ -292,14 +303,20 @@ def _boxes_by_sample(what: str, boxes: Boxes, size: Sequence[int]) -> list[Tenso
 def _on_region(what: str, heatmap: Tensor, region: Boxes) -> tuple[Tensor, Tensor]:
     """Check maps and their objects; return the maps in a type to compute in, and the masks of the objects."""
     maps = as_maps(heatmap, f"{what}: heatmap", spatial=2)
-    masks = region if isinstance(region, Tensor) and region.dtype == torch.bool else box_masks(region, maps.shape[1:])
-    masks = masks.to(maps.device)
+    if isinstance(region, Tensor) and region.shape == maps.shape and region.shape[-1] != 4:
+        masks = region
+    else:
+        given = isinstance(region, Tensor) and region.dtype == torch.bool
+        masks = region if given else box_masks(region, maps.shape[1:])
+    assert isinstance(masks, Tensor)
+    same_device(f"{what}: region", masks, maps, "heatmap")
     _check_masks(what, masks, maps)
     return maps, masks
 
 
 def _check_masks(what: str, masks: Tensor, maps: Tensor) -> None:
     """Refuse masks of another type or shape, and masks without a pixel."""
+    tensor(f"{what}: mask", masks)
     if masks.dtype != torch.bool:
         raise CamfnError(f"{what}: expected a mask of bool, got {masks.dtype}; pass mask > 0")
     shapes_agree(f"{what}: mask", masks.shape, maps.shape)
@@ -309,6 +326,20 @@ def _check_masks(what: str, masks: Tensor, maps: Tensor) -> None:
             f"{what}: no pixel belongs to the object of sample {empty[0]}; if the boxes are fractions of the image, "
             "pass boxes_in_pixels(boxes, heatmap.shape[1:])"
         )
+
+
+def _span(x: Tensor) -> str:
+    """Say from where to where the numbers of a tensor go, if they can be read."""
+    return f", {x.min():g} to {x.max():g}" if is_concrete(x) and x.numel() and not x.is_complex() else ""
+
+
+def _levels(name: str, values: Sequence[float], interval: str) -> list[float]:
+    """Return a list of numbers in an interval, at least one; refuse anything else."""
+    if not isinstance(values, (list, tuple)) or not values:
+        raise ArgumentTypeError(f"{name}: expected a list of numbers in {interval}, got {describe(values)}")
+    for value in values:
+        number(name, value, interval)
+    return list(values)
 
 
 def _grown(masks: Tensor, tolerance: float) -> Tensor:

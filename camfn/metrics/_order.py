@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from .._shared.checks import number, same_device, tensor
 from .._shared.errors import CamfnError
 from .._shared.maps import resize
 from ..image._checks import as_maps
@@ -32,14 +35,14 @@ def most_relevant(heatmap: Tensor, share: float) -> Tensor:
         >>> most_relevant(torch.tensor([[0.0, 3.0, 0.0, 1.0]]), 0.75)
         tensor([[ True,  True, False,  True]])
     """
-    return ranks(as_maps(heatmap, "heatmap")) < count_of("most_relevant", share, heatmap[0].numel())
+    maps = as_maps(heatmap, "most_relevant: heatmap")
+    return ranks(maps) < count_of("most_relevant", share, math.prod(heatmap.shape[1:]))
 
 
 def count_of(what: str, share: float, total: int) -> int:
     """Convert a share of the pixels to a number of pixels."""
-    if not 0 <= share <= 1:
-        raise CamfnError(f"{what}: expected shares of the pixels in [0, 1], got {share}")
-    return round(share * total)
+    number(what, share, "[0, 1]", "A share of the pixels")
+    return round(float(share) * total)
 
 
 def ranks(heatmap: Tensor) -> Tensor:
@@ -49,10 +52,22 @@ def ranks(heatmap: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, places).reshape(heatmap.shape)
 
 
+def as_images(what: str, images: Tensor) -> None:
+    """Refuse anything but floating-point images (B, C, *T)."""
+    tensor(f"{what}: images", images)
+    if not images.is_floating_point() or images.ndim < 2 or any(size == 0 for size in images.shape[1:]):
+        raise CamfnError(
+            f"{what}: expected floating-point images (B, C, *T) with at least one value a sample, got {tuple(images.shape)} of "
+            f"{images.dtype}; pass images as the model takes them"
+        )
+
+
 def on_images(what: str, heatmap: Tensor, images: Tensor) -> Tensor:
     """Check maps (B, *S) against images (B, C, *T) and resize them to T where S differs."""
     heatmap = heatmap.to(images.dtype) if isinstance(heatmap, Tensor) and heatmap.dtype == torch.bool else heatmap
     work = as_maps(heatmap, f"{what}: heatmap")
+    as_images(what, images)
+    same_device(f"{what}: heatmap", work, images, "images")
     if work.ndim != images.ndim - 1 or work.shape[0] != images.shape[0]:
         raise CamfnError(
             f"{what}: expected images (B, C, *T) and a heatmap (B, *S) with as many samples and spatial dimensions, "

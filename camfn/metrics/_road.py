@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._shared.errors import CamfnError
+from .._shared.checks import describe, generator_of, number
+from .._shared.errors import ArgumentTypeError, CamfnError
 from ._curves import Curve
 from ._impute import impute
 from ._order import count_of, on_images, ranks
@@ -60,7 +61,11 @@ def road(
         >>> road(lambda x: x.amax((1, 2, 3)), images, heatmap, shares=(0.0, 1 / 16), std=0.0).scores
         tensor([[1., 0.]])
     """
-    maps = on_images("road", -heatmap if least else heatmap, images)
+    maps = on_images("road", heatmap, images)
+    maps = -maps if least else maps
+    shares = _shares(shares)
+    number("road: std", std, "[0, inf)")
+    number("road: tolerance", tolerance, "(0, 1)")
     noise = _noise(std, generator, images)
     order, score = ranks(maps), for_runs(score, len(shares))
     scores = []
@@ -110,6 +115,7 @@ def road_combined(
         >>> road_combined(score, images, images[:, 0], shares=(0.5,), std=0.0) > 0
         tensor([True])
     """
+    shares = _shares(shares)
     score = for_runs(score, 2 * len(shares))
     most, fewest = (
         road(
@@ -120,6 +126,18 @@ def road_combined(
     return (fewest - most) / 2
 
 
+def _shares(shares: Sequence[float]) -> tuple[float, ...]:
+    """Return the shares; refuse anything but a list of numbers in [0, 1], at least one."""
+    if not isinstance(shares, (list, tuple)) or not shares:
+        raise ArgumentTypeError(
+            f"road: shares: expected a list of shares of the pixels, got {describe(shares)}; for example "
+            "shares=(0.1, 0.5, 0.9)"
+        )
+    for share in shares:
+        number("road: shares", share, "[0, 1]", "A share of the pixels")
+    return tuple(shares)
+
+
 def _noise(std: float, generator: torch.Generator | None, images: Tensor) -> Tensor | None:
     """Draw the noise of all samples, (C, H, W): a sample's score does not depend on its place in the batch."""
     if not std:
@@ -128,5 +146,6 @@ def _noise(std: float, generator: torch.Generator | None, images: Tensor) -> Ten
         raise CamfnError(
             "road: expected a generator for the noise; pass generator=torch.Generator().manual_seed(0), or std=0"
         )
+    generator_of("road", generator)
     drawn = torch.randn(images.shape[1:], generator=generator, device=generator.device, dtype=torch.float32)
     return std * drawn.to(images)

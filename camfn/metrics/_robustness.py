@@ -8,13 +8,13 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._shared.checks import shapes_agree
+from .._shared.checks import describe, function, number, progress_bar, rows_at_once, shapes_agree, tensor, whole
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide, widen
 from .._shared.noise import one_source
 from .._shared.rows import ChunkSize, Progress, run_in_chunks
 from ..image._checks import require_finite
-from ._order import on_images
+from ._order import as_images, on_images
 from ._scores import ScoreOf, score_once, score_rows
 
 
@@ -64,6 +64,9 @@ def infidelity(
         >>> infidelity(lambda x: (x * weights).sum((1, 2, 3)), images, 10 * weights, noise=noise)
         tensor([0.])
     """
+    as_images("infidelity", images)
+    tensor("infidelity: attribution", attribution)
+    number("infidelity: std", std, "(0, inf)")
     perturbations = _perturbations(
         "infidelity", images, samples, generator, noise, lambda size, like: std * torch.randn(size, **like)
     )
@@ -131,6 +134,11 @@ def max_sensitivity(
         >>> max_sensitivity(lambda x: x.sum(1), images, noise=noise)
         tensor([0.3000])
     """
+    as_images("max_sensitivity", images)
+    function("max_sensitivity: explain", explain, "from images to maps, such as lambda x: explainer(x, target)")
+    number("max_sensitivity: radius", radius, "(0, inf)")
+    rows_at_once("max_sensitivity", chunk_size)
+    progress_bar("max_sensitivity", progress)
     perturbations = _perturbations(
         "max_sensitivity",
         images,
@@ -139,11 +147,11 @@ def max_sensitivity(
         noise,
         lambda size, like: radius * (2 * torch.rand(size, **like) - 1),
     )
-    plain = explain(images).detach()
+    plain = _map_of(explain, images)
     require_finite(plain, "max_sensitivity: the map of the images")
 
     def moved_by(perturbation: Tensor) -> Tensor:
-        distance: Tensor = (explain(images + perturbation).detach() - plain).flatten(1).norm(dim=1)
+        distance: Tensor = (_map_of(explain, images + perturbation) - plain).flatten(1).norm(dim=1)
         return distance
 
     if chunk_size == 1:
@@ -163,6 +171,17 @@ def max_sensitivity(
     return torch.where(worst == 0, worst, ratio)
 
 
+def _map_of(explain: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return the maps of images; refuse anything but one map a sample."""
+    maps = explain(images)
+    if isinstance(maps, Tensor) and maps.ndim and maps.shape[0] == images.shape[0]:
+        return maps.detach()
+    raise CamfnError(
+        f"max_sensitivity: explain: expected a function of images that returns maps (B, *S), B = {images.shape[0]}; it "
+        f"returned {describe(maps)}"
+    )
+
+
 def _perturbations(
     what: str,
     images: Tensor,
@@ -175,9 +194,8 @@ def _perturbations(
     source = one_source(what, generator, noise, arguments="...")
     shape = tuple(images.shape[1:])
     if isinstance(source, Tensor):
-        if not len(source) or tuple(source.shape[1:]) != shape:
+        if not source.ndim or not len(source) or tuple(source.shape[1:]) != shape:
             raise CamfnError(f"{what}: expected noise of shape (n, *{shape}), got {tuple(source.shape)}")
         return source.to(images)
-    if samples < 1:
-        raise CamfnError(f"{what}: samples: expected at least 1, got {samples}")
+    whole(f"{what}: samples", samples)
     return draw((samples, *shape), {"generator": source, "device": source.device, "dtype": torch.float32}).to(images)

@@ -9,9 +9,9 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .._cut.layer_checks import layer_name
-from .._shared.checks import shapes_agree
-from .._shared.errors import CamfnError
+from .._cut.layer_checks import check_model, layer_name
+from .._shared.checks import describe, function, generator_of, same_device, shapes_agree, tensor, whole
+from .._shared.errors import ArgumentTypeError, CamfnError
 from ..image._checks import as_maps, within_unit
 from ._complexity import correlation
 
@@ -49,6 +49,12 @@ def resampled(name: str, value: Tensor, generator: torch.Generator) -> Tensor:
         >>> resampled("bias", torch.zeros(3), torch.Generator())
         tensor([0., 0., 0.])
     """
+    generator_of("resampled", generator)
+    tensor("resampled: value", value)
+    if not value.is_floating_point():
+        raise ArgumentTypeError(
+            f"resampled: value: expected a floating-point parameter, got {value.dtype}; give randomized a redraw of yours"
+        )
     draw = torch.randn(value.shape, generator=generator, device=generator.device, dtype=torch.float32)
     wide = value.detach().float()
     drawn = wide.mean() + draw.to(value.device) * wide.std(correction=0)
@@ -87,6 +93,14 @@ def randomized(
         >>> [name for name, copy in randomized(net, generator=torch.Generator())]
         ['1', '0']
     """
+    check_model(model)
+    generator_of("randomized", generator)
+    function("randomized: redraw", redraw, "from the name of a parameter, its value and a generator to a new value")
+    if names is not None and (isinstance(names, str) or not isinstance(names, Iterable)):
+        raise ArgumentTypeError(
+            f"randomized: names: expected a list of names of modules, got {describe(names)}; for example "
+            "names=['fc', 'layer4']"
+        )
     owners = [name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))]
     chosen = list(reversed(owners)) if names is None else [layer_name(model, name) for name in names]
     drawn: dict[int, Tensor] = {}
@@ -141,12 +155,17 @@ def randomization(
         >>> cascade.similarity
         tensor([[1.]])
     """
+    function("randomization: explain", explain, "from a model to maps, such as lambda model: explainer(...)(images)")
+    if similarity is not None:
+        function("randomization: similarity", similarity, "from two batches of maps to (B,), or None for spearman")
     compare = similarity or spearman
     original = explain(model).detach()
     modules, columns = [], []
     for name, copy in randomized(model, generator=generator, names=names, redraw=redraw, cascading=cascading):
         modules.append(name)
         columns.append(compare(original, explain(copy).detach()))
+    if not columns:
+        raise CamfnError("randomization: names: expected at least one name of a module, or None for all; got none")
     return Cascade(tuple(modules), torch.stack(columns, 1))
 
 
@@ -172,6 +191,7 @@ def spearman(first: Tensor, second: Tensor, *, absolute: bool = False) -> Tensor
     """
     maps = [as_maps(each, f"spearman: {name}") for each, name in ((first, "first"), (second, "second"))]
     shapes_agree("spearman: second", second.shape, first.shape)
+    same_device("spearman: second", second, first, "first maps")
     rows = [each.abs().flatten(1) if absolute else each.flatten(1) for each in maps]
     rho, defined = correlation(*(_mean_ranks(each) for each in rows))
     constant = torch.stack([(each == each[:, :1]).all(1) for each in rows]).all(0)
@@ -201,6 +221,8 @@ def ssim(first: Tensor, second: Tensor, *, window: int = 11) -> Tensor:
     """
     maps = [as_maps(each, f"ssim: {name}", spatial=2) for each, name in ((first, "first"), (second, "second"))]
     shapes_agree("ssim: second", second.shape, first.shape)
+    same_device("ssim: second", second, first, "first maps")
+    whole("ssim: window", window)
     if not all(map(within_unit, maps)):
         raise CamfnError("ssim: expected heatmaps in [0, 1]; pass camfn.image.normalize(cam)")
     if window % 2 == 0 or window // 2 >= min(first.shape[1:]):

@@ -12,8 +12,16 @@ from torch import Tensor, nn
 
 from .._cut.folded import BatchNormFolded, rows_at_once
 from .._cut.graft import bare
-from .._shared.checks import is_concrete
-from .._shared.errors import CamfnError
+from .._shared.checks import (
+    describe,
+    function,
+    is_concrete,
+    length_matches,
+    progress_bar,
+    rows_at_once,
+    same_device,
+)
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.rows import ChunkSize, Progress, no_nan, one_score, score_as_one_batch, score_variants
 from .._shared.vocabulary import ScoreFn, Target
 from ..targets import as_score, class_probability, pin
@@ -52,6 +60,11 @@ def scores_of(model: nn.Module, images: Tensor, target: Target = _TOP) -> ScoreO
         >>> scores_of(net, images)(0.5 * images).shape
         torch.Size([2])
     """
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(
+            f"scores_of: model: expected a torch.nn.Module, got {describe(model)}; a score of yours may be any "
+            "function of images that returns one number a sample"
+        )
     if model.training:
         raise CamfnError(f"scores_of: this {type(model).__name__} is in training mode; call model.eval() first")
     score = as_score(target)
@@ -101,6 +114,7 @@ def for_runs(score: ScoreOf, count: int) -> ScoreOf:
 
 def score_once(what: str, score: ScoreOf, images: Tensor) -> Tensor:
     """Score one batch, (B,), and refuse NaN."""
+    function(f"{what}: score", score, "as scores_of(model, images) makes it")
     with torch.no_grad():
         return no_nan(f"{what}: score", one_score(f"{what}: score", score(images), images.shape[0]))
 
@@ -118,6 +132,9 @@ def score_rows(
 
     A score with the method `score_many` takes a chunk of rows as one larger batch; any other takes one batch at a time.
     """
+    function(f"{what}: score", score, "as scores_of(model, images) makes it")
+    rows_at_once(what, chunk_size)
+    progress_bar(what, progress)
     score = for_runs(score, len(rows))
     with torch.no_grad():
         if hasattr(score, "score_many"):
@@ -148,3 +165,11 @@ def number_a_sample(what: str, name: str, value: Any, low: float, high: float, a
             f"{what}: {name}: expected numbers in [{low:g}, {high:g}], got {value[bad]:.4g} for sample {bad}. {advice}"
         )
     return value
+
+
+def of_the_same(what: str, first: Tensor, *others: Tensor) -> Tensor:
+    """Return the last of several vectors, one number a sample; refuse other lengths and devices than the first's."""
+    for one in others:
+        length_matches(what, one.shape[0], first.shape[0])
+        same_device(what, one, first, "first scores")
+    return others[-1]
