@@ -10,7 +10,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .._shared.errors import CamfnError
+from .._shared.checks import describe, space, whole
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.value import Value
 
 
@@ -52,14 +53,13 @@ class tokens(Value):
     batch_first: bool = True
 
     def __post_init__(self) -> None:
+        space("tokens: grid", self.grid)
+        whole("tokens: prefix", self.prefix, 0)
+        whole("tokens: suffix", self.suffix, 0)
         _frozen(self, "grid")
         if self.channels_first and not self.batch_first:
             raise CamfnError(
                 "tokens: (B, C, tokens) is channels_first=True, (tokens, B, C) batch_first=False; not both"
-            )
-        if min(self.grid, default=0) < 1 or self.prefix < 0 or self.suffix < 0:
-            raise CamfnError(
-                f"tokens: expected a grid such as (14, 14), and numbers of tokens of at least 0; got {self!r}"
             )
 
     def to_map(self, raw: Tensor) -> Tensor:
@@ -113,6 +113,13 @@ class unrolled(Value):
     strides: Sequence[Sequence[int]]
 
     def __post_init__(self) -> None:
+        space("unrolled: grid", self.grid)
+        if not isinstance(self.strides, (list, tuple)):
+            raise ArgumentTypeError(
+                f"unrolled: strides: expected a list of strides, as [(2, 2)], got {describe(self.strides)}"
+            )
+        for stride in self.strides:
+            space("unrolled: strides", stride, len(self.grid))
         _frozen(self, "grid", "strides")
         object.__setattr__(self, "strides", tuple(tuple(stride) for stride in self.strides))
         products = self._products()
@@ -201,6 +208,9 @@ class windows(Value):
     channels_first: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("grid", "window"):
+            space(f"windows: {name}", getattr(self, name), 2)
+        space("windows: shift", self.shift, 2, least=-(2**31))
         _frozen(self, "grid", "window", "shift")
 
     def to_map(self, raw: Tensor) -> Tensor:

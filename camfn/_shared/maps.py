@@ -118,6 +118,10 @@ def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) ->
             f"resize: expected maps (B, C, *S) with 1 to 3 spatial dimensions and a size for each, got maps of shape "
             f"{tuple(maps.shape)} and size {tuple(size)}; for example resize(maps, (224, 224)) for (B, C, H, W)"
         )
+    if any(side == 0 for side in (*maps.shape[1:], *size)):
+        raise CamfnError(
+            f"resize: expected maps with a channel and a position at least, got {tuple(maps.shape)} to {tuple(size)}"
+        )
     wide = widen(maps)
     resized: Tensor = functional.interpolate(
         wide, size=tuple(size), mode=_LINEAR[len(size)], align_corners=align_corners

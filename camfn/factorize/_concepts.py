@@ -13,8 +13,18 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .._shared.checks import length_matches, shapes_agree
-from .._shared.errors import CamfnError
+from .._shared.checks import (
+    describe,
+    function,
+    is_concrete,
+    length_matches,
+    number,
+    same_device,
+    shapes_agree,
+    tensor,
+    whole,
+)
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import over_space
 from .._shared.vocabulary import Tail
 from ..targets import logits_of
@@ -135,6 +145,8 @@ def project(
         >>> project(activations[1:], found.concepts).shape
         torch.Size([1, 3, 7, 7])
     """
+    _pixels(activations, True)
+    tensor("project: concepts", concepts)
     one_set_per_image = concepts.ndim == 3
     if one_set_per_image:
         length_matches("concepts", concepts.shape[0], activations.shape[0])
@@ -166,6 +178,7 @@ def concept_scores(concepts: Tensor, head: Callable[[Tensor], Any], *, strength:
         >>> concept_scores(torch.eye(2), torch.nn.Linear(2, 5)).shape
         torch.Size([2, 5])
     """
+    function("concept_scores: head", head, "from pooled features (n, C) to logits, such as model.fc")
     rows = _scaled(concepts, strength).flatten(0, -2)
     logits = logits_of(head(rows))
     length_matches("head, on (concepts, channels)", logits.shape[0], rows.shape[0])
@@ -199,6 +212,9 @@ def tail_scores(concepts: Tensor, tail: Tail, activations: Tensor, *, strength: 
         >>> tail_scores(torch.eye(4), resume(net, "0")(images), net[0](images)).shape
         torch.Size([2, 4, 5])
     """
+    function("tail_scores: tail", tail, "from activations to the network's outputs, as resume(model, layer)(inputs)")
+    _pixels(activations, True)
+    same_device("tail_scores: concepts", _scaled(concepts, strength), activations, "activations")
     rows = _scaled(concepts, strength).to(activations.dtype)
     if rows.ndim == 3:
         length_matches("concepts", rows.shape[0], activations.shape[0])
@@ -228,6 +244,12 @@ def top_classes(scores: Tensor, names: Sequence[str] | None = None, *, count: in
         >>> top_classes(torch.tensor([[0.0, 2.0]]), ["dog", "cat"], count=1)[0][0].name
         'cat'
     """
+    tensor("top_classes: scores", scores)
+    whole("top_classes: count", count)
+    if names is not None and (isinstance(names, str) or not isinstance(names, (list, tuple))):
+        raise ArgumentTypeError(f"names: expected a list of the names of the classes, got {describe(names)}")
+    if not is_concrete(scores) or scores.is_complex():
+        raise CamfnError(f"scores: expected real numbers that can be read, got {scores.dtype} on {scores.device}")
     if scores.ndim != 2:
         raise CamfnError(f"scores: expected (concepts, classes), got {tuple(scores.shape)}; of one image: scores[0]")
     if names is not None and len(names) != scores.shape[1]:
@@ -243,6 +265,9 @@ def top_classes(scores: Tensor, names: Sequence[str] | None = None, *, count: in
 
 def _pixels(activations: Tensor, together: bool) -> Tensor:
     """Return the pixels of all images as one matrix (B N, C), or of each image as its own (B, N, C)."""
+    tensor("activations", activations, "as capture(model, layer) gives them")
+    if not activations.is_floating_point():
+        raise ArgumentTypeError(f"activations: expected a floating-point tensor, got {activations.dtype}")
     if activations.ndim not in (3, 4, 5):
         raise CamfnError(
             f"activations: expected (B, C, *S) with one to three spatial dimensions, got {tuple(activations.shape)}"
@@ -268,4 +293,20 @@ def _positive(values: Tensor, negative: Negative) -> Tensor:
 
 def _scaled(concepts: Tensor, strength: float | Tensor) -> Tensor:
     """Multiply each concept with its strength."""
-    return concepts * (strength[..., None] if isinstance(strength, Tensor) else strength)
+    tensor("concepts", concepts, "as deep_feature_factorization gives them")
+    if not concepts.is_floating_point() or concepts.ndim not in (2, 3) or not concepts.numel():
+        raise CamfnError(
+            f"concepts: expected (concepts, C) or (B, concepts, C) of floats, got {tuple(concepts.shape)} of "
+            f"{concepts.dtype}"
+        )
+    if not isinstance(strength, Tensor):
+        number("strength", strength)
+        return concepts * strength
+    same_device("strength", strength, concepts, "concepts")
+    if strength.ndim > concepts.ndim - 1 or any(
+        n not in (1, m) for n, m in zip(reversed(strength.shape), reversed(concepts.shape[:-1]))
+    ):
+        raise CamfnError(
+            f"strength: expected a number, or one a concept, {tuple(concepts.shape[:-1])}; got {tuple(strength.shape)}"
+        )
+    return concepts * strength[..., None]

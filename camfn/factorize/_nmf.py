@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._shared.checks import is_concrete
+from .._shared.checks import is_concrete, number, same_device, whole
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import largest, safe_divide, safe_sqrt, widen
 
@@ -76,7 +76,10 @@ def nmf(values: Tensor, rank: int, *, steps: int = 500, tolerance: float = 1e-5)
                 [0.0000, 0.0000, 1.0000]]))
     """
     require_nonnegative(values, "values", "values.relu() is the positive part")
-    if not isinstance(rank, int) or not 1 <= rank <= min(values.shape[-2:]):
+    whole("nmf: rank", rank)
+    whole("nmf: steps", steps)
+    number("nmf: tolerance", tolerance, "[0, inf)")
+    if not 1 <= rank <= min(values.shape[-2:]):
         n, c = values.shape[-2:]
         raise CamfnError(f"rank: expected 1 to {min(n, c)} for matrices of {n} x {c}, got {rank}")
     x, scale = _unit(values)
@@ -123,11 +126,15 @@ def nnls(values: Tensor, concepts: Tensor, *, steps: int = 1000, tolerance: floa
     """
     require_finite(values, "values")
     require_finite(concepts, "concepts")
+    whole("nnls: steps", steps)
+    number("nnls: tolerance", tolerance, "[0, inf)")
+    same_device("nnls: concepts", concepts, values, "values")
     if values.shape[-1] != concepts.shape[-1]:
         raise CamfnError(
             f"concepts: expected (..., r, {values.shape[-1]}), as many channels as the values have, "
             f"got {tuple(concepts.shape)}"
         )
+    _refuse_other_batches(values, concepts)
     lead: torch.Size = torch.broadcast_shapes(values.shape[:-2], concepts.shape[:-2])  # type: ignore[no-untyped-call]
     x, scale = _unit(values.expand(*lead, *values.shape[-2:]))
     w = concepts.to(x).expand(*lead, *concepts.shape[-2:]).reshape(-1, *concepts.shape[-2:])
@@ -307,6 +314,16 @@ def _unit(values: Tensor) -> tuple[Tensor, Tensor]:
     x = widen(values.reshape(-1, *values.shape[-2:]))
     scale = largest(x, (-2, -1))
     return safe_divide(x, scale), scale
+
+
+def _refuse_other_batches(values: Tensor, concepts: Tensor) -> None:
+    """Refuse batches of matrices that do not broadcast."""
+    pairs = zip(reversed(values.shape[:-2]), reversed(concepts.shape[:-2]))
+    if not all(1 in pair or pair[0] == pair[1] for pair in pairs):
+        raise CamfnError(
+            f"concepts: expected one matrix (r, C), or one for each of the values, {tuple(values.shape)}; got "
+            f"{tuple(concepts.shape)}"
+        )
 
 
 def require_finite(values: Tensor, name: str) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._shared.errors import CamfnError
+from .._shared.checks import describe, is_concrete, number, same_device, tensor, within
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import resize, safe_divide
 from .._shared.optional import extra
 from ._checks import as_maps, as_photo
@@ -76,13 +77,14 @@ def concepts(
     batch, rank = work.shape[:2]
     if photos.shape[0] not in (1, batch):
         raise CamfnError(f"concepts: expected one photo, or one an image of the maps, got {len(photos)} for {batch}")
-    if not 0 <= alpha <= 1:
-        raise CamfnError(f"alpha: expected an opacity in [0, 1], got {alpha}")
+    number("concepts: alpha", alpha, "[0, 1]", "An opacity")
+    if colors is not None:
+        tensor("concepts: colors", colors, "(concepts, 3) in [0, 1]")
     texts = _texts(labels, batch, rank)
     paint = (_palette(rank) if colors is None else colors).to(photos)
-    if paint.shape != (rank, 3):
-        raise CamfnError(f"colors: expected ({rank}, 3), one color a concept, got {tuple(paint.shape)}")
-    full = work.amax((1, 2, 3)) if scale is None else torch.as_tensor(scale).to(work).expand(batch)
+    if paint.shape != (rank, 3) or not within(paint, 0.0, 1.0):
+        raise CamfnError(f"colors: expected ({rank}, 3), one color a concept, in [0, 1]; got {tuple(paint.shape)}")
+    full = work.amax((1, 2, 3)) if scale is None else _full_strength(scale, work)
     strength = safe_divide(resize(work, photos.shape[-2:]), full[:, None, None, None]).to(photos)
     most, strongest = strength.max(1)
     pictures = torch.lerp(photos, paint[strongest].movedim(-1, 1), (alpha * most.clamp(max=1))[:, None])
@@ -93,11 +95,26 @@ def concepts(
     return pictures.to(photo.dtype) if photo.is_floating_point() else pictures
 
 
+def _full_strength(scale: float | Tensor, work: Tensor) -> Tensor:
+    """Return the strength that is opaque, (B,); refuse anything but one number, or one an image."""
+    if not isinstance(scale, Tensor):
+        number("concepts: scale", scale, "(0, inf)")
+        return torch.full((len(work),), scale, dtype=work.dtype, device=work.device)
+    same_device("concepts: scale", scale, work, "maps")
+    if scale.is_complex() or tuple(scale.shape) not in ((), (1,), (len(work),)) or not within(scale, 0.0, torch.inf):
+        raise CamfnError(
+            f"concepts: scale: expected a positive number, or one an image, ({len(work)},); got {tuple(scale.shape)}"
+        )
+    return scale.to(work).expand(len(work))
+
+
 def _strengths(maps: Tensor) -> Tensor:
     """Check (B, concepts, H, W) maps that are not negative."""
     work = as_maps(maps, "maps")
     if work.ndim != 4:
         raise CamfnError(f"maps: expected (B, concepts, H, W), got {tuple(maps.shape)}; for a single image: maps[None]")
+    if not is_concrete(work):
+        raise CamfnError(f"maps: expected numbers that can be read, got a tensor on {work.device}")
     if bool((work < 0).any()):
         raise CamfnError(f"maps: expected no negative strengths, got {work.min().item():.4g}")
     return work
@@ -107,7 +124,11 @@ def _texts(labels: Sequence[str] | Sequence[Sequence[str]] | None, batch: int, r
     """Return one list of labels for each image."""
     if labels is None:
         return None
+    if isinstance(labels, str) or not isinstance(labels, (list, tuple)):
+        raise ArgumentTypeError(f"labels: expected {rank} texts, or {rank} an image, got {describe(labels)}")
     given = list(labels)
+    if not all(isinstance(text, str) for label in given for text in _each(label)):
+        raise ArgumentTypeError(f"labels: expected {rank} texts, or {rank} an image, got {given!r:.80}")
     shared = all(isinstance(label, str) for label in given)
     texts = [cast("list[str]", given)] * batch if shared else [list(label) for label in given]
     if len(texts) != batch or any(len(each) != rank for each in texts):
@@ -116,6 +137,11 @@ def _texts(labels: Sequence[str] | Sequence[Sequence[str]] | None, batch: int, r
             f"{sorted({len(each) for each in texts})}"
         )
     return texts
+
+
+def _each(label: object) -> list[object]:
+    """Return the texts of a label: itself, or those of a list."""
+    return list(label) if isinstance(label, (list, tuple)) else [label]
 
 
 def _palette(rank: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -12,13 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._shared.errors import CamfnError
+from .._shared.checks import describe, number, space, whole
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.optional import extra
 from ._checks import as_photo
 
 if TYPE_CHECKING:
-    from os import PathLike
-
     from PIL.ImageFont import FreeTypeFont
 
 
@@ -64,6 +64,10 @@ def montage(
         >>> montage([torch.rand(3, 20, 30), torch.rand(3, 10, 10)], padding=2).shape
         torch.Size([3, 24, 66])
     """
+    if isinstance(images, (str, bytes, dict)) or not isinstance(images, Iterable):
+        raise ArgumentTypeError(f"montage: images: expected a list of pictures (3, H, W), got {describe(images)}")
+    if font is not None and not isinstance(font, (str, PathLike)):
+        raise ArgumentTypeError(f"montage: font: expected the path of a font file, got {describe(font)}")
     given = list(images)
     _check_grid(len(given), captions, columns, cell, padding, caption_size, background)
     first = as_photo(given[0], "images[0]")
@@ -99,15 +103,18 @@ def _check_grid(
     """Refuse a grid that cannot be laid out."""
     if count == 0:
         raise CamfnError("montage: expected at least one picture, got none")
-    if captions is not None and (isinstance(captions, str) or len(captions) != count):
-        got = "one string" if isinstance(captions, str) else str(len(captions))
-        raise CamfnError(f"montage: expected one caption for each of the {count} pictures, got {got}")
-    if (columns is not None and columns < 1) or padding < 0:
-        raise CamfnError(f"montage: expected columns of at least 1, padding of at least 0, got {columns} and {padding}")
-    if min(*(cell or (1, 1)), 1 if caption_size is None else caption_size) < 1:
-        raise CamfnError(f"montage: expected sizes of at least 1 pixel, got cell={cell}, caption_size={caption_size}")
-    if not 0 <= background <= 1:
-        raise CamfnError(f"montage: expected a background in [0, 1], got {background}")
+    if captions is not None and (isinstance(captions, str) or not isinstance(captions, (list, tuple))):
+        raise ArgumentTypeError(f"montage: captions: expected a list of texts, one a picture, got {describe(captions)}")
+    if captions is not None and (len(captions) != count or not all(isinstance(text, str) for text in captions)):
+        raise CamfnError(f"montage: expected one caption for each of the {count} pictures, got {describe(captions)}")
+    if columns is not None:
+        whole("montage: columns", columns)
+    if cell is not None:
+        space("montage: cell", cell, 2)
+    whole("montage: padding", padding, 0)
+    if caption_size is not None:
+        whole("montage: caption_size", caption_size)
+    number("montage: background", background, "[0, 1]")
 
 
 def _letterbox(photo: Tensor, height: int, width: int, background: float) -> Tensor:
@@ -128,7 +135,7 @@ def _captions(
     with extra("Pillow", "a montage with captions"):
         from PIL import Image, ImageDraw, ImageFont
 
-    letters = cast("FreeTypeFont", ImageFont.load_default(size)) if font is None else ImageFont.truetype(font, size)
+    letters = cast("FreeTypeFont", ImageFont.load_default(size)) if font is None else _font(font, size)
     blocks = [wrap_text(text, width - 2, letters) for text in texts]  # a glyph may reach a pixel beyond its advance
     line, gap = max(math.ceil(1.3 * size), sum(letters.getmetrics())), math.ceil(0.3 * size)
     strips = []
@@ -141,6 +148,16 @@ def _captions(
         foreground = 0.0 if background >= 0.5 else 1.0
         strips.append(background + alpha * (foreground - background))
     return strips
+
+
+def _font(path: str | PathLike[str], size: int) -> FreeTypeFont:
+    """Read a font; an error names the file."""
+    from PIL import ImageFont
+
+    try:
+        return ImageFont.truetype(path, size)
+    except OSError as error:
+        raise CamfnError(f"montage: font: expected the path of a font file, got {str(path)!r}: {error}") from error
 
 
 def wrap_text(text: str, width: int, font: FreeTypeFont) -> list[str]:

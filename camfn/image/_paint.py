@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._shared.checks import number, same_device, tensor, whole
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ._checks import as_maps, as_photo, within_unit
@@ -33,7 +34,7 @@ def colorize(heatmap: Tensor, colormap: str = "turbo") -> Tensor:
         >>> colorize(torch.rand(2, 7, 7), "viridis").shape
         torch.Size([2, 3, 7, 7])
     """
-    return _paint(_heatmap(heatmap), colormap).to(heatmap.dtype)
+    return _paint(_heatmap(heatmap), _colors(colormap)).to(heatmap.dtype)
 
 
 def relief(gradient: Tensor, *, quantile: float = 0.99) -> Tensor:
@@ -61,8 +62,7 @@ def relief(gradient: Tensor, *, quantile: float = 0.99) -> Tensor:
     work = as_maps(gradient, "gradient")
     if work.ndim != 4 or work.shape[1] != 3:
         raise CamfnError(f"gradient: expected shape (B, 3, H, W), got {tuple(gradient.shape)}")
-    if not 0 <= quantile <= 1:
-        raise CamfnError(f"quantile: expected a share in [0, 1], got {quantile}")
+    number("relief: quantile", quantile, "[0, 1]")
     sizes = work.abs().flatten(1)
     # torch.quantile refuses more than 2^24 values
     rank = max(1, round(quantile * sizes.shape[1]))
@@ -101,13 +101,14 @@ def overlay(photo: Tensor, heatmap: Tensor, *, alpha: float = 0.5, colormap: str
     work = _heatmap(heatmap)
     if photos.shape[0] not in (1, work.shape[0]):
         raise CamfnError(f"overlay: expected one photo, or one a heatmap, got {len(photos)} for {len(work)} heatmaps")
-    if not 0 <= alpha <= 1:
-        raise CamfnError(f"alpha: expected an opacity in [0, 1], got {alpha}")
+    number("overlay: alpha", alpha, "[0, 1]", "An opacity")
+    same_device("overlay: heatmap", work, photos, "photo")
     heat = upsample(work, photos.shape[-2:]).to(photos.dtype)
+    colors = _colors(colormap)
     zero = _ZERO.get(colormap, 0.0)
     strength = (heat - zero).abs() / max(zero, 1 - zero)
     opacity = alpha * (2 * strength).clamp(max=1)
-    blend = torch.lerp(photos, _paint(heat, colormap), opacity[:, None])
+    blend = torch.lerp(photos, _paint(heat, colors), opacity[:, None])
     return blend.to(photo.dtype) if photo.is_floating_point() else blend
 
 
@@ -138,13 +139,17 @@ def slices(
         >>> slices(torch.rand(16, 20, 24), torch.rand(4, 5, 6), count=4).shape
         torch.Size([4, 3, 20, 24])
     """
+    tensor("slices: volume", volume)
+    tensor("slices: heatmap", heatmap)
+    whole("slices: axis", axis, 0)
+    whole("slices: count", count)
     if volume.ndim not in (3, 4) or (volume.ndim == 4 and volume.shape[0] != 3) or heatmap.ndim != 3:
         raise CamfnError(
             f"slices: expected a volume (D, H, W) or (3, D, H, W) and a heatmap (d, h, w), got {tuple(volume.shape)} "
             f"and {tuple(heatmap.shape)}; one of a batch: volume[0], heatmap[0]"
         )
-    if axis not in (0, 1, 2) or count < 1:
-        raise CamfnError(f"slices: expected axis 0, 1 or 2 and at least one slice, got {axis} and {count}")
+    if axis > 2:
+        raise CamfnError(f"slices: expected axis 0, 1 or 2 got {axis}")
     colored = volume if volume.ndim == 4 else volume.expand(3, *volume.shape)
     size = colored.shape[1:]
     place = torch.linspace(0, size[axis] - 1, min(count, size[axis]), device=volume.device).round().long()
@@ -175,6 +180,9 @@ def curve(series: Tensor, heatmap: Tensor, *, height: int = 120, colormap: str =
         >>> curve(torch.arange(300) / 20, torch.rand(10)).shape
         torch.Size([3, 120, 300])
     """
+    tensor("curve: series", series)
+    tensor("curve: heatmap", heatmap)
+    whole("curve: height", height, 2)
     if series.ndim not in (1, 2) or heatmap.ndim != 1 or height < 2:
         raise CamfnError(
             f"curve: expected a series (L,) or (channels, L), a heatmap (l,) and a height of at least 2, got "
@@ -207,9 +215,9 @@ def _heatmap(heatmap: Tensor) -> Tensor:
     return work.clamp(0, 1)
 
 
-def _paint(heatmap: Tensor, colormap: str) -> Tensor:
+def _paint(heatmap: Tensor, colors: Tensor) -> Tensor:
     """Color (B, H, W) in [0, 1] as (B, 3, H, W)."""
-    colors = _colors(colormap).to(heatmap)
+    colors = colors.to(heatmap)
     last = len(colors) - 1
     place = heatmap * last
     below = place.floor().long().clamp(0, last - 1)
@@ -222,7 +230,7 @@ def _colors(colormap: str) -> Tensor:
     from kornia.color import ColorMap, ColorMapType
 
     names: list[str] = ColorMapType.list()
-    if colormap not in names:
+    if not isinstance(colormap, str) or colormap not in names:
         raise CamfnError(f"no colormap {colormap!r}: pass one of {', '.join(names)}")
     colors: Tensor = ColorMap(colormap, num_colors=64).colors
     return colors.T

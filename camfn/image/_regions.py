@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._shared.checks import number
+from .._shared.checks import is_concrete, number
+from .._shared.errors import CamfnError
 from .._shared.optional import extra
 from ._checks import as_maps
 
@@ -69,7 +70,10 @@ def to_boxes(heatmap: Tensor, *, threshold: float = 0.2, largest: bool = False) 
         >>> to_boxes(heatmap)
         [tensor([[2, 1, 7, 3]])]
     """
-    masks = to_mask(as_maps(heatmap, "heatmap", spatial=2), threshold=threshold).cpu().numpy()
+    work = as_maps(heatmap, "heatmap", spatial=2)
+    if not is_concrete(work):
+        raise CamfnError(f"to_boxes: expected a heatmap that can be read, got one on {work.device}, or under vmap")
+    masks = to_mask(work, threshold=threshold).cpu().numpy()
     count = 1 if largest else None
     return [torch.from_numpy(_component_boxes(mask)[:count]).to(heatmap.device) for mask in masks]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._shared.checks import whole
+from .._shared.checks import describe, length_matches, same_device, whole
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import min_max, resize, safe_divide
 from ._checks import as_float, as_maps
@@ -106,8 +106,13 @@ def peer_postprocess(cams: Tensor | Sequence[Tensor], size: Sequence[int]) -> Te
         >>> peer_postprocess([torch.randn(2, 14, 14), torch.randn(2, 7, 7)], (240, 320)).shape
         torch.Size([2, 240, 320])
     """
+    if not isinstance(cams, (Tensor, list, tuple)) or not all(isinstance(cam, Tensor) for cam in cams):
+        raise ArgumentTypeError(f"cams: expected (B, h, w) or a sequence of such, got {describe(cams)}")
     layers = [cams] if isinstance(cams, Tensor) else list(cams)
     if not layers or any(cam.ndim != 3 for cam in layers):
         raise CamfnError(f"cams: expected (B, h, w) or a sequence of such, got {[tuple(cam.shape) for cam in layers]}")
+    for cam in layers[1:]:
+        length_matches("cams", cam.shape[0], layers[0].shape[0])
+        same_device("cams", cam, layers[0], "first cam")
     scaled = [upsample(min_max(as_float(cam, "cams").relu(), (1, 2), epsilon=1e-7), size) for cam in layers]
     return min_max(torch.stack(scaled).mean(0), (1, 2), epsilon=1e-7).to(layers[0].dtype)

@@ -10,7 +10,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._shared.boxes import box_iou
-from .._shared.checks import describe, length_matches, number, one_of, same_device, shapes_agree, space, tensor
+from .._shared.checks import (
+    describe,
+    is_concrete,
+    length_matches,
+    number,
+    one_of,
+    same_device,
+    shapes_agree,
+    space,
+    tensor,
+    within,
+)
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
 from ..image import to_boxes, to_mask
@@ -303,12 +314,11 @@ def _boxes_by_sample(what: str, boxes: Boxes, size: Sequence[int]) -> list[Tenso
 def _on_region(what: str, heatmap: Tensor, region: Boxes) -> tuple[Tensor, Tensor]:
     """Check maps and their objects; return the maps in a type to compute in, and the masks of the objects."""
     maps = as_maps(heatmap, f"{what}: heatmap", spatial=2)
-    if isinstance(region, Tensor) and region.shape == maps.shape and region.shape[-1] != 4:
-        masks = region
-    else:
-        given = isinstance(region, Tensor) and region.dtype == torch.bool
-        masks = region if given else box_masks(region, maps.shape[1:])
-    assert isinstance(masks, Tensor)
+    # a map may be four pixels wide, but no box is a bool
+    is_mask = isinstance(region, Tensor) and (
+        region.dtype == torch.bool or (region.shape == maps.shape and region.shape[-1] != 4)
+    )
+    masks = region if isinstance(region, Tensor) and is_mask else box_masks(region, maps.shape[1:])
     same_device(f"{what}: region", masks, maps, "heatmap")
     _check_masks(what, masks, maps)
     return maps, masks

@@ -57,8 +57,8 @@ def as_images(what: str, images: Tensor) -> None:
     tensor(f"{what}: images", images)
     if not images.is_floating_point() or images.ndim < 2 or any(size == 0 for size in images.shape[1:]):
         raise CamfnError(
-            f"{what}: expected floating-point images (B, C, *T) with at least one value a sample, got {tuple(images.shape)} of "
-            f"{images.dtype}; pass images as the model takes them"
+            f"{what}: expected floating-point images (B, C, *T) with at least one value a sample, got "
+            f"{tuple(images.shape)} of {images.dtype}; pass images as the model takes them"
         )
 
 

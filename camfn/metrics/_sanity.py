@@ -53,7 +53,7 @@ def resampled(name: str, value: Tensor, generator: torch.Generator) -> Tensor:
     tensor("resampled: value", value)
     if not value.is_floating_point():
         raise ArgumentTypeError(
-            f"resampled: value: expected a floating-point parameter, got {value.dtype}; give randomized a redraw of yours"
+            f"resampled: value: expected a floating-point parameter, got {value.dtype}; give a redraw of yours"
         )
     draw = torch.randn(value.shape, generator=generator, device=generator.device, dtype=torch.float32)
     wide = value.detach().float()
