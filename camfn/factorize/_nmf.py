@@ -77,7 +77,7 @@ def nmf(values: Tensor, rank: int, *, steps: int = 500, tolerance: float = 1e-5)
     """
     require_nonnegative(values, "values", "values.relu() is the positive part")
     whole("nmf: rank", rank)
-    whole("nmf: steps", steps)
+    whole("nmf: steps", steps, 0)
     number("nmf: tolerance", tolerance, "[0, inf)")
     if not 1 <= rank <= min(values.shape[-2:]):
         n, c = values.shape[-2:]
@@ -126,7 +126,7 @@ def nnls(values: Tensor, concepts: Tensor, *, steps: int = 1000, tolerance: floa
     """
     require_finite(values, "values")
     require_finite(concepts, "concepts")
-    whole("nnls: steps", steps)
+    whole("nnls: steps", steps, 0)
     number("nnls: tolerance", tolerance, "[0, inf)")
     same_device("nnls: concepts", concepts, values, "values")
     if values.shape[-1] != concepts.shape[-1]:

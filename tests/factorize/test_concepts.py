@@ -456,7 +456,7 @@ def test_best_classes() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: nmf(rand(4, 5), 0), ValueError, "rank: expected 1 to 4"),
+        (lambda: nmf(rand(4, 5), 0), ValueError, "rank: expected a whole number from 1"),
         (lambda: nmf(rand(4, 5), 5), ValueError, "rank: expected 1 to 4 for matrices of 4 x 5, got 5"),
         (lambda: nmf(rand(4, 5), 2.0), ValueError, "rank"),  # type: ignore[arg-type]
         (lambda: nmf(rand(4, 5) - 0.5, 2), ValueError, r"no negative numbers, got -0\.\d+; values\.relu"),

@@ -139,7 +139,7 @@ def test_montage_refuses_what_it_cannot_lay_out() -> None:
     picture = torch.zeros(3, 4, 4)
     with pytest.raises(ValueError, match="at least one picture"):
         image.montage([])
-    with pytest.raises(ValueError, match="each of the 2 pictures, got 1"):
+    with pytest.raises(ValueError, match="each of the 2 pictures, got a list of 1"):
         image.montage([picture, picture], ["one"])
     with pytest.raises(ValueError, match="got one string"):
         image.montage([picture, picture], "ab")

@@ -106,7 +106,7 @@ def test_relief_is_gray_at_zero_and_keeps_the_sign() -> None:
 def test_relief_refuses_what_is_no_picture() -> None:
     with pytest.raises(ValueError, match=r"\(B, 3, H, W\), got \(1, 4, 2, 2\)"):
         image.relief(torch.zeros(1, 4, 2, 2))
-    with pytest.raises(ValueError, match="share in"):
+    with pytest.raises(ValueError, match="quantile: expected a number in"):
         image.relief(torch.zeros(1, 3, 2, 2), quantile=1.5)
     with pytest.raises(ValueError, match="NaN or infinity"):
         image.relief(torch.full((1, 3, 2, 2), torch.nan))
@@ -149,9 +149,12 @@ def test_a_curve_goes_through_its_samples() -> None:
         (lambda: image.slices(torch.rand(4, 4), torch.rand(4, 4, 4)), r"volume \(D, H, W\)"),
         (lambda: image.slices(torch.rand(4, 4, 4), torch.rand(1, 4, 4, 4)), r"heatmap\[0\]"),
         (lambda: image.slices(torch.rand(4, 4, 4), torch.rand(4, 4, 4), axis=3), "axis 0, 1 or 2"),
-        (lambda: image.slices(torch.rand(4, 4, 4), torch.rand(4, 4, 4), count=0), "at least one slice"),
+        (
+            lambda: image.slices(torch.rand(4, 4, 4), torch.rand(4, 4, 4), count=0),
+            "count: expected a whole number from 1",
+        ),
         (lambda: image.curve(torch.rand(2, 2, 4), torch.rand(4)), r"series \(L,\)"),
-        (lambda: image.curve(torch.rand(4), torch.rand(4), height=1), "height of at least 2"),
+        (lambda: image.curve(torch.rand(4), torch.rand(4), height=1), "height: expected a whole number from 2"),
     ],
 )
 def test_slices_and_curves_refuse_other_shapes(call: Any, message: str) -> None:
