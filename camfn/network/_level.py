@@ -75,7 +75,7 @@ def differentiator(
                 return outputs, calls.offsets
 
             def score(outputs: Any, _: dict[str, Tensor]) -> Tensor:
-                return one_score_a_sample(score_of(outputs), {image.shape[0]})
+                return one_score_a_sample(score_of(outputs), (image.shape[0],))
 
             image = image.clone()
             derived = derive(forward, score, image=image, tapped=bool(cut.names))
