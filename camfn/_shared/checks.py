@@ -204,7 +204,7 @@ def progress_bar(name: str, value: Any) -> None:
         function(f"{name}: progress", value, "a function of the number done and the number in all, or None")
 
 
-def rows_at_once(name: str, value: Any) -> None:
+def check_chunk_size(name: str, value: Any) -> None:
     """Refuse anything but a number of rows from 1, None for all, or "auto"."""
     if value is None or (isinstance(value, str) and value == "auto"):
         return

@@ -8,7 +8,7 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._shared.checks import describe, function, number, progress_bar, rows_at_once, shapes_agree, tensor, whole
+from .._shared.checks import check_chunk_size, describe, function, number, progress_bar, shapes_agree, tensor, whole
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide, widen
 from .._shared.noise import one_source
@@ -137,7 +137,7 @@ def max_sensitivity(
     as_images("max_sensitivity", images)
     function("max_sensitivity: explain", explain, "from images to maps, such as lambda x: explainer(x, target)")
     number("max_sensitivity: radius", radius, "(0, inf)")
-    rows_at_once("max_sensitivity", chunk_size)
+    check_chunk_size("max_sensitivity", chunk_size)
     progress_bar("max_sensitivity", progress)
     perturbations = _perturbations(
         "max_sensitivity",

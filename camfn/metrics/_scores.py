@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from .._cut.folded import BatchNormFolded, rows_at_once
 from .._cut.graft import bare
 from .._shared.checks import (
+    check_chunk_size,
     describe,
     function,
     is_concrete,
     length_matches,
     progress_bar,
-    rows_at_once,
     same_device,
 )
 from .._shared.errors import ArgumentTypeError, CamfnError
@@ -133,7 +133,7 @@ def score_rows(
     A score with the method `score_many` takes a chunk of rows as one larger batch; any other takes one batch at a time.
     """
     function(f"{what}: score", score, "as scores_of(model, images) makes it")
-    rows_at_once(what, chunk_size)
+    check_chunk_size(what, chunk_size)
     progress_bar(what, progress)
     score = for_runs(score, len(rows))
     with torch.no_grad():

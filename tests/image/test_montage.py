@@ -119,7 +119,7 @@ def test_captions_take_a_font_file(tmp_path: Path) -> None:
     assert same.shape == default.shape
     # a file is laid out by another engine, with kerning: other places, the same letters
     assert (1 - same).sum().item() == pytest.approx((1 - default).sum().item(), rel=0.1)
-    with pytest.raises(ValueError, match="path of a font file.*resource"):
+    with pytest.raises(ValueError, match=r"path of a font file.*resource"):
         image.montage(rand(1, 3, 20, 90), ["Grad-CAM"], font=tmp_path / "none.ttf")
 
 
@@ -149,9 +149,9 @@ def test_montage_refuses_what_it_cannot_lay_out() -> None:
         image.montage([picture, picture - 2])
     with pytest.raises(ValueError, match="columns"):
         image.montage([picture], columns=0)
-    with pytest.raises(ValueError, match="caption_size=0"):
+    with pytest.raises(ValueError, match="caption_size: expected"):
         image.montage([picture], ["a"], caption_size=0)
-    with pytest.raises(ValueError, match=r"cell=\(0, 4\)"):
+    with pytest.raises(ValueError, match="cell .*expected"):
         image.montage([picture], cell=(0, 4))
     with pytest.raises(ValueError, match="background"):
         image.montage([picture], background=255)
