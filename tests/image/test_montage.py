@@ -151,7 +151,7 @@ def test_montage_refuses_what_it_cannot_lay_out() -> None:
         image.montage([picture], columns=0)
     with pytest.raises(ValueError, match="caption_size: expected"):
         image.montage([picture], ["a"], caption_size=0)
-    with pytest.raises(ValueError, match="cell .*expected"):
+    with pytest.raises(ValueError, match=r"cell .*expected"):
         image.montage([picture], cell=(0, 4))
     with pytest.raises(ValueError, match="background"):
         image.montage([picture], background=255)
