@@ -226,12 +226,10 @@ def map_maker(
 
 def joined(name: str, maps: list[Tensor]) -> Tensor:
     """Join the maps of a layer's runs along their channels."""
-    if len(maps) == 1:
-        return maps[0]
     if len({(*one.shape[:1], *one.shape[2:]) for one in maps}) > 1:
         shapes = ", ".join(str(tuple(one.shape)) for one in maps)
         raise CaptureError(
             f"layer {name!r}: its runs in one forward give maps of different shapes, {shapes}, which cannot be joined "
             "along the channels: take one run, as in call=0"
         )
-    return torch.cat(maps, 1)
+    return maps[0] if len(maps) == 1 else torch.cat(maps, 1)

@@ -98,7 +98,7 @@ def record(
         raws = [chosen_tensor(name, cut.value(), select) for cut in cuts]
         layouts = [layout_for(layout, model, name, raw, inputs) for raw in raws]
         maps = [as_map(found, raw) for raw, found in zip(raws, layouts)]
-        batches = set(batch_sizes(inputs, raws))
+        batches = batch_sizes(inputs, raws)
         lift_all = repeat = False
 
         def tail(activations: Tensor) -> Any:
