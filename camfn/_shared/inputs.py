@@ -1,42 +1,117 @@
 """Call a model with its inputs, and copy, replace and repeat the tensors in them."""
 
-# tested in tests/cut/test_inputs.py
-
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .._shared.errors import ArgumentTypeError
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .checks import describe
 from .vocabulary import Inputs
 
+Images: TypeAlias = "int | str | tuple[int | str, ...] | Callable[[Any], Tensor]"
+"""Which tensor of the inputs is the images: an index, a key, a path of these, or a function of the inputs."""
+
 
 def images_of(
-    inputs: Inputs, purpose: str = "perturbs the images, but the inputs hold no such tensor"
+    inputs: Inputs, which: Images | None = None, purpose: str = "perturbs the images"
 ) -> tuple[Tensor, Callable[[Tensor], Inputs]]:
-    """Return the images, the first floating-point tensor of the inputs, and a function that rebuilds the inputs.
+    """Return the images among the inputs, and a function that rebuilds the inputs with others in their place.
 
-    The function takes n batches of changed images, puts them in the place of the images, and repeats the other tensors
-    n times. The purpose completes the text of an error: "this method ...".
+    Without `which` the images are the only floating-point tensor with space, (B, C, *S) of one to three spatial
+    dimensions that are not all of size 1; where none has space, the only floating-point tensor. They have a place in
+    the tree of the inputs: the same tensor at another place is another input. The function takes n batches of changed
+    images, puts them in that place, and repeats the other tensors n times. The purpose completes the text of an error:
+    "this method ...".
     """
-    inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
-    leaves = floating_leaves(inputs)
-    if not leaves:
-        raise ArgumentTypeError(f"this method {purpose}: {describe(inputs)}")
-    images = leaves[0]
+    images, rebuild = all_images_of(inputs, [which], purpose)
+    return images[0], lambda changed: rebuild([changed])
 
-    def rebuild(changed: Tensor) -> Any:
-        times = changed.shape[0] // images.shape[0] if images.shape[0] else 1
-        return pytree.tree_map(
-            lambda leaf: changed if leaf is images else repeated(leaf, times, {images.shape[0]}), inputs
-        )
+
+def all_images_of(
+    inputs: Inputs, which: Sequence[Images | None] | None, purpose: str = "perturbs the images"
+) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Inputs]]:
+    """Do the same for several images at once; None takes all tensors with space."""
+    inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+    leaves, spec = pytree.tree_flatten(inputs)
+    found = _with_space(leaves)
+    chosen = found if which is None and found else [_place(inputs, one, found, purpose) for one in which or [None]]
+    if len(set(chosen)) < len(chosen):
+        raise CamfnError(f"images: expected each input once, got {which}")
+    images: list[Tensor] = [leaves[place] for place in chosen]
+    batch = images[0].shape[0]
+
+    def rebuild(changed: Sequence[Tensor]) -> Any:
+        times = changed[0].shape[0] // batch if batch else 1
+        put = dict(zip(chosen, changed))
+        again = [put[place] if place in put else repeated(leaf, times, {batch}) for place, leaf in enumerate(leaves)]
+        return pytree.tree_unflatten(again, spec)
 
     return images, rebuild
+
+
+def _with_space(leaves: Sequence[Any]) -> list[int]:
+    """Return the places of the tensors with space; where none has it, the place of the only floating-point tensor."""
+    floating = [place for place, leaf in enumerate(leaves) if _is_floating(leaf)]
+    shapes = {place: leaves[place].shape for place in floating}
+    spatial = [place for place, shape in shapes.items() if len(shape) in (3, 4, 5) and any(n != 1 for n in shape[2:])]
+    return spatial or (floating if len(floating) == 1 else [])
+
+
+def _place(inputs: Any, which: Images | None, found: Sequence[int], purpose: str) -> int:
+    """Return the place, in the flat tree, of the images that `which` names, or else of the only ones."""
+    if which is None and len(found) == 1:
+        return found[0]
+    listed = _listed(inputs, found)
+    if not listed:
+        raise ArgumentTypeError(
+            f"this method {purpose}, but the inputs hold no floating-point tensor: {describe(inputs)}"
+        )
+    place = None if which is None else _named(inputs, which)
+    if place is not None:
+        return place
+    known = "; ".join(f"{call} of shape {shape}" for call, shape in listed)
+    if which is None:
+        raise CamfnError(f"this method {purpose}, and the inputs hold several tensors: say which, {known}")
+    name = getattr(which, "__name__", "a function") if callable(which) else repr(which)
+    raise CamfnError(f"images={name} is no floating-point tensor of the inputs; expected one of {known}")
+
+
+def _named(inputs: Any, which: Images) -> int | None:
+    """Return the place that `which` names; None where there is no floating-point tensor."""
+    leaves, spec = pytree.tree_flatten(inputs)
+    place: Any = None
+    if callable(which):
+        # a view of its own for each place, so that the one which the function returns tells its place
+        views = [leaf.view_as(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        chosen = which(pytree.tree_unflatten(views, spec))
+        place = next((place for place, view in enumerate(views) if view is chosen), None)
+    else:
+        place = [0] if isinstance(inputs, Tensor) else pytree.tree_unflatten(list(range(len(leaves))), spec)
+        try:
+            for key in which if isinstance(which, tuple) else (which,):
+                place = place[key]
+        except (LookupError, TypeError):
+            return None
+    return place if isinstance(place, int) and _is_floating(leaves[place]) else None
+
+
+def _listed(inputs: Any, places: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
+    """Return what names each of these places, or each floating-point tensor if there are none, and its shape."""
+    listed = []
+    for place, (path, leaf) in enumerate(pytree.tree_flatten_with_path(inputs)[0]):
+        if _is_floating(leaf) and (place in places or not places):
+            keys = tuple(getattr(key, "key", getattr(key, "idx", getattr(key, "name", None))) for key in path) or (0,)
+            listed.append((f"images={(keys[0] if len(keys) == 1 else keys)!r}", tuple(leaf.shape)))
+    return listed
+
+
+def _is_floating(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
 
 def call(run: Callable[..., Any], inputs: Any) -> Any:

@@ -87,7 +87,7 @@ def differentiator(
 
 def image_of(inputs: Inputs) -> tuple[Tensor, Callable[[Tensor], Inputs]]:
     """Return the image, the first floating-point tensor of the inputs, and what puts another in its place."""
-    return images_of(inputs, "differentiates in the image, but the inputs hold no floating-point tensor")
+    return images_of(inputs, None, "differentiates in the image")
 
 
 def pinned(model: nn.Module, inputs: Inputs, target: Target) -> ScoreFn:

@@ -423,7 +423,7 @@ def test_forward_changes_the_image_alone(net: Small) -> None:
 
 
 class Last(nn.Module):
-    """Takes a whole number, then the image, then a scale: the image is the first floating-point tensor."""
+    """Takes a whole number, then the image, then a scale: the image is the only tensor with space."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -447,7 +447,7 @@ def test_inputs_without_an_image() -> None:
 
     words = torch.tensor([[1, 2, 3, 4, 5]])
     assert explainer(ablation_cam, seeded(Embedded), "conv")(words).shape == (1, 3)
-    with pytest.raises(TypeError, match=r"perturbs the images.*no such tensor: a tensor of shape \(1, 5\)"):
+    with pytest.raises(TypeError, match=r"perturbs the images.*no floating-point tensor: a tensor of shape \(1, 5\)"):
         explainer(score_cam, seeded(Embedded), "conv")(words)
 
 
