@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import product
 from threading import Lock
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -12,15 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from .._shared.errors import CamfnError
+from .._shared.inputs import Images, all_images_of
 from .._shared.maps import largest_space, resize, widen
+from .._shared.value import Value
 from .._shared.vocabulary import Inputs, Target
 from ..targets import Move, as_score
-from ._variants import Variant, explain_variants, first_image
+from ._variants import Variant, check_chunk_size, explain_variants
 
 _DRAWING = Lock()
 
 
-class Augmentation(NamedTuple):
+@dataclass(frozen=True, eq=False, repr=False)
+class Augmentation(Value):
     """An invertible change of the images.
 
     Attributes:
@@ -44,6 +48,30 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class _Mirror(Value):
+    """Turn a tensor around in some dimensions."""
+
+    dims: tuple[int, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.flip(self.dims)
+
+    def __repr__(self) -> str:
+        return f"flip{self.dims if len(self.dims) > 1 else self.dims[:1]}".replace(",)", ")")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Times(Value):
+    """Multiply a tensor, after another change of it."""
+
+    factor: float
+    change: Callable[[Tensor], Tensor] = _same
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.change(x) * self.factor
+
+
 def flip(*dims: int) -> Augmentation:
     """Mirror images along spatial dimensions, counted from the end; -1, the default, is left to right.
 
@@ -61,11 +89,7 @@ def flip(*dims: int) -> Augmentation:
     axes = dims or (-1,)
     if any(not -3 <= axis <= -1 for axis in axes):
         raise CamfnError(f"flip: expected spatial dimensions counted from the end, -1 to -3, got {dims}")
-
-    def mirror(x: Tensor) -> Tensor:
-        return x.flip(axes)
-
-    return Augmentation(mirror, mirror, mirror)
+    return Augmentation(_Mirror(axes), _Mirror(axes), _Mirror(axes))
 
 
 def multiply(factor: float) -> Augmentation:
@@ -79,29 +103,22 @@ def multiply(factor: float) -> Augmentation:
         >>> multiply(0.5).forward(torch.tensor([[[1.0, 2.0]]]))
         tensor([[[0.5000, 1.0000]]])
     """
-    return Augmentation(_same if factor == 1 else lambda images: images * factor, _same, _same)
-
-
-IDENTITY = Augmentation(_same, _same, _same)
-_MIRROR = flip(-1)
+    return _times(IDENTITY, factor)
 
 
 def _times(one: Augmentation, factor: float) -> Augmentation:
     """Multiply the images after another change."""
-    return one if factor == 1 else one._replace(forward=lambda images: one.forward(images) * factor)
+    return one if factor == 1 else replace(one, forward=_Times(factor, one.forward))
 
 
-_AUG_SMOOTH = [_times(*both) for both in product((IDENTITY, _MIRROR), (0.9, 1.0, 1.1))]
-_NAMED = {"aug_smooth": _AUG_SMOOTH, "flips": [IDENTITY, _MIRROR]}
+IDENTITY = Augmentation(_same, _same, _same)
+_MIRROR = flip(-1)
+_AUG_SMOOTH = tuple(_times(*both) for both in product((IDENTITY, _MIRROR), (0.9, 1.0, 1.1)))
+_NAMED = {"aug_smooth": _AUG_SMOOTH, "flips": (IDENTITY, _MIRROR)}
 
 
-def augment(
-    explain: Callable[..., Tensor],
-    transforms: Literal["aug_smooth", "flips"] | Sequence[Change] = "aug_smooth",
-    *,
-    generator: torch.Generator | None = None,
-    chunk_size: int | None = None,
-) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class augment(Value):
     """Average a map over changes of the images, each undone on its map: `mean_T T^-1 explain(T x)`.
 
     "aug_smooth" is that of pytorch-grad-cam: the images and their mirror images, each times 0.9, 1 and 1.1 (of the
@@ -115,6 +132,9 @@ def augment(
     of the images, so that the result is of that size. Where a rotation or shift has moved a part of the map out of
     sight, that map counts as zero there.
 
+    All inputs with space, (B, C, *S), change together, so that a depth map is mirrored with its photo; a table is not.
+    Call it with the inputs and a target: it returns the mean map, (B, *spatial).
+
     Args:
         explain: a function of the inputs and a target that returns maps (B, *spatial): from `explainer`, `fuse`,
             another transformation, or yours. It is given all changed images in one batch, and unless the target is a
@@ -123,11 +143,9 @@ def augment(
             images, inverse on maps), and kornia's. The unchanged images count only if the list has them:
             `multiply(1)`.
         generator: for kornia's, where seeds are drawn from.
+        images: which inputs change; None is all with space. An index, a key, a path of these such as ("pixels", 0), a
+            function of the inputs, or a list of these. Of the others, those with a batch dimension are repeated.
         chunk_size: how many changed images of a sample go in one batch; None is all of them.
-
-    Returns:
-        A function of the inputs and a target that returns the mean map, (B, *spatial). The first floating-point tensor
-        of the inputs is the images; of the others, those with a batch dimension are repeated.
 
     Raises:
         CamfnError: no transforms, one that has no inverse or changes the shape of the images or, for a target with
@@ -143,23 +161,33 @@ def augment(
         >>> torch.allclose(explain(x.flip(-1), 4), explain(x, 4).flip(-1))
         True
     """
-    changes = _listed(transforms)
 
-    def run(inputs: Inputs, target: Target = None) -> Tensor:
-        images = first_image(inputs)
-        drawn = [_drawn(change, images, generator) for change in changes]
+    explain: Callable[..., Tensor]
+    transforms: Literal["aug_smooth", "flips"] | Sequence[Change] = "aug_smooth"
+    _: KW_ONLY
+    generator: torch.Generator | None = None
+    images: Images | list[Images] | None = None
+    chunk_size: int | None = None
+
+    def __post_init__(self) -> None:
+        _listed(self.transforms)
+        check_chunk_size(self.chunk_size)
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
+        """Return the mean map, (B, *spatial)."""
+        which = self.images if self.images is None or isinstance(self.images, list) else [self.images]
+        images, rebuild = all_images_of(inputs, which, "changes the images")
+        drawn = [_drawn(change, images, self.generator) for change in _listed(self.transforms)]
         if getattr(as_score(target), "moved", None) and any(one.move is None for one in drawn):
-            _unknown(images)
+            _unknown(images[0])
         variants = [
             Variant(_changed(one, images), None if one.move is _same else one.move or _unknown) for one in drawn
         ]
-        cams = explain_variants(explain, inputs, target, variants, chunk_size)
+        cams = explain_variants(self.explain, target, images, rebuild, variants, self.chunk_size)
         undone = [one.inverse(cam) for one, cam in zip(drawn, cams)]
         size = largest_space(undone)
         total = [widen(cam if cam.shape[1:] == size else resize(cam[:, None], size)[:, 0]) for cam in undone]
         return torch.stack(total).mean(0).to(cams[0].dtype)
-
-    return run
 
 
 def _unknown(mask: Tensor) -> Tensor:
@@ -203,46 +231,57 @@ def _only_colors(module: nn.Module) -> bool:
     return any("IntensityAugmentation" in base.__name__ for base in type(module).__mro__)
 
 
-def _changed(one: Augmentation, images: Tensor) -> Tensor:
-    """Apply a change, and refuse one that changes the shape."""
+class _Drawn(NamedTuple):
+    """A change with its random parameters drawn: of all images together, and of a map and a mask."""
+
+    forward: Callable[[Sequence[Tensor]], Sequence[Tensor]]
+    inverse: Callable[[Tensor], Tensor]
+    move: Move | None
+
+
+def _changed(one: _Drawn, images: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Apply a change, and refuse one that changes a shape."""
     changed = one.forward(images)
-    if changed.shape != images.shape:
-        raise CamfnError(
-            f"augment: a transform made {tuple(changed.shape)} of images of shape {tuple(images.shape)}; all of them "
-            "go in one batch. For several sizes: multi_scale"
-        )
+    for before, after in zip(images, changed):
+        if after.shape != before.shape:
+            raise CamfnError(
+                f"augment: a transform made {tuple(after.shape)} of images of shape {tuple(before.shape)}; all of them "
+                "go in one batch. For several sizes: multi_scale"
+            )
     return changed
 
 
-def _drawn(change: Augmentation | nn.Module, images: Tensor, generator: torch.Generator | None) -> Augmentation:
-    """Draw the random parameters of a kornia augmentation once, and return it as an `Augmentation`."""
+def _drawn(change: Augmentation | nn.Module, images: Sequence[Tensor], generator: torch.Generator | None) -> _Drawn:
+    """Draw the random parameters of a kornia augmentation once, the same for all images."""
     if isinstance(change, Augmentation):
-        return change
+        return _Drawn(lambda images: [change.forward(x) for x in images], change.inverse, change.move)
     name = type(change).__name__
-    if images.ndim != 4:
-        raise CamfnError(
-            f"augment: {name} of kornia takes images (B, C, H, W), got {tuple(images.shape)}; for other dimensions "
-            "give flip(-1), flip(-3) or a pair (forward on images, inverse on maps)"
-        )
+    for x in images:
+        if x.ndim != 4:
+            raise CamfnError(
+                f"augment: {name} of kornia takes images (B, C, H, W), got {tuple(x.shape)}; for other dimensions "
+                "give flip(-1), flip(-3) or a pair (forward on images, inverse on maps)"
+            )
     if generator is None:
         raise CamfnError(
             f"augment: {name} of kornia draws at random: pass generator=torch.Generator().manual_seed(0), for instance"
         )
     own: Any = deepcopy(change)  # an augmentation of kornia stores its drawn parameters on itself
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    devices = [images.device] if images.device.type == "cuda" else []
+    devices = [images[0].device] if images[0].device.type == "cuda" else []
     with _DRAWING, torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        changed = own(images)
-    params, size = own._params, images.shape[2:]
+        first = own(images[0])
+    params, size = own._params, images[0].shape[2:]
+    changed = [first, *(own(x, params=params) for x in images[1:])]
 
     def at_size(apply: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return lambda cam: apply(resize(cam[:, None], size))[:, 0]
 
     if not hasattr(own, "inverse"):
-        return Augmentation(lambda _: changed, _same, _same)
+        return _Drawn(lambda _: changed, _same, _same)
     keys = {"data_keys": ["mask"]} if hasattr(own, "data_keys") else {}
-    return Augmentation(
+    return _Drawn(
         lambda _: changed,
         at_size(lambda cam: own.inverse(cam, params=params)),
         at_size(lambda mask: own(mask, params=params, **keys)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -13,11 +14,11 @@ from .._shared.checks import is_concrete
 from .._shared.components import Sign, first_component, orient
 from .._shared.errors import CamfnError
 from .._shared.maps import pixels, widen
+from .._shared.value import Value
 
 
-def eigen_smooth(
-    method: Callable[..., Tensor], *, centered: bool = False, sign: Sign | Literal["map"] = "map"
-) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class eigen_smooth(Value):
     """Replace the sum over channels of a method by their first component: Eigen-CAM of its weighted channels.
 
     For `L(p) = sum_k c_k(p)`, with `c_k = w_k A_k` in Grad-CAM, the result is `O v_1`, `O` the (N, C) matrix of the
@@ -34,13 +35,12 @@ def eigen_smooth(
 
     Source: pytorch-grad-cam, which introduced it; no paper. The sign rule is camfn's.
 
+    It is a method: (activations, grads, outputs) to the raw map, (B, *S), of norm sigma_1.
+
     Args:
         method: takes (activations, grads, outputs) and nothing else of the network.
         centered: subtract each channel's mean contribution first; the map then sums to zero.
         sign: "map", or a rule of `eigen_grad_cam`: "corr_mean", "absmax", "sum".
-
-    Returns:
-        A method: (activations, grads, outputs) to the raw map, (B, *S), of norm sigma_1.
 
     Raises:
         CamfnError: the method takes no gradients, or more of the network; or, once run, does not sum over channels that
@@ -53,33 +53,54 @@ def eigen_smooth(
         >>> eigen_smooth(grad_cam)(activations, torch.ones(1, 2, 2)).round(decimals=4)
         tensor([[5., 0.]])
     """
-    needs = read_signature(method)
-    name = str(getattr(getattr(method, "func", method), "__name__", "this method"))
-    if not needs.gradients or needs.context:
-        what = f"asks for {', '.join(sorted(needs.context))}" if needs.context else "takes no gradients"
-        raise CamfnError(
-            f"eigen_smooth: {name} {what}, so it does not weigh each channel by its own gradient; take grad_cam, "
-            "hires_cam, grad_cam_plusplus, xgrad_cam or layer_cam. For activations alone: eigen_cam"
-        )
-    if centered and sign == "sum":
-        raise CamfnError("sign='sum' cannot orient a centered map: it sums to zero. Use 'map', 'corr_mean' or 'absmax'")
 
-    def smoothed(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
+    method: Callable[..., Tensor]
+    _: KW_ONLY
+    centered: bool = False
+    sign: Sign | Literal["map"] = "map"
+    _takes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        needs = read_signature(self.method)
+        name = _name(self.method)
+        if not needs.gradients or needs.context:
+            what = f"asks for {', '.join(sorted(needs.context))}" if needs.context else "takes no gradients"
+            raise CamfnError(
+                f"eigen_smooth: {name} {what}, so it does not weigh each channel by its own gradient; take grad_cam, "
+                "hires_cam, grad_cam_plusplus, xgrad_cam or layer_cam. For activations alone: eigen_cam"
+            )
+        if self.centered and self.sign == "sum":
+            raise CamfnError(
+                "sign='sum' cannot orient a centered map: it sums to zero. Use 'map', 'corr_mean' or 'absmax'"
+            )
+        object.__setattr__(self, "_takes", needs.positional)
+
+    @property
+    def __name__(self) -> str:
+        """The name that errors call it by."""
+        return f"eigen_smooth({_name(self.method)})"
+
+    def __call__(self, activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
+        """Return the raw map, (B, *S)."""
         a, g = widen(activations, grads)
         # each channel of each sample becomes a sample of one channel
         single = (a.flatten(0, 1)[:, None], g.flatten(0, 1)[:, None], outputs)
-        cams = method(*single[: needs.positional])
+        cams = self.method(*single[: self._takes])
         contributions = cams.reshape(*a.shape[:2], *cams.shape[1:])
         summed = contributions.sum(1)
         if is_concrete(a) and is_concrete(g):
-            check_sum_of_channels(name, summed, method(*(a, g, outputs)[: needs.positional]))
+            check_sum_of_channels(_name(self.method), summed, self.method(*(a, g, outputs)[: self._takes]))
         rows = pixels(contributions)
-        component = first_component(rows - rows.mean(-2, keepdim=True) if centered else rows)
-        component = _oriented_like(component, summed.flatten(1)) if sign == "map" else orient(component, rows, sign)
-        return component.reshape(summed.shape).to(activations.dtype)
+        component = first_component(rows - rows.mean(-2, keepdim=True) if self.centered else rows)
+        aligned = (
+            _oriented_like(component, summed.flatten(1)) if self.sign == "map" else orient(component, rows, self.sign)
+        )
+        return aligned.reshape(summed.shape).to(activations.dtype)
 
-    smoothed.__name__ = f"eigen_smooth({name})"
-    return smoothed
+
+def _name(method: Callable[..., Tensor]) -> str:
+    """Return what an error calls a method, or the method that a partial binds."""
+    return str(getattr(getattr(method, "func", method), "__name__", "this method"))
 
 
 def _oriented_like(component: Tensor, cam: Tensor) -> Tensor:

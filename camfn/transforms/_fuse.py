@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,11 @@ from .._cut.capture import capture_many
 from .._cut.explainer import explainer
 from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.signature import read_signature
+from .._shared.checks import refuse_lost_graph
 from .._shared.errors import CamfnError, CaptureError
 from .._shared.maps import largest_space, min_max, resize, safe_divide, widen
 from .._shared.spelling import near
+from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 
 Fusion: TypeAlias = Literal["mean", "max", "tanh_max", "product", "weighted"]
@@ -86,8 +89,7 @@ def fuse_maps(
             f"fuse_maps: expected maps (B, *spatial) of the same samples, one a layer, got "
             f"{[tuple(m.shape) for m in given]}; for example fuse_maps([grad_cam(*c) for c in captured.values()])"
         )
-    if how not in _PAPERS:
-        raise CamfnError(f"how: expected one of {', '.join(map(repr, _PAPERS))}, got {how!r}")
+    check_rule(how, scaling)
     rule = scaling or _PAPERS[how]
     target = tuple(size) if size is not None else largest_space(given)
     wide = [widen(m) for m in given]
@@ -99,6 +101,14 @@ def fuse_maps(
     return _combine(torch.stack(scaled), how, weights).to(given[0].dtype)
 
 
+def check_rule(how: Fusion, scaling: Scaling | None) -> None:
+    """Refuse an unknown rule or scaling."""
+    if how not in _PAPERS:
+        raise CamfnError(f"how: expected one of {', '.join(map(repr, _PAPERS))}, got {how!r}")
+    if scaling is not None and scaling not in get_args(Scaling):
+        raise CamfnError(f"scaling: expected one of {', '.join(map(repr, get_args(Scaling)))}, got {scaling!r}")
+
+
 def _rescale(m: Tensor, rule: Scaling) -> Tensor:
     """Scale each map (B, *S) by itself."""
     dims = tuple(range(1, m.ndim))
@@ -108,9 +118,7 @@ def _rescale(m: Tensor, rule: Scaling) -> Tensor:
         return min_max(m, dims)
     if rule in ("relu_max", "max"):
         return safe_divide(m, m.abs().amax(dims, keepdim=True))
-    if rule == "none":
-        return m
-    raise CamfnError(f"scaling: expected 'relu_minmax', 'relu_max', 'minmax', 'max' or 'none', got {rule!r}")
+    return m
 
 
 def _combine(stacked: Tensor, how: Fusion, weights: Sequence[float] | Tensor | None) -> Tensor:
@@ -129,26 +137,14 @@ def _combine(stacked: Tensor, how: Fusion, weights: Sequence[float] | Tensor | N
     return safe_divide((w * stacked).sum(0), w.sum(0))
 
 
-def fuse(
-    method: Callable[..., Tensor],
-    model: nn.Module,
-    layers: str | Sequence[str | nn.Module],
-    *,
-    how: Fusion = "mean",
-    size: Sequence[int] | None = None,
-    scaling: Scaling | None = None,
-    gamma: float = 2.0,
-    weights: Sequence[float] | Tensor | None = None,
-    select: Select | None = None,
-    layout: AnyLayout = "auto",
-    chunk_size: int | Literal["auto"] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    differentiable: bool = False,
-) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class fuse(Value):
     """Compose a method with several layers of a model, and combine their maps by `fuse_maps`.
 
     A method that takes gradients and nothing else of the network costs one forward and one backward, however many the
     layers. Any other runs once a layer.
+
+    Call it with the inputs and a target: it returns the fused map, (B, *size).
 
     Args:
         method: one of `camfn.methods`, a `functools.partial` of one, `eigen_smooth` of one, or a function of yours.
@@ -166,9 +162,6 @@ def fuse(
         progress: as for `explainer`; starts anew with every layer.
         differentiable: as for `explainer`.
 
-    Returns:
-        A function of the inputs and a target that returns the fused map, (B, *size).
-
     Raises:
         CaptureError: no layer fits a name or pattern, or what `capture` refuses.
         CamfnError: as for `fuse_maps`.
@@ -180,24 +173,50 @@ def fuse(
         >>> fuse(grad_cam, net, "[0]")(torch.ones(2, 3, 8, 8), 4).shape
         torch.Size([2, 6, 6])
     """
-    names = matching(model, layers)
-    needs = read_signature(method)
-    see: dict[str, Any] = {"select": select, "layout": layout, "differentiable": differentiable}
-    run = capture_many(model, names, **see)
-    apart = [explainer(method, model, n, chunk_size=chunk_size, progress=progress, **see) for n in names]
-    together = needs.gradients and not needs.context - {"chunk_size"}
 
-    def explain(inputs: Inputs, target: Target = None) -> Tensor:
-        if together:
-            by_layer = run(inputs, target)
-            for name, captured in by_layer.items():
-                spatial_map(name, captured.activations, layout)
-            cams = [method(*captured[: needs.positional]) for captured in by_layer.values()]
+    method: Callable[..., Tensor]
+    model: nn.Module
+    layers: str | Sequence[str | nn.Module]
+    _: KW_ONLY
+    how: Fusion = "mean"
+    size: Sequence[int] | None = None
+    scaling: Scaling | None = None
+    gamma: float = 2.0
+    weights: Sequence[float] | Tensor | None = None
+    select: Select | None = None
+    layout: AnyLayout = "auto"
+    chunk_size: int | Literal["auto"] | None = None
+    progress: Callable[[int, int], None] | None = None
+    differentiable: bool = False
+    _together: Callable[..., Any] | None = field(init=False)
+    _apart: tuple[Callable[..., Tensor], ...] = field(init=False)
+    _takes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        names, needs = matching(self.model, self.layers), read_signature(self.method)
+        check_rule(self.how, self.scaling)
+        see: dict[str, Any] = {"select": self.select, "layout": self.layout, "differentiable": self.differentiable}
+        knobs: dict[str, Any] = {"chunk_size": self.chunk_size, "progress": self.progress}
+        apart = [explainer(self.method, self.model, name, **knobs, **see) for name in names]
+        together = needs.gradients and not needs.context - {"chunk_size"}
+        object.__setattr__(self, "_together", capture_many(self.model, names, **see) if together else None)
+        object.__setattr__(self, "_apart", tuple(apart))
+        object.__setattr__(self, "_takes", needs.positional)
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
+        """Return the fused map, (B, *size)."""
+        if self._together is None:
+            cams = [explain(inputs, target) for explain in self._apart]
         else:
-            cams = [one(inputs, target) for one in apart]
-        return fuse_maps(cams, how=how, size=size, scaling=scaling, gamma=gamma, weights=weights)
-
-    return explain
+            if not self.differentiable:
+                refuse_lost_graph("fuse", self.model, inputs)
+            by_layer = self._together(inputs, target)
+            for name, captured in by_layer.items():
+                spatial_map(name, captured.activations, self.layout)
+            cams = [self.method(*captured[: self._takes]) for captured in by_layer.values()]
+        return fuse_maps(
+            cams, how=self.how, size=self.size, scaling=self.scaling, gamma=self.gamma, weights=self.weights
+        )
 
 
 def matching(model: nn.Module, layers: str | Sequence[str | nn.Module]) -> list[str]:

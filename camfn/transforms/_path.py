@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -12,13 +13,15 @@ from .._cut.capture import capture, observe
 from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.resume import record
 from .._cut.signature import read_signature
+from .._shared.checks import refuse_lost_graph
 from .._shared.errors import CamfnError
-from .._shared.inputs import images_of
+from .._shared.inputs import Images, images_of
 from .._shared.maps import widen
 from .._shared.quadrature import gauss_legendre
+from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Inputs, ScoreFn, Select, Tail, Target
 from ..targets import pin
-from ._variants import Variant, explain_variants
+from ._variants import Variant, check_chunk_size, explain_variants
 
 Space: TypeAlias = Literal["inputs", "activations"]
 """The space in which the path is straight."""
@@ -30,23 +33,8 @@ Run: TypeAlias = Callable[[Sequence[Tensor], AtPoint], Sequence[Tensor]]
 """Runs the network at each point of a path, and returns the results of an `AtPoint` there."""
 
 
-def path_integral(
-    method: Callable[..., Tensor],
-    model: nn.Module,
-    layer: str | nn.Module,
-    *,
-    space: Space,
-    average: Literal["grads", "maps"] = "grads",
-    baseline: float | Tensor = 0.0,
-    steps: int = 8,
-    difference: bool = True,
-    rectified: bool = False,
-    std: float = 0.0,
-    generator: torch.Generator | None = None,
-    select: Select | None = None,
-    layout: AnyLayout = "auto",
-    chunk_size: int | None = None,
-) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class path_integral(Value):
     """Compose a gradient method with a layer, its gradient averaged over the paths from baselines to the sample.
 
     With `A_t` and `g_t` the activations and gradients at the point t of a path, 0 at the baseline and 1 at the sample:
@@ -63,6 +51,10 @@ def path_integral(
     the precision of the quadrature; and over an affine tail, from a baseline of zero, every method is what it is
     without a path. With `space="inputs"` the path is curved at the layer, and neither holds.
 
+    Call it with the inputs and a target: it returns the raw map, (B, *spatial). The target makes its choices, such as
+    the top class, by the outputs of the unchanged inputs. Costs, with n baselines: 1 F + n steps (F + b) for inputs,
+    and n F more for the difference; 1 F + n steps (t + b) for activations.
+
     Args:
         method: takes (activations, grads, outputs) and nothing else of the network, such as `grad_cam`, `hires_cam`,
             `layer_cam`, `eigen_smooth(grad_cam)`.
@@ -77,14 +69,12 @@ def path_integral(
         rectified: clip each point's map at zero; for `average="maps"`.
         std: standard deviation of normal noise on every point, in the units of the path; 0 draws nothing.
         generator: where that noise is drawn from, on its own device, in float32.
+        images: with `space="inputs"`, which input the path changes, where several have space: an index, a key, a path
+            of these such as ("pixels", 0), or a function of the inputs.
         select: as for `explainer`.
         layout: as for `explainer`.
         chunk_size: points at once; None is all of a path.
-
-    Returns:
-        A function of the inputs and a target that returns the raw map, (B, *spatial). The target makes its choices,
-        such as the top class, by the outputs of the unchanged inputs. Costs, with n baselines: 1 F + n steps (F + b)
-        for inputs, and n F more for the difference; 1 F + n steps (t + b) for activations.
+        differentiable: as for `explainer`, with `space="inputs"`; the recorded part before the layer has no graph.
 
     Raises:
         CamfnError: a method without gradients or that needs more of the network; a baseline that does not broadcast;
@@ -100,75 +90,136 @@ def path_integral(
         >>> torch.allclose(cam.sum((1, 2)), (net(x) - zero)[:, 4], atol=1e-4)
         True
     """
-    needs = read_signature(method)
-    name = layer_name(model, layer)
-    if not needs.gradients or needs.context:
-        raise CamfnError(
-            f"path_integral: {getattr(method, '__name__', 'this method')} is no function of activations and gradients "
-            "alone, so it has no gradient to average; take grad_cam, hires_cam, layer_cam or another gradient method"
-        )
-    if space not in ("inputs", "activations") or average not in ("grads", "maps"):
-        raise CamfnError(
-            "path_integral: expected space 'inputs' or 'activations' and average 'grads' or 'maps', got "
-            f"{space!r} and {average!r}"
-        )
-    if steps < 1 or std < 0 or (std and generator is None):
-        raise CamfnError(
-            f"path_integral: expected at least 1 step, and a generator for std > 0; got steps={steps}, "
-            f"std={std}, generator={generator}"
-        )
-    if rectified and average == "grads":
-        raise CamfnError("path_integral: rectified=True clips the map of each point, so it needs average='maps'")
-    see = observe(model, name, select=select, layout=layout)
-    derive = capture(model, name, select=select, layout=layout)
-    cut = record(model, name, select=select, layout=layout)
-    nodes, lengths = gauss_legendre(steps)
 
-    def apply(activations: Tensor, grads: Tensor) -> Tensor:
-        return method(*(activations, grads, None)[: needs.positional])
+    method: Callable[..., Tensor]
+    model: nn.Module
+    layer: str | nn.Module
+    _: KW_ONLY
+    space: Space
+    average: Literal["grads", "maps"] = "grads"
+    baseline: float | Tensor = 0.0
+    steps: int = 8
+    difference: bool = True
+    rectified: bool = False
+    std: float = 0.0
+    generator: torch.Generator | None = None
+    images: Images | None = None
+    select: Select | None = None
+    layout: AnyLayout = "auto"
+    chunk_size: int | None = None
+    differentiable: bool = False
+    _see: Callable[..., Any] = field(init=False)
+    _derive: Callable[..., Any] = field(init=False)
+    _cut: Callable[..., Any] = field(init=False)
+    _takes: int = field(init=False)
 
-    def along(start: Tensor, end: Tensor, origin: Tensor, activations: Tensor, run: Run) -> Tensor:
+    def __post_init__(self) -> None:
+        needs = read_signature(self.method)
+        if not needs.gradients or needs.context:
+            raise CamfnError(
+                f"path_integral: {getattr(self.method, '__name__', 'this method')} is no function of activations and "
+                "gradients alone, so it has no gradient to average; take grad_cam, hires_cam, layer_cam or another "
+                "gradient method"
+            )
+        self._check_options()
+        name = layer_name(self.model, self.layer)
+        what: dict[str, Any] = {"select": self.select, "layout": self.layout}
+        see = observe(self.model, name, **what, differentiable=self.differentiable)
+        object.__setattr__(self, "_see", see)
+        derive = capture(self.model, name, **what, differentiable=self.differentiable)
+        object.__setattr__(self, "_derive", derive)
+        object.__setattr__(self, "_cut", record(self.model, name, **what))
+        object.__setattr__(self, "_takes", needs.positional)
+
+    def _check_options(self) -> None:
+        if self.space not in ("inputs", "activations") or self.average not in ("grads", "maps"):
+            raise CamfnError(
+                "path_integral: expected space 'inputs' or 'activations' and average 'grads' or 'maps', got "
+                f"{self.space!r} and {self.average!r}"
+            )
+        if self.steps < 1 or self.std < 0 or (self.std and self.generator is None):
+            raise CamfnError(
+                f"path_integral: expected at least 1 step, and a generator for std > 0; got steps={self.steps}, "
+                f"std={self.std}, generator={self.generator}"
+            )
+        if self.rectified and self.average == "grads":
+            raise CamfnError("path_integral: rectified=True clips the map of each point, so it needs average='maps'")
+        if self.differentiable and self.space == "activations":
+            raise CamfnError(
+                "path_integral: differentiable=True needs space='inputs'; with space='activations' the network before "
+                "the layer is recorded, without a graph"
+            )
+        check_chunk_size(self.chunk_size)
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
+        """Return the raw map, (B, *spatial)."""
+        if not self.differentiable:
+            refuse_lost_graph("path_integral", self.model, inputs)
+        keep = self.differentiable and torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(keep):
+            if self.space == "activations":
+                return self._at_the_layer(inputs, target)
+            return self._at_the_inputs(inputs, target)
+
+    def _at_the_layer(self, inputs: Inputs, target: Target) -> Tensor:
+        """Average over paths that are straight at the layer."""
+        recorded = self._cut(inputs)
+        end = recorded.activations
+        spatial_map(layer_name(self.model, self.layer), end, self.layout)
+        run = _after(recorded.tail, pin(target, recorded.outputs), self.chunk_size)
+        cams = [self._along(start, end, start, end, run) for start in _baselines(self.baseline, end)]
+        return torch.stack(cams).mean(0).to(end.dtype)
+
+    def _at_the_inputs(self, inputs: Inputs, target: Target) -> Tensor:
+        """Average over paths that are straight at the images."""
+        activations, outputs = self._see(inputs)
+        spatial_map(layer_name(self.model, self.layer), activations, self.layout)
+        images, rebuild = images_of(inputs, self.images, "changes the images")
+        run = _through(self._derive, pin(target, outputs), images, rebuild, self.chunk_size)
+        cams = []
+        for start in _baselines(self.baseline, images):
+            origin = self._see(rebuild(start))[0] if self.difference else activations
+            cams.append(self._along(start, images, origin, activations, run))
+        return torch.stack(cams).mean(0).to(activations.dtype)
+
+    def _along(self, start: Tensor, end: Tensor, origin: Tensor, activations: Tensor, run: Run) -> Tensor:
         """Return the map of one path; `run` applies `at_point` to the activations and gradients at each point of it."""
-        path = [_noisy(start + t * (end - start), std, generator) for t in nodes]
+        nodes, lengths = gauss_legendre(self.steps)
+        path = [_noisy(start + t * (end - start), self.std, self.generator) for t in nodes]
+        subtracted = origin if self.difference else torch.zeros_like(origin)
 
         def at_point(a: Tensor, g: Tensor) -> Tensor:
-            if average == "grads":
+            if self.average == "grads":
                 return g
-            cam = apply(a - origin.repeat(a.shape[0] // origin.shape[0], *(1,) * (a.ndim - 1)), g)
-            return cam.relu() if rectified else cam
+            moved = a - subtracted.repeat(a.shape[0] // subtracted.shape[0], *(1,) * (a.ndim - 1))
+            cam = self.method(*(moved, g, None)[: self._takes])
+            return cam.relu() if self.rectified else cam
 
         mean = sum(w * widen(one) for w, one in zip(lengths, run(path, at_point)))
         assert isinstance(mean, Tensor)
-        return apply(activations - origin, mean.to(activations.dtype)) if average == "grads" else mean
-
-    def explain(inputs: Inputs, target: Target = None) -> Tensor:
-        recorded = cut(inputs) if space == "activations" else None
-        activations, outputs = recorded[:2] if recorded else see(inputs)
-        spatial_map(name, activations, layout)
-        score = pin(target, outputs)
-        images, rebuild = images_of(inputs)
-        end = activations if recorded else images
-        run = _after(recorded.tail, score, chunk_size) if recorded else _through(derive, inputs, score, chunk_size)
-        cams = []
-        with torch.inference_mode(False), torch.no_grad():
-            for start in _baselines(baseline, end):
-                origin = start if recorded else see(rebuild(start))[0]
-                origin = origin if difference else torch.zeros_like(activations)
-                cams.append(widen(along(start, end, origin, activations, run)))
-        return torch.stack(cams).mean(0).to(activations.dtype)
-
-    return explain
+        if self.average == "maps":
+            return widen(mean)
+        return widen(self.method(*(activations - subtracted, mean.to(activations.dtype), None)[: self._takes]))
 
 
-def _through(derive: Callable[..., Any], inputs: Inputs, score: ScoreFn, chunk_size: int | None) -> Run:
+def _through(
+    derive: Callable[..., Any],
+    score: ScoreFn,
+    images: Tensor,
+    rebuild: Callable[[Tensor], Inputs],
+    chunk_size: int | None,
+) -> Run:
     """Run the whole network at each point."""
 
     def fixed(outputs: Any) -> Tensor:
         return score(outputs)
 
     def run(path: Sequence[Tensor], at_point: AtPoint) -> Sequence[Tensor]:
-        variants = [Variant(x) for x in path]
-        return explain_variants(lambda x, t: at_point(*derive(x, t)[:2]), inputs, fixed, variants, chunk_size)
+        def explain(inputs: Inputs, target: Target) -> Tensor:
+            return at_point(*derive(inputs, target)[:2])
+
+        points = [Variant([x]) for x in path]
+        return explain_variants(explain, fixed, [images], lambda changed: rebuild(changed[0]), points, chunk_size)
 
     return run
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,24 +13,17 @@ from torch.nn import functional
 from .._cut.capture import capture
 from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.signature import read_signature
+from .._shared.checks import refuse_lost_graph
 from .._shared.errors import CamfnError
-from .._shared.inputs import images_of
+from .._shared.inputs import Images, images_of
 from .._shared.maps import resize, widen
+from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 from ..targets import logits_of, pin
 
 
-def multi_scale(
-    method: Callable[..., Tensor],
-    model: nn.Module,
-    layer: str | nn.Module,
-    sizes: Sequence[int | Sequence[int]],
-    *,
-    size: Sequence[int] | None = None,
-    agree: bool | None = None,
-    select: Select | None = None,
-    layout: AnyLayout = "auto",
-) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class multi_scale(Value):
     """Compose a method with a layer whose activations and gradients are averaged over sizes of the image (CAMERAS).
 
     `L = method(mean_r up(A_r), mean_r up(g_r))` over the image at its own size and at each of `sizes`, `up` resizing to
@@ -41,6 +36,9 @@ def multi_scale(
 
     Source: arXiv 2106.10649; the authors' code for the agreement.
 
+    Call it with the inputs and a target: it returns the raw map, (B, *size). Costs a forward and a backward at each
+    size. The target is pinned at the image's own size.
+
     Args:
         method: takes (activations, grads, outputs) and nothing else of the network; `hires_cam` is the paper's.
         model: any module; left exactly as it is.
@@ -48,12 +46,11 @@ def multi_scale(
         sizes: further sizes, each a spatial shape or a number for the shorter side, sides in proportion.
         size: spatial shape of the result; None is the image's own, as in the paper. Memory holds C maps of this shape.
         agree: leave sizes out where their top class is another; None: where no target is given.
+        images: which input is resized, where several have space: an index, a key, a path of these such as
+            ("pixels", 0), or a function of the inputs.
         select: as for `explainer`.
         layout: as for `explainer`.
-
-    Returns:
-        A function of the inputs and a target that returns the raw map, (B, *size). Costs a forward and a backward at
-        each size. The target is pinned at the image's own size.
+        differentiable: as for `explainer`; which sizes agree is a constant.
 
     Raises:
         CamfnError: no sizes or one that does not fit; a method that needs more of the network.
@@ -66,31 +63,53 @@ def multi_scale(
         >>> multi_scale(hires_cam, net, "0", [12, 16])(torch.rand(2, 3, 8, 8)).shape
         torch.Size([2, 8, 8])
     """
-    needs = read_signature(method)
-    if needs.context:
-        raise CamfnError(
-            f"multi_scale: {getattr(method, '__name__', 'this method')} asks for {', '.join(sorted(needs.context))} of "
-            "the network, which has no mean over sizes; take hires_cam, grad_cam, layer_cam or eigen_cam"
-        )
-    if not sizes:
-        raise CamfnError("multi_scale: expected at least one further size, as in sizes=[324, 424], got none")
-    name = layer_name(model, layer)
-    derive = capture(model, name, select=select, layout=layout)
 
-    def explain(inputs: Inputs, target: Target = None) -> Tensor:
-        images, rebuild = images_of(inputs)
-        space = tuple(size) if size is not None else tuple(images.shape[2:])
-        shapes = [_shape(one, images.shape[2:]) for one in sizes]
-        captured = derive(inputs, target)
-        spatial_map(name, captured.activations, layout)
-        score = pin(target, captured.outputs)
-        choosy = target is None if agree is None else agree
-        with torch.inference_mode(False), torch.no_grad():
+    method: Callable[..., Tensor]
+    model: nn.Module
+    layer: str | nn.Module
+    sizes: Sequence[int | Sequence[int]]
+    _: KW_ONLY
+    size: Sequence[int] | None = None
+    agree: bool | None = None
+    images: Images | None = None
+    select: Select | None = None
+    layout: AnyLayout = "auto"
+    differentiable: bool = False
+    _derive: Callable[..., Any] = field(init=False)
+    _takes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        needs = read_signature(self.method)
+        if needs.context:
+            raise CamfnError(
+                f"multi_scale: {getattr(self.method, '__name__', 'this method')} asks for "
+                f"{', '.join(sorted(needs.context))} of the network, which has no mean over sizes; take hires_cam, "
+                "grad_cam, layer_cam or eigen_cam"
+            )
+        if not self.sizes:
+            raise CamfnError("multi_scale: expected at least one further size, as in sizes=[324, 424], got none")
+        derive = capture(
+            self.model, self.layer, select=self.select, layout=self.layout, differentiable=self.differentiable
+        )
+        object.__setattr__(self, "_derive", derive)
+        object.__setattr__(self, "_takes", needs.positional)
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
+        """Return the raw map, (B, *size)."""
+        if not self.differentiable:
+            refuse_lost_graph("multi_scale", self.model, inputs)
+        keep = self.differentiable and torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(keep):
+            images, rebuild = images_of(inputs, self.images, "resizes the images")
+            space = tuple(images.shape[2:]) if self.size is None else tuple(self.size)
+            captured = self._derive(inputs, target)
+            spatial_map(layer_name(self.model, self.layer), captured.activations, self.layout)
+            score, choosy = pin(target, captured.outputs), target is None if self.agree is None else self.agree
             top = logits_of(captured.outputs).argmax(1) if choosy else None
             activations, grads = (resize(widen(x), space) for x in captured[:2])
             count: Tensor | float = 1.0
-            for shape in shapes:
-                resized = derive(rebuild(_resized(images, shape)), score)
+            for shape in [_shape(one, images.shape[2:]) for one in self.sizes]:
+                resized = self._derive(rebuild(_resized(images, shape)), score)
                 a, g = (resize(widen(x), space) for x in resized[:2])
                 counts: Tensor | float = 1.0
                 if top is not None:
@@ -98,9 +117,7 @@ def multi_scale(
                     counts = same.reshape(-1, *(1,) * (a.ndim - 1))
                 activations, grads, count = activations + counts * a, grads + counts * g, count + counts
             means = (activations / count, grads / count, captured.outputs)
-            return method(*means[: needs.positional]).to(captured.activations.dtype)
-
-    return explain
+            return self.method(*means[: self._takes]).to(captured.activations.dtype)
 
 
 def _shape(wanted: int | Sequence[int], own: Sequence[int]) -> tuple[int, ...]:

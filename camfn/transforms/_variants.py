@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .._shared.errors import CamfnError
-from .._shared.inputs import images_of
 from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import Move, Score, as_score, moved, pin
 
@@ -19,23 +18,19 @@ class Variant(NamedTuple):
     """Images after a change.
 
     Attributes:
-        images: (B, C, *S), of the shape that all variants have.
+        images: one or several inputs, each (B, C, *S), of the shapes that all variants have.
         move: maps a mask on the unchanged images to the mask on the changed ones; None if the change moves nothing.
     """
 
-    images: Tensor
+    images: Sequence[Tensor]
     move: Move | None = None
-
-
-def first_image(inputs: Inputs) -> Tensor:
-    """Return the images among the inputs: the first floating-point tensor."""
-    return images_of(inputs)[0]
 
 
 def explain_variants(
     explain: Callable[..., Tensor],
-    inputs: Inputs,
     target: Target,
+    images: Sequence[Tensor],
+    rebuild: Callable[[Sequence[Tensor]], Inputs],
     variants: Sequence[Variant],
     chunk_size: int | None = None,
 ) -> list[Tensor]:
@@ -44,20 +39,26 @@ def explain_variants(
     Some targets choose by the outputs, such as the top class. They choose by the outputs of the unchanged images, which
     are then a part of every batch.
 
+    Args:
+        explain: a function of inputs and a target.
+        target: that of the unchanged images.
+        images: the unchanged images, as `all_images_of` finds them.
+        rebuild: puts others in their place.
+        variants: what to explain.
+        chunk_size: how many variants go in one batch.
+
     Returns:
         A map (B, *spatial) for each variant.
     """
-    if chunk_size is not None and chunk_size < 1:
-        raise CamfnError(f"chunk_size: expected at least 1 variant at once, or None for all, got {chunk_size}")
-    images, rebuild = images_of(inputs)
-    batch, size = images.shape[0], chunk_size or len(variants)
+    unchanged_too = Variant(images)
+    batch, size = images[0].shape[0], chunk_size or len(variants)
     cams: list[Tensor] = []
     for start in range(0, len(variants), size):
         part = list(variants[start : start + size])
-        added = _chooses(target) and all(variant.images is not images for variant in part)
-        runs = [Variant(images), *part] if added else part
-        unchanged = next((i for i, variant in enumerate(runs) if variant.images is images), None)
-        stacked = rebuild(torch.cat([variant.images for variant in runs]))
+        added = _chooses(target) and not any(_same(variant, unchanged_too) for variant in part)
+        runs = [unchanged_too, *part] if added else part
+        unchanged = next((i for i, variant in enumerate(runs) if _same(variant, unchanged_too)), None)
+        stacked = rebuild([torch.cat(together) for together in zip(*(variant.images for variant in runs))])
         cam = explain(stacked, _repeated(target, [variant.move for variant in runs], batch, unchanged))
         if cam.shape[0] != len(runs) * batch:
             raise CamfnError(
@@ -66,6 +67,17 @@ def explain_variants(
             )
         cams += cam.reshape(len(runs), batch, *cam.shape[1:]).unbind(0)[added:]
     return cams
+
+
+def check_chunk_size(chunk_size: int | None) -> None:
+    """Refuse a number of variants at once below 1."""
+    if chunk_size is not None and chunk_size < 1:
+        raise CamfnError(f"chunk_size: expected at least 1 variant at once, or None for all, got {chunk_size}")
+
+
+def _same(one: Variant, other: Variant) -> bool:
+    """Say whether two variants hold the same tensors."""
+    return all(a is b for a, b in zip(one.images, other.images))
 
 
 def _chooses(target: Target) -> bool:
