@@ -55,13 +55,13 @@ def offset_of(module: nn.Module, z: Tensor) -> Tensor:
         if type(module).forward is _BatchNorm.forward:
             return _spread(_batch_norm_bias(module), z.ndim - 2)
     if isinstance(module, (_ConvNd, nn.Linear)) and module.bias is not None:
-        return _spread(module.bias.detach(), len(module.kernel_size) if isinstance(module, _ConvNd) else 0)
-    at = z.detach().clone()
+        return _spread(module.bias, len(module.kernel_size) if isinstance(module, _ConvNd) else 0)
+    at = z.clone()
     value, pullback = cast(Any, vjp(lambda x: module.forward(x.clone()), at))
     # J z is the transpose of the pullback, applied to z; torch.func.jvp would script decompositions first and warn
     push: Any = vjp(lambda u: pullback(u)[0], torch.zeros_like(value))[1]
     rest: Tensor = value - push(at)[0]
-    return rest.detach()
+    return rest
 
 
 def _batch_norm_bias(module: _BatchNorm) -> Tensor:
@@ -71,7 +71,7 @@ def _batch_norm_bias(module: _BatchNorm) -> Tensor:
     mean, var = widen(module.running_mean, module.running_var)
     bias = -mean / (var + module.eps).sqrt()
     if module.affine:
-        bias = module.bias.detach() + module.weight.detach() * bias
+        bias = module.bias + module.weight * bias
     return bias
 
 

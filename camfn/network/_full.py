@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import chain
+from collections.abc import Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._shared.errors import CamfnError
-from .._shared.maps import channel_sum, lowest_and_range, resize, safe_divide, widen
+from .._shared.maps import channel_sum, lowest_and_range, safe_divide, widen
 from .._shared.vocabulary import Inputs, Target
 from ._biases import biased, biased_or_smooth, offset_of, on_a_grid
-from ._level import differentiator, pinned
-from ._noise import noise_source, noisy
+from ._level import OnNetwork
+from ._noise import NoiseOf, noise_source, noisy
+from ._sight import Box, lay_over, may_see_parts, seen_by
 
 
 class FullGradients(NamedTuple):
@@ -50,7 +51,8 @@ class FullGradients(NamedTuple):
         return self.score - self.total
 
 
-def full_gradients(model: nn.Module, *, implicit: bool = False) -> Callable[..., FullGradients]:
+@dataclass(frozen=True, eq=False, repr=False)
+class full_gradients(OnNetwork):
     """Full-gradient decomposition: a score as a sum of input-gradient and bias-gradient terms.
 
     `f(x) = <df/dx, x> + sum_l <df/dy_l, b_l>`, over all layers `l` whose output is `y_l = linear(...) + b_l`. The bias
@@ -68,13 +70,15 @@ def full_gradients(model: nn.Module, *, implicit: bool = False) -> Callable[...,
     pairs biases and gradients by the order of registration, as pytorch-grad-cam does, which breaks where a branch is
     not run or modules run in another order; here each is taken where it arises.
 
+    Call it with the inputs and a target (as for `camfn.capture`): it returns `FullGradients`. Under `vmap` over targets
+    sum its terms inside.
+
     Args:
         model: any module in evaluation mode; left exactly as it is.
         implicit: count smooth activations and per-sample normalizations among the biased layers.
-
-    Returns:
-        A function of the inputs and a target (as for `camfn.capture`) that returns `FullGradients`. Under `vmap` over
-        targets sum its terms inside.
+        images: which input is the image, where several have space: an index, a key, a path of these such as
+            ("pixels", 0), or a function of the inputs.
+        differentiable: keep the outer graph, so that the result may be part of a loss; needed inside `torch.func.grad`.
 
     Raises:
         CamfnError: a BatchNorm takes its statistics from the batch; the target does not give one number a sample.
@@ -90,16 +94,21 @@ def full_gradients(model: nn.Module, *, implicit: bool = False) -> Callable[...,
         >>> bool((full.completeness_gap.abs() < 1e-5).all())
         True
     """
-    derive = differentiator(model, taps=biased_or_smooth if implicit else biased, offset=offset_of)
 
-    def run(inputs: Inputs, target: Target = None) -> FullGradients:
-        outputs, score, image, grad, grads, offsets = derive(inputs, target)
-        return FullGradients(outputs, score, image, grad, {key: _product(grads[key], offsets[key]) for key in grads})
+    _: KW_ONLY
+    implicit: bool = False
 
-    return run
+    def __call__(self, inputs: Inputs, target: Target = None) -> FullGradients:
+        """Return the terms of the score."""
+        taps = biased_or_smooth if self.implicit else biased
+        self.refuse_lost_graph(inputs)
+        with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
+            outputs, score, image, grad, grads, offsets, _ = self.derived(inputs, target, taps=taps, offset=offset_of)
+            return FullGradients(outputs, score, image, grad, {k: _product(grads[k], offsets[k]) for k in grads})
 
 
-def full_grad(model: nn.Module, *, align_corners: bool = False) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class full_grad(OnNetwork):
     """FullGrad: the input-gradient and bias-gradient terms of all layers, each rescaled and added up.
 
     `L(p) = sum_c psi(x df/dx)_c(p) + sum_l sum_c psi(b_l df/dy_l)_c(p)` over convolutions and BatchNorms with
@@ -114,13 +123,15 @@ def full_grad(model: nn.Module, *, align_corners: bool = False) -> Callable[...,
 
     Source: arXiv 1905.00780, the section on saliency maps; the authors' code for the joint rescaling.
 
+    Call it with the inputs and a target (as for `camfn.capture`): it returns the map, (B, *S), at the
+    resolution of the image, never negative.
+
     Args:
         model: any module in evaluation mode; left exactly as it is.
         align_corners: upsample as the authors' code does.
-
-    Returns:
-        A function of the inputs and a target (as for `camfn.capture`) that returns the map, (B, *S), at the resolution
-        of the image, never negative.
+        images: which input is the image, where several have space: an index, a key, a path of these such as
+            ("pixels", 0), or a function of the inputs.
+        differentiable: keep the outer graph, so that the result may be part of a loss; needed inside `torch.func.grad`.
 
     Raises:
         CamfnError: as for `full_gradients`; images without one to three spatial dimensions.
@@ -132,17 +143,21 @@ def full_grad(model: nn.Module, *, align_corners: bool = False) -> Callable[...,
         >>> full_grad(net)(torch.ones(2, 3, 8, 8), 4).shape
         torch.Size([2, 8, 8])
     """
-    derive = differentiator(model, taps=on_a_grid, offset=offset_of)
 
-    def explain(inputs: Inputs, target: Target = None) -> Tensor:
-        _, _, image, grad, grads, offsets = derive(inputs, target)
-        terms = (_product(grads.pop(key), offsets[key]) for key in list(grads))
-        return _saliency(chain([grad * image], terms), image, align_corners)
+    _: KW_ONLY
+    align_corners: bool = False
 
-    return explain
+    def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
+        """Return the map, (B, *S)."""
+        self.refuse_lost_graph(inputs)
+        with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
+            _, _, image, grad, grads, offsets, reads = self.derived(inputs, target, taps=on_a_grid, offset=offset_of)
+            terms = ((key, _product(grads.pop(key), offsets[key])) for key in list(grads))
+            return _saliency(self, inputs, grad * image, terms, reads)
 
 
-def simple_full_grad(model: nn.Module, *, align_corners: bool = False) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class simple_full_grad(full_grad):
     """Simple FullGrad: FullGrad with gradients in the outputs of biased layers in place of bias times gradient.
 
     `L(p) = sum_c psi(x df/dx)_c(p) + sum_l sum_c psi(df/dy_l)_c(p)`, otherwise as `full_grad`, over the same layers.
@@ -150,12 +165,15 @@ def simple_full_grad(model: nn.Module, *, align_corners: bool = False) -> Callab
 
     Source: the authors' code of arXiv 1905.00780, which calls it a convenience.
 
+    Call it with the inputs and a target (as for `camfn.capture`): it returns the map, (B, *S), never
+    negative.
+
     Args:
         model: any module in evaluation mode; left exactly as it is.
         align_corners: upsample as the authors' code does.
-
-    Returns:
-        A function of the inputs and a target that returns the map, (B, *S), never negative.
+        images: which input is the image, where several have space: an index, a key, a path of these such as
+            ("pixels", 0), or a function of the inputs.
+        differentiable: keep the outer graph, so that the result may be part of a loss; needed inside `torch.func.grad`.
 
     Raises:
         CamfnError: as for `full_grad`.
@@ -167,24 +185,17 @@ def simple_full_grad(model: nn.Module, *, align_corners: bool = False) -> Callab
         >>> simple_full_grad(net)(torch.ones(2, 3, 8, 8), 4).shape
         torch.Size([2, 8, 8])
     """
-    derive = differentiator(model, taps=on_a_grid, offset=offset_of)
 
-    def explain(inputs: Inputs, target: Target = None) -> Tensor:
-        _, _, image, grad, grads, _ = derive(inputs, target)
-        return _saliency(chain([grad * image], grads.values()), image, align_corners)
+    def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
+        """Return the map, (B, *S)."""
+        self.refuse_lost_graph(inputs)
+        with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
+            _, _, image, grad, grads, _, reads = self.derived(inputs, target, taps=on_a_grid, offset=offset_of)
+            return _saliency(self, inputs, grad * image, grads.items(), reads)
 
-    return explain
 
-
-def smooth_full_grad(
-    model: nn.Module,
-    *,
-    samples: int = 25,
-    std: float = 0.15,
-    generator: torch.Generator | None = None,
-    noise: Tensor | None = None,
-    align_corners: bool = False,
-) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class smooth_full_grad(full_grad):
     """Smooth FullGrad: FullGrad of terms that are averaged, with their sign, over noisy images.
 
     `L(p) = sum_c psi(mean_n x_n df/dx_n)_c(p) + sum_l sum_c psi(mean_n b_l df/dy_l)_c(p)` with the noisy images
@@ -197,6 +208,9 @@ def smooth_full_grad(
 
     Source: the authors' code of arXiv 1905.00780; the noise of arXiv 1706.03825.
 
+    Call it with the inputs and a target (as for `camfn.capture`): it returns the map, (B, *S), never
+    negative.
+
     Args:
         model: any module in evaluation mode; left exactly as it is.
         samples: the number of noise tensors that a generator draws.
@@ -205,9 +219,9 @@ def smooth_full_grad(
             sequence.
         noise: (n, *image.shape), the noise of unit deviation itself, in place of a generator.
         align_corners: upsample as the authors' code does.
-
-    Returns:
-        A function of the inputs and a target that returns the map, (B, *S), never negative.
+        images: which input is the image, where several have space: an index, a key, a path of these such as
+            ("pixels", 0), or a function of the inputs.
+        differentiable: keep the outer graph, so that the result may be part of a loss; needed inside `torch.func.grad`.
 
     Raises:
         CamfnError: neither or both of `generator` and `noise`, noise of another shape, `samples` below 1, a negative
@@ -221,23 +235,35 @@ def smooth_full_grad(
         >>> explain(torch.rand(2, 3, 8, 8), 4).shape
         torch.Size([2, 8, 8])
     """
-    noise_of = noise_source("smooth_full_grad", samples, std, generator, noise)
-    derive = differentiator(model, taps=on_a_grid, offset=offset_of)
 
-    def explain(inputs: Inputs, target: Target = None) -> Tensor:
-        score = pinned(model, inputs, target)
-        first: Tensor | None = None
-        sums: dict[str, Tensor] = {}
-        for changed in noisy(inputs, noise_of, std):
-            _, _, image, grad, grads, offsets = derive(changed, score)
-            first = grad * image if first is None else first + grad * image
-            for key in list(grads):
-                product = _product(grads.pop(key), offsets[key])
-                sums[key] = sums[key] + product if key in sums else product
-        assert first is not None
-        return _saliency(chain([first], sums.values()), first, align_corners)
+    _: KW_ONLY
+    samples: int = 25
+    std: float = 0.15
+    generator: torch.Generator | None = None
+    noise: Tensor | None = None
+    _noise_of: NoiseOf = field(init=False)
 
-    return explain
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        noise_of = noise_source("smooth_full_grad", self.samples, self.std, self.generator, self.noise)
+        object.__setattr__(self, "_noise_of", noise_of)
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
+        """Return the map, (B, *S)."""
+        self.refuse_lost_graph(inputs)
+        with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
+            image, rebuild = self.image_of(inputs)
+            score = self.pinned(inputs, target)
+            first = torch.zeros_like(image)
+            sums: dict[str, Tensor] = {}
+            reads: dict[str, tuple[int, ...]] = {}
+            for changed in noisy(image, rebuild, self._noise_of, self.std):
+                _, _, at, grad, grads, offsets, reads = self.derived(changed, score, taps=on_a_grid, offset=offset_of)
+                first = first + grad * at
+                for key in list(grads):
+                    product = _product(grads.pop(key), offsets[key])
+                    sums[key] = sums[key] + product if key in sums else product
+            return _saliency(self, inputs, first, sums.items(), reads)
 
 
 def _product(grad: Tensor, offset: Tensor) -> Tensor:
@@ -245,19 +271,39 @@ def _product(grad: Tensor, offset: Tensor) -> Tensor:
     return (grad * offset).to(grad.dtype)
 
 
-def _saliency(terms: Iterable[Tensor], image: Tensor, align_corners: bool) -> Tensor:
-    """Return the sum of psi over the terms that have as many dimensions as the image, (B, *S)."""
-    if image.ndim not in (3, 4, 5):
+def _saliency(
+    of: full_grad,
+    inputs: Inputs,
+    first: Tensor,
+    terms: Iterable[tuple[str, Tensor]],
+    reads: Mapping[str, tuple[int, ...]],
+) -> Tensor:
+    """Return the sum of psi over the terms that have as many dimensions as the image, (B, *S).
+
+    Args:
+        of: the method.
+        inputs: of the network.
+        first: the term of the image.
+        terms: those of layers, by key.
+        reads: the shape of what each of them took.
+    """
+    if first.ndim not in (3, 4, 5):
         raise CamfnError(
-            f"FullGrad: expected images (B, C, *S) with one to three spatial dimensions, got {tuple(image.shape)}; "
+            f"FullGrad: expected images (B, C, *S) with one to three spatial dimensions, got {tuple(first.shape)}; "
             "full_gradients gives the terms of any input"
         )
-    size = image.shape[2:]
-    total = torch.zeros((image.shape[0], 1, *size), dtype=widen(image).dtype, device=image.device)
-    for term in terms:
-        if term.ndim == image.ndim:
-            total = total + resize(_rescaled(term), size, align_corners=align_corners)
-    return total[:, 0].to(image.dtype)
+    size = first.shape[2:]
+    total = _rescaled(first)
+    whole: Box = tuple((0, length) for length in size)
+    image, rebuild = of.image_of(inputs)
+    on_map = {key: shape for key, shape in reads.items() if len(shape) == first.ndim}
+    boxes = {}
+    if may_see_parts(inputs, image, on_map):
+        boxes = seen_by(type(of).__name__, of.model, image, rebuild, on_a_grid)
+    for key, term in terms:
+        if term.ndim == first.ndim:
+            total = total + lay_over(_rescaled(term), boxes.get(key, whole), size, align_corners=of.align_corners)
+    return total[:, 0].to(first.dtype)
 
 
 def _rescaled(term: Tensor) -> Tensor:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._cut.explainer import explainer
-from .._cut.graft import graft
+from .._cut.graft import bare, graft
+from .._cut.layer_checks import layer_name
 from .._shared.errors import CamfnError
 from .._shared.inputs import call, copy_of
-from .._shared.maps import resize
+from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 from ..methods._gradient import grad_cam
-from ._level import differentiator
+from ._biases import on_a_grid
+from ._level import OnNetwork
 from ._rectify import Rectify, Rule
+from ._sight import Box, lay_over, may_see_parts, seen_by
 
 
-def guided_backprop(model: nn.Module) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class guided_backprop(OnNetwork):
     """Guided backpropagation: the input gradient, where each ReLU passes only positive gradients back.
 
     At a ReLU of input z, `df/dz := g [g > 0] [z > 0]` of the gradient g in its output; everything else as in the
@@ -38,12 +43,13 @@ def guided_backprop(model: nn.Module) -> Callable[..., Tensor]:
 
     Source: arXiv 1412.6806.
 
+    Call it with the inputs and a target (as for `camfn.capture`): it returns (B, C, *S), like the image.
+
     Args:
         model: any module; left exactly as it is.
-
-    Returns:
-        A function of the inputs and a target (as for `camfn.capture`) that returns (B, C, *S), like the image, which is
-        the first floating-point tensor of the inputs.
+        images: which input is the image, where several have space: an index, a key, a path of these such as
+            ("pixels", 0), or a function of the inputs.
+        differentiable: keep the outer graph, so that the result may be part of a loss; needed inside `torch.func.grad`.
 
     Raises:
         CamfnError: no ReLU ran but other activations did; the target does not give one number a sample.
@@ -57,10 +63,14 @@ def guided_backprop(model: nn.Module) -> Callable[..., Tensor]:
         >>> guided_backprop(net)(torch.tensor([[2.0, 3.0]]), 0)  # the gradient is (1, -1)
         tensor([[1., 0.]])
     """
-    return _rectified_gradient("guided_backprop", model, "guided")
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
+        """Return the gradient, of the shape of the image."""
+        return _rectified_gradient(self, "guided", inputs, target)
 
 
-def deconvnet(model: nn.Module) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class deconvnet(OnNetwork):
     """Deconvnet: the input gradient with the positive part of the gradient in the place of each ReLU's own backward.
 
     At a ReLU, `df/dz := g [g > 0]`, wherever its input is; everything else as in the gradient, which for max pooling is
@@ -71,11 +81,13 @@ def deconvnet(model: nn.Module) -> Callable[..., Tensor]:
     Source: arXiv 1311.2901, and as a rule for the backward arXiv 1412.6806. Normalizations, which it does not treat,
     are differentiated.
 
+    Call it with the inputs and a target (as for `camfn.capture`): it returns (B, C, *S), like the image.
+
     Args:
         model: any module; left exactly as it is.
-
-    Returns:
-        A function of the inputs and a target that returns (B, C, *S), like the image.
+        images: which input is the image, where several have space: an index, a key, a path of these such as
+            ("pixels", 0), or a function of the inputs.
+        differentiable: keep the outer graph, so that the result may be part of a loss; needed inside `torch.func.grad`.
 
     Raises:
         CamfnError: no ReLU ran but other activations did; the target does not give one number a sample.
@@ -89,12 +101,14 @@ def deconvnet(model: nn.Module) -> Callable[..., Tensor]:
         >>> deconvnet(net)(torch.tensor([[-2.0, 3.0]]), 0)  # the gradient is (0, -1)
         tensor([[1., 0.]])
     """
-    return _rectified_gradient("deconvnet", model, "deconv")
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
+        """Return the gradient, of the shape of the image."""
+        return _rectified_gradient(self, "deconv", inputs, target)
 
 
-def guided_grad_cam(
-    model: nn.Module, layer: str | nn.Module, *, select: Select | None = None, layout: AnyLayout = "auto"
-) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class guided_grad_cam(OnNetwork):
     """Guided Grad-CAM: guided backpropagation where Grad-CAM is positive.
 
     `G(c, p) = guided(c, p) upsample(ReLU(L))(p)`, L the Grad-CAM map, upsampled linearly between half-pixel centers as
@@ -103,14 +117,16 @@ def guided_grad_cam(
 
     Source: arXiv 1610.02391, the section on Guided Grad-CAM.
 
+    Call it with the inputs and a target (as for `camfn.capture`): it returns (B, C, *S), like the image.
+
     Args:
         model: any module; left exactly as it is.
         layer: where Grad-CAM is taken, a dotted name or the module itself.
         select: which tensor, where the layer returns a tuple or a dict.
         layout: turns the layer's own shape into (B, C, *S), as for `explainer`.
-
-    Returns:
-        A function of the inputs and a target that returns (B, C, *S), like the image.
+        images: which input is the image, where several have space: an index, a key, a path of these such as
+            ("pixels", 0), or a function of the inputs.
+        differentiable: keep the outer graph, so that the result may be part of a loss; needed inside `torch.func.grad`.
 
     Raises:
         CamfnError: as for `guided_backprop`; a map of another number of spatial dimensions than the image.
@@ -124,30 +140,54 @@ def guided_grad_cam(
         >>> guided_grad_cam(net, "1")(torch.ones(2, 3, 8, 8), 4).shape
         torch.Size([2, 3, 8, 8])
     """
-    locate = explainer(grad_cam, model, layer, select=select, layout=layout)
-    guide = _rectified_gradient("guided_grad_cam", model, "guided")
 
-    def explain(inputs: Inputs, target: Target = None) -> Tensor:
-        where, fine = locate(inputs, target).relu(), guide(inputs, target)
-        return fine * resize(where[:, None], fine.shape[2:]).to(fine.dtype)
+    layer: str | nn.Module
+    _: KW_ONLY
+    select: Select | None = None
+    layout: AnyLayout = "auto"
+    _locate: Callable[..., Tensor] = field(init=False)
 
-    return explain
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        locate = explainer(
+            grad_cam,
+            self.model,
+            self.layer,
+            select=self.select,
+            layout=self.layout,
+            differentiable=self.differentiable,
+        )
+        object.__setattr__(self, "_locate", locate)
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
+        """Return the product, of the shape of the image."""
+        self.refuse_lost_graph(inputs)
+        with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
+            where = self._locate(inputs, target).relu()[:, None]
+            guided = self.derived(inputs, target, taps=on_a_grid, around=lambda: _rectified("guided_grad_cam", "guided"))
+            fine, name = guided.image_grad, layer_name(self.model, self.layer)
+            box: Box | None = tuple((0, length) for length in fine.shape[2:])
+            image, rebuild = self.image_of(inputs)
+            if may_see_parts(inputs, image, guided.reads):
+                layer = bare(self.model).get_submodule(name)
+                box = seen_by("guided_grad_cam", self.model, image, rebuild, lambda module: module is layer)[name]
+            return fine * lay_over(where, box, fine.shape[2:]).to(fine.dtype)
 
 
-def unguided(model: nn.Module) -> Callable[[Inputs], dict[str, str]]:
+@dataclass(frozen=True, eq=False, repr=False)
+class unguided(Value):
     """Name the activations that `guided_backprop` and `deconvnet` leave alone: those that are no ReLU.
 
     One forward, without a backward.
 
     Source: none; arXiv 1412.6806 does not treat other activations.
 
+    Call it with the inputs: it returns, for each module that called such an activation, its dotted name and what it
+    called, several joined by ", ". The name is that of the innermost module; "" is the model itself. Empty where all
+    activations are guided.
+
     Args:
         model: any module; left exactly as it is.
-
-    Returns:
-        A function of the inputs that returns, for each module that called such an activation, its dotted name and what
-        it called, several joined by ", ". The name is that of the innermost module; "" is the model itself. Empty where
-        all activations are guided.
 
     Example:
         >>> import torch
@@ -157,7 +197,10 @@ def unguided(model: nn.Module) -> Callable[[Inputs], dict[str, str]]:
         {'1': 'gelu'}
     """
 
-    def run(inputs: Inputs) -> dict[str, str]:
+    model: nn.Module
+
+    def __call__(self, inputs: Inputs) -> dict[str, str]:
+        """Return the dotted names, and what each module called."""
         inside: list[str] = []
         activations: dict[str, list[str]] = {}
 
@@ -165,14 +208,12 @@ def unguided(model: nn.Module) -> Callable[[Inputs], dict[str, str]]:
             activations.setdefault(inside[-1] if inside else "", []).append(activation)
 
         mode = Rectify("guided", note)
-        copy = graft(model, {id(module) for module in model.modules()})
-        for name, module in model.named_modules():
+        copy = graft(self.model, {id(module) for module in self.model.modules()})
+        for name, module in self.model.named_modules():
             _announce(copy.owned[id(module)], name, inside)
         with torch.inference_mode(False), torch.no_grad(), mode:
             call(copy, copy_of(inputs))
         return {name: ", ".join(dict.fromkeys(called)) for name, called in activations.items()}
-
-    return run
 
 
 def _announce(module: nn.Module, name: str, inside: list[str]) -> None:
@@ -188,10 +229,9 @@ def _announce(module: nn.Module, name: str, inside: list[str]) -> None:
     module.register_forward_hook(leave)
 
 
-def _rectified_gradient(name: str, model: nn.Module, rule: Rule) -> Callable[..., Tensor]:
-    """Return a function of the inputs and a target that returns the input gradient under the rule."""
-    derive = differentiator(model, around=lambda: _rectified(name, rule))
-    return lambda inputs, target=None: derive(inputs, target).image_grad
+def _rectified_gradient(of: OnNetwork, rule: Rule, inputs: Inputs, target: Target) -> Tensor:
+    """Return the input gradient under the rule."""
+    return of.derived(inputs, target, around=lambda: _rectified(type(of).__name__, rule)).image_grad
 
 
 @contextmanager

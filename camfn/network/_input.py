@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._shared.errors import CamfnError
 from .._shared.maps import widen
 from .._shared.quadrature import gauss_legendre
 from .._shared.vocabulary import Inputs, Target
-from ._level import differentiator, image_of, pinned
-from ._noise import noise_source, noisy
+from ._level import OnNetwork
+from ._noise import NoiseOf, noise_source, noisy
 
 Rule: TypeAlias = Literal["gauss", "riemann"]
 """The rule of an integral: Gauss-Legendre nodes, or the right ends of equal steps."""
 
 
-def input_gradient(model: nn.Module) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class input_gradient(OnNetwork):
     """Input gradient, also called saliency: the derivative of the score in each value of the image.
 
     `G = df/dx`, with its sign and channels; the paper's map is the largest `|G|` over channels, `G.abs().amax(1)`.
@@ -27,12 +29,13 @@ def input_gradient(model: nn.Module) -> Callable[..., Tensor]:
 
     Source: arXiv 1312.6034, the section on image-specific class saliency.
 
+    Call it with the inputs and a target (as for `camfn.capture`): it returns (B, C, *S), like the image.
+
     Args:
         model: any module; left exactly as it is.
-
-    Returns:
-        A function of the inputs and a target (as for `camfn.capture`) that returns (B, C, *S), like the image, which is
-        the first floating-point tensor of the inputs.
+        images: which input is the image, where several have space: an index, a key, a path of these such as
+            ("pixels", 0), or a function of the inputs.
+        differentiable: keep the outer graph, so that the result may be part of a loss; needed inside `torch.func.grad`.
 
     Raises:
         CamfnError: the target does not give one number a sample.
@@ -45,18 +48,14 @@ def input_gradient(model: nn.Module) -> Callable[..., Tensor]:
         >>> torch.equal(gradient[0].flatten(), net[1].weight[4])
         True
     """
-    derive = differentiator(model)
-    return lambda inputs, target=None: derive(inputs, target).image_grad
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
+        """Return the gradient, of the shape of the image."""
+        return self.derived(inputs, target).image_grad
 
 
-def smooth_grad(
-    model: nn.Module,
-    *,
-    samples: int = 50,
-    std: float = 0.15,
-    generator: torch.Generator | None = None,
-    noise: Tensor | None = None,
-) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class smooth_grad(OnNetwork):
     """SmoothGrad: the input gradient averaged over noisy images.
 
     `G = mean_n df/dx (x + std (max x - min x) noise_n)`, the range of each image its own. One forward and one
@@ -65,6 +64,8 @@ def smooth_grad(
 
     Source: arXiv 1706.03825; 50 samples and a deviation of 10 to 20 % of the range as recommended there.
 
+    Call it with the inputs and a target (as for `camfn.capture`): it returns (B, C, *S), like the image.
+
     Args:
         model: any module; left exactly as it is.
         samples: the number of noise tensors that a generator draws.
@@ -72,9 +73,9 @@ def smooth_grad(
         generator: draws normal noise on its own device, in float32 whatever the images are; each call continues its
             sequence. Under `vmap` and `torch.compile` give the noise.
         noise: (n, *image.shape), the noise of unit deviation itself, in place of a generator.
-
-    Returns:
-        A function of the inputs and a target that returns (B, C, *S), like the image.
+        images: which input is the image, where several have space: an index, a key, a path of these such as
+            ("pixels", 0), or a function of the inputs.
+        differentiable: keep the outer graph, so that the result may be part of a loss; needed inside `torch.func.grad`.
 
     Raises:
         CamfnError: neither or both of `generator` and `noise`, noise of another shape, `samples` below 1, a negative
@@ -88,20 +89,32 @@ def smooth_grad(
         >>> explain(torch.rand(2, 3, 8, 8), 4).shape
         torch.Size([2, 3, 8, 8])
     """
-    noise_of = noise_source("smooth_grad", samples, std, generator, noise)
-    derive = differentiator(model)
 
-    def explain(inputs: Inputs, target: Target = None) -> Tensor:
-        score = pinned(model, inputs, target)
-        gradients = [widen(derive(changed, score).image_grad) for changed in noisy(inputs, noise_of, std)]
-        return torch.stack(gradients).mean(0).to(image_of(inputs)[0].dtype)
+    _: KW_ONLY
+    samples: int = 50
+    std: float = 0.15
+    generator: torch.Generator | None = None
+    noise: Tensor | None = None
+    _noise_of: NoiseOf = field(init=False)
 
-    return explain
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        noise_of = noise_source("smooth_grad", self.samples, self.std, self.generator, self.noise)
+        object.__setattr__(self, "_noise_of", noise_of)
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
+        """Return the mean gradient, of the shape of the image."""
+        self.refuse_lost_graph(inputs)
+        with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
+            image, rebuild = self.image_of(inputs)
+            score = self.pinned(inputs, target)
+            changes = noisy(image, rebuild, self._noise_of, self.std)
+            gradients = [widen(self.derived(changed, score).image_grad) for changed in changes]
+            return torch.stack(gradients).mean(0).to(image.dtype)
 
 
-def integrated_gradients(
-    model: nn.Module, *, baseline: float | Tensor = 0.0, steps: int = 32, rule: Rule = "gauss"
-) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class integrated_gradients(OnNetwork):
     """Integrated gradients: how much each value of the image adds to the score, measured from a baseline.
 
     `A = (x - x0) integral_0^1 df/dx (x0 + t (x - x0)) dt`, whose sum is `f(x) - f(x0)` but for the error of the
@@ -111,15 +124,17 @@ def integrated_gradients(
 
     Source: arXiv 1703.01365, eq. 1 and 3.
 
+    Call it with the inputs and a target (as for `camfn.capture`): it returns (B, C, *S), like the image.
+
     Args:
         model: any module; left exactly as it is.
         baseline: where to start: a number, or a tensor that broadcasts against the image, in the image's own units, so
             that 0 is the mean color of a normalized image.
         steps: points of the integral.
         rule: "gauss" or "riemann".
-
-    Returns:
-        A function of the inputs and a target that returns (B, C, *S), like the image.
+        images: which input is the image, where several have space: an index, a key, a path of these such as
+            ("pixels", 0), or a function of the inputs.
+        differentiable: keep the outer graph, so that the result may be part of a loss; needed inside `torch.func.grad`.
 
     Raises:
         CamfnError: `steps` below 1, an unknown rule, a baseline that does not fit the image, or a target that does not
@@ -134,26 +149,38 @@ def integrated_gradients(
         >>> integrated_gradients(Square(), steps=1)(torch.tensor([[3.0, 2.0]]), 0)
         tensor([[9., 0.]])
     """
-    if steps < 1:
-        raise CamfnError(f"integrated_gradients: expected at least one step, got {steps}")
-    if rule not in ("gauss", "riemann"):
-        raise CamfnError(f"integrated_gradients: rule: expected 'gauss' or 'riemann', got {rule!r}")
-    ends = [(k + 1) / steps for k in range(steps)]
-    nodes, lengths = gauss_legendre(steps) if rule == "gauss" else (ends, [1 / steps] * steps)
-    derive = differentiator(model)
 
-    def explain(inputs: Inputs, target: Target = None) -> Tensor:
-        score = pinned(model, inputs, target)
-        image, rebuild = image_of(inputs)
-        start = _start(baseline, image)
-        total = torch.zeros_like(widen(image))
-        for t, length in zip(nodes, lengths):
-            # measured from the image, so that t = 1 is exactly the image
-            at = image - (1 - t) * (image - start)
-            total = total + length * derive(rebuild(at), score).image_grad
-        return ((image - start) * total).to(image.dtype)
+    _: KW_ONLY
+    baseline: float | Tensor = 0.0
+    steps: int = 32
+    rule: Rule = "gauss"
 
-    return explain
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise CamfnError(f"integrated_gradients: expected at least one step, got {self.steps}")
+        if self.rule not in ("gauss", "riemann"):
+            raise CamfnError(f"integrated_gradients: rule: expected 'gauss' or 'riemann', got {self.rule!r}")
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
+        """Return the attribution, of the shape of the image."""
+        self.refuse_lost_graph(inputs)
+        with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
+            score = self.pinned(inputs, target)
+            image, rebuild = self.image_of(inputs)
+            start = _start(self.baseline, image)
+            total = torch.zeros_like(widen(image))
+            for t, length in zip(*self._points()):
+                # measured from the image, so that t = 1 is exactly the image
+                at = image - (1 - t) * (image - start)
+                total = total + length * self.derived(rebuild(at), score).image_grad
+            return ((image - start) * total).to(image.dtype)
+
+    def _points(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Return the points of the integral, and what each counts."""
+        if self.rule == "gauss":
+            return gauss_legendre(self.steps)
+        return [(k + 1) / self.steps for k in range(self.steps)], [1 / self.steps] * self.steps
 
 
 def _start(baseline: float | Tensor, image: Tensor) -> Tensor:

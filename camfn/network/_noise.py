@@ -13,7 +13,6 @@ from .._shared.checks import describe, shapes_agree
 from .._shared.errors import CamfnError
 from .._shared.noise import draw_normal, one_source
 from .._shared.vocabulary import Inputs
-from ._level import image_of
 
 NoiseOf = Callable[[Tensor], Iterator[Tensor]]
 """Takes an image, and yields noise tensors of unit deviation and of the shape of the image."""
@@ -33,9 +32,8 @@ def noise_source(
     return lambda image: _given(name, image, source)
 
 
-def noisy(inputs: Inputs, noise_of: NoiseOf, std: float) -> Iterator[Inputs]:
+def noisy(image: Tensor, rebuild: Callable[[Tensor], Inputs], noise_of: NoiseOf, std: float) -> Iterator[Inputs]:
     """Yield the inputs with noise on the image, `x + std (max x - min x) noise`, one noise at a time."""
-    image, rebuild = image_of(inputs)
     dims = tuple(range(1, image.ndim))
     spread = std * (image.amax(dims, keepdim=True) - image.amin(dims, keepdim=True))
     for noise in noise_of(image):

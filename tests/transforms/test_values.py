@@ -91,7 +91,7 @@ def test_augmentations_are_values() -> None:
     assert repr(flip(-1)) == "Augmentation(flip(-1), flip(-1), move=flip(-1))"
     assert flip(-1, -2) == pickle.loads(pickle.dumps(flip(-1, -2))) != flip(-2)
     assert multiply(0.5) == copy.deepcopy(multiply(0.5)) != multiply(0.25)
-    assert len({flip(), flip(-1), multiply(2), multiply(2), Augmentation(abs, abs)}) == 3  # type: ignore[arg-type]
+    assert len({flip(), flip(-1), multiply(2), multiply(2), Augmentation(abs, abs)}) == 3
 
 
 @every_composed
