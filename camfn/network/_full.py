@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._shared.errors import CamfnError
-from .._shared.maps import channel_sum, lowest_and_range, safe_divide, widen
+from .._shared.maps import channel_sum, lowest_and_range, resize, safe_divide, widen
 from .._shared.vocabulary import Inputs, Target
 from ._biases import biased, biased_or_smooth, offset_of, on_a_grid
 from ._level import OnNetwork
@@ -294,15 +294,18 @@ def _saliency(
         )
     size = first.shape[2:]
     total = _rescaled(first)
-    whole: Box = tuple((0, length) for length in size)
     image, rebuild = of.image_of(inputs)
     on_map = {key: shape for key, shape in reads.items() if len(shape) == first.ndim}
-    boxes = {}
+    boxes: dict[str, Box | None] = {}
     if may_see_parts(inputs, image, on_map):
         boxes = seen_by(type(of).__name__, of.model, image, rebuild, on_a_grid)
     for key, term in terms:
         if term.ndim == first.ndim:
-            total = total + lay_over(_rescaled(term), boxes.get(key, whole), size, align_corners=of.align_corners)
+            scaled, corners = _rescaled(term), of.align_corners
+            if key in boxes:
+                total = total + lay_over(scaled, boxes[key], size, align_corners=corners)
+            else:
+                total = total + resize(scaled, size, align_corners=corners)
     return total[:, 0].to(first.dtype)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,13 +16,14 @@ from .._cut.graft import bare, graft
 from .._cut.layer_checks import layer_name
 from .._shared.errors import CamfnError
 from .._shared.inputs import call, copy_of
+from .._shared.maps import resize
 from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 from ..methods._gradient import grad_cam
 from ._biases import on_a_grid
 from ._level import OnNetwork
 from ._rectify import Rectify, Rule
-from ._sight import Box, lay_over, may_see_parts, seen_by
+from ._sight import lay_over, may_see_parts, seen_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -164,14 +166,18 @@ class guided_grad_cam(OnNetwork):
         self.refuse_lost_graph(inputs)
         with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
             where = self._locate(inputs, target).relu()[:, None]
-            guided = self.derived(inputs, target, taps=on_a_grid, around=lambda: _rectified("guided_grad_cam", "guided"))
-            fine, name = guided.image_grad, layer_name(self.model, self.layer)
-            box: Box | None = tuple((0, length) for length in fine.shape[2:])
+            around = partial(_rectified, "guided_grad_cam", "guided")
+            guided = self.derived(inputs, target, taps=on_a_grid, around=around)
+            size = guided.image_grad.shape[2:]
             image, rebuild = self.image_of(inputs)
             if may_see_parts(inputs, image, guided.reads):
+                name = layer_name(self.model, self.layer)
                 layer = bare(self.model).get_submodule(name)
-                box = seen_by("guided_grad_cam", self.model, image, rebuild, lambda module: module is layer)[name]
-            return fine * lay_over(where, box, fine.shape[2:]).to(fine.dtype)
+                seen = seen_by("guided_grad_cam", self.model, image, rebuild, lambda module: module is layer)
+                over = lay_over(where, seen[name], size)
+            else:
+                over = resize(where, size)
+            return guided.image_grad * over.to(guided.image_grad.dtype)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

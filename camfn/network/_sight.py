@@ -37,7 +37,8 @@ def may_see_parts(inputs: Inputs, image: Tensor, reads: Mapping[str, Sequence[in
     return (
         any("#" in key for key in reads)
         or len(alike) > 1
-        or any(tuple(shape[2:]) != tuple(image.shape[2:]) for shape in shapes[:1])
+        # sizes are compared one by one, and so stay open under the compiler
+        or any(one != own for shape in shapes[:1] for one, own in zip(shape[2:], image.shape[2:]))
         or any(shape[0] != image.shape[0] for shape in shapes)
         or len(all_images_of(inputs, None)[0]) > 1
     )
@@ -77,7 +78,9 @@ def seen_by(
                     "lie in an image is unknown. Explain the part of the network that takes these rows as its images; "
                     "full_gradients gives the terms as they are"
                 )
-            found[path if times == 1 else f"{path}#{times}"] = torch.stack([tensor.isnan().any() for tensor in tensors]).any()
+            found[path if times == 1 else f"{path}#{times}"] = torch.stack(
+                [tensor.isnan().any() for tensor in tensors]
+            ).any()
 
         with torch.no_grad():
             cut.run(rebuild(changed), leave)
