@@ -40,6 +40,13 @@ class FullGradients(NamedTuple):
     @property
     def total(self) -> Tensor:
         """Sum of all terms of each sample, (B,), added up in float64 where the device has it."""
+        batch = self.image.shape[0]
+        for key, term in self.biases.items():
+            if term.shape[0] != batch:
+                raise CamfnError(
+                    f"full_gradients: the term of layer {key!r} has {term.shape[0]} rows for {batch} images, so the "
+                    "sum of a sample is unknown; add up the rows of its biases that belong to a sample yourself"
+                )
         terms = [self.input_grad * self.image, *self.biases.values()]
         wide = torch.float32 if self.image.device.type == "mps" else torch.float64
         sums = [term.reshape(term.shape[0], -1).sum(1, dtype=wide) for term in terms]
@@ -217,7 +224,7 @@ class smooth_full_grad(full_grad):
         std: standard deviation of the noise, in units of the range of each image, `max x - min x`.
         generator: draws normal noise on its own device, in float32 whatever the images are; each call continues its
             sequence.
-        noise: (n, *image.shape), the noise of unit deviation itself, in place of a generator.
+        noise: (n, B, C, *S), or (n, 1, C, *S) for all images alike: the noise of unit deviation itself, in place of a generator.
         align_corners: upsample as the authors' code does.
         images: which input is the image, where several have space: an index, a key, a path of these such as
             ("pixels", 0), or a function of the inputs.

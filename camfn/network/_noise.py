@@ -41,6 +41,7 @@ def noisy(image: Tensor, rebuild: Callable[[Tensor], Inputs], noise_of: NoiseOf,
 
 
 def _given(name: str, image: Tensor, noise: Tensor) -> Iterator[Tensor]:
-    """Yield the given noise tensors, which must have the shape of the image."""
-    shapes_agree(f"{name}: each noise", noise.shape[1:], image.shape)
+    """Yield the given noise tensors, which must have the shape of the image, or of one image for all of a batch."""
+    own = image.shape if noise.shape[1:2] != (1,) else (1, *image.shape[1:])
+    shapes_agree(f"{name}: each noise", noise.shape[1:], own)
     yield from noise

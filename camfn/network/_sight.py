@@ -84,6 +84,8 @@ def seen_by(
 
         with torch.no_grad():
             cut.run(rebuild(changed), leave)
+        if not found:
+            return {}
         flags = torch.stack(list(found.values()))
         if not is_concrete(flags):
             raise _unreadable(name)

@@ -1,0 +1,238 @@
+"""Maps lie over what their layers saw: networks that read a crop, tiles, a zoom, or one of two images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from camfn import CamfnError
+from camfn.network import full_grad, full_gradients, guided_grad_cam, input_gradient, simple_full_grad, smooth_full_grad
+from camfn.network._biases import on_a_grid
+from camfn.network._full import _rescaled
+from camfn.network._sight import lay_over, seen_by
+from tests.nets.small import images, seeded
+
+X = images(2, 3, 16, 20, dtype=torch.float64)
+
+
+def body(channels: int = 3) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3, stride=2, padding=1)
+    )
+
+
+class Crop(nn.Module):
+    """Sees rows 4 to 12 and columns 10 to 20."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = body(), nn.Linear(5, 4)
+
+    def features(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x[..., 4:12, 10:20])
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.features(x).relu().mean((2, 3)))
+        return out
+
+
+class Grey(Crop):
+    """The same of the mean color."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = body(1)
+
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x.mean(1, keepdim=True))
+
+
+class Bare(Crop):
+    """The same network for a part that is cropped already."""
+
+    def features(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x)
+        return out
+
+
+class BareGrey(Bare):
+    """The same of the mean color."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = body(1)
+
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x.mean(1, keepdim=True))
+
+
+class Zoom(Crop):
+    """Looks at the whole, and at a part that it enlarges to the size of the whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near = body()
+
+    def features(self, x: Tensor) -> Tensor:
+        near: Tensor = self.near(functional.interpolate(x[..., 4:12, 10:20], size=(16, 20), mode="nearest"))
+        out: Tensor = self.body(x) + near
+        return out
+
+
+class Tiles(Crop):
+    """Looks at the left half and at the right half, one after the other."""
+
+    def features(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x[..., :10]) * 2 - self.body(x[..., 10:])
+        return out
+
+
+class Rows(Crop):
+    """Looks at both halves in one batch."""
+
+    def features(self, x: Tensor) -> Tensor:
+        both: Tensor = self.body(torch.cat(x.chunk(2, -1)))
+        return both[: len(both) // 2] * 2 - both[len(both) // 2 :]
+
+
+class Twins(Crop):
+    """Compares two images."""
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:  # type: ignore[override]
+        out: Tensor = self.head((self.body(one) * self.body(other)).mean((2, 3)))
+        return out
+
+
+def made(kind: Any) -> nn.Module:
+    return seeded(kind, dtype=torch.float64)
+
+
+def first_term(net: nn.Module, x: Tensor) -> Tensor:
+    """The term of the image in a FullGrad map."""
+    return _rescaled(input_gradient(net)(x, 1) * x)[:, 0]
+
+
+def share(cam: Tensor, rows: slice, columns: slice) -> float:
+    return float(cam[..., rows, columns].sum() / cam.sum())
+
+
+@pytest.mark.parametrize(("kind", "uncropped"), [(Crop, Bare), (Grey, BareGrey)])
+def test_a_crop(kind: Any, uncropped: Any) -> None:
+    """The map is that of the cropped image, laid over its place."""
+    net, alone = made(kind), made(uncropped)
+    part = X[..., 4:12, 10:20]
+    noise = images(2, 1, 3, 16, 20, dtype=torch.float64, seed=4)
+    for method in (full_grad, simple_full_grad):
+        cam = method(net)(X, 1)
+        assert share(cam, slice(4, 12), slice(10, 20)) == pytest.approx(1)
+        # but for the term of the image, whose values outside are zero
+        layers = cam - first_term(net, X)
+        torch.testing.assert_close(layers[:, 4:12, 10:20], method(alone)(part, 1) - first_term(alone, part))
+    assert share(smooth_full_grad(net, noise=noise)(X, 1), slice(4, 12), slice(10, 20)) == pytest.approx(1)
+    cam = guided_grad_cam(net, "body.3")(X, 1)
+    torch.testing.assert_close(cam[..., 4:12, 10:20], guided_grad_cam(alone, "body.3")(part, 1))
+
+
+def test_a_zoom_beside_the_whole() -> None:
+    net = made(Zoom)
+    image, whole = X.clone(), ((0, 16), (0, 20))
+    seen = seen_by("full_grad", net, image, lambda x: x, on_a_grid)
+    assert seen == {
+        **{f"body.{i}": whole for i in (0, 1, 3)},
+        **{f"near.{i}": ((4, 12), (10, 20)) for i in (0, 1, 3)},
+    }
+    with torch.no_grad():
+        for parameter in net.get_submodule("body").parameters():
+            parameter.zero_()
+    assert share(simple_full_grad(net)(X, 1), slice(3, 13), slice(9, 20)) > 0.3
+
+
+def test_tiles_one_after_the_other() -> None:
+    net = made(Tiles)
+    seen = seen_by("full_grad", net, X, lambda x: x, on_a_grid)
+    for i in (0, 1, 3):
+        assert seen[f"body.{i}"] == ((0, 16), (0, 10))
+        assert seen[f"body.{i}#2"] == ((0, 16), (10, 20))
+    terms = full_gradients(net)(X, 1)
+    cam = full_grad(net)(X, 1)
+
+    def scaled(term: Tensor) -> Tensor:
+        size = term.abs()
+        low = size.amin((1, 2, 3), keepdim=True)
+        return ((size - low) / (size.amax((1, 2, 3), keepdim=True) - low)).sum(1, keepdim=True)
+
+    expected = scaled(terms.input_grad * X)
+    for key, term in terms.biases.items():
+        if term.ndim == 4:
+            half = functional.interpolate(scaled(term), size=(16, 10), mode="bilinear", align_corners=False)
+            blank = torch.zeros_like(half)
+            expected = expected + torch.cat([blank, half] if "#2" in key else [half, blank], -1)
+    torch.testing.assert_close(cam, expected[:, 0])
+
+
+@pytest.mark.parametrize("method", [full_grad, simple_full_grad])
+def test_tiles_in_one_batch_are_refused(method: Any) -> None:
+    with pytest.raises(CamfnError, match=r"has 4 rows for 2 images.*full_gradients"):
+        method(made(Rows))(X, 1)
+    terms = full_gradients(made(Rows))(X, 1)
+    assert terms.biases["body.3"].shape == (4, 5, 8, 5)
+    with pytest.raises(CamfnError, match="has 4 rows for 2 images"):
+        terms.total  # noqa: B018
+
+
+def test_one_of_two_images() -> None:
+    """Layers on the other image do not count, and the map of each image is that of its place."""
+    net, other = made(Twins), images(2, 3, 16, 20, dtype=torch.float64, seed=8)
+    with pytest.raises(CamfnError, match=r"images=0 of shape .*images=1"):
+        full_grad(net)((X, other), 1)
+    first, second = (full_grad(net, images=i)((X, other), 1) for i in (0, 1))
+    torch.testing.assert_close(full_grad(net, images=1)((other, X), 1), first)
+    assert not torch.allclose(first, second)
+    rebuilt = seen_by("full_grad", net, X, lambda x: (x, other), on_a_grid)
+    assert [key for key, box in rebuilt.items() if box is None] == [f"body.{i}#2" for i in (0, 1, 3)]
+    same = [full_grad(net, images=0)(pair, 1) for pair in ((X, X), (X, X.clone()))]
+    assert torch.equal(*same)
+
+
+def test_a_network_that_sees_all_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No forward is added where shapes show that layers see the whole."""
+    from camfn.network import _full
+
+    monkeypatch.setattr(_full, "seen_by", lambda *args: pytest.fail("asked"))
+    net = nn.Sequential(body(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)).double().eval()
+    assert full_grad(net)(X, 1).any()
+
+
+def test_strides_that_leave_out_a_border_are_no_crop() -> None:
+    class Sparse(Crop):
+        """Convolutions of one pixel of four, whose size differs from the image's."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 5, 1, stride=4), nn.BatchNorm2d(5))
+
+        def features(self, x: Tensor) -> Tensor:
+            out: Tensor = self.body(functional.avg_pool2d(x, 2))
+            return out
+
+    net = made(Sparse)
+    seen = seen_by("full_grad", net, X, lambda x: x, on_a_grid)
+    assert seen["body.0"] == ((0, 10), (0, 18))
+    cam = torch.rand(2, 1, 2, 3)
+    torch.testing.assert_close(
+        lay_over(cam, seen["body.0"], (16, 20)),
+        functional.interpolate(cam, size=(16, 20), mode="bilinear", align_corners=False),
+    )
+
+
+def test_where_no_value_can_be_read() -> None:
+    net = made(Crop)
+    each = torch.vmap(lambda target: full_grad(net)(X, target))(torch.arange(4))
+    torch.testing.assert_close(each[2], full_grad(net)(X, 2))
+    with pytest.raises(CamfnError, match=r"inside torch\.compile or vmap over images"):
+        torch.vmap(lambda x: full_grad(net)(x, 1))(X[None])
