@@ -72,7 +72,8 @@ class smooth_grad(OnNetwork):
         std: standard deviation of the noise, in units of the range of each image, `max x - min x`.
         generator: draws normal noise on its own device, in float32 whatever the images are; each call continues its
             sequence. Under `vmap` and `torch.compile` give the noise.
-        noise: (n, B, C, *S), or (n, 1, C, *S) for all images alike: the noise of unit deviation itself, in place of a generator.
+        noise: in place of a generator, the noise of unit deviation itself, (n, B, C, *S), or (n, 1, C, *S) to give all
+            images the same.
         images: which input is the image, where several have space: an index, a key, a path of these such as
             ("pixels", 0), or a function of the inputs.
         differentiable: keep the outer graph, so that the result may be part of a loss; needed inside `torch.func.grad`.
