@@ -18,7 +18,7 @@ from .._shared.checks import refuse_lost_graph
 from .._shared.errors import CamfnError, CaptureError
 from .._shared.maps import largest_space, min_max, resize, safe_divide, widen
 from .._shared.spelling import near
-from .._shared.value import Value
+from .._shared.value import Prepared
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 
 Fusion: TypeAlias = Literal["mean", "max", "tanh_max", "product", "weighted"]
@@ -138,7 +138,7 @@ def _combine(stacked: Tensor, how: Fusion, weights: Sequence[float] | Tensor | N
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class fuse(Value):
+class fuse(Prepared):
     """Compose a method with several layers of a model, and combine their maps by `fuse_maps`.
 
     A method that takes gradients and nothing else of the network costs one forward and one backward, however many the
