@@ -1,10 +1,9 @@
 """Scores of images: the only values of a network that faithfulness metrics read."""
 
-# tested in tests/metrics/test_confidence.py and test_curves.py
-
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -22,8 +21,10 @@ from .._shared.checks import (
     same_device,
 )
 from .._shared.errors import ArgumentTypeError, CamfnError
+from .._shared.inputs import Images, call, copy_of, images_of
 from .._shared.rows import ChunkSize, Progress, no_nan, one_score, score_as_one_batch, score_variants
-from .._shared.vocabulary import ScoreFn, Target
+from .._shared.value import Value
+from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import as_score, class_probability, pin
 
 ScoreOf: TypeAlias = Callable[[Tensor], Tensor]
@@ -35,18 +36,21 @@ _RUNS_TO_FOLD = 4
 """Folding BatchNorm is faster from this many runs on: the check costs one run, and each run takes a third less."""
 
 
-def scores_of(model: nn.Module, images: Tensor, target: Target = _TOP) -> ScoreOf:
+def scores_of(model: nn.Module, inputs: Inputs, target: Target = _TOP, *, images: Images | None = None) -> ScoreOf:
     """Make the score that the metrics take: images to one number a sample, always for the same classes.
 
-    If the target depends on the model's output, as the top class does, one run on `images` fixes the choice, so that a
-    masked image keeps the class of its original. For given classes this function runs nothing, and
+    If the target depends on the model's output, as the top class does, one run on the inputs fixes the choice, so that
+    a masked image keeps the class of its original. For given classes this function runs nothing, and
     `lambda x: target(model(x))` is an equal score.
 
     Args:
         model: in evaluation mode; the score calls it without a graph.
-        images: (B, C, *S), as the model takes them.
+        inputs: of the model, as for `explainer`: images (B, C, *S), a tuple of arguments or a dict of keywords. Those
+            beside the images stay as they are.
         target: a class index or a target; by default the probability of each sample's top class. A class index stands
             for its logit; most metrics expect a probability, as `targets.class_probability(281)` gives.
+        images: which input the score is a function of, where several have space: an index, a key, a path of these such
+            as ("pixels", 0), or a function of the inputs.
 
     Returns:
         A function (B, C, *S) -> (B,), for these B samples in this order. Its method `score_many` runs n of them as one.
@@ -70,15 +74,34 @@ def scores_of(model: nn.Module, images: Tensor, target: Target = _TOP) -> ScoreO
     score = as_score(target)
     if getattr(score, "pinned", None):
         with torch.no_grad():
-            score = pin(score, model(images))
-    return _Pinned(model, score)
+            score = pin(score, call(model, copy_of(inputs)))
+    if isinstance(inputs, Tensor):
+        return _Pinned(model, score)
+    images_of(inputs, images, "scores the images")
+    return _Pinned(model, score, inputs, images)
 
 
-class _Pinned:
-    """A model and a target whose classes are fixed."""
+@dataclass(frozen=True, eq=False, repr=False)
+class _Pinned(Value):
+    """A model and a target whose classes are fixed.
 
-    def __init__(self, model: Callable[[Tensor], Any], score: ScoreFn) -> None:
-        self.model, self.score = model, score
+    Attributes:
+        model: run on the inputs.
+        score: its outputs to (B,).
+        inputs: those that the images stand among; None where the model takes images alone.
+        images: which of the inputs they are.
+    """
+
+    model: Callable[..., Any]
+    score: ScoreFn
+    inputs: Inputs | None = None
+    images: Images | None = None
+
+    def run(self, images: Tensor) -> Any:
+        """Run the model on these images, and the other inputs as they are."""
+        inputs = images if self.inputs is None else images_of(self.inputs, self.images)[1](images)
+        # a folded network takes all inputs as one
+        return self.model(inputs) if isinstance(self.model, BatchNormFolded) else call(self.model, inputs)
 
     def with_folded_norms(self) -> _Pinned:
         """Return the score with BatchNorm folded into a private copy, for the runs of one metric.
@@ -87,14 +110,14 @@ class _Pinned:
         """
         model = self.model
         return (
-            _Pinned(BatchNormFolded(model), self.score)
+            replace(self, model=BatchNormFolded(model))
             if isinstance(model, nn.Module) and bare(model) is model
             else self
         )
 
     def __call__(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.score(self.model(images))
+            return self.score(self.run(images))
 
     def rows_at_once(self, batch: int) -> int | None:
         """How many batches of this many images run at once, for a compiled network."""
@@ -104,7 +127,7 @@ class _Pinned:
     def score_many(self, batches: Tensor) -> Tensor:
         """Score n batches as one: (n, B, ...) to (n, B)."""
         with torch.no_grad():
-            return score_as_one_batch(self.model, self.score, batches)
+            return score_as_one_batch(self.run, self.score, batches)
 
 
 def for_runs(score: ScoreOf, count: int) -> ScoreOf:
