@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .._shared.checks import inside_transform
-from .._shared.inputs import call, copy_of
+from .._shared.checks import holds_data, inside_transform
+from .._shared.inputs import call, copy_of, floating_leaves
 from .._shared.maps import same_numbers
 from .graft import Graft, graft, has_hooks, replace_forward, replace_parameters, run_apart
 
@@ -49,7 +49,7 @@ class BatchNormFolded:
 
     def __call__(self, inputs: Any) -> Any:
         """Run on inputs that may be written to."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not all(map(holds_data, floating_leaves(inputs))):
             return run_apart(self.model, inputs)
         if PREPARED in vars(self.model):
             compiled: Callable[[nn.Module, Any], Any] | None = vars(self.model)[PREPARED]

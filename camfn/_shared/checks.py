@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._ops import _get_dispatch_mode_pre_dispatch
+from torch._subclasses.fake_tensor import is_fake
 from torch.utils import _pytree as pytree
 
 from .._shared.errors import ArgumentTypeError, CamfnError
@@ -137,19 +138,48 @@ def _refused(text: str, value: Any, kind: Any) -> CamfnError:
 
 
 def is_concrete(value: Tensor) -> bool:
-    """Whether the data of `value` may be read in Python: not while compiling or tracing, inside `vmap`, or on meta."""
-    if torch.compiler.is_compiling() or any(torch._C._get_dispatch_mode(key) is not None for key in _TRACING):
+    """Whether Python may read the data of `value`: neither inside `vmap`, nor where there is none (`holds_data`)."""
+    if not holds_data(value):
         return False
     wrapped = torch._C._functorch
     while wrapped.is_functorch_wrapped_tensor(value):
         if wrapped.is_batchedtensor(value):
             return False
         value = wrapped.get_unwrapped(value)
-    return not value.is_meta and not isinstance(value, FakeTensor)
+    return True
 
 
-_TRACING = tuple(torch._C._TorchDispatchModeKey.__members__.values())
+_TRACING = torch._C._TorchDispatchModeKey.__members__
 """The modes in which tensors stand for others: fake tensors, `make_fx`, functionalization."""
+
+
+def holds_data(value: Tensor) -> bool:
+    """Whether there are numbers behind a tensor: it is neither fake nor on the meta device, and nothing is traced.
+
+    The compiler, `make_fx` and `functionalize` trace: what is computed from data while they do is no part of the graph.
+    """
+    if torch.compiler.is_compiling() or value.is_meta or is_fake(value):
+        return False
+    if any(torch._C._get_dispatch_mode(key) is not None for key in _TRACING.values()):
+        return False
+    if _get_dispatch_mode_pre_dispatch(_TRACING["PROXY"]) is not None:  # type: ignore[no-untyped-call]
+        return False
+    wrapped = torch._C._functorch
+    while wrapped.is_functorch_wrapped_tensor(value):
+        if wrapped.is_functionaltensor(value):
+            return False
+        value = wrapped.get_unwrapped(value)
+    return True
+
+
+def is_at_hand(value: Tensor) -> bool:
+    """Whether Python may read the data of `value` without waiting: an accelerator would first end all it was given."""
+    return value.device.type == "cpu" and is_concrete(value)
+
+
+def seen_false(condition: Tensor) -> bool:
+    """Whether a condition is false somewhere; False where its data cannot be read."""
+    return is_concrete(condition) and not bool(condition.all())
 
 
 def inside_transform() -> bool:
@@ -157,11 +187,14 @@ def inside_transform() -> bool:
     return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def class_in_range(classes: int | Tensor, count: int) -> None:
-    """Refuse a class outside [0, count); a tensor whose data cannot be read passes."""
+def class_in_range(classes: int | Tensor, count: int, *, waits: bool = False) -> None:
+    """Refuse a class outside [0, count); a tensor whose data cannot be read passes.
+
+    So does one on an accelerator, unless the check `waits` for it: a `gather` by such classes is refused by the device.
+    """
     if isinstance(classes, int):
         low = high = classes
-    elif is_concrete(classes) and classes.numel():
+    elif classes.numel() and (is_concrete(classes) if waits else is_at_hand(classes)):
         low, high = int(classes.min()), int(classes.max())
     else:
         return

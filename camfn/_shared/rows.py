@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .._shared.errors import CamfnError
-from .checks import check_chunk_size, is_concrete, progress_bar
+from .checks import check_chunk_size, holds_data, is_concrete, progress_bar
 from .maps import same_numbers
 
 ChunkSize: TypeAlias = "int | Literal['auto'] | None"
@@ -26,7 +26,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 """Called with (rows done, rows in all) after each chunk."""
 
 _UNMEASURED = 32
-"""Rows at once for "auto" while `torch.compile` traces, when no memory can be measured."""
+"""Rows at once for "auto" while a graph is traced, and for fake and meta tensors: no memory can be measured then."""
 
 _LARGEST = 32 * 2**20
 """The largest tensor, in bytes, that "auto" lets a chunk make on a CPU.
@@ -51,7 +51,7 @@ def run_in_chunks(
         function: one row to a tensor, here (B,) scores.
         rows: (R, ...), for instance channel indices.
         chunk_size: rows at once: a number, None for all, or "auto", which measures the first row and stays under a
-            quarter of the free memory (32 while compiling).
+            quarter of the free memory (32 while compiling or tracing).
         progress: called with (rows done, R) after each chunk.
 
     Returns:
@@ -175,6 +175,16 @@ def score_as_one_batch(run: Callable[[Tensor], Any], score: Callable[[Any], Tens
     return torch.as_tensor(score_each(*split))
 
 
+def row_of(x: Tensor, index: Tensor, dim: int = 0) -> Tensor:
+    """Return `x[index]` along a dimension for one index, a tensor (); the brackets would read it, and so wait for it.
+
+    Example:
+        >>> row_of(torch.tensor([[1, 2], [3, 4]]), torch.tensor(1))
+        tensor([3, 4])
+    """
+    return x.index_select(dim, index.reshape(1)).squeeze(dim)
+
+
 def one_score(what: str, scores: Any, batch: int) -> Tensor:
     """Refuse anything but one score a sample."""
     if isinstance(scores, Tensor) and tuple(scores.shape) == (batch,):
@@ -205,10 +215,10 @@ def no_nan(what: str, scores: Tensor, *given: Tensor) -> Tensor:
 
 
 def readable(*tensors: Tensor) -> bool:
-    """Whether Python may read the data: not while compiling, nor inside a transform of `torch.func`."""
+    """Whether Python may read the data: there is some, and it is not inside a transform of `torch.func`."""
     if torch.compiler.is_compiling():
         return False
-    return not any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors)
+    return not any(torch._C._functorch.is_functorch_wrapped_tensor(x) or not holds_data(x) for x in tensors)
 
 
 def constant(*tensors: Tensor) -> bool:
@@ -230,7 +240,7 @@ def _chunked(run: Callable[[Tensor], Tensor], rows: Tensor, chunk_size: ChunkSiz
     total = rows.shape[0]
     if not total:
         raise CamfnError("expected at least one row to run, got none")
-    size = _size(chunk_size, total)
+    size = _size(chunk_size, rows)
     done: list[Tensor] = []
     start, halved = 0, False
     while start < total:
@@ -254,12 +264,13 @@ def _chunked(run: Callable[[Tensor], Tensor], rows: Tensor, chunk_size: ChunkSiz
     return torch.cat(done)
 
 
-def _size(chunk_size: ChunkSize, total: int) -> int | None:
+def _size(chunk_size: ChunkSize, rows: Tensor) -> int | None:
     """Return the rows at once, or None if they must be measured."""
+    total = rows.shape[0]
     if chunk_size is None:
         return total
     if isinstance(chunk_size, str) and chunk_size == "auto":
-        return _UNMEASURED if torch.compiler.is_compiling() else None
+        return None if holds_data(rows) else _UNMEASURED
     check_chunk_size("perturbed runs", chunk_size)
     return min(chunk_size, total)
 

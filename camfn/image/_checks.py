@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._shared.checks import is_concrete
+from .._shared.checks import is_at_hand, is_concrete
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import widen
+
+_LOWEST, _HIGHEST = -1 / 510, 1 + 1 / 510
+"""What is taken for a number in [0, 1]: half a step of 8 bits beyond, which no picture shows."""
 
 
 def as_float(x: Tensor, name: str) -> Tensor:
@@ -21,16 +24,26 @@ def as_float(x: Tensor, name: str) -> Tensor:
     return widen(x)
 
 
-def as_maps(maps: Tensor, name: str, *, spatial: int | None = None) -> Tensor:
-    """Check finite (B, *S) maps (of `spatial` dimensions if given), and return them in the type to compute in."""
+def as_maps(maps: Tensor, name: str, *, spatial: int | None = None, waits: bool = True) -> Tensor:
+    """Check finite (B, *S) maps (of `spatial` dimensions if given), and return them in the type to compute in.
+
+    Without `waits` an accelerator goes on with its work: a sample that is not finite becomes NaN there, not an error.
+    """
     work = as_float(maps, name)
     if work.ndim < 2 or spatial not in (None, work.ndim - 1):
         expected = "(B, H, W)" if spatial == 2 else "(B, *spatial)"
         raise CamfnError(f"{name}: expected shape {expected}, got {tuple(maps.shape)}; for a single map: {name}[None]")
     if any(size == 0 for size in work.shape[1:]):
         raise CamfnError(f"{name}: expected maps with at least one position, got {tuple(maps.shape)}")
+    if not waits and not is_at_hand(work):
+        return only_where(work.isfinite(), work)
     require_finite(work, name)
     return work
+
+
+def only_where(right: Tensor, x: Tensor) -> Tensor:
+    """Return the samples of `x` (B, ...) for which all of `right` is true, and NaN for the others: a check unread."""
+    return torch.where(right.flatten(1).all(1).reshape(-1, *(1,) * (x.ndim - 1)), x, torch.nan)
 
 
 def require_finite(maps: Tensor, name: str) -> None:
@@ -51,7 +64,17 @@ def within_unit(x: Tensor) -> bool:
     if not is_concrete(x) or x.numel() == 0:
         return True
     low, high = torch.aminmax(x.detach())
-    return bool((low >= -1 / 510) & (high <= 1 + 1 / 510))
+    return bool((low >= _LOWEST) & (high <= _HIGHEST))
+
+
+def clamped(x: Tensor) -> Tensor | None:
+    """Clamp (B, ...) values to [0, 1]; None where some lie further outside than `within_unit` allows.
+
+    Where reading them would wait, or they cannot be read, the samples that they belong to become NaN.
+    """
+    if is_at_hand(x):
+        return x.clamp(0, 1) if within_unit(x) else None
+    return only_where((x >= _LOWEST) & (x <= _HIGHEST), x.clamp(0, 1))
 
 
 def as_photo(photo: Tensor, name: str, *, batched: bool = False) -> Tensor:
@@ -67,8 +90,9 @@ def as_photo(photo: Tensor, name: str, *, batched: bool = False) -> Tensor:
     if photo.dtype == torch.uint8:
         return photo / 255
     work = as_float(photo, name)
-    if within_unit(work):
-        return work.clamp(0, 1)
+    clean = clamped(work if batched and work.ndim == 4 else work[None])
+    if clean is not None:
+        return clean.reshape(work.shape)
     low, high = work.min().item(), work.max().item()
     if low >= 0 and 2 < high <= 255:
         advice = f"It looks like 0 to 255 in floating point: pass {name} / 255."

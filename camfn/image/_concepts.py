@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._shared.checks import describe, is_concrete, number, same_device, tensor, within
+from .._shared.devices import brought
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import resize, safe_divide
 from .._shared.optional import extra
@@ -81,7 +82,7 @@ def concepts(
     if colors is not None:
         tensor("concepts: colors", colors, "(concepts, 3) in [0, 1]")
     texts = _texts(labels, batch, rank)
-    paint = (_palette(rank) if colors is None else colors).to(photos)
+    paint = brought(_palette(rank) if colors is None else colors, photos)
     if paint.shape != (rank, 3) or not within(paint, 0.0, 1.0):
         raise CamfnError(f"colors: expected ({rank}, 3), one color a concept, in [0, 1]; got {tuple(paint.shape)}")
     full = work.amax((1, 2, 3)) if scale is None else _full_strength(scale, work)
@@ -166,7 +167,7 @@ def _mark(picture: Tensor, strength: Tensor, strongest: Tensor, paint: Tensor) -
             y, x = divmod(int(there.argmax()), width)
             edge = min(size, width // 2, height // 2)
             _badge(draw, min(max(x, edge), width - 1 - edge), min(max(y, edge), height - 1 - edge), size, k, paint[k])
-    rgba = _tensor(layer).to(picture)
+    rgba = brought(_tensor(layer), picture)
     return torch.lerp(picture, rgba[:3], rgba[3:])
 
 
@@ -178,7 +179,7 @@ def _with_legends(pictures: Tensor, texts: list[list[str]], paint: Tensor) -> Te
     strips = [_legend(each, pictures.shape[-1], size, paint) for each in texts]
     height = max(strip.shape[1] for strip in strips)
     strips = [functional.pad(strip, (0, 0, 0, height - strip.shape[1]), value=1.0) for strip in strips]
-    return torch.cat([pictures, torch.stack(strips).to(pictures)], dim=2)
+    return torch.cat([pictures, brought(torch.stack(strips), pictures)], dim=2)
 
 
 def _legend(texts: list[str], width: int, size: int, paint: Tensor) -> Tensor:

@@ -200,8 +200,11 @@ def save(image: Tensor, path: str | PathLike[str]) -> None:
     with extra("Pillow", "image.save"):
         from PIL import Image
 
-    pixels = as_photo(image, "image").detach().mul(255).round().to(torch.uint8)
+    # on the CPU a picture is checked, and not only marked with NaN
+    pixels = (
+        as_photo(image.cpu() if isinstance(image, Tensor) else image, "image").detach().mul(255).round().to(torch.uint8)
+    )
     suffix = Path(path).suffix.lower()
     if Image.registered_extensions().get(suffix) not in Image.SAVE:
         raise CamfnError(f"save: expected a name in .png or .jpg, got {str(path)!r}")
-    Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(path, quality=95)
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path, quality=95)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import number, same_device, tensor, whole
+from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
-from ._checks import as_maps, as_photo, within_unit
+from ._checks import as_maps, as_photo, clamped
 from ._scale import upsample
 
 _ZERO = {"seismic": 0.5}
@@ -59,7 +60,7 @@ def relief(gradient: Tensor, *, quantile: float = 0.99) -> Tensor:
         >>> relief(torch.tensor([-2.0, 0.0, 1.0]).reshape(1, 3, 1, 1), quantile=1.0).flatten()
         tensor([0.0000, 0.5000, 0.7500])
     """
-    work = as_maps(gradient, "gradient")
+    work = as_maps(gradient, "gradient", waits=False)
     if work.ndim != 4 or work.shape[1] != 3:
         raise CamfnError(f"gradient: expected shape (B, 3, H, W), got {tuple(gradient.shape)}")
     number("relief: quantile", quantile, "[0, 1]")
@@ -188,7 +189,7 @@ def curve(series: Tensor, heatmap: Tensor, *, height: int = 120, colormap: str =
             f"curve: expected a series (L,) or (channels, L), a heatmap (l,) and a height of at least 2, got "
             f"{tuple(series.shape)}, {tuple(heatmap.shape)} and {height}"
         )
-    rows = as_maps(series if series.ndim == 2 else series[None], "series").detach()
+    rows = as_maps(series if series.ndim == 2 else series[None], "series", waits=False).detach()
     low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
     level = (height - 1) * (1 - safe_divide(rows - low, high - low))
     # each column spans from its own sample to halfway to its neighbors
@@ -205,19 +206,20 @@ def curve(series: Tensor, heatmap: Tensor, *, height: int = 120, colormap: str =
 
 def _heatmap(heatmap: Tensor) -> Tensor:
     """Check a (B, H, W) heatmap in [0, 1] and return it in the type to compute in."""
-    work = as_maps(heatmap, "heatmap", spatial=2)
-    if not within_unit(work):
+    work = as_maps(heatmap, "heatmap", spatial=2, waits=False)
+    clean = clamped(work)
+    if clean is None:
         low, high = work.min().item(), work.max().item()
         raise CamfnError(
             f"heatmap: expected values in [0, 1], got {low:.4g} to {high:.4g}; pass normalize(cam), "
             "or normalize(cam, signed=True) to keep the sign"
         )
-    return work.clamp(0, 1)
+    return clean
 
 
 def _paint(heatmap: Tensor, colors: Tensor) -> Tensor:
     """Color (B, H, W) in [0, 1] as (B, 3, H, W)."""
-    colors = colors.to(heatmap)
+    colors = brought(colors, heatmap)
     last = len(colors) - 1
     place = heatmap * last
     below = place.floor().long().clamp(0, last - 1)

@@ -66,7 +66,8 @@ def normalize(cam: Tensor, *, signed: bool = False) -> Tensor:
         Same shape, device and dtype, in [0, 1].
 
     Raises:
-        CamfnError: NaN or infinity, naming the samples (not checked inside `vmap`, `grad` and `compile`).
+        CamfnError: NaN or infinity, naming the samples. On an accelerator, where a check would wait, and where data
+            cannot be read (`vmap`, `compile`), such a sample becomes NaN.
 
     Example:
         >>> import torch
@@ -76,7 +77,7 @@ def normalize(cam: Tensor, *, signed: bool = False) -> Tensor:
         >>> normalize(torch.tensor([[-4.0, 0.0, 1.0, 2.0]]), signed=True)
         tensor([[0.0000, 0.5000, 0.6250, 0.7500]])
     """
-    work = as_maps(cam, "cam")
+    work = as_maps(cam, "cam", waits=False)
     dims = tuple(range(1, work.ndim))
     if signed:
         return (0.5 + 0.5 * safe_divide(work, work.abs().amax(dims, keepdim=True))).to(cam.dtype)

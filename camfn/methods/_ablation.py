@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import function, one_of
+from .._shared.devices import tensor_on
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide, spatial_sum, weighted_sum, widen
 from .._shared.rows import ChunkSize, Progress, constant, no_nan, one_score, readable, score_variants
@@ -158,7 +159,7 @@ def _indices(channels: Sequence[int] | Tensor | None, activations: Tensor) -> Te
     count = activations.shape[1]
     if channels is None:
         return torch.arange(count, device=activations.device)
-    index = torch.as_tensor(channels, device=activations.device)
+    index = tensor_on(channels, activations.device)
     expected = f"ablation_cam: channels: expected indices (n,), at least one, of the {count} channels"
     if index.ndim != 1 or not index.shape[0]:
         raise CamfnError(f"{expected}; got shape {tuple(index.shape)}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import number, same_device, shapes_agree, tensor
+from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.maps import over_space, spatial_mean, weighted_sum
 from .._shared.noise import draw_uniform, one_source
@@ -130,4 +131,4 @@ def random_cam(
     source = one_source("random_cam", generator, weights, name="weights", arguments="activations")
     weights = source if isinstance(source, Tensor) else 2 * draw_uniform(shape, source) - 1
     shapes_agree("random_cam: weights (B, C)", weights.shape, shape)
-    return weighted_sum(a, weights.to(a)).to(activations.dtype)
+    return weighted_sum(a, brought(weights, a)).to(activations.dtype)

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import Any, overload
 
-import torch
 from torch import Tensor
 
 from .._shared.checks import function, number, tensor, whole
+from .._shared.devices import tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import widen
 
@@ -94,7 +94,7 @@ def broadcastable(what: str, value: float | Tensor, like: Tensor, name: str) -> 
     """Return a number or tensor as a tensor that broadcasts to `like`; refuse any other shape."""
     if not isinstance(value, Tensor):
         number(what, value, advice=f"Or pass a tensor that broadcasts to the {name}")
-    base = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    base = tensor_on(value, like.device, like.dtype)
     fits = base.ndim <= like.ndim and all(
         n in (1, m) for n, m in zip(reversed(base.shape), reversed(like.shape), strict=False)
     )

@@ -10,9 +10,10 @@ from einops import einsum
 from torch import Tensor
 
 from .._shared.checks import function, number, one_of, tensor
+from .._shared.devices import tensor_on
 from .._shared.errors import CamfnError
 from .._shared.maps import min_max, over_space, resize, safe_divide, safe_sqrt, spatial_mean, weighted_sum, widen
-from .._shared.rows import ChunkSize, Progress, no_nan, score_variants
+from .._shared.rows import ChunkSize, Progress, no_nan, row_of, score_variants
 from ._channels import minus_minimum, quantile_of, strongest, take, unit_range
 from ._checks import TAIL, checked, fits_inputs
 
@@ -159,13 +160,13 @@ def poly_cam(
 
     def masked(row: Tensor) -> Tensor:
         """Show the input through mask k for row k, through its complement for row C + k, and unmasked for row 2 C."""
-        shown = resize(masks[:, row % channels][:, None], inputs.shape[2:])
+        shown = resize(row_of(masks, row % channels, 1)[:, None], inputs.shape[2:])
         shown = torch.where(row < channels, shown, torch.where(row < 2 * channels, 1 - shown, 1.0))
         return inputs * shown.to(inputs.dtype)
 
     rows = torch.arange(channels if switch == "minus" else 0, channels if switch == "plus" else 2 * channels + 1)
     per_row = score_variants(
-        "poly_cam: forward", forward, masked, rows.to(a.device), chunk_size=chunk_size, progress=progress
+        "poly_cam: forward", forward, masked, tensor_on(rows, a.device), chunk_size=chunk_size, progress=progress
     )
     scores = widen(per_row.mT)
     no_nan("poly_cam: forward", scores, activations, inputs)

@@ -10,10 +10,11 @@ from einops import einsum
 from torch import Tensor
 
 from .._shared.checks import function, number, progress_bar
+from .._shared.devices import brought, tensor_on
 from .._shared.errors import CamfnError
 from .._shared.maps import resize, widen
 from .._shared.noise import draw_uniform, one_source
-from .._shared.rows import ChunkSize, Progress, no_nan, one_score, score_variants
+from .._shared.rows import ChunkSize, Progress, no_nan, one_score, row_of, score_variants
 from ._checks import at_least_one, images
 
 
@@ -139,7 +140,7 @@ def d_rise(
     progress_bar("d_rise", progress)
     total = torch.zeros_like(widen(inputs[:, 0]))
     for i in range(count):
-        mask = build(torch.tensor(i, device=inputs.device))
+        mask = build(tensor_on(i, inputs.device))
         scores = one_score("d_rise: forward", forward(inputs * mask.to(inputs.dtype)), inputs.shape[0])
         scores = widen(no_nan("d_rise: forward", scores, inputs))
         total = total + einsum(scores.to(total.dtype), mask, "b, ... -> b ...")
@@ -171,12 +172,12 @@ def _masks(
     masks = source
     if masks.ndim != inputs.ndim - 1 or tuple(masks.shape[1:]) != size or not masks.shape[0]:
         raise CamfnError(f"{method}: expected masks of shape (n, *T), T = {size}; got {tuple(masks.shape)}")
-    return _picked(masks.to(x)), len(masks)
+    return _picked(brought(masks, x)), len(masks)
 
 
 def _picked(masks: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the function from an index to one of the given masks; an index may be batched by `vmap`."""
-    return lambda index: masks[index]
+    return lambda index: row_of(masks, index)
 
 
 def _grids(
@@ -187,18 +188,22 @@ def _grids(
     # each draw has a fixed shape, so that the masks do not depend on the number of masks built at once
     on = draw_uniform((samples, *(grid for _ in size)), generator) < probability
     places = [
-        torch.randint(cell, (samples,), generator=generator, device=generator.device).to(like.device) for cell in cells
+        tensor_on(torch.randint(cell, (samples,), generator=generator, device=generator.device), like.device)
+        for cell in cells
     ]
-    coarse = on.to(like)
+    coarse = brought(on, like)
     # linear resizing is a matrix along each dimension: (grid + 1) cells by grid
-    lines = [resize(torch.eye(grid).to(like)[None], ((grid + 1) * cell,))[0].mT for cell in cells]
+    lines = [
+        resize(torch.eye(grid, dtype=like.dtype, device=like.device)[None], ((grid + 1) * cell,))[0].mT
+        for cell in cells
+    ]
     within = [torch.arange(length, device=like.device) for length in size]
 
     def build(index: Tensor) -> Tensor:
         """Resize the grid of one mask, and crop it at its place."""
-        mask = coarse[index]
+        mask = row_of(coarse, index)
         for line, place, places_within in zip(lines, places, within):
-            mask = torch.tensordot(mask, line[places_within + place[index]], dims=([0], [1]))
+            mask = torch.tensordot(mask, line[places_within + row_of(place, index)], dims=([0], [1]))
         return mask
 
     return build

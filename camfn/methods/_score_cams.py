@@ -10,6 +10,7 @@ from einops import reduce
 from torch import Tensor
 
 from .._shared.checks import number, one_of, shapes_agree, tensor
+from .._shared.devices import brought, tensor_on
 from .._shared.errors import CamfnError
 from .._shared.maps import (
     channel_sum,
@@ -22,7 +23,7 @@ from .._shared.maps import (
     widen,
 )
 from .._shared.noise import draw_normal, one_source
-from .._shared.rows import ChunkSize, Progress, no_nan, score_variants
+from .._shared.rows import ChunkSize, Progress, no_nan, row_of, score_variants
 from ._channels import mask, minus_minimum, quantile_of, strongest, take
 from ._checks import at_least_one, checked, fits_inputs
 
@@ -98,13 +99,13 @@ def ss_cam(
     noise = source if isinstance(source, Tensor) else std * draw_normal((samples, *size), source)
     if noise.ndim != inputs.ndim - 1 or tuple(noise.shape[1:]) != size or not noise.shape[0]:
         raise CamfnError(f"ss_cam: expected noise of shape (n, *T), T = {size}; got {tuple(noise.shape)}")
-    fields = noise.to(activations.device)
+    fields = tensor_on(noise, activations.device)
     return _mean_score_cam(
         "ss_cam",
         activations,
         forward,
         inputs,
-        lambda m, i: m + fields[i].to(m.dtype),
+        lambda m, i: m + row_of(fields, i).to(m.dtype),
         len(fields),
         form,
         top_k,
@@ -254,7 +255,7 @@ def group_cam(
 
     def masked(group: Tensor) -> Tensor:
         """Show the input where the mask of a group is 1, and the baseline where it is 0."""
-        return base + (inputs - base) * shown[:, group][:, None].to(inputs.dtype)
+        return base + (inputs - base) * row_of(shown, group, 1)[:, None].to(inputs.dtype)
 
     rows = torch.arange(maps.shape[1] + 1, device=a.device)
     per_row = score_variants("group_cam: forward", forward, masked, rows, chunk_size=chunk_size, progress=progress)
@@ -285,7 +286,7 @@ def _mean_score_cam(
 
     def masked(row: Tensor) -> Tensor:
         """Multiply the input with the changed mask `row % count` of channel `row // count`."""
-        changed = change(mask(from_zero[:, row // count][:, None], inputs), row % count)
+        changed = change(mask(row_of(from_zero, row // count, 1)[:, None], inputs), row % count)
         return inputs * changed.to(inputs.dtype)
 
     rows = torch.arange(a.shape[1] * count, device=a.device)
@@ -301,7 +302,7 @@ def _blur(inputs: Tensor, radius: int = 25, std: float = 50.0) -> Tensor:
     """Blur with a Gaussian along each spatial dimension; the image is reflected at its border."""
     blurred = widen(inputs)
     for axis in range(2, inputs.ndim):
-        matrix = _blur_matrix(inputs.shape[axis], radius, std).to(blurred)
+        matrix = brought(_blur_matrix(inputs.shape[axis], radius, std), blurred)
         blurred = (blurred.movedim(axis, -1) @ matrix.mT).movedim(-1, axis)
     return blurred.to(inputs.dtype)
 

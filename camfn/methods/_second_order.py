@@ -10,6 +10,7 @@ from einops import einsum
 from torch import Tensor
 
 from .._shared.checks import function
+from .._shared.devices import tensor_on
 from .._shared.maps import channel_sum, spatial_mean, spatial_sum, weighted_sum, widen
 from .._shared.quadrature import gauss_legendre
 from .._shared.rows import ChunkSize, Progress, no_nan, one_score, refusing_chance, run_in_chunks
@@ -143,10 +144,10 @@ def lift_cam(
         (slope,) = pullback(torch.ones_like(one_score("lift_cam: tail", scores, a.shape[0])))
         return torch.cat([spatial_sum(a * widen(slope)), scores[:, None].to(a.dtype)], 1)
 
-    rows = torch.tensor(nodes, dtype=activations.dtype, device=activations.device)
+    rows = tensor_on(nodes, activations.device, activations.dtype)
     with refusing_chance("lift_cam: tail", tail):
         terms = run_in_chunks(contribution, rows, chunk_size=chunk_size, progress=progress)
     no_nan("lift_cam: tail", terms[..., -1].mT, activations)
-    weights = einsum(terms[..., :-1], torch.tensor(lengths, dtype=a.dtype, device=a.device), "n b c, n -> b c")
+    weights = einsum(terms[..., :-1], tensor_on(lengths, a.device, a.dtype), "n b c, n -> b c")
     no_nan("lift_cam: the derivative of tail", weights, activations)
     return weighted_sum(a, weights).to(activations.dtype)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import function, number, same_device
+from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ..image._checks import within_unit
@@ -73,7 +74,7 @@ def baseline_of(what: str, baseline: Baseline, images: Tensor) -> Tensor:
         same_device(f"{what}: baseline", value, images, "images")
         raise CamfnError(f"{what}: baseline: expected real numbers, got {value.dtype}")
     try:
-        return torch.broadcast_to(value.to(images), images.shape)
+        return torch.broadcast_to(brought(value, images), images.shape)
     except RuntimeError as error:
         raise CamfnError(
             f"{what}: baseline: expected something that broadcasts to the images, {tuple(images.shape)}; got "

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._shared.checks import number, whole
+from .._shared.devices import tensor_on
 from .._shared.errors import CamfnError
 from .._shared.rows import ChunkSize, Progress
 from ._confidence import Baseline, baseline_of
@@ -132,7 +133,7 @@ def removal_curve(
         total = math.prod(maps.shape[1:])
     else:
         order, total = _square_ranks(maps, side)
-    counts = _counts(step, total).to(images.device)
+    counts = tensor_on(_counts(step, total), images.device)
     place = order[:, None]
     first, second = (images, base) if insert else (base, images)
 

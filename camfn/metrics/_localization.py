@@ -17,6 +17,7 @@ from .._shared.checks import (
     number,
     one_of,
     same_device,
+    seen_false,
     shapes_agree,
     space,
     tensor,
@@ -141,7 +142,7 @@ def energy_in_box(heatmap: Tensor, region: Boxes) -> Tensor:
         tensor([0.7500])
     """
     maps, masks = _on_region("energy_in_box", heatmap, region)
-    if bool((maps < 0).any()):
+    if seen_false(maps >= 0):
         raise CamfnError("energy_in_box: expected a heatmap without negative values; pass camfn.image.normalize(cam)")
     total = maps.sum((1, 2))
     return safe_divide((maps * masks).sum((1, 2)), total).to(heatmap.dtype)
@@ -302,7 +303,7 @@ def _boxes_by_sample(what: str, boxes: Boxes, size: Sequence[int]) -> list[Tenso
             raise CamfnError(f"{what}: boxes: expected (n, 4) with n > 0 for sample {index}, got {shape}")
         x0, y0, x1, y1 = each.unbind(1)
         inside = (x0 >= 0) & (y0 >= 0) & (x1 <= width) & (y1 <= height) & (x0 < x1) & (y0 < y1)
-        if not bool(inside.all()):
+        if seen_false(inside):
             bad = each[~inside][0].tolist()
             raise CamfnError(
                 f"{what}: boxes: expected x0 < x1 and y0 < y1 within {width} x {height} pixels of the heatmap, got "
@@ -330,11 +331,12 @@ def _check_masks(what: str, masks: Tensor, maps: Tensor) -> None:
     if masks.dtype != torch.bool:
         raise CamfnError(f"{what}: expected a mask of bool, got {masks.dtype}; pass mask > 0")
     shapes_agree(f"{what}: mask", masks.shape, maps.shape)
-    empty = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
-    if empty:
+    marked = masks.flatten(1).any(1)
+    if seen_false(marked):
+        sample = int(marked.int().argmin())
         raise CamfnError(
-            f"{what}: no pixel belongs to the object of sample {empty[0]}; if the boxes are fractions of the image, "
-            "pass boxes_in_pixels(boxes, heatmap.shape[1:])"
+            f"{what}: no pixel belongs to the object of sample {sample}; if the boxes are fractions of "
+            "the image, pass boxes_in_pixels(boxes, heatmap.shape[1:])"
         )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import describe, generator_of, number
+from .._shared.devices import brought, tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from ._curves import Curve
 from ._impute import impute
@@ -76,7 +77,7 @@ def road(
             filled = torch.where(missing[:, None], filled + noise, filled)
         scores.append(score_once("road", score, filled))
     stacked = torch.stack(scores, 1)
-    return Curve(torch.tensor(list(shares)).to(stacked), stacked)
+    return Curve(tensor_on(list(shares), stacked.device, stacked.dtype), stacked)
 
 
 def road_combined(
@@ -148,4 +149,4 @@ def _noise(std: float, generator: torch.Generator | None, images: Tensor) -> Ten
         )
     generator_of("road", generator)
     drawn = torch.randn(images.shape[1:], generator=generator, device=generator.device, dtype=torch.float32)
-    return std * drawn.to(images)
+    return std * brought(drawn, images)

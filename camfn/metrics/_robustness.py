@@ -9,10 +9,11 @@ from einops import einsum
 from torch import Tensor
 
 from .._shared.checks import check_chunk_size, describe, function, number, progress_bar, shapes_agree, tensor, whole
+from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide, widen
 from .._shared.noise import one_source
-from .._shared.rows import ChunkSize, Progress, run_in_chunks
+from .._shared.rows import ChunkSize, Progress, row_of, run_in_chunks
 from ..image._checks import require_finite
 from ._order import as_images, on_images
 from ._scores import ScoreOf, score_once, score_rows
@@ -79,7 +80,12 @@ def infidelity(
     before = score_once("infidelity", score, images)
     rows = torch.arange(len(perturbations), device=images.device)
     after = score_rows(
-        "infidelity", score, lambda row: images - perturbations[row], rows, chunk_size=chunk_size, progress=progress
+        "infidelity",
+        score,
+        lambda row: images - row_of(perturbations, row),
+        rows,
+        chunk_size=chunk_size,
+        progress=progress,
     )
     drop = before - after
     changes, slopes = widen(perturbations.flatten(1), weights.flatten(1))
@@ -196,6 +202,6 @@ def _perturbations(
     if isinstance(source, Tensor):
         if not source.ndim or not len(source) or tuple(source.shape[1:]) != shape:
             raise CamfnError(f"{what}: expected noise of shape (n, *{shape}), got {tuple(source.shape)}")
-        return source.to(images)
+        return brought(source, images)
     whole(f"{what}: samples", samples)
     return draw((samples, *shape), {"generator": source, "device": source.device, "dtype": torch.float32}).to(images)

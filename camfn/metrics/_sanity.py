@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .._cut.layer_checks import check_model, layer_name
 from .._shared.checks import describe, function, generator_of, same_device, shapes_agree, tensor, whole
+from .._shared.devices import brought
 from .._shared.errors import ArgumentTypeError, CamfnError
 from ..image._checks import as_maps, within_unit
 from ._complexity import correlation
@@ -57,7 +58,7 @@ def resampled(name: str, value: Tensor, generator: torch.Generator) -> Tensor:
         )
     draw = torch.randn(value.shape, generator=generator, device=generator.device, dtype=torch.float32)
     wide = value.detach().float()
-    drawn = wide.mean() + draw.to(value.device) * wide.std(correction=0)
+    drawn = wide.mean() + brought(draw, wide) * wide.std(correction=0)
     return drawn.to(value.dtype)
 
 

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from .._shared.devices import tensor_on
 from .._shared.errors import CamfnError
 from .._shared.maps import widen
 from .._shared.quadrature import gauss_legendre
@@ -186,7 +187,7 @@ class integrated_gradients(OnNetwork):
 
 def _start(baseline: float | Tensor, image: Tensor) -> Tensor:
     """Return the baseline in the shape of the image."""
-    start = torch.as_tensor(baseline, dtype=image.dtype, device=image.device)
+    start = tensor_on(baseline, image.device, image.dtype)
     try:
         return start.expand_as(image)
     except RuntimeError as error:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import describe, shapes_agree
+from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.noise import draw_normal, one_source
 from .._shared.vocabulary import Inputs
@@ -37,7 +38,7 @@ def noisy(image: Tensor, rebuild: Callable[[Tensor], Inputs], noise_of: NoiseOf,
     dims = tuple(range(1, image.ndim))
     spread = std * (image.amax(dims, keepdim=True) - image.amin(dims, keepdim=True))
     for noise in noise_of(image):
-        yield rebuild(image + spread * noise.to(image))
+        yield rebuild(image + spread * brought(noise, image))
 
 
 def _given(name: str, image: Tensor, noise: Tensor) -> Iterator[Tensor]:

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .._shared.boxes import box_iou
 from .._shared.checks import describe, is_concrete
+from .._shared.devices import brought, tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
 from .._shared.value import Value
@@ -108,7 +109,7 @@ class torchvision_head(Value):
     def scores_of(self, outputs: Any) -> Tensor:
         """Read the scores of every detection, 0 but for its own label, (B, N, count)."""
         values, labels = _padded(outputs, "scores"), _padded(outputs, "labels")
-        return torch.zeros(*values.shape, self.count).to(values).scatter(2, labels[..., None], values[..., None])
+        return values.new_zeros(*values.shape, self.count).scatter(2, labels[..., None], values[..., None])
 
     @property
     def objectness_of(self) -> None:
@@ -254,7 +255,7 @@ class box_score(_OfBox, tree=True):
             value = self.head.objectness_of(outputs).gather(1, which[:, None])[:, 0]
         else:
             corners = _rows_at(boxes, which)
-            value = corners @ torch.tensor(_COORDINATES[self.part]).to(corners)
+            value = corners @ tensor_on(_COORDINATES[self.part], corners.device, corners.dtype)
         return torch.where(exists, value, 0.0)
 
     @property
@@ -396,10 +397,10 @@ class detection_similarity(_OfBox, tree=True):
             if rows.ndim != 2 or rows.shape[1] != count or (rows.shape[0] != 1 and rows.shape[0] != batch):
                 given = tuple(self.probabilities.shape)
                 raise CamfnError(f"probabilities: expected shape ({count},) or {(batch, count)}, got {given}")
-            return place, rows.to(scores).expand(batch, count)
+            return place, brought(rows, scores).expand(batch, count)
         if self.classes is not None:
             own = class_index(scores[:, 0], self.classes)
-            return place, (torch.arange(count, device=own.device) == own).to(scores.dtype)
+            return place, torch.zeros_like(scores[:, 0]).scatter(1, own, 1.0)
         which, _ = _candidate(self.box, None, boxes, scores)
         return place, _rows_at(scores.detach(), which)
 
@@ -447,7 +448,7 @@ def _index_or_corners(box: Box, boxes: Tensor) -> tuple[Tensor | None, Tensor | 
     batch, count = boxes.shape[:2]
     if box is None:
         return None, None
-    value = torch.as_tensor(box, device=boxes.device)
+    value = tensor_on(box, boxes.device)
     if isinstance(box, int) or (isinstance(box, Tensor) and not value.is_floating_point()):
         if value.ndim and (value.ndim > 1 or value.shape[0] != batch):
             raise CamfnError(f"box: expected one index, or {batch}, one a sample; got {tuple(value.shape)}")

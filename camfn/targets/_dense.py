@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._shared.checks import describe, is_concrete, length_matches
+from .._shared.devices import brought, tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
 from ._score import Arithmetic, Classes, Move, checked_classes, class_index, class_tensor, named_output
@@ -128,7 +129,7 @@ class similarity(Arithmetic, tree=True):
                 "that ends in one, such as CLIPVisionModelWithProjection, or a function: "
                 "lambda outputs: similarity(reference)(outputs.hidden[:, 0])"
             )
-        other, (batch, size) = self.reference.detach().to(embedding), embedding.shape
+        other, (batch, size) = brought(self.reference.detach(), embedding), embedding.shape
         rows = other.shape[0] if other.ndim == 2 else 1
         if other.ndim not in (1, 2) or other.shape[-1] != size or (rows != 1 and rows != batch):
             raise CamfnError(f"reference: expected shape ({size},) or {(batch, size)}, got {tuple(other.shape)}")
@@ -223,8 +224,8 @@ class several(Arithmetic, tree=True):
         if isinstance(labels, Tensor) and labels.dtype is torch.bool:
             if labels.shape != logits.shape:
                 raise CamfnError(f"labels: expected bool of shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
-            return labels.to(logits.device)
-        index = class_tensor(labels, logits)
+            return tensor_on(labels, logits.device)
+        index = class_tensor(labels, logits, waits=True)
         if index.ndim > 1 or not index.numel():
             raise CamfnError(f"labels: expected integers, shape (n,), or bool (B, K); got {tuple(index.shape)}")
         return (index.reshape(-1, 1) == torch.arange(logits.shape[1], device=logits.device)).any(0).expand_as(logits)
@@ -266,7 +267,7 @@ class token_log_probability(Arithmetic, tree=True):
         logits = named_output(outputs, "logits")
         if not isinstance(logits, Tensor) or logits.ndim != 3:
             raise CamfnError(f"token_log_probability needs logits (B, T, V); the model returned {describe(outputs)}")
-        text = torch.as_tensor(self.tokens, device=logits.device)
+        text = tensor_on(self.tokens, logits.device)
         batch, length = logits.shape[:2]
         if text.ndim not in (1, 2) or text.shape[-1] != length or (text.ndim == 2 and text.shape[0] != batch):
             raise CamfnError(f"tokens: expected ({length},) or ({batch}, {length}), got {tuple(text.shape)}")
@@ -338,7 +339,7 @@ def _each_sample(mask: Tensor, logits: Tensor) -> Tensor:
             f"region: expected a mask with {spatial} spatial dimensions, one for all samples or one a sample, "
             f"got {tuple(mask.shape)} for logits {tuple(logits.shape)}"
         )
-    weights = mask.to(logits) if mask.ndim > spatial else mask.to(logits)[None]
+    weights = brought(mask if mask.ndim > spatial else mask[None], logits)
     if weights.shape[0] != 1:
         length_matches("region", weights.shape[0], batch)
     return weights.expand(batch, *weights.shape[1:])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import class_in_range, describe, length_matches
+from .._shared.devices import tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.value import Value, shown
 from .._shared.vocabulary import ScoreFn
@@ -278,11 +279,14 @@ def class_index(logits: Tensor, classes: Classes) -> Tensor:
     return chosen.expand(batch)[:, None]
 
 
-def class_tensor(classes: Tensor | Sequence[Any] | int, logits: Tensor) -> Tensor:
-    """Return checked classes as a tensor beside the logits (B, K); refuse a class out of range."""
-    chosen = torch.as_tensor(classes, device=logits.device)
-    class_in_range(chosen, logits.shape[1])
-    return chosen.long()
+def class_tensor(classes: Tensor | Sequence[Any] | int, logits: Tensor, *, waits: bool = False) -> Tensor:
+    """Return checked classes as a tensor beside the logits (B, K); refuse a class out of range.
+
+    With `waits` classes on an accelerator are read, too: needed where nothing gathers by them.
+    """
+    chosen = torch.as_tensor(classes)
+    class_in_range(chosen, logits.shape[1], waits=waits)
+    return tensor_on(chosen, logits.device).long()
 
 
 def refuse_one_logit(logits: Tensor, classes: Classes, *, over_classes: bool) -> None:

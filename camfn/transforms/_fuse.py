@@ -15,6 +15,7 @@ from .._cut.explainer import explainer
 from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.signature import read_signature
 from .._shared.checks import refuse_lost_graph
+from .._shared.devices import tensor_on
 from .._shared.errors import CamfnError, CaptureError
 from .._shared.maps import largest_space, min_max, resize, safe_divide, widen
 from .._shared.spelling import near
@@ -130,7 +131,7 @@ def _combine(stacked: Tensor, how: Fusion, weights: Sequence[float] | Tensor | N
             return stacked.mean(0)
         return stacked.prod(0) if how == "product" else stacked.amax(0)
     count, batch = stacked.shape[:2]
-    w = torch.as_tensor([] if weights is None else weights, dtype=stacked.dtype, device=stacked.device)
+    w = tensor_on([] if weights is None else weights, stacked.device, stacked.dtype)
     if tuple(w.shape) not in ((count,), (count, batch)):
         raise CamfnError(f"weights: expected ({count},) or ({count}, {batch}), one a layer, got {tuple(w.shape)}")
     w = w.reshape(count, -1, *(1,) * (stacked.ndim - 2))

@@ -14,6 +14,7 @@ from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.resume import record
 from .._cut.signature import read_signature
 from .._shared.checks import refuse_lost_graph
+from .._shared.devices import brought, tensor_on
 from .._shared.errors import CamfnError
 from .._shared.inputs import Images, images_of
 from .._shared.maps import widen
@@ -242,12 +243,12 @@ def _noisy(x: Tensor, std: float, generator: torch.Generator | None) -> Tensor:
     if not std or generator is None:
         return x
     noise = torch.randn(x.shape, generator=generator, device=generator.device, dtype=torch.float32)
-    return x + std * noise.to(x)
+    return x + std * brought(noise, x)
 
 
 def _baselines(baseline: float | Tensor, like: Tensor) -> Iterator[Tensor]:
     """Yield the baselines, each in the shape of `like`, the end of the path."""
-    given = torch.as_tensor(baseline, dtype=like.dtype, device=like.device)
+    given = tensor_on(baseline, like.device, like.dtype)
     rows = given if given.ndim > like.ndim else given[None]
     try:
         starts = rows.expand(rows.shape[0], *like.shape) if rows.ndim > like.ndim else rows[0].expand_as(like)[None]

@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
+from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.inputs import Images, all_images_of
 from .._shared.maps import widen
@@ -84,6 +85,6 @@ class smooth(Value):
             )
         dims = tuple(range(1, images.ndim))
         span = images.amax(dims, keepdim=True) - images.amin(dims, keepdim=True) if self.relative else 1.0
-        variants = [Variant([images + self.std * span * one]) for one in unit.to(images)]
+        variants = [Variant([images + self.std * span * one]) for one in brought(unit, images)]
         cams = explain_variants(self.explain, target, [images], rebuild, variants, self.chunk_size)
         return torch.stack([widen(cam) for cam in cams]).mean(0).to(cams[0].dtype)
