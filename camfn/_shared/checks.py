@@ -28,7 +28,7 @@ def is_differentiated(value: Any) -> bool:
     return False
 
 
-def refuse_lost_graph(name: str, model: nn.Module, inputs: Any) -> None:
+def refuse_lost_graph(name: str, model: nn.Module, inputs: Any, remedy: str = "Pass differentiable=True") -> None:
     """Refuse to drop a graph in which `torch.func.grad`, `vjp` or `jacrev` is taking a derivative."""
     if not inside_transform() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return
@@ -36,7 +36,7 @@ def refuse_lost_graph(name: str, model: nn.Module, inputs: Any) -> None:
     if any(map(is_differentiated, [*pytree.tree_leaves(inputs), *model.parameters(), *model.buffers()])):
         raise CamfnError(
             f"{name}: torch.func.grad, vjp or jacrev asks for the derivative of the map, which was made without a "
-            "graph and would come out as zero. Pass differentiable=True; or detach the inputs and parameters, to take "
+            f"graph and would come out as zero. {remedy}; or detach the inputs and parameters, to take "
             "the map as a constant"
         )
 

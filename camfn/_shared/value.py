@@ -40,7 +40,8 @@ class Value:
     def __repr__(self) -> str:
         parts: list[str] = []
         by_place = True
-        for field in fields(self):  # type: ignore[arg-type]
+        # those of a parent class that go by keyword alone stand before the arguments by place
+        for field in sorted(fields(self), key=lambda field: field.kw_only):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             by_place = by_place and not field.kw_only
             if field.name.startswith("_") or not field.init:

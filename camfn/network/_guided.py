@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .._cut.explainer import explainer
 from .._cut.graft import bare, graft
 from .._cut.layer_checks import layer_name
+from .._shared.checks import refuse_lost_graph
 from .._shared.errors import CamfnError
 from .._shared.inputs import call, copy_of
 from .._shared.maps import resize
@@ -25,9 +26,26 @@ from ._level import OnNetwork
 from ._rectify import Rectify, Rule
 from ._sight import lay_over, may_see_parts, seen_by
 
+_FORWARD_ONLY = (
+    "Take torch.func.jvp or jacfwd: in reverse mode the rule would take the place of the derivative of its ReLUs too"
+)
+
+
+class _Rectified(OnNetwork):
+    """A method whose ReLUs have a rule in the place of their derivative, which any other derivative would meet too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.differentiable:
+            raise CamfnError(f"{type(self).__name__}: differentiable=True cannot be had. {_FORWARD_ONLY}")
+
+    def refuse_lost_graph(self, inputs: Inputs) -> None:
+        """Refuse to drop a graph in which a derivative is being taken."""
+        refuse_lost_graph(type(self).__name__, self.model, inputs, _FORWARD_ONLY)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class guided_backprop(OnNetwork):
+class guided_backprop(_Rectified):
     """Guided backpropagation: the input gradient, where each ReLU passes only positive gradients back.
 
     At a ReLU of input z, `df/dz := g [g > 0] [z > 0]` of the gradient g in its output; everything else as in the
@@ -51,7 +69,8 @@ class guided_backprop(OnNetwork):
         model: any module; left exactly as it is.
         images: which input is the image, where several have space: an index, a key, a path of these such as
             ("pixels", 0), or a function of the inputs.
-        differentiable: keep the outer graph, so that the result may be part of a loss; needed inside `torch.func.grad`.
+        differentiable: refused: in reverse mode the rule would take the place of the derivative of the ReLUs. Forward
+            mode, `torch.func.jvp` and `jacfwd`, is right.
 
     Raises:
         CamfnError: no ReLU ran but other activations did; the target does not give one number a sample.
@@ -72,7 +91,7 @@ class guided_backprop(OnNetwork):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class deconvnet(OnNetwork):
+class deconvnet(_Rectified):
     """Deconvnet: the input gradient with the positive part of the gradient in the place of each ReLU's own backward.
 
     At a ReLU, `df/dz := g [g > 0]`, wherever its input is; everything else as in the gradient, which for max pooling is
@@ -89,7 +108,8 @@ class deconvnet(OnNetwork):
         model: any module; left exactly as it is.
         images: which input is the image, where several have space: an index, a key, a path of these such as
             ("pixels", 0), or a function of the inputs.
-        differentiable: keep the outer graph, so that the result may be part of a loss; needed inside `torch.func.grad`.
+        differentiable: refused: in reverse mode the rule would take the place of the derivative of the ReLUs. Forward
+            mode, `torch.func.jvp` and `jacfwd`, is right.
 
     Raises:
         CamfnError: no ReLU ran but other activations did; the target does not give one number a sample.
@@ -110,7 +130,7 @@ class deconvnet(OnNetwork):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class guided_grad_cam(OnNetwork):
+class guided_grad_cam(_Rectified):
     """Guided Grad-CAM: guided backpropagation where Grad-CAM is positive.
 
     `G(c, p) = guided(c, p) upsample(ReLU(L))(p)`, L the Grad-CAM map, upsampled linearly between half-pixel centers as
@@ -128,7 +148,8 @@ class guided_grad_cam(OnNetwork):
         layout: turns the layer's own shape into (B, C, *S), as for `explainer`.
         images: which input is the image, where several have space: an index, a key, a path of these such as
             ("pixels", 0), or a function of the inputs.
-        differentiable: keep the outer graph, so that the result may be part of a loss; needed inside `torch.func.grad`.
+        differentiable: refused: in reverse mode the rule would take the place of the derivative of the ReLUs. Forward
+            mode, `torch.func.jvp` and `jacfwd`, is right.
 
     Raises:
         CamfnError: as for `guided_backprop`; a map of another number of spatial dimensions than the image.
@@ -157,14 +178,13 @@ class guided_grad_cam(OnNetwork):
             self.layer,
             select=self.select,
             layout=self.layout,
-            differentiable=self.differentiable,
         )
         object.__setattr__(self, "_locate", locate)
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
         """Return the product, of the shape of the image."""
         self.refuse_lost_graph(inputs)
-        with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
+        with torch.inference_mode(False), torch.no_grad():
             where = self._locate(inputs, target).relu()[:, None]
             around = partial(_rectified, "guided_grad_cam", "guided")
             guided = self.derived(inputs, target, taps=on_a_grid, around=around)

@@ -119,7 +119,7 @@ def _in_place(func: Any, args: Any, kwargs: Any) -> bool:
 
 
 class _ClippedReLU(torch.autograd.Function):
-    """The forward of a ReLU with an upper bound."""
+    """A ReLU with an upper bound, with its own derivative in forward mode."""
 
     generate_vmap_rule = True
 
@@ -127,14 +127,22 @@ class _ClippedReLU(torch.autograd.Function):
     def forward(z: Tensor, ceiling: float) -> Tensor:
         return z.clamp(0, ceiling)
 
-
-class _GuidedReLU(_ClippedReLU):
-    """A ReLU whose backward is `g [g > 0] [z > 0]`."""
-
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         z, ceiling = inputs
-        ctx.save_for_backward((z > 0) & (z < ceiling))
+        alive = (z > 0) & (z < ceiling)
+        ctx.save_for_backward(alive)
+        ctx.save_for_forward(alive)
+
+    @staticmethod
+    def jvp(ctx: Any, move: Tensor, _: Any) -> Tensor:
+        (alive,) = ctx.saved_tensors
+        tangent: Tensor = move * alive
+        return tangent
+
+
+class _GuidedReLU(_ClippedReLU):
+    """A ReLU whose backward is `g [g > 0] [z > 0]`."""
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -144,10 +152,6 @@ class _GuidedReLU(_ClippedReLU):
 
 class _DeconvReLU(_ClippedReLU):
     """A ReLU whose backward is `g [g > 0]`."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
