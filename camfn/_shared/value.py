@@ -41,7 +41,7 @@ class Value:
         parts: list[str] = []
         by_place = True
         # those of a parent class that go by keyword alone stand before the arguments by place
-        for field in sorted(fields(self), key=lambda field: field.kw_only):  # type: ignore[arg-type]
+        for field in sorted(fields(self), key=lambda field: bool(field.kw_only)):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             by_place = by_place and not field.kw_only
             if field.name.startswith("_") or not field.init:
