@@ -84,7 +84,7 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
         del clear[name]
     if not clear:
         raise CaptureError(_no_layer_text(model, image, unclear))
-    captured = capture_many(model, list(clear))(inputs, target)
+    captured = capture_many(model, list(clear), layout=None, unused="zeros")(inputs, target)
     suggestions = []
     for name, reading in reversed(list(clear.items())):
         depends = bool(as_map(reading.layout, captured[name].grads).any())
@@ -194,7 +194,9 @@ def _class_score_maps(model: nn.Module, clear: dict[str, Reading], outputs: Any,
     names = [name for name, reading in clear.items() if reading.channels == scores.shape[1]]
     if not names:
         return []
-    captured = capture_many(model, names)(inputs, lambda out: next(iter(floating_leaves(out)))[:, 0].flatten(1).sum(1))
+    captured = capture_many(model, names, layout=None, unused="zeros")(
+        inputs, lambda out: next(iter(floating_leaves(out)))[:, 0].flatten(1).sum(1)
+    )
     grads = {name: as_map(clear[name].layout, captured[name].grads) for name in names}
     return [name for name, grad in grads.items() if grad[:, 0].any() and not grad[:, 1:].any()]
 

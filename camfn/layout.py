@@ -43,5 +43,5 @@ def find(model: nn.Module, layer: str | nn.Module, inputs: Inputs, *, select: Se
         (2, 3)
     """
     name = layer_name(model, layer)
-    raw, _ = observe(model, name, select=select)(inputs)
+    raw, _ = observe(model, name, select=select, layout=None)(inputs)
     return the_reading(model, name, raw, inputs)

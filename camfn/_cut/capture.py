@@ -4,38 +4,35 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .._layout.readings import as_map, layout_for
-from .._shared.checks import batch_sizes, one_score_a_sample
-from .._shared.errors import CaptureError
+from .._shared.checks import batch_sizes, one_score_a_sample, refuse_lost_graph
+from .._shared.errors import CamfnError, CaptureError
 from .._shared.inputs import replace_tensor
+from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Call, Captured, Inputs, Select, Target
 from ..targets import as_score
 from .derive import Tapped, Zero, derive, planter
 from .graft import bare
 from .layer_checks import chosen_calls, chosen_tensor, floating, layer_name
+from .lost import no_gradient
 
 
-def observe(
-    model: nn.Module,
-    layer: str | nn.Module,
-    *,
-    select: Select | None = None,
-    layout: AnyLayout = None,
-    call: Call | None = None,
-    differentiable: bool = False,
-) -> Callable[[Inputs], tuple[Tensor, Any]]:
+@dataclass(frozen=True, eq=False, repr=False)
+class observe(Value):
     """Run a model and keep what one layer returned: forward only.
 
     Args:
         model: any module; left exactly as it is.
         layer: a dotted name as in `model.named_modules()`, or the module itself.
         select: which tensor, where the layer returns a tuple or a dict: an index, a key or a function.
-        layout: turns the layer's own shape into (B, C, *spatial); "auto" finds it, as `layout.find`.
+        layout: turns the layer's own shape into (B, C, *spatial); "auto" finds it, as `layout.find`, and None keeps the
+            layer's own shape.
         call: which of several runs of the layer in one forward, 0 the first and -1 the last; or "all", one after the
             other along the channels, so that maps which sum over channels become the sum of the runs' maps.
         differentiable: keep the graph that leads from the inputs and parameters to the activations.
@@ -45,7 +42,8 @@ def observe(
         the model's outputs.
 
     Raises:
-        CaptureError: no such layer, it ran never or several times, or its output is not one tensor.
+        CaptureError: no such layer, it ran never or several times, or its output is not one tensor; its layout cannot
+            be found.
 
     Example:
         >>> import torch
@@ -54,29 +52,33 @@ def observe(
         >>> activations.shape, outputs.shape
         (torch.Size([2, 4, 6, 6]), torch.Size([2, 5]))
     """
-    plant = layer_planter(model, [layer])
-    model = bare(model)
 
-    def run(inputs: Inputs) -> tuple[Tensor, Any]:
-        cut = plant()
-        keep = differentiable and torch.is_grad_enabled()
+    model: nn.Module
+    layer: str | nn.Module
+    _: KW_ONLY
+    select: Select | None = None
+    layout: AnyLayout = "auto"
+    call: Call | None = None
+    differentiable: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layer", layer_name(self.model, self.layer))
+
+    def __call__(self, inputs: Inputs) -> tuple[Tensor, Any]:
+        """Return the activations of the layer and the outputs of the model."""
+        if not self.differentiable:
+            refuse_lost_graph("observe", self.model, inputs)
+        keep = self.differentiable and torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
-            outputs, activations = run_to_end(cut, inputs, select, call)
+            outputs, activations = run_to_end(
+                layer_planter(bare(self.model), [self.layer])(), inputs, self.select, self.call
+            )
         ((name, raw),) = activations.items()
-        return map_maker(model, name, raw, inputs, layout)(raw), outputs
-
-    return run
+        return map_maker(bare(self.model), name, raw, inputs, self.layout)(raw), outputs
 
 
-def capture(
-    model: nn.Module,
-    layer: str | nn.Module,
-    *,
-    select: Select | None = None,
-    layout: AnyLayout = None,
-    call: Call | None = None,
-    differentiable: bool = False,
-) -> Callable[..., Captured]:
+@dataclass(frozen=True, eq=False, repr=False)
+class capture(Value):
     """Run a model and keep a layer's activations and the gradient of the score with respect to them.
 
     The model is never touched: no hook, mode, `.grad`, `requires_grad` or buffer changes. Frozen parameters and an
@@ -88,17 +90,20 @@ def capture(
         layer: a dotted name as in `model.named_modules()`, or the module itself.
         select: which tensor, where the layer returns a tuple or a dict: an index, a key or a function.
         layout: turns the layer's own shape into (B, C, *spatial), for activations and gradients alike; "auto" finds
-            it, as `layout.find`.
+            it, as `layout.find`, and None keeps the layer's own shape.
         call: as for `observe`.
         differentiable: keep the outer graph, so that a map may be part of a loss (needed too inside `torch.func.grad`).
             Fused attention kernels have no second derivative: run under `sdpa_kernel(SDPBackend.MATH)` then.
+        unused: what a gradient that does not exist is, because the model or the target cuts the graph or the score does
+            not use the layer: an "error" that says which, or "zeros".
 
     Returns:
         A function of the inputs and a target that returns `Captured(activations, grads, outputs)`. The target is None
         (each sample's top class), a class, a class a sample, or a function of the outputs that gives (B,).
 
     Raises:
-        CaptureError: no such layer, it ran never or several times, or its output is not one tensor.
+        CaptureError: no such layer, it ran never or several times, or its output is not one tensor; its layout cannot
+            be found; the score has no gradient there.
         CamfnError: the target does not give one number a sample.
 
     Example:
@@ -108,24 +113,27 @@ def capture(
         >>> grads.shape == activations.shape
         True
     """
-    run_many = capture_many(model, [layer], select=select, layout=layout, call=call, differentiable=differentiable)
 
-    def run(inputs: Inputs, target: Target = None) -> Captured:
-        (captured,) = run_many(inputs, target).values()
-        return captured
+    model: nn.Module
+    layer: str | nn.Module
+    _: KW_ONLY
+    select: Select | None = None
+    layout: AnyLayout = "auto"
+    call: Call | None = None
+    differentiable: bool = False
+    unused: Literal["error", "zeros"] = "error"
 
-    return run
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layer", layer_name(self.model, self.layer))
+        check_unused(self.unused)
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Captured:
+        """Return the activations of the layer, their gradient and the outputs of the model."""
+        return _capture(self, [self.layer], inputs, target)[str(self.layer)]
 
 
-def capture_many(
-    model: nn.Module,
-    layers: Sequence[str | nn.Module],
-    *,
-    select: Select | None = None,
-    layout: AnyLayout = None,
-    call: Call | None = None,
-    differentiable: bool = False,
-) -> Callable[..., dict[str, Captured]]:
+@dataclass(frozen=True, eq=False, repr=False)
+class capture_many(Value):
     """Capture several layers with one forward and one backward.
 
     Args:
@@ -135,6 +143,7 @@ def capture_many(
         layout: as for `capture`, for every layer; "auto" finds each its own.
         call: as for `capture`, for every layer.
         differentiable: as for `capture`.
+        unused: as for `capture`.
 
     Returns:
         A function of the inputs and a target that returns a dict from each layer's name to its `Captured`.
@@ -142,38 +151,82 @@ def capture_many(
     Example:
         >>> import torch
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5))
-        >>> list(capture_many(net, ["0", "1"])(torch.ones(2, 3, 8, 8), 4))
+        >>> list(capture_many(net, ["0", "1"], layout=None)(torch.ones(2, 3, 8, 8), 4))
         ['0', '1']
     """
-    plant = layer_planter(model, layers)
-    model = bare(model)
 
-    def run(inputs: Inputs, target: Target = None) -> dict[str, Captured]:
-        score_of = as_score(target)
-        keep = differentiable and torch.is_grad_enabled()
-        cut = plant()
+    model: nn.Module
+    layers: Sequence[str | nn.Module]
+    _: KW_ONLY
+    select: Select | None = None
+    layout: AnyLayout = "auto"
+    call: Call | None = None
+    differentiable: bool = False
+    unused: Literal["error", "zeros"] = "error"
 
-        def forward(_: Tensor | None, zero: Zero) -> tuple[Any, dict[str, list[Tensor]]]:
-            return run_to_end(cut, inputs, select, call, lambda point, x: x + zero(point, x))
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(layer_name(self.model, layer) for layer in self.layers))
+        if not self.layers:
+            raise CaptureError("expected at least one layer, got an empty list")
+        check_unused(self.unused)
 
-        def score(outputs: Any, activations: dict[str, list[Tensor]]) -> Tensor:
-            given = [x for calls in activations.values() for x in calls]
-            return one_score_a_sample(score_of(outputs), batch_sizes(inputs, given))
+    def __call__(self, inputs: Inputs, target: Target = None) -> dict[str, Captured]:
+        """Return each layer's activations, their gradient and the outputs of the model, by the layer's name."""
+        return _capture(self, self.layers, inputs, target)
 
-        def chosen(points: Iterable[Point]) -> list[Point]:
-            ran = Counter(name for name, _ in points)
-            return [(name, i) for name in cut.names for i in chosen_calls(name, ran[name], call, cut.root)]
 
-        with torch.inference_mode(False), torch.set_grad_enabled(keep):
-            derived = derive(forward, score, chosen=chosen, of=cut.root, create_graph=keep)
-        captured = {}
-        for name, activations in derived.kept.items():
-            grads = [grad for point, grad in derived.grads.items() if point[0] == name]
-            to_map = map_maker(model, name, activations, inputs, layout)
-            captured[name] = Captured(to_map(activations), to_map(grads), derived.outputs)
-        return captured
+def _capture(
+    of: capture | capture_many, layers: Sequence[str | nn.Module], inputs: Inputs, target: Target
+) -> dict[str, Captured]:
+    """Run a model once, differentiate the score in these layers, and lay out what each returned."""
+    model, score_of = bare(of.model), as_score(target)
+    if not of.differentiable:
+        refuse_lost_graph(type(of).__name__, model, inputs)
+    keep = of.differentiable and torch.is_grad_enabled()
+    cut = layer_planter(model, layers)()
 
-    return run
+    def forward(_: Tensor | None, zero: Zero) -> tuple[Any, dict[str, list[Tensor]]]:
+        return run_to_end(cut, inputs, of.select, of.call, lambda point, x: x + zero(point, x))
+
+    def score(outputs: Any, activations: dict[str, list[Tensor]]) -> Tensor:
+        given = [x for calls in activations.values() for x in calls]
+        return one_score_a_sample(score_of(outputs), batch_sizes(inputs, given))
+
+    ran: Counter[str] = Counter()
+
+    def chosen(points: Iterable[Point]) -> list[Point]:
+        ran.clear()
+        ran.update(name for name, _ in points)
+        return [(name, i) for name in cut.names for i in chosen_calls(name, ran[name], of.call, cut.root)]
+
+    def missing(points: Sequence[Point]) -> None:
+        # of several runs of a layer, one that the score does not use has a gradient of zeros
+        absent = Counter(name for name, _ in points)
+        for name in absent:
+            if of.call != "all" or absent[name] == ran[name]:
+                raise no_gradient(model, name, inputs, score_of, of.select)
+
+    with torch.inference_mode(False), torch.set_grad_enabled(keep):
+        derived = derive(
+            forward,
+            score,
+            chosen=chosen,
+            missing=None if of.unused == "zeros" else missing,
+            of=cut.root,
+            create_graph=keep,
+        )
+    captured = {}
+    for name, activations in derived.kept.items():
+        grads = [grad for point, grad in derived.grads.items() if point[0] == name]
+        to_map = map_maker(model, name, activations, inputs, of.layout)
+        captured[name] = Captured(to_map(activations), to_map(grads), derived.outputs)
+    return captured
+
+
+def check_unused(unused: object) -> None:
+    """Refuse what names no way to treat a gradient that does not exist."""
+    if unused not in ("error", "zeros"):
+        raise CamfnError(f"unused: expected 'error' or 'zeros', got {unused!r}")
 
 
 Point: TypeAlias = tuple[str, int]
@@ -181,12 +234,8 @@ Point: TypeAlias = tuple[str, int]
 
 
 def layer_planter(model: nn.Module, layers: Sequence[str | nn.Module]) -> Callable[[], Tapped]:
-    """Check the layers now; return a function that makes a fresh graft in which these layers report their outputs."""
-    names = tuple(layer_name(model, layer) for layer in layers)
-    if not names:
-        raise CaptureError("expected at least one layer, got an empty list")
-    inner = bare(model)
-    return planter(inner, lambda: {name: inner.get_submodule(name) for name in names})
+    """Return a function that makes a fresh graft in which the layers of these names report their outputs."""
+    return planter(model, lambda: {str(name): model.get_submodule(str(name)) for name in layers})
 
 
 def run_to_end(

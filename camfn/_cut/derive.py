@@ -18,6 +18,7 @@ from torch.func import vjp
 from torch.utils import _pytree as pytree
 
 from .._shared.checks import inside_transform
+from .._shared.errors import CaptureError
 from .._shared.inputs import call, copy_of
 from .graft import graft
 from .layer_checks import refuse_quantized_cut
@@ -35,6 +36,13 @@ Enter: TypeAlias = Callable[[str, nn.Module, tuple[Any, ...], Mapping[str, Any]]
 
 Zero: TypeAlias = Callable[[Hashable, Tensor], Tensor]
 """Takes a key and a tensor of the network; returns the zero to add to that tensor, of its shape."""
+
+
+Missing: TypeAlias = Callable[[Sequence[Any]], None]
+"""Takes the keys of zeros that have no gradient; raises, or lets the gradient be zero."""
+
+IMAGE = "the image"
+"""Stands for the image among the keys of zeros."""
 
 
 class Tapped(Protocol):
@@ -139,6 +147,7 @@ def derive(
     image: Tensor | None = None,
     tapped: bool = True,
     chosen: Callable[[Iterable[Any]], Sequence[Any]] = list,
+    missing: Missing | None = None,
     of: nn.Module | None = None,
     create_graph: bool = False,
 ) -> Derivation:
@@ -151,6 +160,8 @@ def derive(
         image: differentiated too, if it is given.
         tapped: whether `run` asks for zeros at all.
         chosen: takes the keys of all zeros and returns those to differentiate in.
+        missing: called with the keys of the zeros (`IMAGE` for the image) that the graph of the score does not reach;
+            it raises, or their gradients are zero. The compiler does not call it.
         of: the network, which an error about quantized modules names.
         create_graph: keep the graph of the derivative.
     """
@@ -160,26 +171,83 @@ def derive(
     if not tapped:
         # a pullback needs no first run to find the shapes of zeros, and can itself be differentiated
         try:
-            return _pull_back(run, score, image, tapped, chosen)
+            return _pull_back(run, score, image, tapped, chosen, missing)
         except RuntimeError as error:
             if not _refuses_levels(error):
                 raise
 
-    def compute(seed: Tensor, image: Tensor | None = None) -> Derivation:
+    absent: list[Any] = []
+
+    def differentiated(run: Callable[[Zero], tuple[Any, Any]], make: Zero, image: Tensor | None) -> Derivation:
+        absent.clear()
         zeros: dict[Any, Tensor] = {}
 
         def zero(key: Hashable, x: Tensor) -> Tensor:
-            zeros[key] = expanded(seed, x)
+            zeros[key] = make(key, x)
             return zeros[key]
 
-        outputs, kept = run(image, zero)
+        outputs, kept = run(zero)
         scores = score(outputs, kept)
         keys = chosen(zeros)
         wanted = [zeros[key] for key in keys] + ([] if image is None else [image])
-        grads = gradients(scores, wanted, of=of, create_graph=create_graph)
+        grads = gradients(scores, wanted, of=of, create_graph=create_graph, missing=absent.extend)
+        absent[:] = [[*keys, IMAGE][i] for i in absent]
         return Derivation(outputs, scores, dict(zip(keys, grads)), None if image is None else grads[-1], kept)
 
-    return at_own_level(compute, image, create_graph=create_graph)
+    def compute(seed: Tensor, image: Tensor | None = None) -> Derivation:
+        return differentiated(lambda zero: run(image, zero), lambda key, x: expanded(seed, x), image)
+
+    found = None
+    if image is None and not create_graph and not inside_transform():
+        found = _from_the_cut(lambda zero: run(None, zero), differentiated)
+    if found is None:
+        found = at_own_level(compute, image, create_graph=create_graph)
+    if absent and missing is not None:
+        missing(absent)
+    return found
+
+
+def _from_the_cut(
+    run: Callable[[Zero], tuple[Any, Any]],
+    differentiated: Callable[[Callable[[Zero], tuple[Any, Any]], Zero, Tensor | None], Derivation],
+) -> Derivation | None:
+    """Run what comes before the first zero without a graph, and what follows with one: no level is needed.
+
+    The zeros switch the gradient on. If a module around the layer switched it off again, as `no_grad` does at its end,
+    or the layer ran in a fused kernel, which a graph prevents, the result is None.
+    """
+    began, lost = False, False
+
+    def make(key: Hashable, x: Tensor) -> Tensor:
+        nonlocal began, lost
+        lost |= began and not torch.is_grad_enabled()
+        began = True
+        torch.set_grad_enabled(True)
+        return x.detach().new_zeros(()).requires_grad_().expand_as(x)
+
+    def watched(zero: Zero) -> tuple[Any, Any]:
+        try:
+            found = run(zero)
+        except CaptureError as error:
+            if began:
+                raise
+            raise _Lost from error
+        if lost or not torch.is_grad_enabled():
+            raise _Lost
+        return found
+
+    try:
+        with torch.no_grad():
+            derivation = differentiated(watched, make, None)
+    except _Lost:
+        return None
+    tensors, rebuild = tensors_of(derivation)
+    again: Derivation = rebuild([tensor.detach() for tensor in tensors])
+    return again
+
+
+class _Lost(Exception):
+    """The gradient does not lead from the score to the cut as the run was done."""
 
 
 def expanded(seed: Tensor, like: Tensor) -> Tensor:
@@ -217,8 +285,11 @@ def at_own_level(compute: Callable[..., Result], image: Tensor | None = None, *,
 
 
 def _refuses_levels(error: RuntimeError) -> bool:
-    """Whether a custom operator (torchvision's roi_align) refused a level of torch.func; plain autograd then works."""
-    return "setup_context" in str(error) and not inside_transform()
+    """Whether a level of torch.func was refused, where plain autograd works.
+
+    Custom operators (torchvision's roi_align) refuse it, and so do hooks of saved tensors (`save_on_cpu`, checkpoints).
+    """
+    return ("setup_context" in str(error) or "saved tensor hooks" in str(error)) and not inside_transform()
 
 
 def _pull_back(
@@ -227,6 +298,7 @@ def _pull_back(
     image: Tensor | None,
     tapped: bool,
     chosen: Callable[[Iterable[Any]], Sequence[Any]],
+    missing: Missing | None = None,
 ) -> Derivation:
     """Do the same by a pullback, which can be compiled; a first run finds the shapes, dead code once it is compiled."""
     places: dict[Any, int] = {}
@@ -240,16 +312,21 @@ def _pull_back(
     if tapped:
         run(image, first)
     rebuilds: list[Callable[[list[Tensor]], Any]] = []
+    connected: list[bool] = []
 
     def scores_of(deltas: list[Tensor], *images: Tensor) -> tuple[Tensor, list[Tensor]]:
         outputs, kept = run(images[0] if images else None, lambda key, x: deltas[places[key]])
         tensors, rebuild = tensors_of((outputs, kept))
         rebuilds.append(rebuild)
-        return score(outputs, kept), tensors
+        scores = score(outputs, kept)
+        connected.append(scores.requires_grad)
+        return scores, tensors
 
     images = () if image is None else (image,)
     pulled: Any = vjp(scores_of, zeros, *images, has_aux=True)
     scores, pullback, tensors = pulled
+    if missing is not None and not connected[-1]:
+        missing([*chosen(places), IMAGE])
     grads, *image_grads = pullback(torch.ones_like(scores))
     outputs, kept = rebuilds[-1](tensors)
     by_key = {key: grads[places[key]] for key in chosen(places)}
@@ -263,14 +340,30 @@ def gradients(
     of: nn.Module | None = None,
     create_graph: bool = False,
     retain_graph: bool = False,
+    missing: Callable[[list[int]], None] | None = None,
 ) -> list[Tensor]:
-    """Derivatives of the sum of the scores, zero where they do not depend on a delta; refused if `of` is quantized."""
+    """Derivatives of the sum of the scores in tensors; refused if `of` is quantized.
+
+    Where the graph of the scores does not reach a tensor, `missing` is called with its place among `deltas`. It raises,
+    or the derivative is zero.
+    """
     found: Sequence[Tensor | None] = [None] * len(deltas)
     if scores.requires_grad:
         options: dict[str, bool] = {"create_graph": create_graph, "retain_graph": create_graph or retain_graph}
-        found = torch.autograd.grad(scores, deltas, torch.ones_like(scores), allow_unused=True, **options)
+        try:
+            found = torch.autograd.grad(scores, deltas, torch.ones_like(scores), allow_unused=True, **options)
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            raise CaptureError(
+                "the model checkpoints with use_reentrant=True, through which torch.autograd.grad cannot go: call "
+                "torch.utils.checkpoint.checkpoint with use_reentrant=False, or leave it out for the explanation"
+            ) from error
     if of is not None:
         refuse_quantized_cut(found, of)
+    places = [i for i, grad in enumerate(found) if grad is None]
+    if places and missing is not None:
+        missing(places)
     return [torch.zeros_like(delta) if grad is None else grad for grad, delta in zip(found, deltas)]
 
 

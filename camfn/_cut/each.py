@@ -5,29 +5,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .._shared.checks import batch_sizes, describe, one_score_a_sample
+from .._shared.checks import batch_sizes, describe, one_score_a_sample, refuse_lost_graph
 from .._shared.errors import CamfnError
-from .._shared.vocabulary import AnyLayout, Captured, Inputs, Select, Target
+from .._shared.value import Value
+from .._shared.vocabulary import AnyLayout, Captured, Inputs, ScoreFn, Select, Target
 from ..targets import as_score
-from .capture import Point, layer_planter, map_maker, run_to_end
+from .capture import Point, check_unused, layer_planter, map_maker, run_to_end
 from .derive import gradients, tensors_of
 from .graft import bare
+from .layer_checks import layer_name
+from .lost import no_gradient
 
 Targets = Sequence[Target] | Callable[[Any], Tensor]
 
 
-def capture_each(
-    model: nn.Module,
-    layer: str | nn.Module,
-    *,
-    select: Select | None = None,
-    layout: AnyLayout = None,
-) -> Callable[[Inputs, Targets], Captured]:
+@dataclass(frozen=True, eq=False, repr=False)
+class capture_each(Value):
     """Capture a layer for several targets: one forward, and one backward a target.
 
     `vmap` over targets that differ in a tensor does the same at once. This takes any targets, and models that `vmap`
@@ -38,6 +37,7 @@ def capture_each(
         layer: a dotted name as in `model.named_modules()`, or the module itself.
         select: as for `capture`.
         layout: as for `capture`.
+        unused: as for `capture`, target by target.
 
     Returns:
         A function of the inputs and the targets, a sequence of them or a function of the outputs to scores (T, B). It
@@ -57,10 +57,22 @@ def capture_each(
         >>> torch.vmap(grad_cam, in_dims=(None, 0))(activations, grads).shape
         torch.Size([3, 2, 6, 6])
     """
-    plant = layer_planter(model, [layer])
-    model = bare(model)
 
-    def run(inputs: Inputs, targets: Targets) -> Captured:
+    model: nn.Module
+    layer: str | nn.Module
+    _: KW_ONLY
+    select: Select | None = None
+    layout: AnyLayout = "auto"
+    unused: Literal["error", "zeros"] = "error"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layer", layer_name(self.model, self.layer))
+        check_unused(self.unused)
+
+    def __call__(self, inputs: Inputs, targets: Targets) -> Captured:
+        """Return the activations, one gradient a target, and the outputs of the model."""
+        refuse_lost_graph("capture_each", self.model, inputs)
+        model, name = bare(self.model), str(self.layer)
         leaves: list[Tensor] = []
 
         def leaf(_: Point, x: Tensor) -> Tensor:
@@ -69,18 +81,36 @@ def capture_each(
             return leaves[-1].clone()
 
         with torch.inference_mode(False), torch.enable_grad():
-            outputs, activations = run_to_end(plant(), inputs, select, None, leaf)
-            ((name, (raw,)),) = activations.items()
+            outputs, activations = run_to_end(layer_planter(model, [name])(), inputs, self.select, None, leaf)
+            ((raw,),) = activations.values()
             rows = _scores(outputs, targets, batch_sizes(inputs, [raw]))
-            grads = [gradients(row, leaves, of=model, retain_graph=True) for row in rows]
+            grads = []
+            for i, row in enumerate(rows):
+                score = _score_of(targets, i)
+                absent = None if self.unused == "zeros" else _missing(model, name, inputs, score, self.select)
+                grads.append(gradients(row, leaves, of=model, retain_graph=True, missing=absent))
         raw = raw.detach()
         tensors, rebuild = tensors_of(outputs)
-        to_map = map_maker(model, name, [raw], inputs, layout)
+        to_map = map_maker(model, name, [raw], inputs, self.layout)
         return Captured(
             to_map([raw]), torch.stack([to_map(row) for row in grads]), rebuild([x.detach() for x in tensors])
         )
 
-    return run
+
+def _missing(
+    model: nn.Module, name: str, inputs: Inputs, score: ScoreFn, select: Select | None
+) -> Callable[[list[int]], None]:
+    def missing(_: list[int]) -> None:
+        raise no_gradient(model, name, inputs, score, select)
+
+    return missing
+
+
+def _score_of(targets: Targets, i: int) -> ScoreFn:
+    """Return the function of the outputs that gives the scores of one target."""
+    if isinstance(targets, Sequence):
+        return as_score(targets[i])
+    return lambda outputs: targets(outputs)[i]
 
 
 def _scores(outputs: Any, targets: Targets, batches: Iterable[int]) -> list[Tensor]:

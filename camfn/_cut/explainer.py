@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from .._shared.checks import refuse_lost_graph
 from .._shared.inputs import copy_of, images_of
+from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Call, Inputs, Select, Target
 from ..targets import pin
 from .capture import capture, observe
@@ -17,21 +20,12 @@ from .graft import bare, run_apart
 from .layer_checks import layer_name, spatial_map
 from .resume import record
 from .scores import _scores
-from .signature import read_signature
+from .signature import MethodNeeds, read_signature
+from .traced import outside_the_compiler
 
 
-def explainer(
-    method: Callable[..., Tensor],
-    model: nn.Module,
-    layer: str | nn.Module,
-    *,
-    select: Select | None = None,
-    layout: AnyLayout = "auto",
-    call: Call | None = None,
-    chunk_size: int | Literal["auto"] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    differentiable: bool = False,
-) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class explainer(Value):
     """Compose a method with a model's layer: `explainer(grad_cam, model, "layer4")(images, target)` is the map.
 
     What the signature of the method asks for is what is computed: no backward where `grads` has a default; and where it
@@ -50,7 +44,9 @@ def explainer(
         chunk_size: how many perturbed forwards run at once, for the methods that perturb: a number, or "auto" for what
             fits a quarter of the free memory; None leaves it to the method.
         progress: called with (done, in all) after each chunk of perturbed forwards, for the methods that perturb.
-        differentiable: keep the outer graph through the map (gradient methods), so that it may be part of a loss.
+        differentiable: keep the outer graph through the map, so that it may be part of a loss.
+        unused: as for `capture`.
+        has_aux: return `(cam, outputs)`, with the outputs that the model gave on the way.
 
     Returns:
         A function of the inputs and a target that returns the raw map, (B, *spatial).
@@ -66,41 +62,78 @@ def explainer(
         >>> explainer(grad_cam, net, "0")(torch.ones(2, 3, 8, 8), 4).shape
         torch.Size([2, 6, 6])
     """
-    name = layer_name(model, layer)
-    needs = read_signature(method)
-    model = bare(model)
-    what: dict[str, Any] = {"select": select, "layout": layout, "call": call}
-    see = observe(model, name, **what, differentiable=differentiable)
-    derive = capture(model, name, **what, differentiable=differentiable)
-    cut = record(model, name, **what)
 
-    def explain(inputs: Inputs, target: Target = None) -> Tensor:
-        recorded = cut(inputs) if "tail" in needs.context else None
-        if needs.gradients:
-            activations, grads, outputs = derive(inputs, target)
-        else:
-            activations, outputs = recorded[:2] if recorded else see(inputs)
-            grads = None
-        spatial_map(name, activations, layout)
-        knobs = {"chunk_size": chunk_size, "progress": progress}
-        context: dict[str, Any] = {key: value for key, value in knobs.items() if value is not None}
-        if recorded or needs.context & {"forward", "inputs"}:
-            score = pin(target, outputs)
-        if recorded:
-            context["tail"] = _scores(model, recorded.tail, score, has_convolutions_left=recorded.convolutions_left)
-        if needs.context & {"forward", "inputs"}:
-            context["inputs"], rebuild = images_of(inputs)
-            folded = BatchNormFolded(model)
-            context["forward"] = _scores(
-                model,
-                lambda x: run_apart(model, copy_of(rebuild(x))),
-                score,
-                many=lambda x: folded(copy_of(rebuild(x))),
-            )
-        # in inference mode a tail has no derivatives
-        keep = differentiable and torch.is_grad_enabled()
-        with torch.inference_mode(False), torch.set_grad_enabled(keep):
-            arguments = (activations, grads, outputs)[: needs.positional]
-            return method(*arguments, **{key: context[key] for key in needs.context & context.keys()})
+    method: Callable[..., Tensor]
+    model: nn.Module
+    layer: str | nn.Module
+    _: KW_ONLY
+    select: Select | None = None
+    layout: AnyLayout = "auto"
+    call: Call | None = None
+    chunk_size: int | Literal["auto"] | None = None
+    progress: Callable[[int, int], None] | None = None
+    differentiable: bool = False
+    unused: Literal["error", "zeros"] = "error"
+    has_aux: bool = False
+    _needs: MethodNeeds = field(init=False)
+    _see: observe = field(init=False)
+    _derive: capture = field(init=False)
+    _record: record = field(init=False)
 
-    return explain
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layer", layer_name(self.model, self.layer))
+        what: dict[str, Any] = {"select": self.select, "layout": self.layout, "call": self.call}
+        what |= {"differentiable": self.differentiable}
+        object.__setattr__(self, "_needs", read_signature(self.method))
+        object.__setattr__(self, "_see", observe(self.model, self.layer, **what))
+        object.__setattr__(self, "_derive", capture(self.model, self.layer, **what, unused=self.unused))
+        object.__setattr__(self, "_record", record(self.model, self.layer, **what))
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
+        """Return the raw map, (B, *spatial); with `has_aux`, the map and the model's outputs."""
+        explain = _explain if self._needs.context <= _COMPILED else _explain_eagerly
+        cam, outputs = explain(self, inputs, target)
+        # a type checker sees the map alone, as most callers do
+        return cast(Tensor, (cam, outputs)) if self.has_aux else cam
+
+
+_COMPILED = {"chunk_size", "progress"}
+"""What a method may ask for and be compiled whole."""
+
+
+def _explain(of: explainer, inputs: Inputs, target: Target) -> tuple[Tensor, Any]:
+    """Gather what the method asks for, and call it."""
+    if not of.differentiable:
+        refuse_lost_graph("explainer", of.model, inputs)
+    model, needs = bare(of.model), of._needs
+    recorded = of._record(inputs) if "tail" in needs.context else None
+    grads = None
+    if needs.gradients:
+        activations, grads, outputs = of._derive(inputs, target)
+    else:
+        activations, outputs = recorded[:2] if recorded else of._see(inputs)
+    spatial_map(str(of.layer), activations, of.layout)
+    knobs = {"chunk_size": of.chunk_size, "progress": of.progress}
+    context: dict[str, Any] = {key: value for key, value in knobs.items() if value is not None}
+    if recorded or needs.context & {"forward", "inputs"}:
+        score = pin(target, outputs)
+    if recorded:
+        context["tail"] = _scores(model, recorded.tail, score, has_convolutions_left=recorded.convolutions_left)
+    if needs.context & {"forward", "inputs"}:
+        context["inputs"], rebuild = images_of(inputs)
+        folded = BatchNormFolded(model)
+        context["forward"] = _scores(
+            model,
+            lambda x: run_apart(model, copy_of(rebuild(x))),
+            score,
+            many=lambda x: folded(copy_of(rebuild(x))),
+        )
+    # in inference mode a tail has no derivatives
+    keep = of.differentiable and torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(keep):
+        arguments = (activations, grads, outputs)[: needs.positional]
+        cam = of.method(*arguments, **{key: context[key] for key in needs.context & context.keys()})
+    return cam, outputs
+
+
+_explain_eagerly = outside_the_compiler(_explain)

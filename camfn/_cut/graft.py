@@ -120,7 +120,8 @@ def _refuse_derivative(key: int, model: nn.Module) -> Callable[[nn.Module, Any],
     """Return a hook that raises where a derivative is taken through a quantized module, whose kernels have none."""
 
     def refuse(module: nn.Module, args: Any) -> None:
-        if any(map(is_differentiated, args)):
+        recorded = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args)
+        if recorded or any(map(is_differentiated, args)):
             raise no_derivative(next(other for other in model.modules() if id(other) == key), model)
 
     return refuse

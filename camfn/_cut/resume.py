@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -11,24 +12,20 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._layout.readings import as_map, layout_for
-from .._shared.checks import batch_sizes, shapes_agree
+from .._shared.checks import batch_sizes, refuse_lost_graph, shapes_agree
 from .._shared.inputs import call as run_on
 from .._shared.inputs import copy_of, repeated, zero_like
+from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Call, Inputs, Layout, Select, Tail
 from .capture import joined
 from .graft import bare, graft, replace_forward
 from .layer_checks import chosen_calls, chosen_tensor, layer_name
 from .record import Change, Kept, Recorder
+from .traced import outside_the_compiler
 
 
-def resume(
-    model: nn.Module,
-    layer: str | nn.Module,
-    *,
-    select: Select | None = None,
-    layout: AnyLayout = None,
-    call: Call | None = None,
-) -> Callable[[Inputs], Tail]:
+@dataclass(frozen=True, eq=False, repr=False)
+class resume(Value):
     """Cut a model at a layer, and give the part after the cut as a function.
 
     One forward records what every module that finished before the layer returned; the tail then runs the model again
@@ -40,9 +37,11 @@ def resume(
         model: any module; left exactly as it is.
         layer: a dotted name as in `model.named_modules()`, or the module itself.
         select: which tensor, where the layer returns a tuple or a dict: an index, a key or a function.
-        layout: the tail then takes activations as (B, C, *spatial), and puts them back into the layer's own shape;
-            "auto" finds it, as `layout.find`.
+        layout: the tail takes activations as (B, C, *spatial), and puts them back into the layer's own shape; "auto"
+            finds it, as `layout.find`, and None takes the layer's own shape.
         call: as for `capture`. The earlier runs of the layer are replayed too, the later ones run again.
+
+        differentiable: keep the graph that leads from the inputs and parameters to the recorded values.
 
     Returns:
         A function of the inputs that returns the tail: activations to outputs.
@@ -58,8 +57,29 @@ def resume(
         >>> torch.equal(tail(net[0](images)), net(images))
         True
     """
-    run = record(model, layer, select=select, layout=layout, call=call)
-    return lambda inputs: run(inputs).tail
+
+    model: nn.Module
+    layer: str | nn.Module
+    _: KW_ONLY
+    select: Select | None = None
+    layout: AnyLayout = "auto"
+    call: Call | None = None
+    differentiable: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layer", layer_name(self.model, self.layer))
+
+    def __call__(self, inputs: Inputs) -> Tail:
+        """Record one forward; return the function of the activations to the outputs."""
+        return _recorded_eagerly(self, inputs).tail
+
+
+class record(resume):
+    """Cut a model at a layer and keep both sides: `resume`, with the activations and outputs of its one forward."""
+
+    def __call__(self, inputs: Inputs) -> Recorded:  # type: ignore[override]
+        """Record one forward; return its activations, its outputs and the tail."""
+        return _recorded_eagerly(self, inputs)
 
 
 class Recorded(NamedTuple):
@@ -74,60 +94,83 @@ class Recorded(NamedTuple):
 
     activations: Tensor
     outputs: Any
-    tail: Tail
+    tail: tail
     convolutions_left: bool
 
 
-def record(
-    model: nn.Module,
-    layer: str | nn.Module,
-    *,
-    select: Select | None = None,
-    layout: AnyLayout = None,
-    call: Call | None = None,
-) -> Callable[[Inputs], Recorded]:
-    """Cut a model at a layer and keep both sides: `resume`, with the activations and outputs of its one forward."""
-    name, model = layer_name(model, layer), bare(model)
+def _recorded(of: resume, inputs: Inputs) -> Recorded:
+    model, name = bare(of.model), str(of.layer)
+    if not of.differentiable:
+        refuse_lost_graph("resume", model, inputs)
+    keep = of.differentiable and torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(keep):
+        at = _first_call(model, name, of.call, inputs)
+        recorder = Recorder(model, name, at, of.call)
+        outputs = recorder.run(copy_of(inputs))
+    answers, earlier, cuts, given = recorder.finished()
+    raws = [chosen_tensor(name, cut.value(), of.select) for cut in cuts]
+    layouts = [layout_for(of.layout, model, name, raw, inputs) for raw in raws]
+    maps = [as_map(found, raw) for raw, found in zip(raws, layouts)]
+    rest = tail(
+        model,
+        name,
+        {key: answers[id(module)] for key, module in model.named_modules() if id(module) in answers},
+        given,
+        Cuts(earlier, cuts, raws, layouts, maps),
+        tuple(batch_sizes(inputs, raws)),
+    )
+    return Recorded(joined(name, maps), outputs, rest, _has_convolutions_left(model, name, answers))
 
-    def run(inputs: Inputs) -> Recorded:
-        with torch.inference_mode(False), torch.no_grad():
-            at = _first_call(model, name, call, inputs)
-            recorder = Recorder(model, name, at, call)
-            outputs = recorder.run(copy_of(inputs))
-        answers, earlier, cuts, given = recorder.finished()
-        raws = [chosen_tensor(name, cut.value(), select) for cut in cuts]
-        layouts = [layout_for(layout, model, name, raw, inputs) for raw in raws]
-        maps = [as_map(found, raw) for raw, found in zip(raws, layouts)]
-        batches = batch_sizes(inputs, raws)
-        lift_all = repeat = False
 
-        def tail(activations: Tensor) -> Any:
-            # `tail` retries at most twice, and keeps the setting for later calls. If `vmap` refuses a write in place,
-            # `_replay` batches every recorded value as the activations are. After any other error with several batches,
-            # `_replay` repeats every recorded value for each batch.
-            nonlocal lift_all, repeat
-            replacements, times = _split_activations(name, activations, raws, layouts, maps)
-            while True:
-                change = Change(replacements[0], lift_all, times, batches)
-                start = given.value(change)
-                if not repeat:
-                    # repeat recorded values only after the tail raised a shape error: most tails never read them
-                    change = change._replace(batches=batches & {1})
-                try:
-                    return _replay(model, name, answers, start, _Runs(earlier, cuts, raws, replacements), change)
-                except torch.OutOfMemoryError:
+_recorded_eagerly = outside_the_compiler(_recorded)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class tail(Value):
+    """The network after a cut: a function of the activations to the outputs, made by `resume(model, layer)(inputs)`.
+
+    Attributes:
+        model: the user's.
+        layer: the name of the layer.
+        answers: what each module before the cut returned, by its name.
+        given: the inputs of the recording forward.
+        cuts: the layer's runs up to the last that is cut.
+        batches: sizes that a batch of the recorded values has.
+    """
+
+    model: nn.Module
+    layer: str
+    answers: dict[str, list[Kept]]
+    given: Kept
+    cuts: Cuts
+    batches: tuple[int, ...]
+    _found: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<tail of {type(self.model).__name__} after {self.layer!r}>"
+
+    def __call__(self, activations: Tensor) -> Any:
+        """Run the network after the layer on these activations."""
+        # Two retries at most, and what helped is done at once in later calls. If `vmap` refuses a write in place,
+        # `_replay` batches every recorded value as the activations are. After any other error with several batches,
+        # `_replay` repeats every recorded value for each batch.
+        replacements, times = _split_activations(self.layer, activations, self.cuts)
+        while True:
+            # repeat recorded values only after the tail raised a shape error: most tails never read them
+            sizes = {size for size in self.batches if size == 1 or "repeat" in self._found}
+            change = Change(replacements[0], "lift" in self._found, times, sizes)
+            start = self.given.value(change._replace(batches=set(self.batches)))
+            try:
+                return _replay(self, start, replacements, change)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                if "lift" not in self._found and _in_place_under_vmap(error):
+                    self._found.append("lift")
+                elif "repeat" not in self._found and times > 1:
+                    self._found.append("repeat")
+                else:
                     raise
-                except RuntimeError as error:
-                    if not lift_all and _in_place_under_vmap(error):
-                        lift_all = True
-                    elif not repeat and times > 1:
-                        repeat = True
-                    else:
-                        raise
-
-        return Recorded(joined(name, maps), outputs, tail, _has_convolutions_left(model, name, answers))
-
-    return run
 
 
 def _first_call(model: nn.Module, name: str, call: Call | None, inputs: Inputs) -> int:
@@ -151,40 +194,27 @@ def _has_convolutions_left(model: nn.Module, name: str, answers: dict[int, list[
     return any(isinstance(module, nn.Conv2d) and id(module) not in over for module in model.modules())
 
 
-def _split_activations(
-    name: str, activations: Tensor, raws: list[Tensor], layouts: list[Layout | None], maps: list[Tensor]
-) -> tuple[list[Tensor], int]:
-    """Activations in the layer's own shape, one for each run that is cut, and how many batches they are."""
-    parts = [activations] if len(raws) == 1 else list(torch.split(activations, [one.shape[1] for one in maps], 1))
-    replacements, times = [], 1
-    for part, raw, layout, like in zip(parts, raws, layouts, maps):
-        # a detector may have found nothing
-        times = part.shape[0] // like.shape[0] if like.shape[0] else 1
-        replacement = layout.from_map(part, repeated(raw, times, {raw.shape[0]})) if layout else part
-        shapes_agree(f"tail at layer {name!r}, beyond the batch", replacement.shape[1:], raw.shape[1:])
-        replacements.append(replacement)
-    return replacements, times
-
-
-class _Runs(NamedTuple):
+class Cuts(NamedTuple):
     """The layer's runs up to the last that is cut.
 
     Attributes:
         earlier: recorded outputs of the runs before the cut.
-        cuts: recorded outputs of the runs that are cut.
-        raws: for each output in `cuts`, the tensor that `select` picked from it.
-        replacements: for each tensor in `raws`, the tensor that the replay puts in its place.
+        outputs: recorded outputs of the runs that are cut.
+        raws: for each of these, the tensor that `select` picked from it.
+        layouts: for each of `raws`, its layout.
+        maps: for each of `raws`, the tensor as a map.
     """
 
     earlier: list[Kept]
-    cuts: list[Kept]
+    outputs: list[Kept]
     raws: list[Tensor]
-    replacements: list[Tensor]
+    layouts: list[Layout | None]
+    maps: list[Tensor]
 
-    def outputs(self, change: Change) -> list[Any]:
+    def replayed(self, replacements: list[Tensor], change: Change) -> list[Any]:
         """Return what the layer returns in the replay, run by run."""
         answers = [kept.value(change) for kept in self.earlier]
-        for cut, raw, own in zip(self.cuts, self.raws, self.replacements):
+        for cut, raw, own in zip(self.outputs, self.raws, replacements):
             put = own.clone() if any(cut.written) else own
             answers.append(
                 pytree.tree_map(
@@ -195,17 +225,30 @@ class _Runs(NamedTuple):
         return answers
 
 
-def _replay(
-    model: nn.Module, name: str, answers: dict[int, list[Kept]], inputs: Any, runs: _Runs, change: Change
-) -> Any:
+def _split_activations(name: str, activations: Tensor, cuts: Cuts) -> tuple[list[Tensor], int]:
+    """Activations in the layer's own shape, one for each run that is cut, and how many batches they are."""
+    widths = [one.shape[1] for one in cuts.maps] if len(cuts.maps) > 1 else []
+    parts = list(torch.split(activations, widths, 1)) if widths else [activations]
+    replacements, times = [], 1
+    for part, raw, layout, like in zip(parts, cuts.raws, cuts.layouts, cuts.maps):
+        # a detector may have found nothing
+        times = part.shape[0] // like.shape[0] if like.shape[0] else 1
+        replacement = layout.from_map(part, repeated(raw, times, {raw.shape[0]})) if layout else part
+        shapes_agree(f"tail at layer {name!r}, beyond the batch", replacement.shape[1:], raw.shape[1:])
+        replacements.append(replacement)
+    return replacements, times
+
+
+def _replay(of: tail, inputs: Any, replacements: list[Tensor], change: Change) -> Any:
     """Run the model; recorded modules return their recorded values, and the layer returns its replacement."""
-    layer = model.get_submodule(name)
-    replaying = graft(model, {*answers, id(layer)}, zero_like(change.activations))
+    layer = of.model.get_submodule(of.layer)
+    answers = {id(of.model.get_submodule(name)): values for name, values in of.answers.items()}
+    replaying = graft(of.model, {*answers, id(layer)}, zero_like(change.activations))
     for key, values in answers.items():
         module = replaying.owned[key]
         replace_forward(module, _answer(values, change, module.forward))
     at_cut = replaying.owned[id(layer)]
-    outputs, forward, ran = runs.outputs(change), at_cut.forward, count()
+    outputs, forward, ran = of.cuts.replayed(replacements, change), at_cut.forward, count()
     replace_forward(
         at_cut,
         lambda *args, **kwargs: outputs[i] if (i := next(ran)) < len(outputs) else forward(*args, **kwargs),

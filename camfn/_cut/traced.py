@@ -10,17 +10,22 @@ the model had.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.func import functional_call
 
 from .._shared.inputs import call, clone_as_batched_as, copy_of, floating_leaves, zero_like
 from .batch_norm import NORMS, arithmetic
 from .recurrent import stepwise
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Traced:
@@ -136,3 +141,15 @@ def _leaving(name: str, leave: Callable[[str, Any], Any]) -> Callable[[nn.Module
 
 def _entering(name: str, enter: Callable[..., None]) -> Callable[[nn.Module, Any, Any], None]:
     return lambda module, args, kwargs: enter(name, module, args, kwargs)
+
+
+def outside_the_compiler(function: Function) -> Function:
+    """Return the function, before which compiled code breaks off, and which runs eagerly."""
+    eager = _disable_dynamo(function)
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        # the import that the eager one makes at its first call takes seconds
+        return (eager if torch.compiler.is_compiling() else function)(*args, **kwargs)
+
+    return cast(Function, run)

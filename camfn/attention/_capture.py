@@ -294,7 +294,7 @@ def _rest_after_last_block(
                 f"{site.q.shape[-2]}, which the head after the last block cannot score. Name the layers with as many "
                 "tokens as the last block, or take scores='model'"
             )
-    return resume(model, last.block)(inputs)
+    return resume(model, last.block, layout=None)(inputs)
 
 
 def _check_blocks(wanted: list[Site]) -> None:

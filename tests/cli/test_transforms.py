@@ -51,7 +51,7 @@ def test_maps_are_those_of_the_library(
     x = torch.stack([zoo.load("net").preprocess(Image.open(path)) for path in given])
     method = eigen_smooth(methods.grad_cam) if "--eigen-smooth" in options else methods.grad_cam
     how: Any = "product" if "product" in options else "mean"
-    explain = (
+    explain: Any = (
         fuse(method, net, ["features", "last"], how=how) if "--layers" in options else explainer(method, net, "last")
     )
     explain = augment(explain) if "--augment" in options else explain

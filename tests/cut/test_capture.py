@@ -75,7 +75,7 @@ def test_many_layers_are_each_what_one_is() -> None:
 
 def test_the_root_is_a_layer() -> None:
     net, x = seeded(Net), images(2, 3, 8, 8)
-    activations, grads, outputs = capture(net, net)(x, 1)
+    activations, grads, outputs = capture(net, net, layout=None)(x, 1)
     assert torch.equal(activations, outputs)
     assert torch.equal(grads, torch.eye(5)[1].expand(2, 5))
 
@@ -405,13 +405,10 @@ class TestInputsAndOutputs:
         net = seeded(Shared)
         for select in (0, lambda output: output[0]):
             assert capture(net, "pair", select=select)(self.x, 1).grads.shape == (2, 4, 8, 8)
-        got = capture(net, "pair", select=lambda output: output[1]["mean"])(self.x, 1)
+        got = capture(net, "pair", select=lambda output: output[1]["mean"], layout=None)(self.x, 1)
         torch.testing.assert_close(got.grads, net.get_parameter("head.weight")[1, 4:].detach().expand(2, 4))
-        only = capture(net, "pair", select=lambda output: output[1]["sum"])(self.x, 1)
+        only = capture(net, "pair", select=lambda output: output[1]["sum"], layout=None, unused="zeros")(self.x, 1)
         assert not only.grads.any()
-
-    def test_a_layer_the_score_does_not_depend_on_has_zero_gradient(self) -> None:
-        assert not capture(self.net, "stem")(self.x, lambda outputs: outputs.detach()[:, 0]).grads.any()
 
 
 class TestErrors:

@@ -69,7 +69,7 @@ def test_fine_map_without_gradients(net: Pooled) -> None:
 
 
 def test_layer_that_the_score_does_not_read(net: Pooled) -> None:
-    answers = said(capture(net, "unread")(photos(), 1))
+    answers = said(capture(net, "unread", unused="zeros")(photos(), 1))
     every("the gradient is zero everywhere at this layer, for every sample: the layer is not connected", answers)
     every("another branch", answers, but="saturated")
 
@@ -225,7 +225,7 @@ def test_tiny_map_in_double_precision_is_fine() -> None:
 def test_other_precisions(net: Pooled, dtype: torch.dtype) -> None:
     x = photos().to(dtype)
     assert said(capture(net.to(dtype), "act")(x, [0, 1])) == [None, None]
-    every("not connected", said(capture(net, "unread")(x, 1)))
+    every("not connected", said(capture(net, "unread", unused="zeros")(x, 1)))
 
 
 def test_samples_are_told_apart(net: Pooled) -> None:
@@ -242,7 +242,7 @@ def test_samples_are_told_apart(net: Pooled) -> None:
 def test_other_outputs_than_logits(net: Pooled) -> None:
     for wrap in (lambda y: (y, y), lambda y: {"logits": y}, lambda y: y[:, 0]):
         wrapped = _wrapped(net, wrap)
-        every("not connected", said(capture(wrapped, "net.unread")(photos(), _first)), but="saturated")
+        every("not connected", said(capture(wrapped, "net.unread", unused="zeros")(photos(), _first)), but="saturated")
 
 
 def _first(outputs: Any) -> Tensor:

@@ -54,8 +54,8 @@ def test_suggest_capture_resume(name: str) -> None:
         assert captured.grads.any()
         explain = explainer(ablation_cam, model, best.name, layout=best.layout)
         assert explain(batch, [1, 2]).shape == (2, *best.spatial)
-        tail = resume(model, best.name)(batch)
-        activations, _ = observe(model, best.name)(batch)
+        tail = resume(model, best.name, layout=None)(batch)
+        activations, _ = observe(model, best.name, layout=None)(batch)
         rows = torch.stack([activations, activations / 2])
         with torch.no_grad():
             torch.testing.assert_close(tail(activations).logits, plain.logits)

@@ -136,8 +136,8 @@ def test_a_recurrent_layer_is_a_layer() -> None:
     net, x = seeded(lambda: Sequencer(LSTM)), images(2, 3, 4, 5)
     head = net.get_submodule("head")
     assert isinstance(head, nn.Linear)
-    activations, grads, _ = capture(net, "rnn", select=0)(x, 2)
-    torch.testing.assert_close(activations, observe(net, "rnn", select=0)(x)[0])
+    activations, grads, _ = capture(net, "rnn", select=0, layout=None)(x, 2)
+    torch.testing.assert_close(activations, observe(net, "rnn", select=0, layout=None)(x)[0])
     torch.testing.assert_close(grads, 2 * activations / 20 * head.weight[2].detach())
 
 

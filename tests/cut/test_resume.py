@@ -22,8 +22,8 @@ LAYERS = ["stem", "stem.0", "stem.1", "blocks.0", "blocks.0.conv", "blocks.0.bn"
 def test_the_tail_of_the_activations_is_the_output_every_time(layer: str) -> None:
     net, x = seeded(Net), images(2, 3, 9, 7)
     with unchanged(net):
-        activations, outputs = observe(net, layer)(x)
-        tail = resume(net, layer)(x)
+        activations, outputs = observe(net, layer, layout=None)(x)
+        tail = resume(net, layer, layout=None)(x)
         with torch.no_grad():
             for _ in range(2):
                 torch.testing.assert_close(tail(activations), outputs, rtol=0, atol=0)
@@ -32,8 +32,8 @@ def test_the_tail_of_the_activations_is_the_output_every_time(layer: str) -> Non
 @pytest.mark.parametrize("layer", LAYERS)
 def test_vmap_of_the_tail_is_the_loop_and_other_activations_give_other_outputs(layer: str) -> None:
     net, x = seeded(Net), images(2, 3, 9, 7)
-    activations, outputs = observe(net, layer)(x)
-    tail = resume(net, layer)(x)
+    activations, outputs = observe(net, layer, layout=None)(x)
+    tail = resume(net, layer, layout=None)(x)
     rows = torch.stack([activations, activations * 0.5, activations + 0.1])
     with unchanged(net), torch.no_grad():
         loop = torch.stack([tail(row) for row in rows])
@@ -45,8 +45,8 @@ def test_vmap_of_the_tail_is_the_loop_and_other_activations_give_other_outputs(l
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_gradient_of_the_tail_is_the_captured_one(layer: str) -> None:
     net, x = seeded(Net, dtype=torch.float64), images(2, 3, 9, 7, dtype=torch.float64)
-    activations, grads, _ = capture(net, layer)(x, 1)
-    tail = resume(net, layer)(x)
+    activations, grads, _ = capture(net, layer, layout=None)(x, 1)
+    tail = resume(net, layer, layout=None)(x)
     torch.testing.assert_close(grad(lambda a: tail(a)[:, 1].sum())(activations), grads)
     direction = images(*activations.shape, dtype=torch.float64, seed=4)
     slope: Tensor = jvp(lambda a: tail(a)[:, 1].sum(), (activations,), (direction,))[1]
@@ -204,7 +204,7 @@ class TestHabits:
     def test_tuple_layers(self) -> None:
         net = seeded(Shared)
         self.check(net, "pair", select=0)
-        self.check(net, "pair", select=lambda output: output[1]["mean"])
+        self.check(net, "pair", select=lambda output: output[1]["mean"], layout=None)
 
     def test_train_mode(self) -> None:
         net = seeded(Net).train()
@@ -302,7 +302,7 @@ def test_a_layer_that_was_given_nothing() -> None:
             return self.head(x.mean((2, 3))), self.boxes(x[:0])
 
     net, x = seeded(Detector), images(2, 3, 8, 8)
-    tail = resume(net, "boxes")(x)
+    tail = resume(net, "boxes", layout=None)(x)
     outputs, boxes = tail(torch.zeros(0, 2, 6, 6))
     torch.testing.assert_close(outputs, net(x)[0])
     assert boxes.shape == (0, 2, 6, 6)

@@ -108,12 +108,12 @@ class Patches(torch.nn.Module):
 
 def test_goes_through_capture_and_resume() -> None:
     model, x, layout = Patches(), images(2, 3, 8, 12), tokens((2, 3))
-    raw, laid = capture(model, "norm")(x, 1), capture(model, "norm", layout=layout)(x, 1)
+    raw, laid = capture(model, "norm", layout=None)(x, 1), capture(model, "norm", layout=layout)(x, 1)
     assert torch.equal(laid.activations, layout.to_map(raw.activations))
     assert torch.equal(laid.grads, layout.to_map(raw.grads))
     tail = resume(model, "norm", layout=layout)(x)
     torch.testing.assert_close(tail(laid.activations), model(x).detach())
-    plain = resume(model, "norm")(x)
+    plain = resume(model, "norm", layout=None)(x)
     torch.testing.assert_close(
         tail(laid.activations * 2), plain(layout.from_map(laid.activations * 2, raw.activations))
     )
