@@ -18,6 +18,14 @@ from torch.utils import _pytree as pytree
 
 from camfn import CamfnError, Layout, explainer
 from camfn._shared.value import Value
+from camfn.attention import (
+    attention_explainer,
+    attention_rollout,
+    capture_attention,
+    gradient_rollout,
+    le_grad,
+    observe_attention,
+)
 from camfn.layout import channels_last, tokens, unrolled, windows
 from camfn.methods import grad_cam
 from camfn.targets import (
@@ -42,11 +50,13 @@ from camfn.targets import (
     token_log_probability,
     torchvision_head,
 )
+from tests.nets.small import images
+from tests.nets.transformer import Transformer, transformer
 
 MODULES = ("camfn", "targets", "layout", "adapters", "attention", "transforms", "network", "factorize", "image")
 PENDING = {
+    "quantus_explain",
     "capture", "capture_each", "capture_many", "explainer", "observe", "resume",
-    "capture_attention", "observe_attention", "attention_explainer", "quantus_explain",
     "augment", "eigen_smooth", "flip", "fuse", "multi_scale", "multiply", "path_integral", "smooth",
     "deconvnet", "full_grad", "full_gradients", "guided_backprop", "guided_grad_cam", "input_gradient",
     "integrated_gradients", "simple_full_grad", "smooth_full_grad", "smooth_grad", "unguided",
@@ -68,6 +78,8 @@ def objectness_of(outputs: Tensor) -> Tensor:
 
 HEAD = BoxHead(corners_of, scores_of, objectness_of)
 """Reads outputs (B, N, 8): corners, three classes, objectness."""
+
+TRANSFORMER = transformer()
 
 EACH = torch.arange(4)
 BOXES = torch.tensor([[0.0, 0, 2, 2], [1, 1, 3, 3], [0.5, 0, 4, 3], [1, 2, 3, 4]])
@@ -144,6 +156,26 @@ VALUES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: windows((14, 14), (7, 7), shift=(3, 3)),
         lambda: windows((14, 14), (7, 7)),
     ),
+    "observe_attention(Transformer, ('blocks.1.attn',))": (
+        lambda: observe_attention(TRANSFORMER, TRANSFORMER.get_submodule("blocks.1.attn")),
+        lambda: observe_attention(TRANSFORMER),
+    ),
+    "capture_attention(Transformer, scores='layers')": (
+        lambda: capture_attention(TRANSFORMER, scores="layers"),
+        lambda: capture_attention(transformer(), scores="layers"),
+    ),
+    "attention_explainer(le_grad, Transformer, ('blocks.1', 'blocks.2'), grid=(3, 4))": (
+        lambda: attention_explainer(le_grad, TRANSFORMER, ["blocks.1", TRANSFORMER.blocks[2]], grid=[3, 4]),
+        lambda: attention_explainer(le_grad, TRANSFORMER, ["blocks.1", "blocks.2"]),
+    ),
+    "attention_explainer(partial(attention_rollout, how='max'), Transformer, query=None, differentiable=True)": (
+        lambda: attention_explainer(
+            partial(attention_rollout, how="max"), TRANSFORMER, query=None, differentiable=True
+        ),
+        lambda: attention_explainer(
+            partial(attention_rollout, how="min"), TRANSFORMER, query=None, differentiable=True
+        ),
+    ),
     "Layout(neg, add)": (lambda: Layout(torch.neg, torch.add), lambda: Layout(torch.neg, torch.sub)),
 }
 every_value = pytest.mark.parametrize("text", VALUES)
@@ -194,10 +226,11 @@ def test_it_compares_by_what_it_holds(text: str) -> None:
 @every_value
 def test_it_is_pickled_and_copied(text: str) -> None:
     value = VALUES[text][0]()
-    if not holds_model(value):
-        assert pickle.loads(pickle.dumps(value)) == copy.deepcopy(value) == value
+    again = pickle.loads(pickle.dumps(value)), copy.deepcopy(value)
     assert copy.copy(value) == value
-    assert repr(pickle.loads(pickle.dumps(value))) == repr(value)
+    assert all(repr(one) == repr(value) for one in again)
+    # a copy has a module of its own, so it is another value
+    assert all((one == value) is not holds_model(value) for one in again)
 
 
 @every_value
@@ -213,9 +246,61 @@ def holds_model(value: Any) -> bool:
     return any(isinstance(item, nn.Module) for item in vars(value).values())
 
 
+CALLS: list[Callable[[Any], Any]] = [
+    lambda net: attention_explainer(gradient_rollout, net),
+    lambda net: attention_explainer(le_grad, net, "blocks.1", readout=net.readout),
+    lambda net: attention_explainer(attention_rollout, net, net.blocks[0]),
+]
+"""Makes something of a transformer that is called with images and a class."""
+
+
+class Held(nn.Module):
+    """A module that holds an explainer of its own network."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.net = WithReadout()
+        self.explain = make(self.net)
+
+
+class WithReadout(Transformer):
+    def readout(self, tokens: Tensor) -> Any:
+        return self.head(self.norm(tokens)[:, 0])
+
+
+@pytest.mark.parametrize("make", CALLS)
+def test_a_copy_of_a_module_explains_the_copy(make: Any) -> None:
+    held, x = Held(make).double().eval(), images(2, 3, 12, 16, dtype=torch.float64)
+    copied = copy.deepcopy(held)
+    before = held.explain(x, 1)
+    assert torch.equal(copied.explain(x, 1), before)
+    assert copied.explain.model is copied.net
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.add_(0.3 * images(*parameter.shape, dtype=torch.float64))
+    assert torch.equal(held.explain(x, 1), before)
+    changed = copied.explain(x, 1)
+    assert torch.equal(changed, make(copied.net)(x, 1))
+    assert not torch.allclose(changed, before)
+
+
+def test_a_replaced_model_is_explained_at_the_same_layers() -> None:
+    one, other, x = TRANSFORMER, transformer(pool="mean"), images(2, 3, 12, 16, dtype=torch.float64)
+    explain = attention_explainer(le_grad, one, one.blocks[1])
+    found = replace(explain, model=other)(x, 1)
+    assert torch.equal(found, attention_explainer(le_grad, other, "blocks.1")(x, 1))
+    forward_only = replace(explain, method=attention_rollout)
+    assert torch.equal(forward_only(x), attention_explainer(attention_rollout, one, "blocks.1")(x))
+
+
 @pytest.mark.parametrize(
     ("value", "change"),
     [
+        (capture_attention(TRANSFORMER), {"scores": "both"}),
+        (capture_attention(TRANSFORMER), {"layers": []}),
+        (observe_attention(TRANSFORMER, "blocks.0"), {"model": nn.Linear(1, 1)}),
+        (attention_explainer(le_grad, TRANSFORMER), {"layers": "blocks.7"}),
+        (attention_explainer(le_grad, TRANSFORMER), {"method": "le_grad"}),
         (class_score(1), {"classes": 0.5}),
         (contrast(0, 1), {"gamma": float("nan")}),
         (contrast(0, 1), {"against": 0}),

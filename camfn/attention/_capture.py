@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +14,19 @@ from .._cut.derive import at_own_level, expanded, gradients
 from .._cut.graft import graft
 from .._cut.layer_checks import check_model, layer_name
 from .._cut.resume import resume
-from .._shared.checks import batch_sizes, one_score_a_sample
-from .._shared.errors import CamfnError, CaptureError
+from .._shared.checks import batch_sizes, one_of, one_score_a_sample, refuse_lost_graph
+from .._shared.errors import CaptureError
 from .._shared.inputs import call, copy_of
+from .._shared.value import Value
 from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import as_score, pin
 from ._watch import Site, Watch
 
 Scores: TypeAlias = Literal["model", "layers"]
 """Which score is differentiated: the model's, or each layer's own."""
+
+Layers: TypeAlias = "Sequence[str | nn.Module] | str | nn.Module | None"
+"""Attentions, or modules that hold some, by name or as modules; None for all attentions."""
 
 
 class AttentionRecord(NamedTuple):
@@ -64,14 +69,14 @@ class Attended(NamedTuple):
     outputs: Any
 
 
-def observe_attention(
-    model: nn.Module, layers: Sequence[str | nn.Module] | str | nn.Module | None = None
-) -> Callable[[Inputs], Attended]:
+@dataclass(frozen=True, eq=False, repr=False)
+class observe_attention(Value):
     """Run a model forward and record its attentions, without gradients.
 
     Args:
         model: any module; the capture does not change it.
         layers: attentions, or modules that hold some, by name or as modules; None takes all attentions.
+        differentiable: whether to keep the outer graph, so that a map may be part of a loss.
 
     Returns:
         A function of the inputs that returns `Attended(records, outputs)`; the records' gradients are None.
@@ -86,24 +91,31 @@ def observe_attention(
         >>> record.name, record.probabilities.shape
         ('self_attn', torch.Size([1, 2, 5, 5]))
     """
-    names = _names(model, layers)
 
-    def run(inputs: Inputs) -> Attended:
-        with torch.inference_mode(False), torch.no_grad():
-            outputs, sites = _forward(model, names, inputs)
-            return Attended([_record(site, inputs) for site in _sites_in(names, sites, model)], outputs)
+    model: nn.Module
+    layers: Layers = None
+    _: KW_ONLY
+    differentiable: bool = False
 
-    return run
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", _checked_layers(self.model, self.layers))
+
+    def __call__(self, inputs: Inputs) -> Attended:
+        """Run the model once."""
+        return _observe(self, inputs)
 
 
-def capture_attention(
-    model: nn.Module,
-    layers: Sequence[str | nn.Module] | str | nn.Module | None = None,
-    *,
-    scores: Scores = "model",
-    readout: Callable[[Tensor], Any] | None = None,
-    differentiable: bool = False,
-) -> Callable[..., Attended]:
+def _observe(of: observe_attention, inputs: Inputs) -> Attended:
+    names, keep = _names(of.layers), of.differentiable and torch.is_grad_enabled()
+    if not of.differentiable:
+        refuse_lost_graph("observe_attention", of.model, inputs)
+    with torch.inference_mode(False), torch.set_grad_enabled(keep):
+        outputs, sites = _forward(of.model, names, inputs)
+        return Attended([_record(site, inputs) for site in _sites_in(names, sites, of.model)], outputs)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class capture_attention(Value):
     """Run a model and record its attentions, with the gradients of the score.
 
     The capture recognizes `scaled_dot_product_attention`, `nn.MultiheadAttention` on each of its paths, and a softmax
@@ -137,47 +149,67 @@ def capture_attention(
         >>> record.grads.shape, record.output_grads.shape
         (torch.Size([1, 2, 5, 5]), torch.Size([1, 2, 5, 4]))
     """
-    names = _names(model, layers)
-    if scores not in ("model", "layers"):
-        raise CamfnError(f"scores: expected 'model' or 'layers', got {scores!r}")
 
-    def run(inputs: Inputs, target: Target = None) -> Attended:
-        score = as_score(target)
-        keep = differentiable and torch.is_grad_enabled()
+    model: nn.Module
+    layers: Layers = None
+    _: KW_ONLY
+    scores: Scores = "model"
+    readout: Callable[[Tensor], Any] | None = None
+    differentiable: bool = False
 
-        def compute(seed: Tensor) -> Attended:
-            # a differentiable map needs a second derivative, which fused kernels lack: the name "" of the model itself
-            # makes every attention in it be written out
-            outputs, sites = _forward(model, ("",) if keep else names, inputs, lambda x: expanded(seed, x))
-            wanted = _sites_in(names, sites, model)
-            score_values = one_score_a_sample(score(outputs), batch_sizes(inputs, ()))
-            deltas = [delta for site in wanted for delta in (site.delta, site.output_delta) if delta is not None]
-            if scores == "model":
-                grads = gradients(score_values, deltas, create_graph=keep)
-            else:
-                rest = readout or _rest_after_last_block(model, sites, wanted, inputs)
-                grads = _gradients_of_own_scores(wanted, rest, pin(target, outputs), keep)
-            pairs = zip(wanted, grads[::2], grads[1::2])
-            records = [_record(site, inputs, grad, output_grad) for site, grad, output_grad in pairs]
-            return Attended(records, outputs)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", _checked_layers(self.model, self.layers))
+        one_of("scores", self.scores, ("model", "layers"))
 
-        with torch.inference_mode(False), torch.set_grad_enabled(keep):
-            return at_own_level(compute, create_graph=keep)
-
-    return run
+    def __call__(self, inputs: Inputs, target: Target = None) -> Attended:
+        """Run the model once, and differentiate the score of each sample."""
+        return _capture(self, inputs, target)
 
 
-def _names(model: nn.Module, layers: Sequence[str | nn.Module] | str | nn.Module | None) -> tuple[str, ...]:
-    """Check the model and the layers, and return the layers' dotted names; ("",) stands for the whole model."""
+def _capture(of: capture_attention, inputs: Inputs, target: Target) -> Attended:
+    model, names, score = of.model, _names(of.layers), as_score(target)
+    keep = of.differentiable and torch.is_grad_enabled()
+    if not of.differentiable:
+        refuse_lost_graph("capture_attention", model, inputs)
+
+    def compute(seed: Tensor) -> Attended:
+        # a differentiable map needs a second derivative, which fused kernels lack: the name "" of the model itself
+        # makes every attention in it be written out
+        outputs, sites = _forward(model, ("",) if keep else names, inputs, lambda x: expanded(seed, x))
+        wanted = _sites_in(names, sites, model)
+        score_values = one_score_a_sample(score(outputs), batch_sizes(inputs, ()))
+        deltas = [delta for site in wanted for delta in (site.delta, site.output_delta) if delta is not None]
+        if of.scores == "model":
+            grads = gradients(score_values, deltas, create_graph=keep)
+        else:
+            rest = of.readout or _rest_after_last_block(model, sites, wanted, inputs)
+            grads = _gradients_of_own_scores(wanted, rest, pin(target, outputs), keep)
+        pairs = zip(wanted, grads[::2], grads[1::2])
+        records = [_record(site, inputs, grad, output_grad) for site, grad, output_grad in pairs]
+        return Attended(records, outputs)
+
+    with torch.inference_mode(False), torch.set_grad_enabled(keep):
+        return at_own_level(compute, create_graph=keep)
+
+
+def _checked_layers(model: nn.Module, layers: Layers) -> tuple[str, ...] | None:
+    """Check the model, and return the dotted names of the layers; None stands for the whole model."""
     if layers is None:
         check_model(model)
-        return ("",)
-    if isinstance(layers, (str, nn.Module)):
-        layers = [layers]
-    names = tuple(layer_name(model, layer) for layer in layers)
+        return None
+    names = tuple(layer_name(model, layer) for layer in _listed(layers))
     if not names:
         raise CaptureError("layers: expected names of attentions, or None for all of them; got an empty list")
     return names
+
+
+def _listed(layers: str | nn.Module | Sequence[str | nn.Module]) -> Sequence[str | nn.Module]:
+    return [layers] if isinstance(layers, (str, nn.Module)) else layers
+
+
+def _names(layers: Layers) -> tuple[str, ...]:
+    """Return the dotted names of checked layers; "" names the whole model."""
+    return ("",) if layers is None else cast(tuple[str, ...], layers)
 
 
 def _inside(name: str, outer: str) -> bool:

@@ -6,21 +6,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from .._cut.graft import bare
-from .._layout.readings import possible_readings
-from .._shared.checks import describe
+from .._layout.readings import image_among, possible_readings
+from .._shared.checks import describe, function, refuse_lost_graph
 from .._shared.errors import CaptureError
-from .._shared.inputs import floating_leaves
+from .._shared.value import Value
 from .._shared.vocabulary import Inputs, Reading, Target
 from . import _methods as relevance
-from ._capture import AttentionRecord, capture_attention, observe_attention
+from ._capture import AttentionRecord, Layers, capture_attention, observe_attention
 
 METHODS: Mapping[str, Callable[..., Tensor]] = {
     method.__name__: method
@@ -38,17 +39,8 @@ _INSTEAD = "Take a class activation map: camfn.explainer(camfn.methods.grad_cam,
 _FORWARD_ONLY = (relevance.raw_attention, relevance.attention_rollout)
 
 
-def attention_explainer(
-    method: Callable[..., Tensor],
-    model: nn.Module,
-    layers: Sequence[str | nn.Module] | str | nn.Module | None = None,
-    *,
-    grid: Sequence[int] | None = None,
-    prefix: int | None = None,
-    query: int | Literal["auto"] | None = "auto",
-    readout: Callable[[Tensor], Any] | None = None,
-    differentiable: bool = False,
-) -> Callable[..., Tensor]:
+@dataclass(frozen=True, eq=False, repr=False)
+class attention_explainer(Value):
     """Compose a method on attention with a model: `attention_explainer(le_grad, model)(images, target)` is the map.
 
     Call the function it returns as that of `camfn.explainer`. It computes only the gradients that the method needs:
@@ -67,8 +59,8 @@ def attention_explainer(
         query: the token whose row the method reads; None for the mean over patches; "auto" takes the first token where
             there are prefix tokens, unless the model states that it averages patches.
         readout: for LeGrad, function from tokens to outputs, as for `capture_attention`; saves a forward.
-        differentiable: whether to keep the outer graph, so that the map may be part of a loss (methods with a
-            gradient).
+        differentiable: whether to keep the outer graph, so that the map may be part of a loss.
+        has_aux: return `(cam, outputs)`, with the outputs that the model gave on the way.
 
     Returns:
         A function of the inputs and a target that returns the raw map, (B, *grid).
@@ -90,49 +82,79 @@ def attention_explainer(
         >>> attention_explainer(METHODS["gradient_rollout"], Net().eval())(torch.randn(2, 3, 16, 16), 1).shape
         torch.Size([2, 4, 4])
     """
-    plain = method
-    while isinstance(plain, partial):
-        plain = plain.func
-    run: Callable[..., Any]
-    if plain in _FORWARD_ONLY:
-        observe = observe_attention(model, layers)
 
-        def run(inputs: Inputs, target: Target) -> Any:
-            return observe(inputs)
-    else:
-        scores: Literal["model", "layers"] = "layers" if plain is relevance.le_grad else "model"
-        run = capture_attention(model, layers, scores=scores, readout=readout, differentiable=differentiable)
-    parameters = signature(method).parameters
+    method: Callable[..., Tensor]
+    model: nn.Module
+    layers: Layers = None
+    _: KW_ONLY
+    grid: Sequence[int] | None = None
+    prefix: int | None = None
+    query: int | Literal["auto"] | None = "auto"
+    readout: Callable[[Tensor], Any] | None = None
+    differentiable: bool = False
+    has_aux: bool = False
+    _capture: observe_attention | capture_attention = field(init=False)
 
-    def explain(inputs: Inputs, target: Target = None) -> Tensor:
-        records = run(inputs, target).records
-        image = _image(inputs)
-        last = records[-1]
-        tokens = last.probabilities.shape[-1]
-        if last.probabilities.shape[0] != image.shape[0]:
-            raise CaptureError(
-                f"attention in {last.name!r} is {tuple(last.probabilities.shape)} for {image.shape[0]} images: "
-                f"it is in windows, whose tokens are not all the places of the image. {_INSTEAD}"
-            )
-        spatial = tuple(grid) if grid is not None else _grid(model, inputs, image, records[-1], prefix)
-        before = tokens - math.prod(spatial)
-        if before < 0 or (prefix is not None and prefix != before):
-            raise CaptureError(
-                f"attention in {last.name!r} is over {tokens} tokens, which are not a grid of {spatial} behind "
-                f"{'any number of' if prefix is None else prefix} tokens"
-            )
-        context = {"prefix": before, "query": _query(model, before) if query == "auto" else query}
-        with torch.inference_mode(False), torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-            relevances = method(records, **{key: value for key, value in context.items() if key in parameters})
-        return relevances.reshape(relevances.shape[0], *spatial)
+    def __post_init__(self) -> None:
+        function("method", self.method, "one of camfn.attention.METHODS, or a function of records")
+        if self.grid is not None:
+            object.__setattr__(self, "grid", tuple(self.grid))
+        plain = self.method
+        while isinstance(plain, partial):
+            plain = plain.func
+        run: observe_attention | capture_attention
+        if plain in _FORWARD_ONLY:
+            run = observe_attention(self.model, self.layers, differentiable=self.differentiable)
+        else:
+            scores: Literal["model", "layers"] = "layers" if plain is relevance.le_grad else "model"
+            options: dict[str, Any] = {"readout": self.readout, "differentiable": self.differentiable}
+            run = capture_attention(self.model, self.layers, scores=scores, **options)
+        object.__setattr__(self, "_capture", run)
+        object.__setattr__(self, "layers", run.layers)
 
-    return explain
+    def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
+        """Return the raw map, (B, *grid); with `has_aux`, the map and the model's outputs."""
+        cam, outputs = _explain(self, inputs, target)
+        # a type checker sees the map alone, as most callers do
+        return cast(Tensor, (cam, outputs)) if self.has_aux else cam
+
+
+def _explain(of: attention_explainer, inputs: Inputs, target: Target) -> tuple[Tensor, Any]:
+    """Capture the attention, find the grid of its tokens, and call the method."""
+    if not of.differentiable:
+        refuse_lost_graph("attention_explainer", of.model, inputs)
+    run = of._capture
+    records, outputs = run(inputs) if isinstance(run, observe_attention) else run(inputs, target)
+    spatial, before = _grid_and_prefix(of, inputs, records[-1])
+    context = {"prefix": before, "query": _query(of.model, before) if of.query == "auto" else of.query}
+    parameters = signature(of.method).parameters
+    with torch.inference_mode(False), torch.set_grad_enabled(of.differentiable and torch.is_grad_enabled()):
+        relevances = of.method(records, **{key: value for key, value in context.items() if key in parameters})
+    return relevances.reshape(relevances.shape[0], *spatial), outputs
+
+
+def _grid_and_prefix(of: attention_explainer, inputs: Inputs, last: AttentionRecord) -> tuple[tuple[int, ...], int]:
+    """Find the grid of the patches, and the number of tokens before them."""
+    image, shape = _image(inputs), tuple(last.probabilities.shape)
+    if shape[0] != image.shape[0]:
+        raise CaptureError(
+            f"attention in {last.name!r} is {shape} for {image.shape[0]} images: it is in windows, whose tokens are "
+            f"not all the places of the image. {_INSTEAD}"
+        )
+    spatial = tuple(of.grid) if of.grid is not None else _grid(of.model, inputs, image, last, of.prefix)
+    before = shape[-1] - math.prod(spatial)
+    if before < 0 or (of.prefix is not None and of.prefix != before):
+        raise CaptureError(
+            f"attention in {last.name!r} is over {shape[-1]} tokens, which are not a grid of {spatial} behind "
+            f"{'any number of' if of.prefix is None else of.prefix} tokens"
+        )
+    return spatial, before
 
 
 def _image(inputs: Inputs) -> Tensor:
-    """Return the image, the first floating-point tensor among the inputs; refuse inputs without one."""
-    image = next(iter(floating_leaves(dict(inputs) if isinstance(inputs, Mapping) else inputs)), None)
-    if image is None or image.ndim < 3:
+    """Return the image, the first floating-point tensor with space among the inputs; refuse inputs without one."""
+    image = image_among(inputs)
+    if image is None:
         raise CaptureError(f"expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
     return image
 

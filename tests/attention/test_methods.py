@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from camfn import CaptureError, attention, explainer
+from camfn import CamfnError, CaptureError, attention, explainer
 from camfn.attention import (
     METHODS,
     AttentionRecord,
@@ -264,12 +264,65 @@ def test_a_map_of_one_layer_compiles_in_one_piece(method: Any) -> None:
     assert_close(compiled(records), method(records))
 
 
-def test_maps_can_be_part_of_a_loss() -> None:
-    net = transformer("fused")
-    for method in (gradient_rollout, le_grad, grad_eclip):
-        cam = attention_explainer(method, net, differentiable=True)(batch(), 1)
-        (by_weight,) = torch.autograd.grad(cam.square().sum(), net.get_parameter("blocks.0.attn.qkv.weight"))
-        assert by_weight.any()
+@every_method
+@pytest.mark.parametrize("kind", ["fused", "folded"])
+def test_differentiable_maps_agree_with_finite_differences(method: Any, kind: str) -> None:
+    """In the inputs, and in every parameter before, in and after the attention."""
+    net, x = transformer(kind), batch()
+    explain = attention_explainer(method, net, differentiable=True)
+    weights = images(2, 3, 4, dtype=torch.float64, seed=5)
+    tensors = [x.requires_grad_(), *net.parameters()]
+    found = torch.autograd.grad((explain(x, 1) * weights).sum(), tensors, materialize_grads=True)
+    for i, (tensor, grad) in enumerate(zip(tensors, found, strict=True)):
+        step = 1e-5 * images(*tensor.shape, dtype=torch.float64, seed=i)
+        ends = []
+        with torch.no_grad():
+            for sign in (1, -2):
+                tensor += sign * step
+                ends.append((explain(x, 1) * weights).sum())
+            tensor += step
+        torch.testing.assert_close((grad * step).sum(), (ends[0] - ends[1]) / 2, rtol=1e-4, atol=1e-11)
+
+
+@every_method
+def test_a_map_without_a_graph_is_refused_where_its_derivative_is_asked_for(method: Any) -> None:
+    net, x = transformer("fused"), batch()
+    explain = attention_explainer(method, net)
+    with pytest.raises(CamfnError, match="differentiable=True"):
+        torch.func.grad(lambda images: explain(images, 1).sum())(x)
+    with pytest.raises(CamfnError, match="differentiable=True"):
+        torch.func.jacrev(lambda images: explain(images, 1))(x)
+    kept = attention_explainer(method, net, differentiable=True)
+    (expected,) = torch.autograd.grad(kept(x.requires_grad_(), 1).square().sum(), x)
+    assert_close(torch.func.grad(lambda images: kept(images, 1).square().sum())(x.detach()), expected)
+    assert expected.any()
+
+
+@every_method
+def test_the_outputs_come_with_the_map(method: Any) -> None:
+    net, x = transformer("fused"), batch()
+    cam, outputs = attention_explainer(method, net, has_aux=True)(x, 1)
+    assert_close(outputs, net(x))
+    assert_close(cam, attention_explainer(method, net)(x, 1))
+
+
+class WithTable(nn.Module):
+    """A transformer that also takes a table of numbers, first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = transformer("fused")
+        self.mix = nn.Linear(7, 5).double()
+
+    def forward(self, table: Tensor, image: Tensor) -> Tensor:
+        return self.net(image) + self.mix(table)  # type: ignore[no-any-return]
+
+
+@every_method
+def test_the_image_is_the_input_with_space(method: Any) -> None:
+    net, x, table = WithTable().eval(), batch(), images(2, 7, dtype=torch.float64)
+    cam = attention_explainer(method, net)((table, x), 1)
+    assert_close(cam, attention_explainer(method, net.net)(x, 1))
 
 
 # --------------------------------------------------------------------------------------------------------------- places
