@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from camfn import explainer, image, methods, metrics
+from camfn import CamfnError, explainer, image, methods, metrics
 from camfn.adapters import LayerAttribution, quantus_explain, torchmetric
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -136,3 +140,44 @@ def test_a_metric_of_a_set_joins_its_samples() -> None:
         found.update(HEATMAPS[part], BOXES[part])
     whole = metrics.max_box_acc(metrics.box_ious(HEATMAPS, BOXES, thresholds=(0.3, 0.6)))
     assert found.compute() == whole
+
+
+def test_an_accumulated_metric_is_pickled_and_copied_with_its_samples() -> None:
+    torchmetrics = pytest.importorskip("torchmetrics", reason="needs torchmetrics: pip install torchmetrics")
+    for made in (
+        torchmetric(metrics.iou, threshold=0.8),
+        torchmetric(metrics.box_ious, join=metrics.max_box_acc, thresholds=(0.3, 0.6)),
+    ):
+        made.update(HEATMAPS[:3], BOXES[:3])
+        for again in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made), made.clone()):
+            assert isinstance(again, torchmetrics.Metric)
+            assert torch.equal(again.compute(), made.compute())
+            again.update(HEATMAPS[3:], BOXES[3:])
+            made.update(HEATMAPS[3:], BOXES[3:])
+            assert torch.equal(again.compute(), made.compute())
+            made.reset()
+            made.update(HEATMAPS[:3], BOXES[:3])
+
+
+def test_options_that_explainer_does_not_have_are_refused() -> None:
+    with pytest.raises(CamfnError, match="explainer has no option 'signd'"):
+        quantus_explain(methods.grad_cam, "0", signd=True)
+    with pytest.raises(CamfnError, match="explainer has no option 'target'"):
+        LayerAttribution(methods.grad_cam, net(), "0", target=1)
+    with pytest.raises(CamfnError, match="method"):
+        quantus_explain("grad_cam", "0")  # type: ignore[arg-type]
+
+
+def test_a_copied_attribution_explains_the_copy() -> None:
+    attribution = LayerAttribution(methods.grad_cam, net(), "1")
+    copied = copy.deepcopy(attribution)
+    before = attribution.attribute(IMAGES, CLASSES)
+    with torch.no_grad():
+        copied.model[0].weight.mul_(-1)  # type: ignore[index]
+    assert torch.equal(attribution.attribute(IMAGES, CLASSES), before)
+    expected = LayerAttribution(methods.grad_cam, copied.model, "1").attribute(IMAGES, CLASSES)
+    assert torch.equal(copied.attribute(IMAGES, CLASSES), expected)
+    assert not torch.allclose(expected, before)
+    assert attribution.forward_func is attribution.model
+    layer_cam = replace(attribution, method=methods.layer_cam)
+    assert layer_cam.attribute(IMAGES, 1).shape == before.shape

@@ -234,6 +234,7 @@ class box_score(_OfBox, tree=True):
         tensor([4.])
     """
 
+    _: KW_ONLY
     part: Part = "class"
 
     def __post_init__(self) -> None:
@@ -363,6 +364,7 @@ class detection_similarity(_OfBox, tree=True):
         tensor([0.4000])
     """
 
+    _: KW_ONLY
     probabilities: Tensor | None = None
 
     def __post_init__(self) -> None:
