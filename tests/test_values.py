@@ -248,9 +248,9 @@ for _name in [
     "full_grad",
     "simple_full_grad",
 ]:
-    VALUES[f"{_name}(Net, images=0, differentiable=True)"] = (
-        partial(getattr(network, _name), CLASSES, images=0, differentiable=True),
+    VALUES[f"{_name}(Net, images=0)"] = (
         partial(getattr(network, _name), CLASSES, images=0),
+        partial(getattr(network, _name), CLASSES),
     )
 for _name in ("smooth_grad", "smooth_full_grad"):
     VALUES[f"{_name}(Net, samples=2, noise=tensor([1., 1.]))"] = (
