@@ -6,7 +6,8 @@ import math
 
 from torch import Tensor
 
-from .._shared.checks import length_matches
+from .._shared.checks import describe, is_concrete, length_matches, tensor
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.vocabulary import Captured
 
 
@@ -29,6 +30,16 @@ def diagnose(captured: Captured, cam: Tensor) -> list[str | None]:
         >>> diagnose(Captured(activations, torch.zeros_like(activations), None), torch.zeros(1, 7, 7))[0][:38]
         'the gradient is zero everywhere at thi'
     """
+    if not isinstance(captured, tuple) or len(captured) != 3 or not isinstance(captured[0], Tensor):
+        raise ArgumentTypeError(
+            f"diagnose: captured: expected what capture(model, layer)(inputs, target) gives, got {describe(captured)}"
+        )
+    tensor("diagnose: cam", cam, "the raw map (B, *spatial) of a method")
+    if cam.ndim < 1 or not cam.is_floating_point() or not is_concrete(cam):
+        raise CamfnError(
+            f"diagnose: cam: expected raw maps (B, *spatial) of floats that can be read, got {tuple(cam.shape)} of "
+            f"{cam.dtype} on {cam.device}"
+        )
     length_matches("maps", cam.shape[0], captured.activations.shape[0])
     return [_why(captured, cam, i) for i in range(cam.shape[0])]
 
@@ -43,14 +54,8 @@ def _why(captured: Captured, cam: Tensor, i: int) -> str | None:
             "the map has one position only: the layer comes after the pooling, or the image is too small for it. "
             "Take an earlier layer."
         )
-    if grads is not None and not grads.any():
-        return _no_gradient(captured)
     if not heat.any():
-        return "the map is zero everywhere" + (
-            "."
-            if grads is None
-            else " although the gradient is not: wherever the layer is active, the score does not depend on it."
-        )
+        return _zero(captured, activations, grads)
     if bool((heat <= 0).all()):
         return (
             "the map is negative everywhere: at this layer nothing speaks for the target, only against it, and a "
@@ -59,6 +64,20 @@ def _why(captured: Captured, cam: Tensor, i: int) -> str | None:
     if bool((heat == heat.flatten()[0]).all()):
         return "the map has the same value at every position, so it shows no place more than another."
     return None
+
+
+def _zero(captured: Captured, activations: Tensor, grads: Tensor | None) -> str:
+    """Say why a map is zero; of the gradient only where it decides, since not every method reads it."""
+    text = "the map is zero everywhere"
+    if not activations.any():
+        return f"{text}: so are the activations. Take another layer, or look at the photo's values."
+    if grads is None:
+        return f"{text}."
+    if not grads.any():
+        return _no_gradient(captured)
+    if not (grads * activations).any():
+        return f"{text} although the gradient is not: wherever the layer is active, the score does not depend on it."
+    return f"{text} although neither the activations nor the gradients are: the method itself leaves nothing of them."
 
 
 def _nonfinite(heat: Tensor, activations: Tensor, grads: Tensor | None) -> str:

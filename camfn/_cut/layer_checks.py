@@ -24,6 +24,11 @@ def check_model(model: nn.Module) -> None:
     """Refuse a model that is no module, or whose parameters hold no data: lazy ones, or ones on the meta device."""
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"model: expected a torch.nn.Module, got {describe(model)}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ArgumentTypeError(
+            "model: expected a torch.nn.Module of Python, got a TorchScript module, whose layers no hook can tap: pass "
+            "the model that was scripted or traced, or build it and load its state dict"
+        )
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise CaptureError("the model has lazy modules that never ran: call it once on real inputs, then capture")
     away = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
@@ -61,8 +66,16 @@ def _name_in(model: nn.Module, layer: str | nn.Module) -> str:
             f"the layer given, a {type(layer).__name__}, is not a part of this {type(model).__name__}. "
             "Pass one of its own modules, or a dotted name from model.named_modules()."
         )
+    if isinstance(layer, (list, tuple)):
+        raise ArgumentTypeError(
+            f"layer: expected one dotted name or module, got {describe(layer)}. For several layers: "
+            "camfn.transforms.fuse(method, model, layers), or camfn.capture_many(model, layers)"
+        )
     if not isinstance(layer, str):
-        raise ArgumentTypeError(f"layer: expected a dotted name or a module, got {type(layer).__name__}")
+        raise ArgumentTypeError(
+            f"layer: expected a dotted name as in model.named_modules(), or a module, got {describe(layer)}; "
+            "camfn.layers.suggest(model, images) lists the layers"
+        )
     names = [name for name, _ in inner.named_modules(remove_duplicate=False)]
     if layer in names:
         return layer
@@ -81,6 +94,7 @@ def chosen_calls(name: str, ran: int, call: Any, model: nn.Module) -> list[int]:
             f"layer {name!r} never ran in this forward: it is a container whose parts are called one by one, a branch "
             f"that was not taken, or replaced by a fused kernel.{' ' + near(name, inside) if inside else ''}"
         )
+    check_call(call)
     if call == "all":
         return list(range(ran))
     if call is None:
@@ -90,11 +104,41 @@ def chosen_calls(name: str, ran: int, call: Any, model: nn.Module) -> list[int]:
             f"layer {name!r} ran {ran} times in this forward, so its activations are ambiguous. Say which run is "
             f"meant, call=0 to call={ran - 1}, or call='all'; or take a layer that runs once, the block around it."
         )
-    if not isinstance(call, int) or isinstance(call, bool):
-        raise ArgumentTypeError(f"call: expected an index, 'all' or None, got {call!r}")
     if not -ran <= call < ran:
         raise CaptureError(f"call={call} is out of range: layer {name!r} ran {ran} times, call=0 to call={ran - 1}")
     return [call % ran]
+
+
+def check_call(call: Any) -> None:
+    """Refuse anything but an index, "all" or None."""
+    if (
+        call is None
+        or (isinstance(call, int) and not isinstance(call, bool))
+        or (isinstance(call, str) and call == "all")
+    ):
+        return
+    raise ArgumentTypeError(f"call: expected an index of a run of the layer, 'all' or None, got {call!r:.60}")
+
+
+def check_select(select: Any) -> None:
+    """Refuse anything but an index, a key, a function or None."""
+    if select is None or callable(select) or (isinstance(select, (int, str)) and not isinstance(select, bool)):
+        return
+    raise ArgumentTypeError(
+        "select: expected the index or the key of a tensor that the layer returns, or a function of what it returns, got "
+        f"{describe(select)}"
+    )
+
+
+def layer_names(model: nn.Module, layers: Any) -> tuple[str, ...]:
+    """Check a list of layers, and return their dotted names."""
+    if isinstance(layers, (str, nn.Module)):
+        layers = [layers]
+    if not isinstance(layers, (list, tuple)):
+        raise ArgumentTypeError(f"layers: expected a list of dotted names or modules, got {describe(layers)}")
+    if not layers:
+        raise CaptureError("expected at least one layer, got an empty list")
+    return tuple(layer_name(model, layer) for layer in layers)
 
 
 def refuse_quantized_cut(grads: Iterable[Tensor | None], model: nn.Module) -> None:
@@ -123,6 +167,7 @@ def chosen_tensor(name: str, output: Any, select: Any) -> Tensor:
             f"layer {name!r} returns {describe(output)}: say which tensor is meant, "
             "as in select=0, select='hidden_states' or select=lambda output: output[0]."
         )
+    check_select(select)
     try:
         picked = select(output) if callable(select) else output[select]
     except (KeyError, IndexError, TypeError, AttributeError) as error:

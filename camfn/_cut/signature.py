@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import Parameter, signature
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError
+from .._shared.spelling import near
 
 CONTEXT = ("tail", "forward", "inputs", "chunk_size", "progress")
 """Keywords of a method that `explainer` binds."""
@@ -24,8 +27,35 @@ class MethodNeeds(NamedTuple):
     context: set[str]
 
 
+def _parameters(method: Any) -> Mapping[str, Parameter]:
+    """Return the parameters of a method; refuse what is none, and a partial that binds a keyword it does not have."""
+    if not callable(method):
+        raise ArgumentTypeError(
+            f"method: expected a function (activations, grads, outputs) -> cam, such as camfn.methods.grad_cam; got "
+            f"{describe(method)}"
+        )
+    try:
+        return signature(method).parameters
+    except (TypeError, ValueError) as error:
+        inner = method
+        while isinstance(inner, partial):
+            inner = inner.func
+        name = getattr(inner, "__name__", "method")
+        if not isinstance(method, partial) or not callable(inner):
+            raise ArgumentTypeError(
+                f"method: {name} has no signature that can be read; pass a function of yours"
+            ) from error
+        known = [key for key, p in signature(inner).parameters.items() if p.kind is Parameter.KEYWORD_ONLY]
+        wrong = next((key for key in method.keywords if key not in signature(inner).parameters), None)
+        if wrong is None:
+            raise ArgumentTypeError(
+                f"method: {name} does not take {len(method.args)} more arguments by position"
+            ) from error
+        raise ArgumentTypeError(f"method: {name} has no keyword {wrong!r}. {near(wrong, known)}") from error
+
+
 def read_signature(method: Callable[..., Tensor]) -> MethodNeeds:
-    parameters = signature(method).parameters
+    parameters = _parameters(method)
     places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     positional = [p for p in parameters.values() if p.kind in places][:3]
     keywords = {key: p for key, p in parameters.items() if p.kind is Parameter.KEYWORD_ONLY}

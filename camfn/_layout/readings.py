@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._shared.errors import CaptureError
+from .._shared.errors import ArgumentTypeError, CaptureError
 from .._shared.inputs import floating_leaves
 from .._shared.vocabulary import AnyLayout, LayoutPair, Reading
 from .facts import LayerContext, channel_axis, is_norm, width_of
@@ -33,12 +33,30 @@ def layout_for(layout: AnyLayout, model: nn.Module, name: str, raw: Tensor, inpu
     Raises:
         CaptureError: as `the_reading`.
     """
-    return the_reading(model, name, raw, inputs).layout if layout == "auto" else layout
+    if isinstance(layout, str) and layout == "auto":
+        return the_reading(model, name, raw, inputs).layout
+    check_layout(layout)
+    return layout
+
+
+def check_layout(layout: Any) -> None:
+    """Refuse anything but "auto", None, or a pair of functions to_map and from_map."""
+    if layout is None or (isinstance(layout, str) and layout == "auto") or _is_pair(layout):
+        return
+    raise ArgumentTypeError(
+        f"layout: expected 'auto', None for a layer that returns (B, C, *spatial), or a layout of camfn.layout such as "
+        f"layout.tokens((14, 14)); got {layout!r:.60}"
+    )
+
+
+def _is_pair(layout: Any) -> bool:
+    """Whether a value, and no class of values, has the two functions of a layout."""
+    return not isinstance(layout, type) and all(callable(getattr(layout, key, None)) for key in ("to_map", "from_map"))
 
 
 def as_map(layout: LayoutPair | None, raw: Tensor) -> Tensor:
     """Apply a layout to a layer's output or gradient; without a layout the tensor is (B, C, *spatial) already."""
-    return layout.to_map(raw) if layout else raw
+    return raw if layout is None else layout.to_map(raw)
 
 
 def the_reading(model: nn.Module, name: str, raw: Tensor, inputs: Any) -> Reading:

@@ -52,6 +52,29 @@ def describe(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
+def check_inputs(inputs: Any) -> None:
+    """Refuse what no model takes for its inputs: no tensor at all, an array, a picture of Pillow, bytes for floats."""
+    if isinstance(inputs, Tensor):
+        if inputs.dtype is torch.uint8 and inputs.ndim > 2:
+            raise ArgumentTypeError(
+                f"inputs: expected images in floating point, got {describe(inputs)} of torch.uint8: pass images.float() "
+                "/ 255, normalized as in the training of the model"
+            )
+        return
+    known = isinstance(inputs, (tuple, list, Mapping))
+    leaves = pytree.tree_leaves(dict(inputs) if isinstance(inputs, Mapping) else inputs)
+    foreign = [leaf for leaf in leaves if type(leaf).__module__.split(".")[0] in ("builtins", "numpy", "PIL")]
+    if leaves and len(foreign) < len(leaves):
+        return
+    if known and leaves and any(isinstance(leaf, (int, float)) for leaf in leaves):
+        return
+    raise ArgumentTypeError(
+        f"inputs: expected a tensor (B, C, *spatial), a tuple of positional arguments or a dict of keyword arguments, "
+        f"got {describe(inputs)}; torch.as_tensor(array) makes a tensor of an array, and "
+        "torchvision.transforms.functional.to_tensor(picture)[None] of a picture"
+    )
+
+
 def batch_sizes(inputs: Any, activations: Iterable[Tensor]) -> set[int]:
     """Return the lengths that a vector of scores may have: the batch of the first input, or of the activations.
 

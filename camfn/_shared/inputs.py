@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._shared.errors import ArgumentTypeError, CamfnError
-from .checks import describe
+from .checks import check_inputs, describe
 from .vocabulary import Inputs
 
 Images: TypeAlias = "int | str | tuple[int | str, ...] | Callable[[Any], Tensor]"
@@ -36,6 +37,7 @@ def all_images_of(
     inputs: Inputs, which: Sequence[Images | None] | None, purpose: str = "perturbs the images"
 ) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Inputs]]:
     """Do the same for several images at once; None takes all tensors with space."""
+    check_inputs(inputs)
     inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
     leaves, spec = pytree.tree_flatten(inputs)
     found = _with_space(leaves)
@@ -43,6 +45,8 @@ def all_images_of(
     if len(set(chosen)) < len(chosen):
         raise CamfnError(f"images: expected each input once, got {which}")
     images: list[Tensor] = [leaves[place] for place in chosen]
+    if any(not one.ndim for one in images):
+        raise ArgumentTypeError(f"inputs: expected images (B, C, *S), got {describe(inputs)}")
     batch = images[0].shape[0]
 
     def rebuild(changed: Sequence[Tensor]) -> Any:
@@ -69,7 +73,8 @@ def _place(inputs: Any, which: Images | None, found: Sequence[int], purpose: str
     listed = _listed(inputs, found)
     if not listed:
         raise ArgumentTypeError(
-            f"this method {purpose}, but the inputs hold no floating-point tensor: {describe(inputs)}"
+            f"this method {purpose}, but the inputs hold no floating-point tensor: {describe(inputs)}. "
+            "Pass floating-point images, such as images.float()"
         )
     place = None if which is None else _named(inputs, which)
     if place is not None:
@@ -116,9 +121,32 @@ def _is_floating(leaf: Any) -> bool:
 
 def call(run: Callable[..., Any], inputs: Any) -> Any:
     """Call with one tensor, with a tuple or list of positional arguments, or with a mapping of keyword arguments."""
-    if isinstance(inputs, Mapping):
-        return run(**inputs)
-    return run(*inputs) if isinstance(inputs, (tuple, list)) else run(inputs)
+    check_inputs(inputs)
+    if not isinstance(inputs, (Mapping, tuple, list)):
+        return run(inputs)
+    try:
+        return run(**inputs) if isinstance(inputs, Mapping) else run(*inputs)
+    except TypeError as error:
+        text = _misfit(run, inputs)
+        if text is None:
+            raise
+        raise ArgumentTypeError(text) from error
+
+
+def _misfit(run: Callable[..., Any], inputs: Any) -> str | None:
+    """Say why arguments do not fit the signature of a model; None where they do, or where it cannot be read."""
+    try:
+        known = signature(run.forward if isinstance(run, nn.Module) else run)
+    except (TypeError, ValueError):
+        return None
+    try:
+        known.bind(**inputs) if isinstance(inputs, Mapping) else known.bind(*inputs)
+    except TypeError as error:
+        return (
+            f"inputs: expected arguments for a model that takes {known}, got {describe(inputs)}: {error}. One tensor "
+            "is passed as it is, a tuple or a list as arguments by position, a dict as arguments by name"
+        )
+    return None
 
 
 def copy_of(inputs: Any) -> Any:
