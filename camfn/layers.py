@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ._cut.capture import capture_many
 from ._cut.graft import bare, graft
+from ._cut.layer_checks import check_model
 from ._layout.readings import as_map, image_among, possible_readings
 from ._shared.checks import describe
 from ._shared.errors import CaptureError
@@ -70,6 +71,7 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
         >>> suggest(net, torch.rand(1, 3, 8, 8))[0].name
         '1'
     """
+    check_model(model)
     inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
     if not model.training and not callable(target):
         inputs, target = _first_sample(inputs), _first_sample(target)

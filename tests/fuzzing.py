@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -355,8 +356,12 @@ def functions(room: str) -> dict[str, Callable[..., Any]]:
         for name, function in found.items()
         if callable(function)
         and str(getattr(function, "__module__", "")).startswith("camfn")
-        and not (inspect.isclass(function) and issubclass(function, (Exception, nn.Module)))
+        and not (inspect.isclass(function) and (issubclass(function, (Exception, nn.Module)) or _is_abstract(function)))
     }
+
+
+def _is_abstract(function: Any) -> bool:
+    return getattr(function, "_is_protocol", False) or function.__name__ == "Arithmetic"
 
 
 def calls(room: str) -> st.SearchStrategy[Call]:
@@ -438,12 +443,55 @@ def own_fault(error: Exception) -> bool:
     """Whether an error arose inside a function of the caller: the network, the tail, the score."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     files = [frame.f_code.co_filename for frame in frames]
-    last = max((i for i, file in enumerate(files) if "/camfn/" in file and "/tests/" not in file), default=-1)
+    # the modes that watch a network's operations pass each of them on
+    camfns = [i for i, file in enumerate(files) if "/camfn/" in file and "/tests/" not in file and not _watches(file)]
     return any(
-        (file.endswith(("tests/fuzzing.py", "nets/small.py")) or "/torch/nn/modules/" in file)
+        any(own in file for own in ("tests/fuzzing.py", "nets/small.py", "/torch/nn/modules/"))
         and frame.f_code.co_name not in ("perform", "complaint")
-        for file, frame in list(zip(files, frames))[last + 1 :]
+        for file, frame in list(zip(files, frames))[max(camfns, default=-1) + 1 :]
     )
+
+
+def _watches(file: str) -> bool:
+    return file.endswith(("attention/_watch.py", "network/_rectify.py"))
+
+
+_WORKS = re.compile(
+    r"expect|for example|pass |take |give |call |need|did you mean|it has|say which|must|out of range", re.IGNORECASE
+)
+"""What a text has that says which call works."""
+
+
+def _unclear(call: Call, text: str) -> str | None:
+    """Say what an error's text lacks: the argument or the function that it is about, and what works."""
+    if not call.wrong:
+        return f"a right call is refused: {text}"
+    if not _WORKS.search(text):
+        return f"the error does not say what works: {text}"
+    keys = [*inspect.signature(call.function).parameters, *call.run]
+    words = [call.name, *keys, *(key.removesuffix("s") for key in keys)]
+    about = [_ABOUT[key] for key in call.wrong if key in _ABOUT]
+    if not re.search("|".join([*map(re.escape, words), *about]), text, re.IGNORECASE):
+        return f"the error names neither the function nor {call.wrong}: {text}"
+    return None
+
+
+_ABOUT = {
+    "inputs": r"image|sample|tensor|layer|logit",
+    "images": r"sample|score",
+    "activations": r"map|channel|position",
+    "outputs": r"model|logits",
+    "captured": r"map",
+    "records": r"attention",
+    "target": r"class",
+    "targets": r"class",
+    "model": r"layer|module",
+    "region": r"mask|object",
+    "before": r"confidence",
+    "after": r"confidence",
+    "grads": r"gradient",
+}
+"""Other words for an argument."""
 
 
 def complaint(call: Call) -> str | None:
@@ -451,12 +499,7 @@ def complaint(call: Call) -> str | None:
     try:
         result = perform(call)
     except CamfnError as error:
-        text = str(error)
-        if len(text) < 25:
-            return f"a short text: {text}"
-        if not call.wrong:
-            return f"a right call is refused: {text}"
-        return None
+        return _unclear(call, str(error))
     except Exception as error:
         if call.wrong and own_fault(error):
             return None

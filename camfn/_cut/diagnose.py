@@ -40,7 +40,7 @@ def diagnose(captured: Captured, cam: Tensor) -> list[str | None]:
             f"diagnose: cam: expected raw maps (B, *spatial) of floats that can be read, got {tuple(cam.shape)} of "
             f"{cam.dtype} on {cam.device}"
         )
-    length_matches("maps", cam.shape[0], captured.activations.shape[0])
+    length_matches("diagnose: cam", cam.shape[0], captured.activations.shape[0])
     return [_why(captured, cam, i) for i in range(cam.shape[0])]
 
 
@@ -70,7 +70,7 @@ def _zero(captured: Captured, activations: Tensor, grads: Tensor | None) -> str:
     """Say why a map is zero; of the gradient only where it decides, since not every method reads it."""
     text = "the map is zero everywhere"
     if not activations.any():
-        return f"{text}: so are the activations. Take another layer, or look at the photo's values."
+        return f"{text}: so are the activations, its units are all inactive. Take another layer, or look at the photo."
     if grads is None:
         return f"{text}."
     if not grads.any():

@@ -54,7 +54,7 @@ def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
     return name
 
 
-def _name_in(model: nn.Module, layer: str | nn.Module) -> str:
+def _name_in(model: nn.Module, layer: Any) -> str:
     """Return the dotted name in the model of `layer`, a dotted name or a module."""
     inner = bare(model)
     if isinstance(layer, nn.Module):
@@ -125,8 +125,8 @@ def check_select(select: Any) -> None:
     if select is None or callable(select) or (isinstance(select, (int, str)) and not isinstance(select, bool)):
         return
     raise ArgumentTypeError(
-        "select: expected the index or the key of a tensor that the layer returns, or a function of what it returns, got "
-        f"{describe(select)}"
+        "select: expected the index or the key of a tensor that the layer returns, or a function of what it returns; "
+        f"got {describe(select)}"
     )
 
 
@@ -172,7 +172,8 @@ def chosen_tensor(name: str, output: Any, select: Any) -> Tensor:
         picked = select(output) if callable(select) else output[select]
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise CaptureError(
-            f"select={select!r} does not fit the output of layer {name!r}, {describe(output)}"
+            f"select={select!r} does not fit the output of layer {name!r}, {describe(output)}: expected an index or a "
+            "key of it, or a function that picks one of its tensors"
         ) from error
     if not isinstance(picked, Tensor) or not any(leaf is picked for leaf in pytree.tree_leaves(output)):
         raise CaptureError(

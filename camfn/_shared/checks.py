@@ -57,8 +57,8 @@ def check_inputs(inputs: Any) -> None:
     if isinstance(inputs, Tensor):
         if inputs.dtype is torch.uint8 and inputs.ndim > 2:
             raise ArgumentTypeError(
-                f"inputs: expected images in floating point, got {describe(inputs)} of torch.uint8: pass images.float() "
-                "/ 255, normalized as in the training of the model"
+                f"inputs: expected images in floating point, got {describe(inputs)} of torch.uint8: pass "
+                "images.float() / 255, normalized as in the training of the model"
             )
         return
     known = isinstance(inputs, (tuple, list, Mapping))

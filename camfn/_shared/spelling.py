@@ -37,4 +37,6 @@ def near(
         return f"Did you mean {' or '.join(map(show, close))}?"
     if instead is not None:
         return instead
+    if not known:
+        return "It has none."
     return f"It has {', '.join(map(repr, known[:8]))}{' ...' if len(known) > 8 else ''}."

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._shared.errors import CamfnError
+from .._shared.checks import describe, number, one_of, whole
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import min_max, safe_divide, widen
 from ._capture import AttentionRecord
 
@@ -57,7 +58,7 @@ def raw_attention(
         >>> raw_attention(observe_attention(net)(torch.ones(1, 5, 8)).records)  # alike tokens, alike attention
         tensor([[0.2000, 0.2000, 0.2000, 0.2000]])
     """
-    record = _check_global("raw_attention", [records[layer]] if records else [], prefix, query)[0]
+    record = _check_global("raw_attention", _one_layer("raw_attention", records, layer), prefix, query)[0]
     return _row(_fused(record.probabilities, how), prefix, query)[:, prefix:].to(record.probabilities.dtype)
 
 
@@ -102,8 +103,7 @@ def attention_rollout(
         >>> attention_rollout(observe_attention(net)(torch.ones(1, 5, 8)).records, prefix=0)
         tensor([[0.6000, 0.1000, 0.1000, 0.1000, 0.1000]])
     """
-    if not 0 <= discard < 1:
-        raise CamfnError(f"discard: expected a share in [0, 1), got {discard}")
+    number("attention_rollout: discard", discard, "[0, 1)")
     layers = _check_global("attention_rollout", records, prefix, query)
 
     def step(record: AttentionRecord) -> Tensor:
@@ -223,7 +223,7 @@ def grad_eclip(
         >>> grad_eclip(capture_attention(net)(torch.randn(2, 5, 8), 1).records).shape
         torch.Size([2, 4])
     """
-    (record,) = _check_global("grad_eclip", [records[layer]] if records else [], prefix, query)
+    (record,) = _check_global("grad_eclip", _one_layer("grad_eclip", records, layer), prefix, query)
     q, k, v, g = (
         _joined(x) for x in (record.q, record.k, record.v, _check_gradients("grad_eclip", record.output_grads))
     )
@@ -234,12 +234,35 @@ def grad_eclip(
     return (products * min_max(cosine, -1)).sum(1).to(record.probabilities.dtype)
 
 
+def _listed(method: str, records: Any) -> Sequence[AttentionRecord]:
+    """Refuse anything but a list of records, at least one."""
+    if not isinstance(records, (list, tuple)) or not all(isinstance(record, AttentionRecord) for record in records):
+        raise ArgumentTypeError(
+            f"{method}: records: expected those of capture_attention(model)(inputs, target).records, got "
+            f"{describe(records)}"
+        )
+    if not records:
+        raise CamfnError(f"{method}: expected the records of at least one attention, got none")
+    return records
+
+
+def _one_layer(method: str, records: Any, layer: int) -> Sequence[AttentionRecord]:
+    """Return the record of one layer, in a list."""
+    count = len(_listed(method, records))
+    whole(f"{method}: layer", layer, -count)
+    if layer >= count:
+        raise CamfnError(f"{method}: layer: expected an index from {-count} to {count - 1}, got {layer}")
+    return [records[layer]]
+
+
 def _check_global(
     method: str, records: Sequence[AttentionRecord], prefix: int, query: int | None
 ) -> Sequence[AttentionRecord]:
     """Return the records; refuse attention in which no row covers the whole image, and a wrong prefix or query."""
-    if not records:
-        raise CamfnError(f"{method}: expected the records of at least one attention, got none")
+    records = _listed(method, records)
+    whole(f"{method}: prefix", prefix, 0)
+    if query is not None:
+        whole(f"{method}: query", query, 0)
     batch, tokens = records[-1].probabilities.shape[0], records[-1].probabilities.shape[-1]
     for i, record in enumerate(records):
         shape = tuple(record.probabilities.shape)
@@ -255,9 +278,12 @@ def _check_global(
                 "camfn.explainer(camfn.methods.grad_cam, model, layer)"
             )
     if not 0 <= prefix < tokens:
-        raise CamfnError(f"{method}: prefix={prefix} leaves none of the {tokens} tokens")
-    if query is not None and not 0 <= query < records[-1].probabilities.shape[-2]:
-        raise CamfnError(f"{method}: query={query} is none of the {records[-1].probabilities.shape[-2]} queries")
+        raise CamfnError(f"{method}: prefix={prefix} leaves none of the {tokens} tokens: expected less than {tokens}")
+    queries = records[-1].probabilities.shape[-2]
+    if query is not None and not 0 <= query < queries:
+        raise CamfnError(
+            f"{method}: query={query} is none of the {queries} queries: expected 0 to {queries - 1}, or None"
+        )
     return records
 
 
@@ -293,12 +319,11 @@ def _identity(matrix: Tensor) -> Tensor:
 
 def _fused(a: Tensor, how: Fusion) -> Tensor:
     """Reduce the heads: (B, H, Nq, Nk) to (B, Nq, Nk)."""
+    one_of("how", how, ("mean", "max", "min"))
     a = widen(a)
     if how == "mean":
         return a.mean(1)
-    if how in ("max", "min"):
-        return a.amax(1) if how == "max" else a.amin(1)
-    raise CamfnError(f"how: expected 'mean', 'max' or 'min', got {how!r}")
+    return a.amax(1) if how == "max" else a.amin(1)
 
 
 def _discarded(matrix: Tensor, share: float) -> Tensor:

@@ -20,8 +20,13 @@ def as_float(x: Tensor, name: str) -> Tensor:
             f"{name}: expected a tensor, got {type(x).__name__}; torch.as_tensor makes one of an array"
         )
     if not x.is_floating_point():
-        raise ArgumentTypeError(f"{name}: expected a floating-point tensor, got {x.dtype}; pass {name}.float()")
+        raise ArgumentTypeError(f"{name}: expected a floating-point tensor, got {x.dtype}; pass {_bare(name)}.float()")
     return widen(x)
+
+
+def _bare(name: str) -> str:
+    """Return the argument in a name such as "iou: heatmap"."""
+    return name.rsplit(" ", maxsplit=1)[-1]
 
 
 def as_maps(maps: Tensor, name: str, *, spatial: int | None = None, waits: bool = True) -> Tensor:
@@ -32,7 +37,9 @@ def as_maps(maps: Tensor, name: str, *, spatial: int | None = None, waits: bool 
     work = as_float(maps, name)
     if work.ndim < 2 or spatial not in (None, work.ndim - 1):
         expected = "(B, H, W)" if spatial == 2 else "(B, *spatial)"
-        raise CamfnError(f"{name}: expected shape {expected}, got {tuple(maps.shape)}; for a single map: {name}[None]")
+        raise CamfnError(
+            f"{name}: expected shape {expected}, got {tuple(maps.shape)}; for a single map: {_bare(name)}[None]"
+        )
     if any(size == 0 for size in work.shape[1:]):
         raise CamfnError(f"{name}: expected maps with at least one position, got {tuple(maps.shape)}")
     if not waits and not is_at_hand(work):
@@ -51,11 +58,12 @@ def require_finite(maps: Tensor, name: str) -> None:
     # a finite sum proves that all numbers are finite, and is far cheaper than isfinite
     if not is_concrete(maps) or bool(maps.sum().isfinite()) or bool(torch.isfinite(maps).all()):
         return
+    short = _bare(name)
     bad = torch.nonzero(~torch.isfinite(maps).flatten(1).all(1)).flatten().tolist()
     raise CamfnError(
-        f"{name} holds NaN or infinity in {len(bad)} of {len(maps)} samples: "
+        f"{name}: expected finite numbers, but it holds NaN or infinity in {len(bad)} of {len(maps)} samples: "
         f"{', '.join(map(str, bad[:8]))}{', ...' if len(bad) > 8 else ''}. "
-        f"Keep the others with {name}[torch.isfinite({name}).flatten(1).all(1)]."
+        f"Keep the others with {short}[torch.isfinite({short}).flatten(1).all(1)]."
     )
 
 

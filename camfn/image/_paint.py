@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._shared.checks import number, same_device, tensor, whole
 from .._shared.devices import brought
-from .._shared.errors import CamfnError
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
 from ._checks import as_maps, as_photo, clamped
 from ._scale import upsample
@@ -149,6 +149,10 @@ def slices(
             f"slices: expected a volume (D, H, W) or (3, D, H, W) and a heatmap (d, h, w), got {tuple(volume.shape)} "
             f"and {tuple(heatmap.shape)}; one of a batch: volume[0], heatmap[0]"
         )
+    if not volume.is_floating_point() and volume.dtype != torch.uint8:
+        raise ArgumentTypeError(f"slices: volume: expected floats in [0, 1] or uint8, got {volume.dtype}")
+    if 0 in heatmap.shape or 0 in volume.shape:
+        raise CamfnError(f"slices: expected a volume and a heatmap, none of them empty, got {tuple(heatmap.shape)}")
     if axis > 2:
         raise CamfnError(f"slices: expected axis 0, 1 or 2 got {axis}")
     colored = volume if volume.ndim == 4 else volume.expand(3, *volume.shape)

@@ -107,9 +107,10 @@ def peer_postprocess(cams: Tensor | Sequence[Tensor], size: Sequence[int]) -> Te
         >>> peer_postprocess([torch.randn(2, 14, 14), torch.randn(2, 7, 7)], (240, 320)).shape
         torch.Size([2, 240, 320])
     """
-    if not isinstance(cams, (Tensor, list, tuple)) or not all(isinstance(cam, Tensor) for cam in cams):
+    given = [cams] if isinstance(cams, Tensor) else cams
+    if not isinstance(given, (list, tuple)) or not all(isinstance(cam, Tensor) for cam in given):
         raise ArgumentTypeError(f"cams: expected (B, h, w) or a sequence of such, got {describe(cams)}")
-    layers = [cams] if isinstance(cams, Tensor) else list(cams)
+    layers = list(given)
     if not layers or any(cam.ndim != 3 for cam in layers):
         raise CamfnError(f"cams: expected (B, h, w) or a sequence of such, got {[tuple(cam.shape) for cam in layers]}")
     for cam in layers[1:]:

@@ -78,9 +78,14 @@ def box_masks(boxes: Boxes, size: Sequence[int]) -> Tensor:
         tensor([[[0, 1, 1, 0],
                  [0, 0, 0, 0]]], dtype=torch.int32)
     """
-    height, width = space("box_masks: size", size, 2)
+    return _region_masks("box_masks", boxes, space("box_masks: size", size, 2))
+
+
+def _region_masks(what: str, boxes: Boxes, size: Sequence[int]) -> Tensor:
+    """Mark the pixels of the boxes of each sample; an error names the function."""
+    height, width = size
     masks = []
-    for x0, y0, x1, y1 in (each.unbind(-1) for each in _boxes_by_sample("box_masks", boxes, size)):
+    for x0, y0, x1, y1 in (each.unbind(-1) for each in _boxes_by_sample(what, boxes, size)):
         rows = torch.arange(height, device=x0.device)[:, None] + 0.5
         columns = torch.arange(width, device=x0.device) + 0.5
         tall = (y0[:, None, None] <= rows) & (rows < y1[:, None, None])
@@ -299,7 +304,7 @@ def _boxes_by_sample(what: str, boxes: Boxes, size: Sequence[int]) -> list[Tenso
     by_sample = [each.reshape(-1, 4) if each.shape[-1:] == (4,) else each for each in boxes]
     for index, each in enumerate(by_sample):
         shape = tuple(each.shape)
-        if each.ndim != 2 or not each.numel():
+        if each.ndim != 2 or each.shape[1] != 4 or not each.numel() or each.is_complex():
             raise CamfnError(f"{what}: boxes: expected (n, 4) with n > 0 for sample {index}, got {shape}")
         x0, y0, x1, y1 = each.unbind(1)
         inside = (x0 >= 0) & (y0 >= 0) & (x1 <= width) & (y1 <= height) & (x0 < x1) & (y0 < y1)
@@ -319,7 +324,7 @@ def _on_region(what: str, heatmap: Tensor, region: Boxes) -> tuple[Tensor, Tenso
     is_mask = isinstance(region, Tensor) and (
         region.dtype == torch.bool or (region.shape == maps.shape and region.shape[-1] != 4)
     )
-    masks = region if isinstance(region, Tensor) and is_mask else box_masks(region, maps.shape[1:])
+    masks = region if isinstance(region, Tensor) and is_mask else _region_masks(what, region, maps.shape[1:])
     same_device(f"{what}: region", masks, maps, "heatmap")
     _check_masks(what, masks, maps)
     return maps, masks

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from .._shared.checks import number, one_of, whole
 from .._shared.devices import tensor_on
 from .._shared.errors import CamfnError
 from .._shared.maps import widen
@@ -159,10 +160,10 @@ class integrated_gradients(OnNetwork):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise CamfnError(f"integrated_gradients: expected at least one step, got {self.steps}")
-        if self.rule not in ("gauss", "riemann"):
-            raise CamfnError(f"integrated_gradients: rule: expected 'gauss' or 'riemann', got {self.rule!r}")
+        whole("integrated_gradients: steps", self.steps)
+        one_of("integrated_gradients: rule", self.rule, ("gauss", "riemann"))
+        if not isinstance(self.baseline, Tensor):
+            number("integrated_gradients: baseline", self.baseline, advice="Or pass a tensor like the image")
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
         """Return the attribution, of the shape of the image."""

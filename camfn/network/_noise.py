@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from .._shared.checks import describe, shapes_agree
+from .._shared.checks import describe, number, shapes_agree, whole
 from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.noise import draw_normal, one_source
@@ -23,8 +23,8 @@ def noise_source(
     name: str, samples: int, std: float, generator: torch.Generator | None, noise: Tensor | None
 ) -> NoiseOf:
     """Check the options of the noise, and return the function that yields the noise of an image."""
-    if std < 0 or samples < 1:
-        raise CamfnError(f"{name}: expected at least one sample and std >= 0, got samples={samples}, std={std}")
+    whole(f"{name}: samples", samples)
+    number(f"{name}: std", std, "[0, inf)")
     source = one_source(name, generator, noise, arguments="model")
     if isinstance(source, torch.Generator):
         return lambda image: (draw_normal(image.shape, source) for _ in range(samples))
@@ -35,6 +35,8 @@ def noise_source(
 
 def noisy(image: Tensor, rebuild: Callable[[Tensor], Inputs], noise_of: NoiseOf, std: float) -> Iterator[Inputs]:
     """Yield the inputs with noise on the image, `x + std (max x - min x) noise`, one noise at a time."""
+    if image.ndim < 2 or any(size == 0 for size in image.shape[1:]):
+        raise CamfnError(f"expected images (B, C, *S), none of them empty, got {tuple(image.shape)}")
     dims = tuple(range(1, image.ndim))
     spread = std * (image.amax(dims, keepdim=True) - image.amin(dims, keepdim=True))
     for noise in noise_of(image):

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from .._shared.boxes import box_iou
-from .._shared.checks import describe, is_concrete
+from .._shared.checks import describe, is_concrete, one_of, same_device, space
 from .._shared.devices import brought, tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
@@ -190,13 +190,13 @@ class _OfBox(Arithmetic):
     def __post_init__(self) -> None:
         object.__setattr__(self, "box", _checked_box(self.box))
         object.__setattr__(self, "classes", checked_classes("classes", self.classes))
+        if not all(callable(getattr(self.head, key, None)) for key in ("boxes_of", "scores_of")):
+            raise ArgumentTypeError(
+                f"head: expected a BoxHead, torchvision_head() or detr_head(), got {describe(self.head)}; for example "
+                "BoxHead(boxes_of=lambda out: out[..., :4], scores_of=lambda out: out[..., 5:].sigmoid())"
+            )
         if self.size is not None:
-            size = tuple(self.size)
-            if len(size) != 2 or not all(isinstance(length, int) and length > 0 for length in size):
-                raise CamfnError(
-                    f"size: expected (height, width) of the image in the unit of the boxes, got {self.size}"
-                )
-            object.__setattr__(self, "size", size)
+            object.__setattr__(self, "size", space("size of the image, in the unit of the boxes,", self.size, 2))
 
     @property
     def moved(self) -> Callable[[Move], Arithmetic]:
@@ -239,8 +239,7 @@ class box_score(_OfBox, tree=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.part not in ("class", "objectness", *_COORDINATES):
-            raise CamfnError(f"part: expected class, objectness, {', '.join(_COORDINATES)}; got {self.part!r}")
+        one_of("part", self.part, ("class", "objectness", *_COORDINATES))
         if self.part == "objectness" and self.head.objectness_of is None:
             raise CamfnError("this head has no objectness: give it as BoxHead(..., objectness_of=...)")
 
@@ -437,6 +436,7 @@ def _rows_at(values: Tensor, which: Tensor) -> Tensor:
 def _checked_box(box: Any) -> Any:
     """Return a box as a value holds it: None, an index, a tensor, or a tuple of coordinates."""
     if isinstance(box, (list, tuple)):
+        _refuse_other_coordinates(box)
         return tuple(_checked_box(item) if isinstance(item, (list, tuple)) else item for item in box)
     if box is None or isinstance(box, Tensor) or type(box) is int:
         return box
@@ -445,11 +445,27 @@ def _checked_box(box: Any) -> Any:
     raise ArgumentTypeError(f"box: expected a candidate's index, coordinates x0 y0 x1 y1, or None; got {describe(box)}")
 
 
+def _refuse_other_coordinates(box: Any) -> None:
+    """Refuse a list that is neither four coordinates nor such lists."""
+    rows = box if box and all(isinstance(row, (list, tuple)) for row in box) else [box]
+    if any(
+        len(row) != 4 or not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in row) for row in rows
+    ):
+        raise ArgumentTypeError(
+            f"box: expected a candidate's index, coordinates x0 y0 x1 y1, (4,) or (B, 4); got {box!r:.60}"
+        )
+
+
 def _index_or_corners(box: Box, boxes: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Return the box as a candidate's index, (B,), or as coordinates, (B, 4); the other is None, or both are."""
     batch, count = boxes.shape[:2]
     if box is None:
         return None, None
+    if isinstance(box, Tensor):
+        if box.is_complex() or box.dtype is torch.bool:
+            raise CamfnError(f"box: expected indices or coordinates, got {box.dtype}")
+        if box.is_meta and not boxes.is_meta:
+            same_device("box", box, boxes, "boxes")
     value = tensor_on(box, boxes.device)
     if isinstance(box, int) or (isinstance(box, Tensor) and not value.is_floating_point()):
         if value.ndim and (value.ndim > 1 or value.shape[0] != batch):

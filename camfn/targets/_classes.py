@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
@@ -10,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .._shared.checks import describe, is_concrete
+from .._shared.checks import describe, is_concrete, number
 from .._shared.errors import CamfnError
 from ._score import (
     Arithmetic,
@@ -201,8 +200,7 @@ class contrast(Arithmetic, tree=True):
             object.__setattr__(self, name, checked_classes(name, getattr(self, name)))
         if self.against is not None and not isinstance(self.against, Tensor) and not isinstance(self.classes, Tensor):
             _check_against(self.classes, self.against)
-        if not isinstance(self.gamma, Tensor) and not math.isfinite(self.gamma):
-            raise CamfnError(f"gamma: expected a finite number, 0 for the class alone; got {self.gamma}")
+        number("gamma", self.gamma, advice="0 explains the class alone")
         if type(self.count) is not int or self.count < 1:
             raise CamfnError(f"count: expected at least one class to compare with, got {self.count}")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._shared.checks import describe, is_concrete, length_matches
+from .._shared.checks import describe, is_concrete, length_matches, number, same_device, whole
 from .._shared.devices import brought, tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
@@ -119,6 +119,8 @@ class similarity(Arithmetic, tree=True):
     def __post_init__(self) -> None:
         if not isinstance(self.reference, Tensor):
             raise ArgumentTypeError(f"reference: expected a tensor (D,) or (B, D), got {describe(self.reference)}")
+        if not self.reference.is_floating_point():
+            raise CamfnError(f"reference: expected an embedding of floats, got {self.reference.dtype}")
 
     def __call__(self, outputs: Any) -> Tensor:
         """Score each sample, (B,)."""
@@ -129,6 +131,8 @@ class similarity(Arithmetic, tree=True):
                 "that ends in one, such as CLIPVisionModelWithProjection, or a function: "
                 "lambda outputs: similarity(reference)(outputs.hidden[:, 0])"
             )
+        if self.reference.is_meta and not embedding.is_meta:
+            same_device("reference", self.reference, embedding, "embedding")
         other, (batch, size) = brought(self.reference.detach(), embedding), embedding.shape
         rows = other.shape[0] if other.ndim == 2 else 1
         if other.ndim not in (1, 2) or other.shape[-1] != size or (rows != 1 and rows != batch):
@@ -161,6 +165,7 @@ class regression(Arithmetic, tree=True):
     sign: Literal[1, -1] = 1
 
     def __post_init__(self) -> None:
+        number("regression: sign", self.sign, "[-1, 1]", "1 explains a high output, -1 a low one")
         if self.sign not in (1, -1):
             raise CamfnError(
                 f"sign: expected 1 to explain a high output, or -1 to explain a low one; got {self.sign!r}"
@@ -200,6 +205,7 @@ class several(Arithmetic, tree=True):
     threshold: float | Tensor = 0.0
 
     def __post_init__(self) -> None:
+        number("threshold", self.threshold)
         if not (isinstance(self.labels, Tensor) and self.labels.dtype is torch.bool):
             object.__setattr__(self, "labels", checked_classes("labels", self.labels))
 
@@ -258,6 +264,11 @@ class token_log_probability(Arithmetic, tree=True):
     ignore: int = -100
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tokens, (Tensor, list, tuple)) and not hasattr(self.tokens, "__array__"):
+            raise ArgumentTypeError(
+                f"tokens: expected the tokens (T,) or (B, T) of a text, got {describe(self.tokens)}"
+            )
+        whole("ignore", self.ignore, -(2**31))
         object.__setattr__(self, "tokens", checked_classes("tokens", self.tokens))
         if self.position is not None:
             object.__setattr__(self, "position", one_place("position", self.position))
@@ -338,6 +349,12 @@ def _each_sample(mask: Tensor, logits: Tensor) -> Tensor:
         raise CamfnError(
             f"region: expected a mask with {spatial} spatial dimensions, one for all samples or one a sample, "
             f"got {tuple(mask.shape)} for logits {tuple(logits.shape)}"
+        )
+    if mask.is_meta and not logits.is_meta:
+        same_device("region", mask, logits, "logits")
+    if mask.is_complex() or any(size == 0 for size in mask.shape[-spatial:]):
+        raise CamfnError(
+            f"region: expected a mask of bool or weights, not empty, got {tuple(mask.shape)} of {mask.dtype}"
         )
     weights = brought(mask if mask.ndim > spatial else mask[None], logits)
     if weights.shape[0] != 1:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import describe, length_matches, one_score_a_sample
-from .._shared.errors import ArgumentTypeError
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.value import shown
 from .._shared.vocabulary import ScoreFn, Target
 from ._classes import class_score
-from ._score import Classes, Combination, pin_score
+from ._score import Arithmetic, Classes, Combination, pin_score
 
 
 def as_score(target: Target) -> ScoreFn:
@@ -78,6 +78,14 @@ def _is_class(value: Any) -> bool:
 class OneEach(Combination, tree=True):
     """The target that scores sample i with the i-th of its parts."""
 
+    def __call__(self, outputs: Any) -> Tensor:
+        """Score each sample by its own part; refuse parts that read one sample's outputs in place of a batch's."""
+        scores = super().__call__(outputs)
+        for part in self.parts:
+            if not isinstance(part, Arithmetic):
+                _refuse_one_sample(part, outputs)
+        return scores
+
     def formula(self, *columns: Tensor) -> Tensor:
         """Take the i-th score of the i-th part."""
         count = len(self.parts)
@@ -89,3 +97,20 @@ class OneEach(Combination, tree=True):
 
     def __repr__(self) -> str:
         return f"as_score([{', '.join(map(shown, self.parts))}])"
+
+
+def _refuse_one_sample(part: ScoreFn, outputs: Any) -> None:
+    """Refuse a function that takes the outputs (K,) of one sample: of a batch, it would read other samples."""
+    if not isinstance(outputs, Tensor) or outputs.ndim < 2 or not outputs.shape[0]:
+        return
+    try:
+        alone = part(outputs[:1])
+        fits = isinstance(alone, Tensor) and alone.ndim == 1 and alone.shape[0] == 1
+    except IndexError:
+        fits = False
+    if not fits:
+        raise CamfnError(
+            f"target: each function of a list takes the outputs of the whole batch, here {tuple(outputs.shape)}, and "
+            "returns one number a sample; one of them reads the outputs of a single sample. For example "
+            "[lambda outputs: outputs[:, 281], 3], or a list of classes alone, [281, 3]"
+        )

@@ -245,8 +245,13 @@ def checked_classes(argument: str, given: Any) -> Any:
     if hasattr(given, "__array__") and given.ndim:
         return checked_classes(argument, torch.as_tensor(given))
     if isinstance(given, (list, tuple)) and any(isinstance(item, Tensor) for item in given):
-        return checked_classes(argument, torch.stack([torch.as_tensor(item) for item in given]))
+        if not all(isinstance(item, Tensor) and item.shape == given[0].shape for item in given):
+            raise ArgumentTypeError(f"{argument}: expected a list of integers, got {describe(given)}")
+        return checked_classes(argument, torch.stack(list(given)))
     if isinstance(given, (list, tuple)):
+        lengths = {len(item) if isinstance(item, (list, tuple)) else -1 for item in given}
+        if len(lengths) > 1:
+            raise ArgumentTypeError(f"{argument}: expected a list of integers, got {given!r:.60}")
         return tuple(checked_classes(argument, _listed(argument, item)) for item in given)
     # an integer of Python, NumPy or a library like it
     if type(given) is bool or not hasattr(given, "__index__"):

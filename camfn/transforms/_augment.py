@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .._shared.errors import CamfnError
+from .._shared.checks import describe, function, generator_of, number
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.inputs import Images, all_images_of
 from .._shared.maps import largest_space, resize, widen
 from .._shared.value import Value
@@ -87,8 +88,10 @@ def flip(*dims: int) -> Augmentation:
         tensor([[[2., 1.]]])
     """
     axes = dims or (-1,)
-    if any(not -3 <= axis <= -1 for axis in axes):
-        raise CamfnError(f"flip: expected spatial dimensions counted from the end, -1 to -3, got {dims}")
+    if any(not isinstance(axis, int) or isinstance(axis, bool) or not -3 <= axis <= -1 for axis in axes):
+        raise CamfnError(f"flip: expected spatial dimensions counted from the end, -1 to -3, got {dims!r:.60}")
+    if len(set(axes)) < len(axes):
+        raise CamfnError(f"flip: expected each dimension once, got {dims}")
     return Augmentation(_Mirror(axes), _Mirror(axes), _Mirror(axes))
 
 
@@ -103,6 +106,7 @@ def multiply(factor: float) -> Augmentation:
         >>> multiply(0.5).forward(torch.tensor([[[1.0, 2.0]]]))
         tensor([[[0.5000, 1.0000]]])
     """
+    number("multiply: factor", factor)
     return _times(IDENTITY, factor)
 
 
@@ -170,7 +174,14 @@ class augment(Value):
     chunk_size: int | None = None
 
     def __post_init__(self) -> None:
+        function(
+            "augment: explain",
+            self.explain,
+            "an explainer, as explainer(grad_cam, model, layer)",
+        )
         _listed(self.transforms)
+        if self.generator is not None:
+            generator_of("augment", self.generator)
         check_chunk_size(self.chunk_size)
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
@@ -204,6 +215,11 @@ def _listed(transforms: str | Sequence[Change]) -> list[Augmentation | nn.Module
         if transforms not in _NAMED:
             raise CamfnError(f"transforms: expected 'aug_smooth', 'flips' or a list, got {transforms!r}")
         return list(_NAMED[transforms])
+    if not isinstance(transforms, (list, tuple)):
+        raise ArgumentTypeError(
+            "transforms: expected 'aug_smooth', 'flips' or a list such as [multiply(1), flip(-1)], got "
+            f"{describe(transforms)}"
+        )
     changes: list[Augmentation | nn.Module] = []
     for one in transforms:
         if isinstance(one, (Augmentation, nn.Module)):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._cut.signature import read_signature
-from .._shared.checks import is_concrete
+from .._shared.checks import is_concrete, one_of
 from .._shared.components import Sign, first_component, orient
 from .._shared.errors import CamfnError
 from .._shared.maps import pixels, widen
@@ -69,6 +69,7 @@ class eigen_smooth(Prepared):
                 f"eigen_smooth: {name} {what}, so it does not weigh each channel by its own gradient; take grad_cam, "
                 "hires_cam, grad_cam_plusplus, xgrad_cam or layer_cam. For activations alone: eigen_cam"
             )
+        one_of("eigen_smooth: sign", self.sign, ("map", "sum", "absmax", "corr_mean"))
         if self.centered and self.sign == "sum":
             raise CamfnError(
                 "sign='sum' cannot orient a centered map: it sums to zero. Use 'map', 'corr_mean' or 'absmax'"

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from .._cut.capture import capture_many
 from .._cut.explainer import explainer
-from .._cut.layer_checks import layer_name, spatial_map
+from .._cut.layer_checks import check_model, layer_name, spatial_map
 from .._cut.signature import read_signature
-from .._shared.checks import refuse_lost_graph
+from .._shared.checks import describe, number, one_of, refuse_lost_graph, same_device, space
 from .._shared.devices import tensor_on
-from .._shared.errors import CamfnError, CaptureError
+from .._shared.errors import ArgumentTypeError, CamfnError, CaptureError
 from .._shared.maps import largest_space, min_max, resize, safe_divide, widen
 from .._shared.spelling import near
 from .._shared.value import Prepared
@@ -84,13 +84,22 @@ def fuse_maps(
         >>> fuse_maps([deep, shallow], how="product")
         tensor([[0.0000, 0.0625, 0.7500, 0.5000]])
     """
+    if not isinstance(maps, (list, tuple)) or not all(isinstance(m, Tensor) for m in maps):
+        raise ArgumentTypeError(
+            f"fuse_maps: maps: expected a list of maps (B, *spatial), one a layer, got {describe(maps)}; for example "
+            "fuse_maps([grad_cam(*c) for c in captured.values()])"
+        )
+    check_rule(how, scaling, size, gamma)
     given = list(maps)
+    for m in given:
+        if not m.is_floating_point() or 0 in m.shape[1:]:
+            raise CamfnError(f"fuse_maps: expected maps of floats, none empty, got {tuple(m.shape)} of {m.dtype}")
+        same_device("fuse_maps: maps", m, given[0], "first map")
     if not given or any(m.ndim != given[0].ndim or m.shape[0] != given[0].shape[0] or m.ndim < 2 for m in given):
         raise CamfnError(
             f"fuse_maps: expected maps (B, *spatial) of the same samples, one a layer, got "
             f"{[tuple(m.shape) for m in given]}; for example fuse_maps([grad_cam(*c) for c in captured.values()])"
         )
-    check_rule(how, scaling)
     rule = scaling or _PAPERS[how]
     target = tuple(size) if size is not None else largest_space(given)
     wide = [widen(m) for m in given]
@@ -102,12 +111,13 @@ def fuse_maps(
     return _combine(torch.stack(scaled), how, weights).to(given[0].dtype)
 
 
-def check_rule(how: Fusion, scaling: Scaling | None) -> None:
-    """Refuse an unknown rule or scaling."""
-    if how not in _PAPERS:
-        raise CamfnError(f"how: expected one of {', '.join(map(repr, _PAPERS))}, got {how!r}")
-    if scaling is not None and scaling not in get_args(Scaling):
-        raise CamfnError(f"scaling: expected one of {', '.join(map(repr, get_args(Scaling)))}, got {scaling!r}")
+def check_rule(how: Any, scaling: Any, size: Any = None, gamma: Any = 1.0) -> None:
+    """Refuse an unknown rule or scaling, and a size or gamma that is none."""
+    one_of("how", how, _PAPERS)
+    one_of("scaling", scaling, (None, *get_args(Scaling)))
+    number("gamma", gamma, "(0, inf)")
+    if size is not None:
+        space("size", size)
 
 
 def _rescale(m: Tensor, rule: Scaling) -> Tensor:
@@ -126,11 +136,16 @@ def _combine(stacked: Tensor, how: Fusion, weights: Sequence[float] | Tensor | N
     """Combine the maps of L layers, (L, B, *S), into one, (B, *S)."""
     if how != "weighted":
         if weights is not None:
-            raise CamfnError(f"weights belong to how='weighted', got how={how!r}")
+            raise CamfnError(f"weights belong to how='weighted', got how={how!r}: pass how='weighted', or no weights")
         if how == "mean":
             return stacked.mean(0)
         return stacked.prod(0) if how == "product" else stacked.amax(0)
     count, batch = stacked.shape[:2]
+    if weights is not None and not isinstance(weights, Tensor):
+        if not isinstance(weights, (list, tuple)):
+            raise ArgumentTypeError(f"weights: expected a list of numbers, one a layer, got {describe(weights)}")
+        for weight in weights:
+            number("weights", weight)
     w = tensor_on([] if weights is None else weights, stacked.device, stacked.dtype)
     if tuple(w.shape) not in ((count,), (count, batch)):
         raise CamfnError(f"weights: expected ({count},) or ({count}, {batch}), one a layer, got {tuple(w.shape)}")
@@ -195,7 +210,7 @@ class fuse(Prepared):
 
     def __post_init__(self) -> None:
         names, needs = matching(self.model, self.layers), read_signature(self.method)
-        check_rule(self.how, self.scaling)
+        check_rule(self.how, self.scaling, self.size, self.gamma)
         see: dict[str, Any] = {"select": self.select, "layout": self.layout, "differentiable": self.differentiable}
         knobs: dict[str, Any] = {"chunk_size": self.chunk_size, "progress": self.progress}
         apart = [explainer(self.method, self.model, name, **knobs, **see) for name in names]
@@ -222,10 +237,13 @@ class fuse(Prepared):
 
 def matching(model: nn.Module, layers: str | Sequence[str | nn.Module]) -> list[str]:
     """Return the names of the layers that names, modules and patterns stand for, each name once."""
+    check_model(model)
+    if not isinstance(layers, (str, nn.Module, list, tuple)):
+        raise ArgumentTypeError(f"layers: expected names, patterns or modules, got {describe(layers)}")
     known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     names: list[str] = []
     for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
-        if isinstance(layer, nn.Module) or layer in known or not set("*?[") & set(layer):
+        if not isinstance(layer, str) or layer in known or not set("*?[") & set(layer):
             names.append(layer_name(model, layer))
             continue
         fitting = [name for name in known if fnmatchcase(name, layer)]

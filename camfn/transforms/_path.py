@@ -13,7 +13,7 @@ from .._cut.capture import capture, observe
 from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.resume import record
 from .._cut.signature import read_signature
-from .._shared.checks import refuse_lost_graph
+from .._shared.checks import generator_of, number, one_of, refuse_lost_graph, whole
 from .._shared.devices import brought, tensor_on
 from .._shared.errors import CamfnError
 from .._shared.inputs import Images, images_of
@@ -133,16 +133,14 @@ class path_integral(Prepared):
         object.__setattr__(self, "_takes", needs.positional)
 
     def _check_options(self) -> None:
-        if self.space not in ("inputs", "activations") or self.average not in ("grads", "maps"):
-            raise CamfnError(
-                "path_integral: expected space 'inputs' or 'activations' and average 'grads' or 'maps', got "
-                f"{self.space!r} and {self.average!r}"
-            )
-        if self.steps < 1 or self.std < 0 or (self.std and self.generator is None):
-            raise CamfnError(
-                f"path_integral: expected at least 1 step, and a generator for std > 0; got steps={self.steps}, "
-                f"std={self.std}, generator={self.generator}"
-            )
+        one_of("path_integral: space", self.space, ("inputs", "activations"))
+        one_of("path_integral: average", self.average, ("grads", "maps"))
+        whole("path_integral: steps", self.steps)
+        number("path_integral: std", self.std, "[0, inf)")
+        if self.generator is not None or self.std:
+            generator_of("path_integral", self.generator)
+        if not isinstance(self.baseline, Tensor):
+            number("path_integral: baseline", self.baseline, advice="Or pass a tensor that broadcasts, or n of them")
         if self.rectified and self.average == "grads":
             raise CamfnError("path_integral: rectified=True clips the map of each point, so it needs average='maps'")
         if self.differentiable and self.space == "activations":

@@ -13,8 +13,8 @@ from torch.nn import functional
 from .._cut.capture import capture
 from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.signature import read_signature
-from .._shared.checks import refuse_lost_graph
-from .._shared.errors import CamfnError
+from .._shared.checks import describe, one_of, refuse_lost_graph, space, whole
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.inputs import Images, images_of
 from .._shared.maps import resize, widen
 from .._shared.value import Prepared
@@ -86,6 +86,18 @@ class multi_scale(Prepared):
                 f"{', '.join(sorted(needs.context))} of the network, which has no mean over sizes; take hires_cam, "
                 "grad_cam, layer_cam or eigen_cam"
             )
+        if not isinstance(self.sizes, (list, tuple)):
+            raise ArgumentTypeError(
+                f"multi_scale: sizes: expected a list of sizes, as [324, (424, 300)], got {describe(self.sizes)}"
+            )
+        for one in self.sizes:
+            if isinstance(one, (list, tuple)):
+                space("multi_scale: sizes", one)
+            else:
+                whole("multi_scale: sizes", one)
+        if self.size is not None:
+            space("multi_scale: size", self.size)
+        one_of("multi_scale: agree", self.agree, (None, True, False))
         if not self.sizes:
             raise CamfnError("multi_scale: expected at least one further size, as in sizes=[324, 424], got none")
         derive = capture(
@@ -101,16 +113,16 @@ class multi_scale(Prepared):
         keep = self.differentiable and torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
             images, rebuild = images_of(inputs, self.images, "resizes the images")
-            space = tuple(images.shape[2:]) if self.size is None else tuple(self.size)
+            size = tuple(images.shape[2:]) if self.size is None else tuple(self.size)
             captured = self._derive(inputs, target)
             spatial_map(layer_name(self.model, self.layer), captured.activations, self.layout)
             score, choosy = pin(target, captured.outputs), target is None if self.agree is None else self.agree
             top = logits_of(captured.outputs).argmax(1) if choosy else None
-            activations, grads = (resize(widen(x), space) for x in captured[:2])
+            activations, grads = (resize(widen(x), size) for x in captured[:2])
             count: Tensor | float = 1.0
             for shape in [_shape(one, images.shape[2:]) for one in self.sizes]:
                 resized = self._derive(rebuild(_resized(images, shape)), score)
-                a, g = (resize(widen(x), space) for x in resized[:2])
+                a, g = (resize(widen(x), size) for x in resized[:2])
                 counts: Tensor | float = 1.0
                 if top is not None:
                     same = (logits_of(resized.outputs).argmax(1) == top).to(a.dtype)

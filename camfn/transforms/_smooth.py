@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
+from .._shared.checks import function, number, whole
 from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.inputs import Images, all_images_of
@@ -68,10 +69,13 @@ class smooth(Value):
 
     def __post_init__(self) -> None:
         one_source("smooth", self.generator, self.noise, arguments="explain, 25")
-        if self.samples < 1 or self.std < 0:
-            raise CamfnError(
-                f"smooth: expected samples of at least 1 and std of at least 0, got {self.samples} and {self.std}"
-            )
+        function(
+            "smooth: explain",
+            self.explain,
+            "an explainer, as explainer(grad_cam, model, layer)",
+        )
+        whole("smooth: samples", self.samples)
+        number("smooth: std", self.std, "[0, inf)")
         check_chunk_size(self.chunk_size)
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
@@ -83,6 +87,8 @@ class smooth(Value):
             raise CamfnError(
                 f"smooth: expected noise of shape (samples, *{tuple(images.shape)}), got {tuple(unit.shape)}"
             )
+        if any(size == 0 for size in images.shape[1:]):
+            raise CamfnError(f"smooth: expected images (B, C, *S), none of them empty, got {tuple(images.shape)}")
         dims = tuple(range(1, images.ndim))
         span = images.amax(dims, keepdim=True) - images.amin(dims, keepdim=True) if self.relative else 1.0
         variants = [Variant([images + self.std * span * one]) for one in brought(unit, images)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .._shared.checks import whole
 from .._shared.errors import CamfnError
 from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import Move, Score, as_score, moved, pin
@@ -60,6 +61,7 @@ def explain_variants(
         unchanged = next((i for i, variant in enumerate(runs) if _same(variant, unchanged_too)), None)
         stacked = rebuild([torch.cat(together) for together in zip(*(variant.images for variant in runs))])
         cam = explain(stacked, _repeated(target, [variant.move for variant in runs], batch, unchanged))
+        cam = cam if isinstance(cam, Tensor) and cam.ndim else torch.empty(0)
         if cam.shape[0] != len(runs) * batch:
             raise CamfnError(
                 f"expected one map a sample, ({len(runs) * batch}, *spatial) for {len(runs)} variants of {batch}, got "
@@ -71,8 +73,8 @@ def explain_variants(
 
 def check_chunk_size(chunk_size: int | None) -> None:
     """Refuse a number of variants at once below 1."""
-    if chunk_size is not None and chunk_size < 1:
-        raise CamfnError(f"chunk_size: expected at least 1 variant at once, or None for all, got {chunk_size}")
+    if chunk_size is not None:
+        whole("chunk_size: variants at once, None for all", chunk_size)
 
 
 def _same(one: Variant, other: Variant) -> bool:

@@ -118,7 +118,7 @@ def test_units_that_are_inactive_for_one_sample(net: Pooled) -> None:
     x[0] = 0
     first, second = said(capture(net, "conv")(x, 1))
     assert second is None
-    every("for this sample, not for others of the batch", [first])
+    every("so are the activations", [first])
     every("units are all inactive", [first])
 
 
@@ -265,5 +265,13 @@ def _wrapped(net: nn.Module, wrap: Callable[[Tensor], Any]) -> nn.Module:
 
 def test_wrong_number_of_maps(net: Pooled) -> None:
     captured = capture(net, "act")(photos(), 1)
-    with pytest.raises(ValueError, match="maps: expected one for each of the 2 samples, got 1"):
+    with pytest.raises(ValueError, match="cam: expected one for each of the 2 samples, got 1"):
         diagnose(captured, grad_cam(*captured)[:1])
+
+
+def test_a_map_of_zeros_that_the_gradient_did_not_make(net: Pooled) -> None:
+    captured = capture(net, "act")(photos(), 1)
+    every("the method itself leaves nothing", diagnose(captured, torch.zeros(2, 6, 8)))
+    flat = Captured(captured.activations, torch.zeros_like(captured.grads), captured.outputs)
+    # a method that reads no gradient has a fine map where the gradient is zero
+    assert diagnose(flat, eigen_cam(captured.activations)) == [None, None]

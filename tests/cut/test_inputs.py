@@ -117,7 +117,7 @@ def test_runs_are_refused() -> None:
             capture(net, "step", call=call)(X, 1)
         with pytest.raises(CaptureError, match=f"call={call} is out of range"):
             resume(net, "step", call=call)(X)
-    with pytest.raises(TypeError, match="call: expected an index, 'all' or None, got 'last'"):
+    with pytest.raises(TypeError, match="call: expected an index of a run of the layer, 'all' or None, got 'last'"):
         capture(net, "step", call="last")(X, 1)  # type: ignore[arg-type]
 
 

@@ -375,7 +375,7 @@ def test_the_top_class_is_that_of_the_image() -> None:
 
 def test_refusals_name_what_works() -> None:
     net, x = seeded(Net), images(2, 3, 8, 8)
-    with pytest.raises(ValueError, match="at least one step, got 0"):
+    with pytest.raises(ValueError, match="steps: expected a whole number from 1, got 0"):
         integrated_gradients(net, steps=0)
     with pytest.raises(ValueError, match="'gauss' or 'riemann', got 'simpson'"):
         integrated_gradients(net, rule="simpson")  # type: ignore[arg-type]

@@ -184,7 +184,7 @@ def test_types_are_kept(space: Any, dtype: torch.dtype) -> None:
         ({"method": methods.ablation_cam}, "gradient method"),
         ({"space": "input"}, "'inputs' or 'activations'"),
         ({"average": "map"}, "'grads' or 'maps'"),
-        ({"steps": 0}, "at least 1 step"),
+        ({"steps": 0}, "steps: expected a whole number from 1"),
         ({"std": 1.0}, "generator"),
         ({"rectified": True}, "average='maps'"),
         ({"baseline": torch.ones(2, 4, 7, 8)}, r"\(2, 4, 8, 8\)"),

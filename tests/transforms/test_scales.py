@@ -84,8 +84,8 @@ def test_one_and_three_dimensions(size: tuple[int, ...]) -> None:
     ("sizes", "method", "words"),
     [
         ([], methods.hires_cam, "at least one"),
-        ([(8, 8, 8)], methods.hires_cam, "expected numbers of pixels"),
-        ([0], methods.hires_cam, "expected numbers of pixels"),
+        ([(8, 8, 8)], methods.hires_cam, "sizes: expected"),
+        ([0], methods.hires_cam, "sizes: expected"),
         ([12], methods.score_cam, "asks for chunk_size, forward, inputs"),
     ],
 )

@@ -46,8 +46,8 @@ def test_smooth_without_noise_is_the_base_and_draws_from_the_generator_alone() -
     [
         ({}, "neither"),
         ({"generator": generator(), "noise": torch.ones(1, 1, 3, 8, 8)}, "both"),
-        ({"generator": generator(), "samples": 0}, "at least 1"),
-        ({"generator": generator(), "std": -1.0}, "at least 0"),
+        ({"generator": generator(), "samples": 0}, "samples: expected a whole number from 1"),
+        ({"generator": generator(), "std": -1.0}, "std: expected a number in"),
         ({"noise": torch.ones(1, 1, 3, 8, 9)}, "expected noise of shape"),
     ],
 )
