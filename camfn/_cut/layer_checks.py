@@ -45,7 +45,7 @@ def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
     if not torch.compiler.is_compiling():
         check_model(model)
     name = _name_in(model, layer)
-    norm = vars(bare(model).get_submodule(name)).get(FOLDED_BY)
+    norm = getattr(bare(model).get_submodule(name), FOLDED_BY, None)
     if norm is not None:
         raise CaptureError(
             f"layer {name!r} has no output of its own in a prepared network, where the BatchNorm {norm!r} is folded "

@@ -21,10 +21,6 @@ from .folded import FOLDED_BY, PREPARED, Pairs, folded_parameters, same_outputs,
 from .graft import bare, graft, run_apart
 from .layer_checks import check_model
 
-_AT_ONCE = {"cpu": 8}
-_AT_ONCE_ELSEWHERE = 32
-"""Samples that a compiled network runs at once, if the example has fewer."""
-
 Seen = dict[str, list[Tensor]]
 """What each module returned for the first sample, run by run."""
 
@@ -42,9 +38,9 @@ def prepare(model: nn.Module, example: Inputs, *, compile: bool = False) -> nn.M
         model: in evaluation mode; left exactly as it is.
         example: inputs as the model takes them; a sample or a few.
         compile: compile the copy too, with its parameters as constants, for what runs many forwards and needs no
-            derivative: Score-CAM and its kin, RISE, metrics. It runs for samples of the example's shape and dtype, and
-            the plain copy for all else. Takes from seconds to a minute, and a C++ compiler for a CPU. A copy of the
-            copy, and one whose parameters changed, is not compiled.
+            derivative: Score-CAM and its kin, RISE, metrics. The code runs as many samples at once as the example has
+            (one is enough on a CPU), of its shapes and dtypes; the plain copy runs all else. Takes from seconds to a
+            minute, and a C++ compiler for a CPU. A copy of the copy, and one whose parameters changed, is not compiled.
 
     Returns:
         The copy.
@@ -65,8 +61,10 @@ def prepare(model: nn.Module, example: Inputs, *, compile: bool = False) -> nn.M
     check_model(model)
     model = bare(model)
     _in_evaluation(model)
-    if not floating_leaves(example):
-        raise ArgumentTypeError(f"prepare: example: expected inputs of the model, got {describe(example)}")
+    if not floating_leaves(example) or not _batch(example):
+        raise ArgumentTypeError(
+            f"prepare: example: expected inputs of the model, at least one sample, got {describe(example)}"
+        )
     if compile:
         _has_compiler(floating_leaves(example)[0].device)
     with torch.inference_mode(False), torch.no_grad():
@@ -178,10 +176,10 @@ class Compiled:
     def __init__(self, network: nn.Module, example: Any) -> None:
         self.of = weakref.ref(network)
         self.state = _state(network)
-        self.size = max(_batch(example), _AT_ONCE.get(floating_leaves(example)[0].device.type, _AT_ONCE_ELSEWHERE))
-        filled = next(_parts(example, self.size))
-        self.form = _form(filled)
-        expected = call(network, copy_of(filled))
+        self.size = _batch(example)
+        example = next(_parts(example, self.size))
+        self.form = _form(example)
+        expected = call(network, copy_of(example))
         if any(not leaf.ndim or leaf.shape[0] != self.size for leaf in _tensors(expected)):
             shapes = ", ".join(str(tuple(leaf.shape)) for leaf in _tensors(expected))
             raise CamfnError(
@@ -194,7 +192,7 @@ class Compiled:
             # the tracer reads this setting as well, so that it cannot be given to torch.compile as an option
             with config.patch(freezing=True):
                 self.run = torch.compile(network, dynamic=False)
-                found = call(self.run, copy_of(filled))
+                found = call(self.run, copy_of(example))
         except Exception as error:
             raise CamfnError(
                 f"prepare: torch cannot compile this network: {type(error).__name__}: {str(error).splitlines()[0]}. "
@@ -208,7 +206,7 @@ class Compiled:
     def __call__(self, network: nn.Module, inputs: Any) -> Any:
         """Run the network, without a derivative, on inputs that may be written to."""
         total = _batch(inputs)
-        parts = list(_parts(inputs, self.size)) if self.fits(network) and total else []
+        parts = list(_parts(inputs, self.size)) if self.fits(network) else []
         if not parts or any(_form(part) != self.form for part in parts):
             return run_apart(network, inputs)
         outputs = [pytree.tree_flatten(call(self.run, part)) for part in parts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camfn import CamfnError, explainer, metrics, observe, prepare
+from camfn import CamfnError, CaptureError, capture, capture_many, explainer, metrics, observe, prepare, resume
 from camfn._cut import folded
 from camfn.methods import ablation_cam, grad_cam, score_cam
 from tests.nets.small import Net, images, seeded, unchanged
@@ -51,6 +52,60 @@ def test_explanations_are_those_of_the_network(method: Callable[..., Tensor], la
     with unchanged(prepared):
         found = explainer(method, prepared, layer)(X, 1)
     torch.testing.assert_close(found, explainer(method, net, layer)(X, 1))
+
+
+def test_every_layer_is_right_or_refused() -> None:
+    net, prepared = prepared_net()
+    refused = []
+    for name, module in net.named_modules():
+        if not name or isinstance(module, nn.ModuleList):
+            continue
+        try:
+            found = observe(prepared, name)(X)[0]
+        except CaptureError as error:
+            refused.append((name, str(error)))
+        else:
+            torch.testing.assert_close(found, observe(net, name)(X)[0])
+    assert [name for name, _ in refused] == ["stem.0", "blocks.0.conv", "blocks.1.conv"]
+    assert "'blocks.0.bn'" in refused[1][1]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda net, layer: capture(net, layer),
+        lambda net, layer: capture_many(net, ["stem", layer]),
+        lambda net, layer: resume(net, layer),
+        lambda net, layer: explainer(grad_cam, net, layer),
+    ],
+)
+@pytest.mark.parametrize("by", ["name", "module"])
+def test_a_convolution_without_an_output_of_its_own_is_refused(ask: Callable[[nn.Module, Any], Any], by: str) -> None:
+    prepared = prepared_net()[1]
+    for network in (prepared, copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))):
+        with pytest.raises(CaptureError, match=r"'stem\.1' is folded"):
+            ask(network, "stem.0" if by == "name" else network.get_submodule("stem.0"))
+
+
+class Wrapped(nn.Module):
+    """A convolution inside of modules that hand its output on, one of them in a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3)))
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.body(x)).relu().mean((2, 3))  # type: ignore[no-any-return]
+
+
+def test_a_container_of_the_convolution_is_refused_too() -> None:
+    net = seeded(Wrapped, dtype=torch.float64)
+    prepared = prepare(net, X)
+    for layer in ("body", "body.0", "body.0.0"):
+        with pytest.raises(CaptureError, match="'norm' is folded"):
+            capture(prepared, layer)
+    torch.testing.assert_close(*(capture(one, "norm")(X, 1).grads for one in (prepared, net)))
 
 
 class Reading(nn.Module):
@@ -99,9 +154,10 @@ def test_training_mode_is_refused(part: str) -> None:
         prepare(net, X.float())
 
 
-def test_an_example_without_images_is_refused() -> None:
-    with pytest.raises(CamfnError, match="expected inputs of the model, got a list of 0"):
-        prepare(seeded(Net), [])
+@pytest.mark.parametrize("example", [[], X[:0], torch.ones(2, dtype=torch.long)])
+def test_an_example_without_images_is_refused(example: Any) -> None:
+    with pytest.raises(CamfnError, match="at least one sample, got"):
+        prepare(seeded(Net), example)
 
 
 # ------------------------------------------------------------------------------------------------------------- compiled
@@ -149,12 +205,12 @@ def test_many_forwards_run_compiled(compiled: tuple[nn.Module, nn.Module], monke
     torch.testing.assert_close(
         explainer(score_cam, prepared, "blocks.0")(x, 1), explainer(score_cam, net, "blocks.0")(x, 1)
     )
-    assert set(runs) == {8}
+    assert set(runs) == {2}
     runs.clear()
     heatmap = images(3, 8, 6, seed=4)
     curves = [metrics.deletion(metrics.scores_of(one, x, 1), x, heatmap, step=4).scores for one in (prepared, net)]
     torch.testing.assert_close(*curves)
-    assert set(runs) == {8}
+    assert set(runs) == {2}
 
 
 @pytest.mark.parametrize("case", ["size", "changed", "copied", "autocast", "derivative"])
@@ -182,5 +238,5 @@ def test_what_the_code_was_not_compiled_for_runs_as_it_is(
 
 def test_outputs_without_a_row_a_sample_are_not_compiled() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(0)).eval()
-    with pytest.raises(CamfnError, match="a row for each of 8 samples"):
+    with pytest.raises(CamfnError, match="a row for each of 2 samples"):
         prepare(net, X.float(), compile=True)
