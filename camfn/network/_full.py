@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +14,9 @@ from .._shared.errors import CamfnError
 from .._shared.maps import channel_sum, lowest_and_range, resize, safe_divide, widen
 from .._shared.vocabulary import Inputs, Target
 from ._biases import biased, biased_or_smooth, offset_of, on_a_grid
-from ._level import OnNetwork
+from ._level import Derived, OnNetwork
 from ._noise import NoiseOf, noise_source, noisy
-from ._sight import Box, lay_over, may_see_parts, seen_by
+from ._sight import Box, Uncropped, lay_over, may_see_parts, seen_by
 
 
 class FullGradients(NamedTuple):
@@ -158,9 +159,14 @@ class full_grad(OnNetwork):
         """Return the map, (B, *S)."""
         self.refuse_lost_graph(inputs)
         with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
-            _, _, image, grad, grads, offsets, reads = self.derived(inputs, target, taps=on_a_grid, offset=offset_of)
+            _, _, image, grad, grads, offsets, reads = self.terms(inputs, target)
             terms = ((key, _product(grads.pop(key), offsets[key])) for key in list(grads))
             return _saliency(self, inputs, grad * image, terms, reads)
+
+    def terms(self, inputs: Inputs, target: Target) -> Derived:
+        """Differentiate at all layers on a grid; refuse a network whose grids have no place in the image."""
+        whole = partial(Uncropped, type(self).__name__, self.image_of(inputs)[0])
+        return self.derived(inputs, target, taps=on_a_grid, offset=offset_of, around=whole)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -197,7 +203,7 @@ class simple_full_grad(full_grad):
         """Return the map, (B, *S)."""
         self.refuse_lost_graph(inputs)
         with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
-            _, _, image, grad, grads, _, reads = self.derived(inputs, target, taps=on_a_grid, offset=offset_of)
+            _, _, image, grad, grads, _, reads = self.terms(inputs, target)
             return _saliency(self, inputs, grad * image, grads.items(), reads)
 
 
@@ -266,7 +272,7 @@ class smooth_full_grad(full_grad):
             sums: dict[str, Tensor] = {}
             reads: dict[str, tuple[int, ...]] = {}
             for changed in noisy(image, rebuild, self._noise_of, self.std):
-                _, _, at, grad, grads, offsets, reads = self.derived(changed, score, taps=on_a_grid, offset=offset_of)
+                _, _, at, grad, grads, offsets, reads = self.terms(changed, score)
                 first = first + grad * at
                 for key in list(grads):
                     product = _product(grads.pop(key), offsets[key])

@@ -86,7 +86,7 @@ class Rectify(TorchFunctionMode):
 
     def __init__(self, rule: Rule, other: Callable[[str], None]) -> None:
         super().__init__()
-        self.apply = _GuidedReLU.apply if rule == "guided" else _DeconvReLU.apply
+        self.apply = (_COMPILED if torch.compiler.is_compiling() else _EAGER)[rule].apply
         self.other = other
         self.guided = 0
 
@@ -119,7 +119,7 @@ def _in_place(func: Any, args: Any, kwargs: Any) -> bool:
 
 
 class _ClippedReLU(torch.autograd.Function):
-    """A ReLU with an upper bound, with its own derivative in forward mode."""
+    """The forward of a ReLU with an upper bound."""
 
     generate_vmap_rule = True
 
@@ -133,12 +133,6 @@ class _ClippedReLU(torch.autograd.Function):
         alive = (z > 0) & (z < ceiling)
         ctx.save_for_backward(alive)
         ctx.save_for_forward(alive)
-
-    @staticmethod
-    def jvp(ctx: Any, move: Tensor, _: Any) -> Tensor:
-        (alive,) = ctx.saved_tensors
-        tangent: Tensor = move * alive
-        return tangent
 
 
 class _GuidedReLU(_ClippedReLU):
@@ -156,3 +150,25 @@ class _DeconvReLU(_ClippedReLU):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         return grad.clamp(min=0), None
+
+
+class _Forward:
+    """The derivative of a ReLU in forward mode, its own; the compiler takes no function that has one."""
+
+    @staticmethod
+    def jvp(ctx: Any, move: Tensor, _: Any) -> Tensor:
+        (alive,) = ctx.saved_tensors
+        tangent: Tensor = move * alive
+        return tangent
+
+
+class _GuidedBothWays(_Forward, _GuidedReLU):
+    """A guided ReLU with a derivative in forward mode."""
+
+
+class _DeconvBothWays(_Forward, _DeconvReLU):
+    """A ReLU of a deconvnet with a derivative in forward mode."""
+
+
+_COMPILED: dict[Rule, Any] = {"guided": _GuidedReLU, "deconv": _DeconvReLU}
+_EAGER: dict[Rule, Any] = {"guided": _GuidedBothWays, "deconv": _DeconvBothWays}

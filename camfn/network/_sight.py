@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from .._cut.derive import planter
 from .._shared.checks import is_concrete
@@ -42,6 +43,47 @@ def may_see_parts(inputs: Inputs, image: Tensor, reads: Mapping[str, Sequence[in
         or any(shape[0] != image.shape[0] for shape in shapes)
         or len(all_images_of(inputs, None)[0]) > 1
     )
+
+
+class Uncropped(TorchFunctionMode):
+    """Refuses a network that goes on with a part of its features, for a later layer then sees from a part alone.
+
+    A part of the image itself is no obstacle (`seen_by`), nor are strides, halves of the channels, or a rim of less
+    than a quarter of a side, as networks cut it where a padding was uneven.
+    """
+
+    def __init__(self, name: str, image: Tensor) -> None:
+        super().__init__()
+        self.name, self.shape = name, image.shape
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, and look at what those that cut return."""
+        out = func(*args, **(kwargs or {}))
+        if func in _CUTTING and isinstance(args[0] if args else None, Tensor):
+            for part in out if isinstance(out, (tuple, list)) else (out,):
+                self.check(args[0], part)
+        return out
+
+    def check(self, whole: Tensor, part: Tensor) -> None:
+        """Refuse a part of a map that is not the image."""
+        if not whole.ndim == part.ndim == len(self.shape) or whole.shape[1] != part.shape[1]:
+            return
+        space = range(2, whole.ndim)
+        image = whole.shape[1] <= self.shape[1] and all(whole.shape[d] == self.shape[d] for d in space)
+        cut = any(4 * part.shape[d] <= 3 * whole.shape[d] and part.stride(d) == whole.stride(d) for d in space)
+        if cut and not image:
+            raise CamfnError(
+                f"{self.name}: the network goes on with a part {tuple(part.shape)} of its features "
+                f"{tuple(whole.shape)}, so where its later layers lie in the image is unknown. Take a method of one "
+                "layer, as explainer(hires_cam, model, layer); full_gradients gives the terms as they are"
+            )
+
+
+_CUTTING = {
+    torch.narrow, torch.chunk, torch.split, torch.tensor_split,
+    Tensor.__getitem__, Tensor.narrow, Tensor.chunk, Tensor.split, Tensor.tensor_split,
+}  # fmt: skip
+"""Functions that return a part of a tensor, as a view."""
 
 
 def seen_by(

@@ -185,6 +185,47 @@ def test_tiles_in_one_batch_are_refused(method: Any) -> None:
         terms.total  # noqa: B018
 
 
+class Deep(Crop):
+    """Goes on with a part of its features."""
+
+    def cut(self, x: Tensor) -> Tensor:
+        return x[..., 2:10, 5:12]
+
+    def features(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body[3](self.cut(self.body[2](self.body[1](self.body[0](x)))))
+        return out
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda x: x[..., 2:10, 5:12],
+        lambda x: x.narrow(-1, 0, 12),
+        lambda x: torch.chunk(x, 2, -2)[1],
+        lambda x: x.split([4, 12], -2)[0],
+    ],
+)
+def test_a_part_of_the_features_is_refused(cut: Any) -> None:
+    net = made(Deep)
+    net.cut = cut
+    for method in (full_grad, simple_full_grad):
+        with pytest.raises(CamfnError, match=rf"{method.__name__}: .*of its features \(2, 4, 16, 20\).*hires_cam"):
+            method(net)(X, 1)
+    assert full_gradients(net)(X, 1).completeness_gap.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda x: x[..., 1:, 1:], lambda x: x[..., ::2, ::2], lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)]
+)
+def test_rims_strides_and_channels_are_no_parts(cut: Any) -> None:
+    net = made(Deep)
+    net.cut = cut
+    assert full_grad(net)(X, 1).any()
+    explain = full_grad(net)
+    compiled = torch.compile(lambda x: explain(x, 1), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(X), full_grad(net)(X, 1))
+
+
 def test_one_of_two_images() -> None:
     """Layers on the other image do not count, and the map of each image is that of its place."""
     net, other = made(Twins), images(2, 3, 16, 20, dtype=torch.float64, seed=8)
