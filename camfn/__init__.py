@@ -15,6 +15,7 @@ from ._cut.capture import observe as observe
 from ._cut.diagnose import diagnose as diagnose
 from ._cut.each import capture_each as capture_each
 from ._cut.explainer import explainer as explainer
+from ._cut.functional import functional as functional
 from ._cut.prepared import prepare as prepare
 from ._cut.resume import resume as resume
 from ._shared.errors import CamfnError as CamfnError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._shared.checks import refuse_lost_graph
-from .._shared.inputs import copy_of, images_of
+from .._shared.inputs import Images, copy_of, images_of
 from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Call, Inputs, Select, Target
 from ..targets import pin
@@ -41,6 +41,8 @@ class explainer(Value):
         layout: turns the layer's own shape into (B, C, *spatial), and back; "auto" finds it, as `layout.find`, and None
             takes the layer's output as it is.
         call: which of several runs of the layer in one forward, or "all", as for `capture`.
+        images: which tensor of the inputs a method that perturbs changes: an index, a key, a path of these or a
+            function; the only one with space if it is not given.
         chunk_size: how many perturbed forwards run at once, for the methods that perturb: a number, or "auto" for what
             fits a quarter of the free memory; None leaves it to the method.
         progress: called with (done, in all) after each chunk of perturbed forwards, for the methods that perturb.
@@ -70,6 +72,7 @@ class explainer(Value):
     select: Select | None = None
     layout: AnyLayout = "auto"
     call: Call | None = None
+    images: Images | None = None
     chunk_size: int | Literal["auto"] | None = None
     progress: Callable[[int, int], None] | None = None
     differentiable: bool = False
@@ -120,7 +123,7 @@ def _explain(of: explainer, inputs: Inputs, target: Target) -> tuple[Tensor, Any
     if recorded:
         context["tail"] = _scores(model, recorded.tail, score, has_convolutions_left=recorded.convolutions_left)
     if needs.context & {"forward", "inputs"}:
-        context["inputs"], rebuild = images_of(inputs)
+        context["inputs"], rebuild = images_of(inputs, of.images)
         folded = BatchNormFolded(model)
         context["forward"] = _scores(
             model,

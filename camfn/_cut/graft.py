@@ -7,7 +7,7 @@ Only this file and `traced.py` touch the insides of `nn.Module`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -163,6 +163,27 @@ def _visit(
             replace_forward(copy, forward)
     seen[id(module)] = copy
     return copy
+
+
+def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Copy a model with other tensors in the place of parameters and buffers of these names, and of those tied to them.
+
+    Modules that hold none of them are the model's own.
+    """
+    held = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    put = {id(tensor): tensors[name] for name, tensor in held if name in tensors}
+    owners = [
+        module
+        for module in model.modules()
+        if any(id(tensor) in put for tensor in (*module._parameters.values(), *module._buffers.values()))
+    ]
+    owned: dict[int, nn.Module] = {}
+    root = _visit(model, {id(module) for module in owners}, owned, {})
+    for module in owners:
+        for registry in ("_parameters", "_buffers"):
+            own = getattr(module, registry)
+            owned[id(module)].__dict__[registry] = {name: put.get(id(old), old) for name, old in own.items()}
+    return root
 
 
 def shallow_copy(module: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ from .._shared.checks import batch_sizes, refuse_lost_graph, shapes_agree
 from .._shared.inputs import call as run_on
 from .._shared.inputs import copy_of, repeated, zero_like
 from .._shared.value import Value
-from .._shared.vocabulary import AnyLayout, Call, Inputs, Layout, Select, Tail
+from .._shared.vocabulary import AnyLayout, Call, Inputs, Layout, Select
 from .capture import joined
 from .graft import bare, graft, replace_forward
 from .layer_checks import chosen_calls, chosen_tensor, layer_name
@@ -69,7 +69,7 @@ class resume(Value):
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", layer_name(self.model, self.layer))
 
-    def __call__(self, inputs: Inputs) -> Tail:
+    def __call__(self, inputs: Inputs) -> tail:
         """Record one forward; return the function of the activations to the outputs."""
         return _recorded_eagerly(self, inputs).tail
 

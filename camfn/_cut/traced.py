@@ -135,6 +135,23 @@ def _stepwise(model: nn.Module) -> Iterator[None]:
             parent._modules = children
 
 
+@contextlib.contextmanager
+def traced_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put tensors in the place of a model's parameters and buffers of these names, and of those tied to them."""
+    held = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    put: dict[int, Any] = {id(tensor): tensors[name] for name, tensor in held if name in tensors}
+    modules = list(model.modules())
+    before = [(module._parameters, module._buffers) for module in modules]
+    for module in modules:
+        module._parameters = {name: put.get(id(old), old) for name, old in module._parameters.items()}
+        module._buffers = {name: put.get(id(old), old) for name, old in module._buffers.items()}
+    try:
+        yield
+    finally:
+        for module, (parameters, buffers) in zip(modules, before):
+            module._parameters, module._buffers = parameters, buffers
+
+
 def _leaving(name: str, leave: Callable[[str, Any], Any]) -> Callable[[nn.Module, Any, Any], Any]:
     return lambda module, args, output: leave(name, output)
 
