@@ -172,6 +172,7 @@ class guided_grad_cam(_Rectified):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "layer", layer_name(self.model, self.layer))
         locate = explainer(
             grad_cam,
             self.model,
@@ -191,7 +192,7 @@ class guided_grad_cam(_Rectified):
             size = guided.image_grad.shape[2:]
             image, rebuild = self.image_of(inputs)
             if may_see_parts(inputs, image, guided.reads):
-                name = layer_name(self.model, self.layer)
+                name = str(self.layer)
                 layer = bare(self.model).get_submodule(name)
                 seen = seen_by("guided_grad_cam", self.model, image, rebuild, lambda module: module is layer)
                 over = lay_over(where, seen[name], size)

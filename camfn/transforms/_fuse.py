@@ -210,6 +210,10 @@ class fuse(Prepared):
 
     def __post_init__(self) -> None:
         names, needs = matching(self.model, self.layers), read_signature(self.method)
+        if not isinstance(self.layers, str):
+            given = [self.layers] if isinstance(self.layers, nn.Module) else self.layers
+            named = [layer_name(self.model, one) if isinstance(one, nn.Module) else one for one in given]
+            object.__setattr__(self, "layers", named)
         check_rule(self.how, self.scaling, self.size, self.gamma)
         see: dict[str, Any] = {"select": self.select, "layout": self.layout, "differentiable": self.differentiable}
         knobs: dict[str, Any] = {"chunk_size": self.chunk_size, "progress": self.progress}

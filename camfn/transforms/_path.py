@@ -75,7 +75,7 @@ class path_integral(Prepared):
         select: as for `explainer`.
         layout: as for `explainer`.
         chunk_size: points at once; None is all of a path.
-        differentiable: as for `explainer`, with `space="inputs"`; the recorded part before the layer has no graph.
+        differentiable: as for `explainer`.
 
     Raises:
         CamfnError: a method without gradients or that needs more of the network; a baseline that does not broadcast;
@@ -124,12 +124,13 @@ class path_integral(Prepared):
             )
         self._check_options()
         name = layer_name(self.model, self.layer)
+        object.__setattr__(self, "layer", name)
         what: dict[str, Any] = {"select": self.select, "layout": self.layout}
         see = observe(self.model, name, **what, differentiable=self.differentiable)
         object.__setattr__(self, "_see", see)
         derive = capture(self.model, name, **what, differentiable=self.differentiable)
         object.__setattr__(self, "_derive", derive)
-        object.__setattr__(self, "_cut", record(self.model, name, **what))
+        object.__setattr__(self, "_cut", record(self.model, name, **what, differentiable=self.differentiable))
         object.__setattr__(self, "_takes", needs.positional)
 
     def _check_options(self) -> None:
@@ -143,11 +144,6 @@ class path_integral(Prepared):
             number("path_integral: baseline", self.baseline, advice="Or pass a tensor that broadcasts, or n of them")
         if self.rectified and self.average == "grads":
             raise CamfnError("path_integral: rectified=True clips the map of each point, so it needs average='maps'")
-        if self.differentiable and self.space == "activations":
-            raise CamfnError(
-                "path_integral: differentiable=True needs space='inputs'; with space='activations' the network before "
-                "the layer is recorded, without a graph"
-            )
         check_chunk_size(self.chunk_size)
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
@@ -164,7 +160,7 @@ class path_integral(Prepared):
         """Average over paths that are straight at the layer."""
         recorded = self._cut(inputs)
         end = recorded.activations
-        spatial_map(layer_name(self.model, self.layer), end, self.layout)
+        spatial_map(str(self.layer), end, self.layout)
         run = _after(recorded.tail, pin(target, recorded.outputs), self.chunk_size)
         cams = [self._along(start, end, start, end, run) for start in _baselines(self.baseline, end)]
         return torch.stack(cams).mean(0).to(end.dtype)
@@ -172,7 +168,7 @@ class path_integral(Prepared):
     def _at_the_inputs(self, inputs: Inputs, target: Target) -> Tensor:
         """Average over paths that are straight at the images."""
         activations, outputs = self._see(inputs)
-        spatial_map(layer_name(self.model, self.layer), activations, self.layout)
+        spatial_map(str(self.layer), activations, self.layout)
         images, rebuild = images_of(inputs, self.images, "changes the images")
         run = _through(self._derive, pin(target, outputs), images, rebuild, self.chunk_size)
         cams = []

@@ -100,6 +100,7 @@ class multi_scale(Prepared):
         one_of("multi_scale: agree", self.agree, (None, True, False))
         if not self.sizes:
             raise CamfnError("multi_scale: expected at least one further size, as in sizes=[324, 424], got none")
+        object.__setattr__(self, "layer", layer_name(self.model, self.layer))
         derive = capture(
             self.model, self.layer, select=self.select, layout=self.layout, differentiable=self.differentiable
         )
@@ -115,7 +116,7 @@ class multi_scale(Prepared):
             images, rebuild = images_of(inputs, self.images, "resizes the images")
             size = tuple(images.shape[2:]) if self.size is None else tuple(self.size)
             captured = self._derive(inputs, target)
-            spatial_map(layer_name(self.model, self.layer), captured.activations, self.layout)
+            spatial_map(str(self.layer), captured.activations, self.layout)
             score, choosy = pin(target, captured.outputs), target is None if self.agree is None else self.agree
             top = logits_of(captured.outputs).argmax(1) if choosy else None
             activations, grads = (resize(widen(x), size) for x in captured[:2])

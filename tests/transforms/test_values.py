@@ -158,7 +158,7 @@ def test_replaced_options_are_checked() -> None:
         (explain, {"how": "sum"}),
         (explain, {"scaling": "some"}),
         (path(net), {"steps": 0}),
-        (path(net), {"space": "activations", "differentiable": True}),
+        (path(net), {"space": "layer"}),
         (path(net), {"chunk_size": 0}),
         (scales(net), {"sizes": []}),
         (scales(net), {"method": methods.score_cam}),
@@ -275,6 +275,11 @@ DIFFERENTIABLE: list[Callable[[nn.Module], Any]] = [
     lambda net: fuse(methods.grad_cam, net, ["1", "3"], how="product", differentiable=True),
     lambda net: path_integral(methods.grad_cam, net, "3", space="inputs", average="maps", steps=2, differentiable=True),
     lambda net: path_integral(methods.hires_cam, net, "3", space="inputs", steps=2, baseline=0.3, differentiable=True),
+    lambda net: path_integral(
+        methods.hires_cam, net, "3", space="activations", average="maps", steps=2, differentiable=True
+    ),
+    lambda net: path_integral(methods.grad_cam, net, "3", space="activations", baseline=0.3, differentiable=True),
+    lambda net: fuse(methods.ablation_cam, net, ["1", "3"], scaling="none", differentiable=True),
     lambda net: multi_scale(methods.hires_cam, net, "3", [12], differentiable=True),
     lambda net: augment(explainer(methods.grad_cam, net, "3", differentiable=True), [multiply(0.7), flip(-1)]),
     lambda net: smooth(explainer(methods.layer_cam, net, "3", differentiable=True), 3, noise=NOISE),
@@ -341,8 +346,3 @@ def test_reverse_mode_without_a_graph_is_refused(make: Make) -> None:
     step = 1e-6
     expected = (total(x + step * move) - total(x - step * move)) / (2 * step)
     torch.testing.assert_close((jacfwd(total)(x) * move).sum(), expected, rtol=1e-4, atol=1e-7)
-
-
-def test_a_path_at_the_layer_has_no_graph() -> None:
-    with pytest.raises(CamfnError, match=r"needs space='inputs'"):
-        path_integral(methods.grad_cam, net64(), LAYER, space="activations", differentiable=True)
