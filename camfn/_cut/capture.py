@@ -19,7 +19,7 @@ from .._shared.vocabulary import AnyLayout, Call, Captured, Inputs, Select, Targ
 from ..targets import as_score
 from .derive import Tapped, Zero, derive, planter
 from .graft import bare
-from .layer_checks import chosen_calls, chosen_tensor, floating, layer_name
+from .layer_checks import check_picks, chosen_calls, chosen_tensor, floating, layer_name, layer_names
 from .lost import no_gradient
 
 
@@ -63,6 +63,7 @@ class observe(Value):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", layer_name(self.model, self.layer))
+        check_picks(self.select, self.layout, self.call)
 
     def __call__(self, inputs: Inputs) -> tuple[Tensor, Any]:
         """Return the activations of the layer and the outputs of the model."""
@@ -125,6 +126,7 @@ class capture(Value):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", layer_name(self.model, self.layer))
+        check_picks(self.select, self.layout, self.call)
         check_unused(self.unused)
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Captured:
@@ -165,9 +167,8 @@ class capture_many(Value):
     unused: Literal["error", "zeros"] = "error"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(layer_name(self.model, layer) for layer in self.layers))
-        if not self.layers:
-            raise CaptureError("expected at least one layer, got an empty list")
+        object.__setattr__(self, "layers", layer_names(self.model, self.layers))
+        check_picks(self.select, self.layout, self.call)
         check_unused(self.unused)
 
     def __call__(self, inputs: Inputs, target: Target = None) -> dict[str, Captured]:
@@ -275,10 +276,12 @@ def map_maker(
 
 def joined(name: str, maps: list[Tensor]) -> Tensor:
     """Join the maps of a layer's runs along their channels."""
+    if len(maps) == 1:
+        return maps[0]
     if len({(*one.shape[:1], *one.shape[2:]) for one in maps}) > 1:
         shapes = ", ".join(str(tuple(one.shape)) for one in maps)
         raise CaptureError(
             f"layer {name!r}: its runs in one forward give maps of different shapes, {shapes}, which cannot be joined "
             "along the channels: take one run, as in call=0"
         )
-    return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+    return torch.cat(maps, 1)

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from .._shared.checks import batch_sizes, describe, one_score_a_sample, refuse_lost_graph
-from .._shared.errors import CamfnError
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Captured, Inputs, ScoreFn, Select, Target
 from ..targets import as_score
 from .capture import Point, check_unused, layer_planter, map_maker, run_to_end
 from .derive import gradients, tensors_of
 from .graft import bare
-from .layer_checks import layer_name
+from .layer_checks import check_picks, layer_name
 from .lost import no_gradient
 
 Targets = Sequence[Target] | Callable[[Any], Tensor]
@@ -67,6 +67,7 @@ class capture_each(Value):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", layer_name(self.model, self.layer))
+        check_picks(self.select, self.layout)
         check_unused(self.unused)
 
     def __call__(self, inputs: Inputs, targets: Targets) -> Captured:
@@ -120,6 +121,11 @@ def _scores(outputs: Any, targets: Targets, batches: Iterable[int]) -> list[Tens
             raise CamfnError(f"targets: expected the function to return scores (T, B), it returned {describe(found)}")
         rows = list(found)
     else:
+        if not isinstance(targets, (list, tuple)):
+            raise ArgumentTypeError(
+                f"targets: expected a list of targets, or a function of the outputs that returns scores (T, B); got "
+                f"{describe(targets)}. One target: capture(model, layer)(inputs, target)"
+            )
         rows = [as_score(target)(outputs) for target in targets]
     if not rows:
         raise CamfnError("targets: expected at least one, got none")

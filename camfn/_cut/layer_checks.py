@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from .._layout.readings import check_layout
 from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError, CaptureError
 from .._shared.spelling import near
@@ -128,6 +129,13 @@ def check_select(select: Any) -> None:
         "select: expected the index or the key of a tensor that the layer returns, or a function of what it returns; "
         f"got {describe(select)}"
     )
+
+
+def check_picks(select: Any, layout: Any, call: Any = None) -> None:
+    """Refuse a `select`, a layout or a `call` that is none, ahead of any forward."""
+    check_select(select)
+    check_layout(layout)
+    check_call(call)
 
 
 def layer_names(model: nn.Module, layers: Any) -> tuple[str, ...]:

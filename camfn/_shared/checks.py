@@ -75,13 +75,14 @@ def check_inputs(inputs: Any) -> None:
     )
 
 
-def batch_sizes(inputs: Any, activations: Iterable[Tensor]) -> set[int]:
+def batch_sizes(inputs: Any, activations: Iterable[Tensor]) -> tuple[int, ...]:
     """Return the lengths that a vector of scores may have: the batch of the first input, or of the activations.
 
-    The two differ for layers in windowed attention.
+    The two differ for layers in windowed attention. Lengths may repeat: a set would read the number of a size that the
+    compiler keeps open.
     """
     leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
-    return {leaf.shape[0] for leaf in leaves[:1]} | {a.shape[0] for a in activations if a.ndim}
+    return (*(leaf.shape[0] for leaf in leaves[:1]), *(a.shape[0] for a in activations if a.ndim))
 
 
 def one_score_a_sample(scores: Any, batches: Iterable[int]) -> Tensor:

@@ -14,8 +14,8 @@ from .._cut.derive import at_own_level, expanded, gradients
 from .._cut.graft import graft
 from .._cut.layer_checks import check_model, layer_name
 from .._cut.resume import resume
-from .._shared.checks import batch_sizes, one_of, one_score_a_sample, refuse_lost_graph
-from .._shared.errors import CaptureError
+from .._shared.checks import batch_sizes, describe, one_of, one_score_a_sample, refuse_lost_graph
+from .._shared.errors import ArgumentTypeError, CaptureError
 from .._shared.inputs import call, copy_of
 from .._shared.value import Value
 from .._shared.vocabulary import Inputs, ScoreFn, Target
@@ -204,7 +204,13 @@ def _checked_layers(model: nn.Module, layers: Layers) -> tuple[str, ...] | None:
 
 
 def _listed(layers: str | nn.Module | Sequence[str | nn.Module]) -> Sequence[str | nn.Module]:
-    return [layers] if isinstance(layers, (str, nn.Module)) else layers
+    if isinstance(layers, (str, nn.Module)):
+        return [layers]
+    if not isinstance(layers, (list, tuple)):
+        raise ArgumentTypeError(
+            f"layers: expected names of attentions or modules, or None for all, got {describe(layers)}"
+        )
+    return layers
 
 
 def _names(layers: Layers) -> tuple[str, ...]:

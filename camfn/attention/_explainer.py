@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .._cut.graft import bare
 from .._layout.readings import image_among, possible_readings
-from .._shared.checks import describe, function, refuse_lost_graph
+from .._shared.checks import describe, function, refuse_lost_graph, space, whole
 from .._shared.errors import CaptureError
 from .._shared.value import Value
 from .._shared.vocabulary import Inputs, Reading, Target
@@ -98,7 +98,11 @@ class attention_explainer(Value):
     def __post_init__(self) -> None:
         function("method", self.method, "one of camfn.attention.METHODS, or a function of records")
         if self.grid is not None:
-            object.__setattr__(self, "grid", tuple(self.grid))
+            object.__setattr__(self, "grid", space("attention_explainer: grid", self.grid))
+        if self.prefix is not None:
+            whole("attention_explainer: prefix", self.prefix, 0)
+        if self.query is not None and not (isinstance(self.query, str) and self.query == "auto"):
+            whole("attention_explainer: query ('auto', None or an index)", self.query, 0)
         plain = self.method
         while isinstance(plain, partial):
             plain = plain.func

@@ -75,6 +75,7 @@ def concepts(
     photos = as_photo(photo, "photo", batched=True)
     photos = photos if photos.ndim == 4 else photos[None]
     work = _strengths(maps)
+    same_device("concepts: photo", photos, work, "maps")
     batch, rank = work.shape[:2]
     if photos.shape[0] not in (1, batch):
         raise CamfnError(f"concepts: expected one photo, or one an image of the maps, got {len(photos)} for {batch}")

@@ -9,7 +9,7 @@ from .._shared.checks import number, same_device, tensor, whole
 from .._shared.devices import brought
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
-from ._checks import as_maps, as_photo, clamped
+from ._checks import as_float, as_maps, as_photo, clamped
 from ._scale import upsample
 
 _ZERO = {"seismic": 0.5}
@@ -142,6 +142,7 @@ def slices(
     """
     tensor("slices: volume", volume)
     tensor("slices: heatmap", heatmap)
+    as_float(heatmap, "slices: heatmap")
     whole("slices: axis", axis, 0)
     whole("slices: count", count)
     if volume.ndim not in (3, 4) or (volume.ndim == 4 and volume.shape[0] != 3) or heatmap.ndim != 3:
@@ -187,6 +188,7 @@ def curve(series: Tensor, heatmap: Tensor, *, height: int = 120, colormap: str =
     """
     tensor("curve: series", series)
     tensor("curve: heatmap", heatmap)
+    as_float(heatmap, "curve: heatmap")
     whole("curve: height", height, 2)
     if series.ndim not in (1, 2) or heatmap.ndim != 1 or height < 2:
         raise CamfnError(

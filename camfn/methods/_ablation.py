@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._shared.checks import function, one_of
 from .._shared.devices import tensor_on
-from .._shared.errors import CamfnError
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide, spatial_sum, weighted_sum, widen
 from .._shared.rows import ChunkSize, Progress, constant, no_nan, one_score, readable, score_variants
 from ._ablated import Ablated
@@ -159,8 +159,11 @@ def _indices(channels: Sequence[int] | Tensor | None, activations: Tensor) -> Te
     count = activations.shape[1]
     if channels is None:
         return torch.arange(count, device=activations.device)
-    index = tensor_on(channels, activations.device)
     expected = f"ablation_cam: channels: expected indices (n,), at least one, of the {count} channels"
+    plain = isinstance(channels, (list, tuple, range)) and all(type(channel) is int for channel in channels)
+    if not isinstance(channels, Tensor) and not plain:
+        raise ArgumentTypeError(f"{expected}; got {channels!r:.60}")
+    index = tensor_on(channels, activations.device)
     if index.ndim != 1 or not index.shape[0]:
         raise CamfnError(f"{expected}; got shape {tuple(index.shape)}")
     if index.is_floating_point() or index.dtype is torch.bool:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from camfn import capture, capture_many, explainer, methods, observe, targets
+from camfn.image import normalize, upsample
 from camfn.methods import eigen_cam, grad_cam, layer_cam
+from camfn.transforms import fuse
 from tests.nets.small import Net, images, seeded, unchanged
 
 PARAMETERS = {name: signature(getattr(methods, name)).parameters for name in methods.__all__}
@@ -128,3 +130,47 @@ def test_inside_a_larger_compiled_pipeline() -> None:
 
     with torch.no_grad():
         check(pipeline, *batches(), backend="aot_eager")
+
+
+def sizes() -> list[Tensor]:
+    """Batches of 2 to 5, in several resolutions."""
+    return [images(b, 3, h, w, seed=b) for b, h, w in ((2, 12, 10), (3, 14, 16), (4, 18, 13), (5, 12, 10))]
+
+
+def check_open_sizes(function: Callable[..., Tensor], batches: list[tuple[Tensor, ...]], *, marked: bool) -> None:
+    """Compile once for all sizes: with `dynamic=True`, or with each dimension of the inputs but channels marked."""
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(function, fullgraph=True, backend=counter, dynamic=None if marked else True)
+    for batch in batches:
+        given = tuple(x.clone() for x in batch)
+        for x in given if marked else ():
+            for dim in {0, *range(2, x.ndim)}:
+                torch._dynamo.mark_dynamic(x, dim)
+        torch.testing.assert_close(compiled(*given), function(*batch), rtol=1e-4, atol=1e-5)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize("target", ["tensor", None, 3, lambda y: y[:, 2], targets.contrast(1), targets.rest(2)])
+def test_one_graph_for_all_batches_and_resolutions(target: Any, marked: bool) -> None:
+    explain = explainer(grad_cam, seeded(Net), "blocks.0")
+
+    def picture(x: Tensor, classes: Tensor) -> Tensor:
+        cam = explain(x, classes if target == "tensor" else target)
+        return upsample(normalize(cam), x.shape[-2:])
+
+    check_open_sizes(picture, [(x, torch.arange(len(x)) % 5) for x in sizes()], marked=marked)
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_one_graph_for_all_sizes_of_several_layers_fused(marked: bool) -> None:
+    explain = fuse(layer_cam, seeded(Net), ["stem", "blocks.0"])
+    check_open_sizes(explain, [(x, torch.arange(len(x)) % 5) for x in sizes()], marked=marked)
+
+
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize("name", [*GRADIENT_METHODS, "eigen_cam", "kpca_cam", "fem"])
+def test_one_graph_for_all_sizes_of_a_method_called_directly(name: str, marked: bool) -> None:
+    method, both = getattr(methods, name), name in GRADIENT_METHODS
+    pairs = [(images(b, 4, h, w), images(b, 4, h, w, seed=1)) for b, h, w in ((2, 5, 6), (3, 7, 5), (4, 6, 8))]
+    check_open_sizes(method, [pair if both else pair[:1] for pair in pairs], marked=marked)
