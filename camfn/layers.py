@@ -12,9 +12,9 @@ from torch.utils import _pytree as pytree
 
 from ._cut.capture import capture_many
 from ._cut.graft import bare, graft
-from ._cut.layer_checks import check_model
+from ._cut.layer_checks import check_model, naming_what_has_no_data
 from ._layout.readings import as_map, image_among, possible_readings
-from ._shared.checks import describe
+from ._shared.checks import describe, holds_data
 from ._shared.errors import CaptureError
 from ._shared.inputs import call, copy_of, floating_leaves
 from ._shared.maps import resize
@@ -78,6 +78,10 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
     model, image = bare(model), image_among(inputs)
     if image is None:
         raise CaptureError(f"suggest: expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
+    if not holds_data(image):
+        raise CaptureError(
+            "suggest: expected inputs with data, for it reads gradients; got fake, meta or traced tensors"
+        )
     layer_outputs, outputs = _run_every_layer(model, inputs)
     candidates = _candidates(model, layer_outputs, outputs, inputs)
     unclear = [name for name, readings in candidates.items() if len(readings) > 1]
@@ -87,9 +91,10 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
     if not clear:
         raise CaptureError(_no_layer_text(model, image, unclear))
     captured = capture_many(model, list(clear), layout=None, unused="zeros")(inputs, target)
+    reached = _read({name: [as_map(reading.layout, captured[name].grads).any()] for name, reading in clear.items()})
     suggestions = []
     for name, reading in reversed(list(clear.items())):
-        depends = bool(as_map(reading.layout, captured[name].grads).any())
+        depends = name in reached
         about = f"{type(model.get_submodule(name)).__name__}, {reading.reason}"
         reason = about if depends else f"{about}; the score does not depend on it at any place"
         suggestions.append(Suggestion(name, reading.spatial, reading.channels, depends, reading.layout, reason))
@@ -154,7 +159,7 @@ def _run_every_layer(model: nn.Module, inputs: Inputs) -> tuple[list[_LayerOutpu
 
     for key, module in watched.owned.items():
         module.register_forward_hook(watch(names[key]))
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), naming_what_has_no_data(model, inputs):
         outputs = call(watched, copy_of(inputs))
     layer_outputs = []
     for name, calls in calls_of.items():
@@ -172,7 +177,8 @@ def _candidates(
     for layer in layer_outputs:
         # a layer that adds in place returns the tensor of an earlier layer: the group moves to the later layer's turn
         same_tensor[id(layer.output)] = [*same_tensor.pop(id(layer.output), []), layer]
-    candidates = {}
+    candidates: dict[str, list[Reading]] = {}
+    doubts: dict[str, list[Tensor]] = {}
     for group in same_tensor.values():
         named = [layer for layer in group if layer.name and not _class_matches(_PASSES_ON, layer.module)]
         if not named or _class_matches(_NO_FEATURES, named[0].module):
@@ -180,9 +186,11 @@ def _candidates(
         outermost = min(reversed(named), key=lambda layer: layer.name.count("."))
         readings = possible_readings(model, outermost.name, outermost.output.shape, inputs)
         grids = [reading for reading in readings if reading.name != "windows" and max(reading.spatial, default=2) > 1]
-        if grids and not _is_class_map(outermost.output, outputs):
+        if grids:
             candidates[outermost.name] = readings
-    return candidates
+            doubts[outermost.name] = _is_class_map(outermost.output, outputs)
+    scores = _read(doubts)
+    return {name: readings for name, readings in candidates.items() if name not in scores}
 
 
 def _class_score_maps(model: nn.Module, clear: dict[str, Reading], outputs: Any, inputs: Inputs) -> list[str]:
@@ -200,7 +208,7 @@ def _class_score_maps(model: nn.Module, clear: dict[str, Reading], outputs: Any,
         inputs, lambda out: next(iter(floating_leaves(out)))[:, 0].flatten(1).sum(1)
     )
     grads = {name: as_map(clear[name].layout, captured[name].grads) for name in names}
-    return [name for name, grad in grads.items() if grad[:, 0].any() and not grad[:, 1:].any()]
+    return _read({name: [grad[:, 0].any() & ~grad[:, 1:].any()] for name, grad in grads.items()})
 
 
 def _class_matches(pattern: re.Pattern[str], module: nn.Module) -> bool:
@@ -208,20 +216,35 @@ def _class_matches(pattern: re.Pattern[str], module: nn.Module) -> bool:
     return pattern.search(type(module).__name__.lower()) is not None
 
 
-def _is_class_map(output: Tensor, outputs: Any) -> bool:
-    """Whether the model returns the mean of a layer's output over space, or that output resized: maps of scores."""
-    return output.ndim > 2 and any(_is_mean_or_resized(scores, output) for scores in floating_leaves(outputs))
+def _is_class_map(output: Tensor, outputs: Any) -> list[Tensor]:
+    """Whether the model returns the mean of a layer's output over space, or that output resized: maps of scores.
+
+    One condition, a tensor () of bool, for each tensor of the model's outputs that may be it.
+    """
+    found = []
+    for scores in floating_leaves(outputs) if output.ndim > 2 else ():
+        like = _as_scores(output, scores.shape)
+        if like is not None:
+            found.append(torch.isclose(like, scores, rtol=1e-3, atol=1e-5).all())
+    return found
 
 
-def _is_mean_or_resized(scores: Tensor, output: Tensor) -> bool:
-    """Whether the scores are the mean over space of a layer's output, or that output in another size."""
-    if scores.shape == output.shape[:2]:
-        return torch.allclose(output.flatten(2).mean(2), scores, rtol=1e-3, atol=1e-5)
-    if scores.ndim != output.ndim or scores.shape[:2] != output.shape[:2] or output.ndim not in (4, 5):
-        return False
-    if scores.shape != output.shape:
-        output = resize(output, scores.shape[2:])
-    return torch.allclose(output, scores, rtol=1e-3, atol=1e-5)
+def _as_scores(output: Tensor, shape: torch.Size) -> Tensor | None:
+    """Return the mean over space of a layer's output, or that output resized, if one of them has this shape."""
+    if shape == output.shape[:2]:
+        return output.flatten(2).mean(2)
+    if len(shape) != output.ndim or shape[:2] != output.shape[:2] or output.ndim not in (4, 5):
+        return None
+    return output if shape == output.shape else resize(output, shape[2:])
+
+
+def _read(conditions: dict[str, list[Tensor]]) -> list[str]:
+    """Name what has a condition, a tensor () of bool, that is true; all are read at once, which waits once."""
+    names = [name for name, each in conditions.items() for _ in each]
+    if not names:
+        return []
+    flags = torch.stack([one for each in conditions.values() for one in each]).tolist()
+    return [name for name, flag in zip(names, flags) if flag]
 
 
 def _first_sample(value: Any) -> Any:

@@ -18,10 +18,11 @@ from torch.func import vjp
 from torch.utils import _pytree as pytree
 
 from .._shared.checks import inside_transform
+from .._shared.devices import brought
 from .._shared.errors import CaptureError
 from .._shared.inputs import call, copy_of
 from .graft import graft
-from .layer_checks import refuse_quantized_cut
+from .layer_checks import naming_what_has_no_data, refuse_quantized_cut
 from .traced import Traced
 
 Result = TypeVar("Result")
@@ -106,7 +107,7 @@ class Grafted:
         self.slot.leave = leave
         if enter is not None:
             self.slot.enter = enter
-        with around():
+        with around(), naming_what_has_no_data(self.root, inputs):
             outputs = call(self.graft, copy_of(inputs))
         del self.slot.leave
         if enter is not None:
@@ -252,7 +253,7 @@ class _Lost(Exception):
 
 def expanded(seed: Tensor, like: Tensor) -> Tensor:
     """Expand the scalar of `at_own_level` to a zero of the shape and dtype of a tensor."""
-    return seed.to(like).expand_as(like)
+    return brought(seed, like).expand_as(like)
 
 
 def at_own_level(compute: Callable[..., Result], image: Tensor | None = None, *, create_graph: bool = False) -> Result:

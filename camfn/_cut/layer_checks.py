@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from .graft import bare, is_quantized, no_derivative
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse a model that is no module, or whose parameters hold no data: lazy ones, or ones on the meta device."""
+    """Refuse a model that is no module, or that has lazy modules."""
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"model: expected a torch.nn.Module, got {describe(model)}")
     if isinstance(model, torch.jit.ScriptModule):
@@ -32,13 +33,22 @@ def check_model(model: nn.Module) -> None:
         )
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise CaptureError("the model has lazy modules that never ran: call it once on real inputs, then capture")
-    away = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
-    if away:
-        raise CaptureError(
-            f"the parameter {away!r} is on the meta device, without data: it was never loaded, or is offloaded. Load "
-            "the whole model on one device first, for example without device_map, or model.to_empty(device='cpu') and "
-            "load_state_dict"
-        )
+
+
+@contextmanager
+def naming_what_has_no_data(model: nn.Module, inputs: Any) -> Iterator[None]:
+    """Name the parameter on the meta device, which holds no data, where a run on inputs with data fails."""
+    try:
+        yield
+    except RuntimeError as error:
+        away = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
+        if away and not all(leaf.is_meta for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)):
+            raise CaptureError(
+                f"the parameter {away!r} is on the meta device, without data: it was never loaded, or is offloaded. "
+                "Load the whole model on one device first, for example without device_map, or "
+                "model.to_empty(device='cpu') and load_state_dict. For shapes alone, pass inputs on the meta device too"
+            ) from error
+        raise
 
 
 def layer_name(model: nn.Module, layer: str | nn.Module) -> str:

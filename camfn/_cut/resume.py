@@ -19,7 +19,7 @@ from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Call, Inputs, Layout, Select
 from .capture import joined
 from .graft import bare, graft, replace_forward
-from .layer_checks import chosen_calls, chosen_tensor, layer_name
+from .layer_checks import chosen_calls, chosen_tensor, layer_name, naming_what_has_no_data
 from .record import Change, Kept, Recorder
 from .traced import outside_the_compiler
 
@@ -103,7 +103,7 @@ def _recorded(of: resume, inputs: Inputs) -> Recorded:
     if not of.differentiable:
         refuse_lost_graph("resume", model, inputs)
     keep = of.differentiable and torch.is_grad_enabled()
-    with torch.inference_mode(False), torch.set_grad_enabled(keep):
+    with torch.inference_mode(False), torch.set_grad_enabled(keep), naming_what_has_no_data(model, inputs):
         at = _first_call(model, name, of.call, inputs)
         recorder = Recorder(model, name, at, of.call)
         outputs = recorder.run(copy_of(inputs))

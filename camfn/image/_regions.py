@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import is_concrete, number
+from .._shared.devices import tensor_on
 from .._shared.errors import CamfnError
 from .._shared.optional import extra
 from ._checks import as_maps
@@ -75,7 +76,7 @@ def to_boxes(heatmap: Tensor, *, threshold: float = 0.2, largest: bool = False) 
         raise CamfnError(f"to_boxes: expected a heatmap that can be read, got one on {work.device}, or under vmap")
     masks = to_mask(work, threshold=threshold).cpu().numpy()
     count = 1 if largest else None
-    return [torch.from_numpy(_component_boxes(mask)[:count]).to(heatmap.device) for mask in masks]
+    return [tensor_on(torch.from_numpy(_component_boxes(mask)[:count]), heatmap.device) for mask in masks]
 
 
 def _component_boxes(mask: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -139,13 +139,16 @@ def d_rise(
     build, count = _masks("d_rise", forward, inputs, samples, grid, probability, generator, masks)
     progress_bar("d_rise", progress)
     total = torch.zeros_like(widen(inputs[:, 0]))
+    every: list[Tensor] = []
     for i in range(count):
         mask = build(tensor_on(i, inputs.device))
         scores = one_score("d_rise: forward", forward(inputs * mask.to(inputs.dtype)), inputs.shape[0])
-        scores = widen(no_nan("d_rise: forward", scores, inputs))
-        total = total + einsum(scores.to(total.dtype), mask, "b, ... -> b ...")
+        # later scores are checked together, since each check waits for an accelerator
+        every.append(widen(scores if every else no_nan("d_rise: forward", scores, inputs)))
+        total = total + einsum(every[-1].to(total.dtype), mask, "b, ... -> b ...")
         if progress:
             progress(i + 1, count)
+    no_nan("d_rise: forward", torch.stack(every, 1), inputs)
     return total.to(inputs.dtype)
 
 

@@ -125,16 +125,17 @@ def _distinct(maps: Tensor) -> tuple[Tensor, Tensor]:
         maps its place among the m, (B, C).
     """
     flat = maps.detach().flatten(2).nan_to_num(-1.0)
-    count = flat.shape[1]
-    every = torch.arange(count, device=maps.device)
-    firsts, places = [], []
-    for sample in flat:
-        different, place = sample.unique(dim=0, return_inverse=True)
-        firsts.append(every.new_full((len(different),), count).scatter_reduce(0, place, every, "amin"))
-        places.append(place)
-    most = max(map(len, firsts))
-    index = torch.stack([torch.cat([first, first[:1].expand(most - len(first))]) for first in firsts])
-    return take(maps, index), torch.stack(places)
+    batch, count = flat.shape[:2]
+    # the sample's number comes first, so that the different maps of a sample follow each other
+    number = torch.arange(batch, device=maps.device).to(flat).expand(1, count, -1).permute(2, 1, 0)
+    rows = torch.cat([number, flat], 2).flatten(0, 1)
+    different, place = rows.unique(dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
+    place = place.reshape(batch, count)
+    place = place - place.amin(1, keepdim=True)
+    most = len(different) if batch == 1 else 1 + int(place.max())
+    every = torch.arange(count, device=maps.device).expand(batch, -1)
+    first = every.new_full((batch, most), count).scatter_reduce(1, place, every, "amin")
+    return take(maps, torch.where(first < count, first, first[:, :1])), place
 
 
 def _strongest(

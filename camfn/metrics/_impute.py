@@ -96,9 +96,11 @@ def _solved(images: Array, missing: Array, tolerance: float) -> Array:
     residual -= image
     goal = tolerance**2 * _dot(residual, residual)
     before = 0 * goal
-    for _ in range(_MAX_ITERATIONS):
+    # a look at the residual waits for an accelerator, and 4 iterations are usual
+    looks = range(_MAX_ITERATIONS) if not isinstance(images, Tensor) else range(4, _MAX_ITERATIONS, 2)
+    for i in range(_MAX_ITERATIONS):
         size = _dot(residual, residual)
-        if bool((size <= goal).all()):
+        if i in looks and bool((size <= goal).all()):
             return solution.reshape(grids[0].shape)[inside(images)]
         run(precondition)
         now = _dot(residual, better)

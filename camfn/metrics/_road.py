@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,10 +10,11 @@ from torch import Tensor
 from .._shared.checks import describe, generator_of, number
 from .._shared.devices import brought, tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
+from .._shared.rows import no_nan, one_score
 from ._curves import Curve
 from ._impute import impute
 from ._order import count_of, on_images, ranks
-from ._scores import ScoreOf, for_runs, score_once
+from ._scores import ScoreOf, for_runs
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -69,14 +70,13 @@ def road(
     number("road: tolerance", tolerance, "(0, 1)")
     noise = _noise(std, generator, images)
     order, score = ranks(maps), for_runs(score, len(shares))
+    missing = torch.stack([order < count_of("road: shares", share, order[0].numel()) for share in shares])
     scores = []
-    for share in shares:
-        missing = order < count_of("road: shares", share, order[0].numel())
-        filled = impute(images, missing, tolerance=tolerance)
-        if noise is not None:
-            filled = torch.where(missing[:, None], filled + noise, filled)
-        scores.append(score_once("road", score, filled))
-    stacked = torch.stack(scores, 1)
+    for gone, filled in zip(missing, _filled(images, missing, tolerance)):
+        noisy = filled if noise is None else torch.where(gone[:, None], filled + noise, filled)
+        with torch.no_grad():
+            scores.append(one_score("road: score", score(noisy), len(noisy)))
+    stacked = no_nan("road: score", torch.stack(scores, 1))
     return Curve(tensor_on(list(shares), stacked.device, stacked.dtype), stacked)
 
 
@@ -137,6 +137,15 @@ def _shares(shares: Sequence[float]) -> tuple[float, ...]:
     for share in shares:
         number("road: shares", share, "[0, 1]", "A share of the pixels")
     return tuple(shares)
+
+
+def _filled(images: Tensor, missing: Tensor, tolerance: float) -> Iterable[Tensor]:
+    """Impute the pixels that are missing for each share, (shares, B, H, W)."""
+    if images.device.type == "cpu":
+        return (impute(images, gone, tolerance=tolerance) for gone in missing)
+    # each check of a residual waits for an accelerator, so that all shares are solved at once
+    several = images.expand(len(missing), *images.shape).flatten(0, 1)
+    return impute(several, missing.flatten(0, 1), tolerance=tolerance).reshape(len(missing), *images.shape)
 
 
 def _noise(std: float, generator: torch.Generator | None, images: Tensor) -> Tensor | None:

@@ -204,4 +204,5 @@ def _perturbations(
             raise CamfnError(f"{what}: expected noise of shape (n, *{shape}), got {tuple(source.shape)}")
         return brought(source, images)
     whole(f"{what}: samples", samples)
-    return draw((samples, *shape), {"generator": source, "device": source.device, "dtype": torch.float32}).to(images)
+    drawn = draw((samples, *shape), {"generator": source, "device": source.device, "dtype": torch.float32})
+    return brought(drawn, images)

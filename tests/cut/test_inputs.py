@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vjp, vmap
 
-from camfn import CaptureError, capture, capture_each, explainer, methods, observe, resume
+from camfn import CaptureError, capture, capture_each, explainer, methods, network, observe, resume
 from camfn.layers import suggest
 from camfn.methods import ablation_cam, eigen_cam, grad_cam, hires_cam
 from tests.nets.small import Net, images, reference, seeded, unchanged
@@ -329,9 +329,15 @@ def test_parameters_without_data() -> None:
     net = Net()
     net.head = net.head.to("meta")
     with pytest.raises(CaptureError, match=r"'head.weight' is on the meta device.*offloaded.*to_empty"):
-        capture(net, "blocks.1")
+        capture(net, "blocks.1")(X, 1)
     with pytest.raises(CaptureError, match="on the meta device"):
-        explainer(grad_cam, net, "blocks.1")
+        explainer(grad_cam, net, "blocks.1")(X, 1)
+    with pytest.raises(CaptureError, match="on the meta device"):
+        suggest(net, X)
+    with pytest.raises(CaptureError, match="on the meta device"):
+        resume(net, "blocks.1")((X,))
+    with pytest.raises(CaptureError, match="on the meta device"):
+        network.input_gradient(net)(X, 1)
 
 
 class Residual(nn.Module):

@@ -1,0 +1,182 @@
+"""The public API as a table of calls, each on a world of small networks and images that may lie on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+import camfn
+from camfn import attention, factorize, image, layers, layout, methods, metrics, network, targets, transforms
+from tests.nets.small import Net, images, seeded
+from tests.nets.transformer import transformer
+
+LAYER = "blocks.0"
+
+
+@dataclass(frozen=True)
+class World:
+    """Networks and images on one device, and the function that puts other tensors there."""
+
+    net: nn.Module
+    vit: nn.Module
+    x: Tensor
+    put: Callable[[Tensor], Tensor]
+
+    @property
+    def heat(self) -> Tensor:
+        return self.x[:, 0].sigmoid()
+
+    @property
+    def classes(self) -> Tensor:
+        return self.put(torch.tensor([1, 2]))
+
+    def score(self) -> Any:
+        return metrics.scores_of(self.net, self.x, targets.class_probability(1))
+
+    def explain(self, method: Callable[..., Tensor], target: Any = 1) -> Tensor:
+        return camfn.explainer(method, self.net, LAYER)(self.x, target)
+
+
+Call: TypeAlias = Callable[[World], Any]
+
+
+def world(dtype: torch.dtype = torch.float32) -> World:
+    """The world on the CPU."""
+    x = images(2, 3, 12, 16, dtype=dtype)
+    return World(seeded(Net, dtype=dtype), seeded(transformer, dtype=dtype), x, lambda tensor: tensor)
+
+
+def draws() -> torch.Generator:
+    """A generator of the CPU, which draws the same numbers for every device."""
+    return torch.Generator().manual_seed(0)
+
+
+def _method(name: str) -> Call:
+    options: dict[str, Callable[[World], dict[str, Any]]] = {
+        "cam": lambda w: {"weights": w.put(torch.arange(-2.5, 3.0))},
+        "random_cam": lambda w: {"generator": draws()},
+        "ss_cam": lambda w: {"generator": draws(), "samples": 2},
+        "is_cam": lambda w: {"steps": 2},
+        "group_cam": lambda w: {"groups": 2},
+        "opti_cam": lambda w: {"steps": 3},
+        "rise": lambda w: {"generator": draws(), "samples": 6},
+        "d_rise": lambda w: {"generator": draws(), "samples": 6},
+    }
+    given = options.get(name, lambda w: {})
+    return lambda w: w.explain(partial(getattr(methods, name), **given(w)), w.classes)  # type: ignore[no-untyped-call]
+
+
+def _network(name: str) -> Call:
+    if name == "guided_grad_cam":
+        return lambda w: network.guided_grad_cam(w.net, LAYER)(w.x, w.classes)
+    options: dict[str, Callable[[], dict[str, Any]]] = {
+        "smooth_full_grad": lambda: {"generator": draws(), "samples": 2},
+        "smooth_grad": lambda: {"generator": draws(), "samples": 2},
+        "integrated_gradients": lambda: {"steps": 3, "baseline": 0.1},
+    }
+    given = options.get(name, lambda: dict[str, Any]())
+    return lambda w: getattr(network, name)(w.net, **given())(w.x, w.classes)
+
+
+def _attention(name: str) -> Call:
+    return lambda w: attention.attention_explainer(getattr(attention, name), w.vit, grid=(3, 4))(w.x, w.classes)
+
+
+def _target(target: Callable[[World], Any]) -> Call:
+    return lambda w: w.explain(methods.grad_cam, target(w))
+
+
+METHODS: dict[str, Call] = {name: _method(name) for name in methods.__all__}
+NETWORK: dict[str, Call] = {f"network.{name}": _network(name) for name in network.__all__}
+ATTENTION: dict[str, Call] = {
+    f"attention.{name}": _attention(name)
+    for name in ("attention_rollout", "grad_eclip", "gradient_rollout", "le_grad", "raw_attention")
+}
+CUTS: dict[str, Call] = {
+    "capture": lambda w: camfn.capture(w.net, LAYER)(w.x, None),
+    "capture by a list": lambda w: camfn.capture(w.net, LAYER)(w.x, [1, 2]),
+    "capture_many": lambda w: list(camfn.capture_many(w.net, ["stem.0", LAYER])(w.x, w.classes).values()),
+    "capture_each": lambda w: camfn.capture_each(w.net, LAYER)(w.x, [targets.class_score(1), targets.class_score(2)]),
+    "observe": lambda w: camfn.observe(w.net, LAYER)(w.x),
+    "resume": lambda w: camfn.resume(w.net, LAYER)(w.x)(camfn.observe(w.net, LAYER)(w.x)[0]),
+    "vmap over classes": lambda w: torch.vmap(lambda c: w.explain(methods.grad_cam, c))(w.classes),
+    "capture_attention": lambda w: attention.capture_attention(w.vit)(w.x, 1).outputs,
+}
+TARGETS: dict[str, Call] = {
+    "class_probability": _target(lambda w: targets.class_probability([1, 2])),
+    "rest": _target(lambda w: targets.rest(w.classes)),
+    "contrast": _target(lambda w: targets.contrast(1)),
+    "contrast weighted": _target(lambda w: targets.contrast(w.classes, [0, 3], weighted=True)),
+    "several": _target(lambda w: targets.several([1, 2])),
+    "similarity": _target(lambda w: targets.similarity(torch.arange(5.0) + 1)),
+}
+TRANSFORMS: dict[str, Call] = {
+    "fuse": lambda w: transforms.fuse(methods.grad_cam, w.net, ["stem.0", LAYER], how="weighted", weights=[1.0, 2.0])(
+        w.x, w.classes
+    ),
+    "augment": lambda w: transforms.augment(camfn.explainer(methods.grad_cam, w.net, LAYER), "flips")(w.x, w.classes),
+    "smooth": lambda w: transforms.smooth(camfn.explainer(methods.grad_cam, w.net, LAYER), 2, generator=draws())(
+        w.x, w.classes
+    ),
+    "multi_scale": lambda w: transforms.multi_scale(methods.grad_cam, w.net, LAYER, sizes=[(12, 16), (18, 24)])(
+        w.x, w.classes
+    ),
+    "path_integral": lambda w: transforms.path_integral(methods.grad_cam, w.net, LAYER, space="inputs", steps=3)(
+        w.x, w.classes
+    ),
+    "eigen_smooth": lambda w: w.explain(transforms.eigen_smooth(methods.grad_cam), w.classes),
+}
+IMAGES: dict[str, Call] = {
+    "normalize": lambda w: image.normalize(w.x[:, 0]),
+    "normalize signed": lambda w: image.normalize(w.x[:, 0], signed=True),
+    "upsample": lambda w: image.upsample(w.heat, (24, 32)),
+    "overlay": lambda w: image.overlay(w.x.sigmoid(), w.heat),
+    "colorize": lambda w: image.colorize(w.heat, "viridis"),
+    "relief": lambda w: image.relief(w.x),
+    "slices": lambda w: image.slices(w.x.sigmoid()[0], w.heat, count=3),
+    "curve": lambda w: image.curve(w.x[0, 0], w.heat[0, 0]),
+    "peer_postprocess": lambda w: image.peer_postprocess(w.x[:, 0], (24, 32)),
+    "to_mask": lambda w: image.to_mask(w.heat),
+    "to_boxes": lambda w: image.to_boxes(w.heat, threshold=0.9),
+    "montage": lambda w: image.montage([w.x[0].sigmoid(), w.x[1].sigmoid()]),
+}
+METRICS: dict[str, Call] = {
+    "deletion": lambda w: metrics.deletion(w.score(), w.x, w.heat, step=0.1),
+    "insertion": lambda w: metrics.insertion(
+        w.score(), w.x, w.heat, step=0.1, baseline=lambda x: metrics.blur(x, 3, 1.0)
+    ),
+    "pixel_flipping": lambda w: metrics.pixel_flipping(w.score(), w.x, w.heat, side=4, step=1),
+    "road": lambda w: metrics.road(w.score(), w.x, w.heat, generator=draws()),
+    "road_combined": lambda w: metrics.road_combined(w.score(), w.x, w.heat, shares=(0.2, 0.5), generator=draws()),
+    "impute": lambda w: metrics.impute(w.x, w.heat > 0.6),
+    "infidelity": lambda w: metrics.infidelity(w.score(), w.x, w.heat, generator=draws(), samples=4),
+    "average_drop": lambda w: metrics.average_drop(w.score()(w.x), w.score()(0.5 * w.x)),
+    "masked": lambda w: metrics.masked(w.x, w.heat),
+    "complexity": lambda w: metrics.complexity(w.heat),
+    "entropy": lambda w: metrics.entropy(w.heat),
+    "sparseness": lambda w: metrics.sparseness(w.heat),
+    "coherency": lambda w: metrics.coherency(w.heat, w.x[:, 1].sigmoid()),
+    "spearman": lambda w: metrics.spearman(w.heat, w.x[:, 1]),
+    "ssim": lambda w: metrics.ssim(w.heat, w.x[:, 1].sigmoid()),
+    "most_relevant": lambda w: metrics.most_relevant(w.heat, 0.3),
+    "pointing_game": lambda w: metrics.pointing_game(w.heat, w.x[:, 1] > 0),
+    "energy_in_box": lambda w: metrics.energy_in_box(w.heat, w.x[:, 1] > 0),
+    "iou": lambda w: metrics.iou(w.heat, w.x[:, 1] > 0),
+    "energy_in_box of boxes": lambda w: metrics.energy_in_box(
+        w.heat, w.put(torch.tensor([[2, 2, 9, 9], [0, 0, 4, 8]]))
+    ),
+}
+OTHERS: dict[str, Call] = {
+    "suggest": lambda w: [s._replace(layout=None) for s in layers.suggest(w.net, w.x)],
+    "layout.find": lambda w: layout.find(w.net, LAYER, w.x) is None,
+    "diagnose": lambda w: camfn.diagnose(captured := camfn.capture(w.net, LAYER)(w.x, 1), methods.grad_cam(*captured)),
+    "deep_feature_factorization": lambda w: factorize.deep_feature_factorization(
+        camfn.observe(w.net, LAYER)(w.x)[0].relu(), 2
+    ),
+}
+CALLS: dict[str, Call] = METHODS | NETWORK | ATTENTION | CUTS | TARGETS | TRANSFORMS | IMAGES | METRICS | OTHERS
