@@ -17,6 +17,7 @@ from .._cut.signature import read_signature
 from .._shared.checks import describe, number, one_of, refuse_lost_graph, same_device, space
 from .._shared.devices import tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError, CaptureError
+from .._shared.inputs import Images
 from .._shared.maps import largest_space, min_max, resize, safe_divide, widen
 from .._shared.spelling import near
 from .._shared.value import Prepared
@@ -174,6 +175,7 @@ class fuse(Prepared):
         weights: as for `fuse_maps`, in the order of the layers; a pattern gives them in the order of the model.
         select: as for `explainer`, for every layer.
         layout: as for `explainer`, for every layer.
+        images: as for `explainer`.
         chunk_size: as for `explainer`.
         progress: as for `explainer`; starts anew with every layer.
         differentiable: as for `explainer`.
@@ -201,6 +203,7 @@ class fuse(Prepared):
     weights: Sequence[float] | Tensor | None = None
     select: Select | None = None
     layout: AnyLayout = "auto"
+    images: Images | None = None
     chunk_size: int | Literal["auto"] | None = None
     progress: Callable[[int, int], None] | None = None
     differentiable: bool = False
@@ -216,7 +219,7 @@ class fuse(Prepared):
             object.__setattr__(self, "layers", named)
         check_rule(self.how, self.scaling, self.size, self.gamma)
         see: dict[str, Any] = {"select": self.select, "layout": self.layout, "differentiable": self.differentiable}
-        knobs: dict[str, Any] = {"chunk_size": self.chunk_size, "progress": self.progress}
+        knobs: dict[str, Any] = {"chunk_size": self.chunk_size, "progress": self.progress, "images": self.images}
         apart = [explainer(self.method, self.model, name, **knobs, **see) for name in names]
         together = needs.gradients and not needs.context - {"chunk_size"}
         object.__setattr__(self, "_together", capture_many(self.model, names, **see) if together else None)

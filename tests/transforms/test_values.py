@@ -233,6 +233,48 @@ def test_one_of_several_is_named(make: str, which: str) -> None:
     torch.testing.assert_close(replace(ask, images=place)(tuple(inputs.values()), 2), expected)
 
 
+PERTURBING: dict[str, dict[str, Any]] = {
+    "score_cam": {},
+    "group_cam": {"groups": 2},
+    "is_cam": {},
+    "ss_cam": {"generator": 0},
+    "poly_cam": {},
+    "opti_cam": {},
+    "rise": {"generator": 0},
+}
+
+
+def drawing(name: str) -> Callable[..., Tensor]:
+    """A method with its options, with a generator at its beginning if it draws."""
+    options = {key: generator() if key == "generator" else value for key, value in PERTURBING[name].items()}
+    return partial(getattr(methods, name), **options)
+
+
+@pytest.mark.parametrize("which", ["rgb", "depth"])
+@pytest.mark.parametrize("name", PERTURBING)
+def test_methods_that_perturb_change_the_one_that_is_named(name: str, which: str) -> None:
+    """As they do on the network of that input alone, the others bound."""
+    net, inputs = two()
+    explain = explainer(drawing(name), net, f"{which}.1", images=which)
+    with pytest.raises(CamfnError, match=r"images='rgb' of shape .*images='depth' of shape"):
+        replace(explain, images=None)(inputs, 2)
+
+    class Bound(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.net(**{**inputs, which: x})
+            return out
+
+    alone = explainer(drawing(name), Bound(), f"net.{which}.1")
+    torch.testing.assert_close(explain(inputs, 2), alone(inputs[which], 2))
+    fusing = fuse(drawing(name), net, f"{which}.1", scaling="none", images=which)
+    alone = replace(alone, method=drawing(name))
+    torch.testing.assert_close(fusing(inputs, 2), alone(inputs[which], 2))
+
+
 def test_the_same_tensor_twice_is_two_inputs() -> None:
     class Pair(nn.Module):
         def __init__(self) -> None:
