@@ -39,7 +39,7 @@ from camfn.attention import (
     observe_attention,
 )
 from camfn.layout import channels_last, tokens, unrolled, windows
-from camfn.methods import grad_cam, score_cam
+from camfn.methods import ablation_cam, grad_cam, score_cam
 from camfn.targets import (
     BoxHead,
     Score,
@@ -363,6 +363,10 @@ CALLS: list[Callable[[Any], Any]] = [
     lambda net: attention_explainer(gradient_rollout, net),
     lambda net: attention_explainer(le_grad, net, "blocks.1", readout=net.readout),
     lambda net: attention_explainer(attention_rollout, net, net.blocks[0]),
+    lambda net: explainer(grad_cam, net, net.blocks[1]),
+    lambda net: explainer(ablation_cam, net, "blocks.1"),
+    lambda net: transforms.fuse(grad_cam, net, ["blocks.1", net.blocks[2]]),
+    lambda net: transforms.smooth(explainer(grad_cam, net, "blocks.1"), 2, std=0.0, noise=torch.zeros(2, 2, 3, 12, 16)),
 ]
 """Makes something of a transformer that is called with images and a class."""
 
@@ -387,7 +391,7 @@ def test_a_copy_of_a_module_explains_the_copy(make: Any) -> None:
     copied = copy.deepcopy(held)
     before = held.explain(x, 1)
     assert torch.equal(copied.explain(x, 1), before)
-    assert copied.explain.model is copied.net
+    assert getattr(copied.explain, "explain", copied.explain).model is copied.net
     with torch.no_grad():
         for parameter in copied.parameters():
             parameter.add_(0.3 * images(*parameter.shape, dtype=torch.float64))

@@ -16,7 +16,7 @@ from .._shared.checks import batch_sizes, refuse_lost_graph, shapes_agree
 from .._shared.inputs import call as run_on
 from .._shared.inputs import copy_of, repeated, zero_like
 from .._shared.value import Value
-from .._shared.vocabulary import AnyLayout, Call, Inputs, Layout, Select
+from .._shared.vocabulary import AnyLayout, Call, Inputs, LayoutPair, Select
 from .capture import joined
 from .graft import bare, graft, replace_forward
 from .layer_checks import chosen_calls, chosen_tensor, layer_name, naming_what_has_no_data
@@ -208,7 +208,7 @@ class Cuts(NamedTuple):
     earlier: list[Kept]
     outputs: list[Kept]
     raws: list[Tensor]
-    layouts: list[Layout | None]
+    layouts: list[LayoutPair | None]
     maps: list[Tensor]
 
     def replayed(self, replacements: list[Tensor], change: Change) -> list[Any]:

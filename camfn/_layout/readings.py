@@ -25,7 +25,7 @@ def image_among(inputs: Any) -> Tensor | None:
     return next((leaf for leaf in leaves if leaf.ndim > 2), None)
 
 
-def layout_for(layout: AnyLayout, model: nn.Module, name: str, raw: Tensor, inputs: Any) -> Any:
+def layout_for(layout: AnyLayout, model: nn.Module, name: str, raw: Tensor, inputs: Any) -> LayoutPair | None:
     """Return the layout that the caller chose; for "auto", find the layout of the layer whose output is `raw`.
 
     A layer's activations and its gradients have one shape: decide once, and apply `as_map` to each.

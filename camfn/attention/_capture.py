@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._cut.derive import at_own_level, expanded, gradients
-from .._cut.graft import graft
+from .._cut.graft import bare, graft
 from .._cut.layer_checks import check_model, layer_name
+from .._cut.lost import no_gradient
 from .._cut.resume import resume
+from .._cut.traced import outside_the_compiler
 from .._shared.checks import batch_sizes, describe, one_of, one_score_a_sample, refuse_lost_graph
 from .._shared.errors import ArgumentTypeError, CaptureError
-from .._shared.inputs import call, copy_of
+from .._shared.inputs import call, copy_of, tensors_in
 from .._shared.value import Value
 from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import as_score, pin
@@ -105,13 +107,14 @@ class observe_attention(Value):
         return _observe(self, inputs)
 
 
+@outside_the_compiler
 def _observe(of: observe_attention, inputs: Inputs) -> Attended:
-    names, keep = _names(of.layers), of.differentiable and torch.is_grad_enabled()
+    model, names, keep = bare(of.model), _names(of.layers), of.differentiable and torch.is_grad_enabled()
     if not of.differentiable:
-        refuse_lost_graph("observe_attention", of.model, inputs)
+        refuse_lost_graph("observe_attention", model, inputs)
     with torch.inference_mode(False), torch.set_grad_enabled(keep):
-        outputs, sites = _forward(of.model, names, inputs)
-        return Attended([_record(site, inputs) for site in _sites_in(names, sites, of.model)], outputs)
+        outputs, sites = _forward(model, names, inputs)
+        return Attended([_record(site, inputs) for site in _sites_in(names, sites, model)], outputs)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -132,6 +135,7 @@ class capture_attention(Value):
         readout: for `scores="layers"`, the rest of the network after the last block: a function from tokens to
             outputs, such as timm's `model.forward_head`. None finds it with a second forward.
         differentiable: whether to keep the outer graph, so that a map may be part of a loss.
+        unused: what a gradient that does not exist is, as for `camfn.capture`: an "error" that says why, or "zeros".
 
     Returns:
         A function of the inputs and a target, as for `camfn.capture`, that returns `Attended(records, outputs)`.
@@ -156,21 +160,28 @@ class capture_attention(Value):
     scores: Scores = "model"
     readout: Callable[[Tensor], Any] | None = None
     differentiable: bool = False
+    unused: Literal["error", "zeros"] = "error"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", _checked_layers(self.model, self.layers))
         one_of("scores", self.scores, ("model", "layers"))
+        one_of("unused", self.unused, ("error", "zeros"))
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Attended:
         """Run the model once, and differentiate the score of each sample."""
         return _capture(self, inputs, target)
 
 
+@outside_the_compiler
 def _capture(of: capture_attention, inputs: Inputs, target: Target) -> Attended:
-    model, names, score = of.model, _names(of.layers), as_score(target)
+    model, names, score = bare(of.model), _names(of.layers), as_score(target)
     keep = of.differentiable and torch.is_grad_enabled()
     if not of.differentiable:
         refuse_lost_graph("capture_attention", model, inputs)
+
+    def missing(site: Site) -> None:
+        if of.unused == "error":
+            raise _NoGradient(site.name)
 
     def compute(seed: Tensor) -> Attended:
         # a differentiable map needs a second derivative, which fused kernels lack: the name "" of the model itself
@@ -178,18 +189,30 @@ def _capture(of: capture_attention, inputs: Inputs, target: Target) -> Attended:
         outputs, sites = _forward(model, ("",) if keep else names, inputs, lambda x: expanded(seed, x))
         wanted = _sites_in(names, sites, model)
         score_values = one_score_a_sample(score(outputs), batch_sizes(inputs, ()))
-        deltas = [delta for site in wanted for delta in (site.delta, site.output_delta) if delta is not None]
         if of.scores == "model":
-            grads = gradients(score_values, deltas, create_graph=keep)
+            grads = _gradients(wanted, score_values, keep, missing)
         else:
-            rest = of.readout or _rest_after_last_block(model, sites, wanted, inputs)
-            grads = _gradients_of_own_scores(wanted, rest, pin(target, outputs), keep)
+            rest = of.readout or _rest_after_last_block(model, sites, wanted, inputs, keep)
+            grads = _gradients_of_own_scores(wanted, rest, pin(target, outputs), keep, missing)
         pairs = zip(wanted, grads[::2], grads[1::2])
         records = [_record(site, inputs, grad, output_grad) for site, grad, output_grad in pairs]
         return Attended(records, outputs)
 
-    with torch.inference_mode(False), torch.set_grad_enabled(keep):
-        return at_own_level(compute, create_graph=keep)
+    try:
+        with torch.inference_mode(False), torch.set_grad_enabled(keep):
+            return at_own_level(compute, create_graph=keep)
+    except _NoGradient as found:
+        name = found.name
+    # outside of the level, where the network can be run again to find out why
+    raise no_gradient(model, name, inputs, score, lambda output: tensors_in(output)[0])
+
+
+class _NoGradient(Exception):
+    """The graph of the score does not reach an attention."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
 
 def _checked_layers(model: nn.Module, layers: Layers) -> tuple[str, ...] | None:
@@ -320,7 +343,7 @@ def _record(
 
 
 def _rest_after_last_block(
-    model: nn.Module, sites: list[Site], wanted: list[Site], inputs: Inputs
+    model: nn.Module, sites: list[Site], wanted: list[Site], inputs: Inputs, differentiable: bool
 ) -> Callable[[Tensor], Any]:
     """Return the network after its last block: a function from tokens to outputs."""
     _check_blocks(wanted)
@@ -332,7 +355,7 @@ def _rest_after_last_block(
                 f"{site.q.shape[-2]}, which the head after the last block cannot score. Name the layers with as many "
                 "tokens as the last block, or take scores='model'"
             )
-    return resume(model, last.block, layout=None)(inputs)
+    return resume(model, last.block, layout=None, differentiable=differentiable)(inputs)
 
 
 def _check_blocks(wanted: list[Site]) -> None:
@@ -346,8 +369,27 @@ def _check_blocks(wanted: list[Site]) -> None:
             )
 
 
+def _gradients(
+    sites: Sequence[Site], scores: Tensor, create_graph: bool, missing: Callable[[Site], None]
+) -> list[Tensor]:
+    """Differentiate the scores in the probabilities and in the output of each attention, one after the other."""
+    deltas = [delta for site in sites for delta in (site.delta, site.output_delta) if delta is not None]
+
+    def absent(places: list[int]) -> None:
+        # the probabilities of an attention reach the score through its output alone
+        for place in places:
+            if place % 2:
+                missing(sites[place // 2])
+
+    return gradients(scores, deltas, create_graph=create_graph, missing=absent)
+
+
 def _gradients_of_own_scores(
-    wanted: list[Site], readout: Callable[[Tensor], Any], score: ScoreFn, create_graph: bool
+    wanted: list[Site],
+    readout: Callable[[Tensor], Any],
+    score: ScoreFn,
+    create_graph: bool,
+    missing: Callable[[Site], None],
 ) -> list[Tensor]:
     """Differentiate, for each attention, the score of the mean of its block's tokens.
 
@@ -358,9 +400,6 @@ def _gradients_of_own_scores(
     grads = []
     for site in wanted:
         assert site.tokens is not None
-        assert site.delta is not None
-        assert site.output_delta is not None
         tokens = site.tokens.mean(site.per_token, keepdim=True).expand_as(site.tokens)
-        deltas = [site.delta, site.output_delta]
-        grads += gradients(score(readout(tokens)), deltas, create_graph=create_graph)
+        grads += _gradients([site], score(readout(tokens)), create_graph, missing)
     return grads

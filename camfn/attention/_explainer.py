@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .._cut.graft import bare
+from .._cut.traced import outside_the_compiler
 from .._layout.readings import image_among, possible_readings
 from .._shared.checks import describe, function, refuse_lost_graph, space, whole
 from .._shared.errors import CaptureError
@@ -60,6 +61,7 @@ class attention_explainer(Value):
             there are prefix tokens, unless the model states that it averages patches.
         readout: for LeGrad, function from tokens to outputs, as for `capture_attention`; saves a forward.
         differentiable: whether to keep the outer graph, so that the map may be part of a loss.
+        unused: as for `capture_attention`.
         has_aux: return `(cam, outputs)`, with the outputs that the model gave on the way.
 
     Returns:
@@ -92,6 +94,7 @@ class attention_explainer(Value):
     query: int | Literal["auto"] | None = "auto"
     readout: Callable[[Tensor], Any] | None = None
     differentiable: bool = False
+    unused: Literal["error", "zeros"] = "error"
     has_aux: bool = False
     _capture: observe_attention | capture_attention = field(init=False)
 
@@ -111,8 +114,8 @@ class attention_explainer(Value):
             run = observe_attention(self.model, self.layers, differentiable=self.differentiable)
         else:
             scores: Literal["model", "layers"] = "layers" if plain is relevance.le_grad else "model"
-            options: dict[str, Any] = {"readout": self.readout, "differentiable": self.differentiable}
-            run = capture_attention(self.model, self.layers, scores=scores, **options)
+            options: dict[str, Any] = {"differentiable": self.differentiable, "unused": self.unused}
+            run = capture_attention(self.model, self.layers, scores=scores, readout=self.readout, **options)
         object.__setattr__(self, "_capture", run)
         object.__setattr__(self, "layers", run.layers)
 
@@ -123,6 +126,7 @@ class attention_explainer(Value):
         return cast(Tensor, (cam, outputs)) if self.has_aux else cam
 
 
+@outside_the_compiler
 def _explain(of: attention_explainer, inputs: Inputs, target: Target) -> tuple[Tensor, Any]:
     """Capture the attention, find the grid of its tokens, and call the method."""
     if not of.differentiable:

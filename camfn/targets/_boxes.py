@@ -75,9 +75,6 @@ class BoxHead(Value, tree=True):
     objectness_of: Callable[[Any], Tensor] | None = None
     fixed: bool = True
 
-    def _replace(self, **changes: Any) -> BoxHead:
-        return replace(self, **changes)
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class torchvision_head(Value):
@@ -160,7 +157,7 @@ class detr_head(Value):
         return self._probabilities(outputs)[..., :-1]
 
     @property
-    def objectness_of(self) -> Callable[[Any], Tensor] | None:
+    def objectness_of(self) -> Callable[[Any], Tensor]:
         """Function from outputs to the probability that a query found an object, (B, N)."""
         return self._objectness
 

@@ -298,6 +298,57 @@ def test_a_map_without_a_graph_is_refused_where_its_derivative_is_asked_for(meth
     assert expected.any()
 
 
+class Cut(nn.Module):
+    """A transformer whose head does not hand the gradient on, or does not read the last block."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.net, self.how = transformer("fused"), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.net.patches(x).flatten(2).transpose(1, 2)
+        first = self.net.blocks[0](tokens)
+        tokens = self.net.blocks[1](first)
+        if self.how == "detach":
+            tokens = tokens.detach()
+        if self.how == "no_grad":
+            with torch.no_grad():
+                tokens = self.net.blocks[2](tokens)
+        return self.net.head((first if self.how == "unused" else tokens).mean(1))  # type: ignore[no-any-return]
+
+
+GRADIENT_METHODS = pytest.mark.parametrize("method", [gradient_rollout, grad_eclip], ids=lambda one: one.__name__)
+
+
+@GRADIENT_METHODS
+@pytest.mark.parametrize(
+    ("how", "target", "words"),
+    [
+        ("detach", 1, "the model cuts the graph"),
+        ("no_grad", 1, "runs under no_grad"),
+        ("unused", 1, "the score does not use this layer"),
+        ("", lambda outputs: outputs[:, 1].detach(), "the target cuts the graph"),
+    ],
+)
+def test_a_gradient_that_cannot_exist_is_an_error(method: Any, how: str, target: Any, words: str) -> None:
+    net, x = Cut(how).eval(), batch()
+    layers = ["net.blocks.0", "net.blocks.1"]
+    with pytest.raises(CaptureError, match=f"no gradient.*{words}"):
+        attention_explainer(method, net, layers, grid=(3, 4))(x, target)
+    zeros = attention_explainer(partial(method, query=None), net, layers, grid=(3, 4), unused="zeros")(x, target)
+    assert zeros.shape == (2, 3, 4)
+    with pytest.raises(CamfnError, match="unused"):
+        attention_explainer(method, net, unused="nothing")  # type: ignore[arg-type]
+
+
+@every_method
+def test_compiled_code_breaks_off_before_attention(method: Any) -> None:
+    net, x = transformer("fused"), batch()
+    explain = attention_explainer(method, net)
+    compiled = torch.compile(lambda images: 2 * explain(images, 1).relu(), backend="eager")
+    assert_close(compiled(x), 2 * explain(x, 1).relu())
+
+
 @every_method
 def test_the_outputs_come_with_the_map(method: Any) -> None:
     net, x = transformer("fused"), batch()
@@ -465,7 +516,7 @@ def test_attention_over_channels_is_no_map() -> None:
 
 def test_options_out_of_range() -> None:
     records = random()
-    with pytest.raises(ValueError, match=r"discard: expected a share in \[0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"discard: expected a number in \[0, 1\), got 1"):
         attention_rollout(records, discard=1)
     with pytest.raises(ValueError, match="prefix=5 leaves none of the 5 tokens"):
         raw_attention(records, prefix=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,7 +98,7 @@ def test_overlap_score_of_the_best_class() -> None:
 
 @pytest.mark.parametrize("objectness", [True, False])
 def test_detection_similarity(objectness: bool) -> None:
-    head = HEAD if objectness else HEAD._replace(objectness_of=None)
+    head = HEAD if objectness else replace(HEAD, objectness_of=None)
     out, wanted = candidates(), torch.tensor([0.2, 0.5, 0.1], dtype=torch.float64)
     found = detection_similarity(BOX, head=head, probabilities=wanted)(out)
     for rows, value in zip(out.tolist(), found.tolist(), strict=True):
@@ -111,7 +112,7 @@ def test_detection_similarity(objectness: bool) -> None:
 
 def test_a_detection_is_most_like_itself() -> None:
     out = candidates()
-    target = pin(detection_similarity(3, head=HEAD._replace(objectness_of=None)), out)
+    target = pin(detection_similarity(3, head=replace(HEAD, objectness_of=None)), out)
     torch.testing.assert_close(target(out), torch.ones(2, dtype=torch.float64))
     assert (target(candidates(seed=5)) < 1).all()
 
@@ -128,7 +129,7 @@ def test_a_pinned_target_keeps_to_its_candidate_where_candidates_are_places() ->
 
 
 def test_a_pinned_target_looks_for_its_box_where_candidates_are_sorted() -> None:
-    head = HEAD._replace(fixed=False)
+    head = replace(HEAD, fixed=False)
     out = candidates()
     target = pin(box_score(2, head=head), out)
     torch.testing.assert_close(target(out.flip(1)), box_score(2, head=head)(out))
@@ -161,7 +162,7 @@ def test_coordinates_move_with_the_image(build: Any, scale: float) -> None:
 @pytest.mark.parametrize("box", [2, None, torch.tensor([1, 3])], ids=str)
 @pytest.mark.parametrize("build", BUILDERS)
 def test_a_candidate_moves_once_it_is_pinned(build: Any, box: Any, fixed: bool) -> None:
-    out, head = candidates(), HEAD._replace(fixed=fixed)
+    out, head = candidates(), replace(HEAD, fixed=fixed)
     target = build(box, head=head, size=(20, 16))
     found = moved(pin(target, out), lambda mask: mask.flip(-1))(mirrored(out))
     torch.testing.assert_close(found, target(out), rtol=0.02, atol=0)
@@ -200,7 +201,7 @@ def test_boxes_of_torchvision_under_augmentation(call: str) -> None:
     ("call", "message"),
     [
         (lambda: box_score(head=HEAD, part="area"), "part: expected"),  # type: ignore[arg-type]
-        (lambda: box_score(head=HEAD._replace(objectness_of=None), part="objectness"), "objectness_of"),
+        (lambda: box_score(head=replace(HEAD, objectness_of=None), part="objectness"), "objectness_of"),
         (lambda: box_score(6, head=HEAD)(candidates()), "6 candidates"),
         (lambda: box_score([1.0, 2.0], head=HEAD)(candidates()), r"\(4,\) or \((2|B), 4\)"),
         (lambda: box_score(torch.tensor([1, 2, 3]), head=HEAD)(candidates()), "one a sample"),
@@ -309,14 +310,14 @@ def test_detr_like_heads(name: str) -> None:
         overlap_score([0.2, 0.2, 0.8, 0.9], 1, head=head),
     ):
         with unchanged(model):
-            captured = capture(model, layer)(batch, target)
+            captured = capture(model, layer, layout=None)(batch, target)
         _, grads, outputs = reference(model, layer, lambda m: m(**batch), target)
         torch.testing.assert_close(captured.grads, grads)
         assert grads.any()
     scores = head.scores_of(outputs)
     assert scores.shape == (2, 5, 3)
     assert (head.boxes_of(outputs)[..., 2:] > head.boxes_of(outputs)[..., :2]).all()
-    assert torch.allclose(scores.sum(-1), head.objectness_of(outputs) if head.objectness_of else scores)
+    assert torch.allclose(scores.sum(-1), head.objectness_of(outputs))
 
 
 def test_odam_of_one_box_fused_over_the_levels_of_a_pyramid() -> None:

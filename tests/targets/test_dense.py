@@ -181,7 +181,7 @@ def agrees(model: Any, layer: str, batch: dict[str, Tensor], target: Any) -> Ten
         model, layer, lambda m: m(**batch), target
     )  # Hugging Face's own hooks come with a first run
     with unchanged(model):
-        captured = capture(model, layer)(batch, target)
+        captured = capture(model, layer, layout=None)(batch, target)
     torch.testing.assert_close(captured.grads, grads)
     assert grads.any()
     return grads
