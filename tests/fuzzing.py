@@ -453,7 +453,7 @@ def own_fault(error: Exception) -> bool:
 
 
 def _watches(file: str) -> bool:
-    return file.endswith(("attention/_watch.py", "network/_rectify.py"))
+    return file.endswith(("attention/_watch.py", "network/_rectify.py", "network/_sight.py"))
 
 
 _WORKS = re.compile(
@@ -487,6 +487,8 @@ _ABOUT = {
     "targets": r"class",
     "model": r"layer|module",
     "labels": r"class",
+    "tokens": r"class",
+    "volume": r"photo",
     "classes": r"class",
     "against": r"class",
     "region": r"mask|object",

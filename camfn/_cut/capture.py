@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .._layout.readings import as_map, layout_for
-from .._shared.checks import batch_sizes, one_score_a_sample, refuse_lost_graph
-from .._shared.errors import CamfnError, CaptureError
+from .._shared.checks import batch_sizes, one_of, one_score_a_sample, refuse_lost_graph
+from .._shared.errors import CaptureError
 from .._shared.inputs import replace_tensor
 from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Call, Captured, Inputs, Select, Target
@@ -226,8 +226,7 @@ def _capture(
 
 def check_unused(unused: object) -> None:
     """Refuse what names no way to treat a gradient that does not exist."""
-    if unused not in ("error", "zeros"):
-        raise CamfnError(f"unused: expected 'error' or 'zeros', got {unused!r}")
+    one_of("unused", unused, ("error", "zeros"))
 
 
 Point: TypeAlias = tuple[str, int]

@@ -19,7 +19,7 @@ from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Call, Inputs, LayoutPair, Select
 from .capture import joined
 from .graft import bare, graft, replace_forward
-from .layer_checks import chosen_calls, chosen_tensor, layer_name, naming_what_has_no_data
+from .layer_checks import check_call, chosen_calls, chosen_tensor, layer_name, naming_what_has_no_data
 from .record import Change, Kept, Recorder
 from .traced import outside_the_compiler
 
@@ -175,6 +175,7 @@ class tail(Value):
 
 def _first_call(model: nn.Module, name: str, call: Call | None, inputs: Inputs) -> int:
     """Return the index of the first run to cut at; a negative `call` needs one more forward, which counts the runs."""
+    check_call(call)
     if call is None or call == "all":
         return 0
     if call >= 0:

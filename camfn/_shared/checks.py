@@ -1,7 +1,5 @@
 """Checks and the texts of their errors; a text is built only once its check has failed."""
 
-# tested in tests/targets/test_classes.py and tests/cut/test_capture.py
-
 from __future__ import annotations
 
 import math
@@ -114,9 +112,11 @@ def whole(name: str, value: Any, least: int = 1) -> None:
 
 
 def number(name: str, value: Any, interval: str = "(-inf, inf)", advice: str = "") -> None:
-    """Refuse anything but a number in an interval, such as "(0, 1]"; the data of a tensor () is not read."""
+    """Refuse anything but a number in an interval, such as "(0, 1]"; a tensor () is read on the CPU."""
     if isinstance(value, Tensor) and not value.ndim and value.dtype.is_floating_point:
-        return
+        if value.device.type != "cpu" or not is_concrete(value):
+            return
+        value = value.item()
     low, high = map(float, interval[1:-1].split(", "))
     if isinstance(value, _REAL) and not isinstance(value, bool):
         above = value >= low if interval[0] == "[" else value > low

@@ -136,7 +136,11 @@ def call(run: Callable[..., Any], inputs: Any) -> Any:
 def _misfit(run: Callable[..., Any], inputs: Any) -> str | None:
     """Say why arguments do not fit the signature of a model; None where they do, or where it cannot be read."""
     try:
-        known = signature(run.forward if isinstance(run, nn.Module) else run)
+        # a private copy of a network holds it as `root`
+        network = getattr(run, "root", run)
+        known = signature(type(network).forward if isinstance(network, nn.Module) else network)
+        if isinstance(network, nn.Module):
+            known = known.replace(parameters=list(known.parameters.values())[1:])
     except (TypeError, ValueError):
         return None
     try:

@@ -95,7 +95,7 @@ def score_cam(
     # In training the score of a sample depends on the other samples of its batch, so that equal masks of one sample may
     # not share one run.
     independent = constant(activations, inputs) and not getattr(forward, "samples_interact", False)
-    different, place = _distinct(tried) if independent else (tried, None)
+    different, place = _distinct(tried) if independent and len(tried) else (tried, None)
 
     def masked(units: Tensor) -> Tensor:
         """Mask the input with one channel of each sample."""
