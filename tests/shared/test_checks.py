@@ -114,7 +114,8 @@ def test_no_scale_of_the_activations_makes_a_map_die(case: Any, factor: float) -
 def test_plain_mistakes_say_what_works() -> None:
     net, x = seeded(Net), images(2, 3, 12, 10)
     explain = explainer(methods.grad_cam, net, "blocks.0")
-    cam, bad = methods.grad_cam, partial(methods.kpca_cam, kernal="rbf")
+    misspelt: dict[str, Any] = {"kernal": "rbf"}
+    cam, bad = methods.grad_cam, partial(methods.kpca_cam, **misspelt)
     one_sample: Any = [lambda o: o[1], lambda o: o[1]]
     given: list[tuple[Any, Any, str]] = [
         (x.numpy(), 1, r"inputs: expected a tensor .*ndarray; torch.as_tensor"),
