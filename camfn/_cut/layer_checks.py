@@ -51,6 +51,9 @@ def naming_what_has_no_data(model: nn.Module, inputs: Any) -> Iterator[None]:
         raise
 
 
+_COMPILED_PART = re.compile(r"(^|\.)_orig_mod(?=\.|$)")
+
+
 def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
     """Check the model, and return the dotted name in it of `layer`, a dotted name or a module."""
     if not torch.compiler.is_compiling():
@@ -94,6 +97,10 @@ def _name_in(model: nn.Module, layer: Any) -> str:
     short = re.sub(r"^((_orig_mod|module)(\.|$))+", "", layer)
     if inner is not model and short in names:
         return short
+    # or leave out, or have, the segment "_orig_mod" of a part that is compiled
+    plain = {_COMPILED_PART.sub("", name).lstrip("."): name for name in reversed(names)}
+    if (name := plain.get(_COMPILED_PART.sub("", short).lstrip("."))) is not None and layer:
+        return str(name)
     raise CaptureError(f"{type(model).__name__} has no layer {layer!r}. {near(layer, names)}")
 
 

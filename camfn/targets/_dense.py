@@ -205,7 +205,8 @@ class several(Arithmetic, tree=True):
     threshold: float | Tensor = 0.0
 
     def __post_init__(self) -> None:
-        number("threshold", self.threshold)
+        if not isinstance(self.threshold, Tensor):
+            number("threshold", self.threshold)
         if not (isinstance(self.labels, Tensor) and self.labels.dtype is torch.bool):
             object.__setattr__(self, "labels", checked_classes("labels", self.labels))
 
