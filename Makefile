@@ -2,13 +2,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-all lint bench evaluate format clean
+.PHONY: help demo test test-all lint bench gpu evaluate format clean
 
 help:
 	@echo "make demo      explain a real photo with real weights, and draw the maps"
 	@echo "make test      lint, types, tests, doctests, and the code in README and docs"
 	@echo "make test-all  the same and the long sweeps"
 	@echo "make bench     camfn beside its peers: times, ratios, peak memory"
+	@echo "make gpu       the tests of the GPU, then times and memory on it; at most eight minutes, with what is installed"
 	@echo "make evaluate  every method by every metric on 20 photos with boxes; hours, and it goes on where it was left"
 
 .venv/python:
@@ -51,6 +52,12 @@ bench: .venv/dev
 	$(PYTEST) benchmarks --benchmark-enable --benchmark-only --benchmark-quiet --benchmark-min-rounds=3 \
 		--benchmark-max-time=0.3 --benchmark-json out/bench.json
 	$(BIN)/python -m benchmarks.report out/bench.json
+
+# the first Python that has torch: where packages cannot be installed, that of the machine
+gpu:
+	@for python in $(BIN)/python $(PYTHON) python3 python; do \
+		if $$python -c "import torch" 2>/dev/null; then exec $$python -m benchmarks.gpu $(GPU_OPTIONS); fi; \
+	done; echo "make gpu: no Python here has torch" >&2; exit 2
 
 # 1 is the end of a run in which a map was blank or a photo could not be read: all rows are there
 evaluate: .venv/evaluate

@@ -13,58 +13,9 @@ from torch.utils import _pytree as pytree
 
 import camfn
 from camfn import image, methods, metrics, network, targets, transforms
-from tests.calls import CALLS, LAYER, World, draws, world
+from tests.calls import CALLS, LAYER, WAITS, World, draws, world
 
 pretend = pytest.importorskip("tests.pretend", reason="this torch has no backend in Python")
-
-EIGEN = 1
-"""Decompositions on CUDA report to the host whether they converged."""
-
-WAITS: dict[str, int] = {
-    **dict.fromkeys(("eigen_cam", "eigen_grad_cam", "seg_eigen_cam", "kpca_cam"), EIGEN),
-    # NaN among the scores; whether batches of one sample agree with one by one, for the activations and the forwards
-    "ablation_cam": 6,
-    "score_cam": 5,
-    "recipro_cam": 2,
-    "lift_cam": 2,
-    "shapley_cam": 2,
-    "fd_cam": 2,
-    "group_cam": 3,
-    "ss_cam": 3,
-    "is_cam": 3,
-    "poly_cam": 3,
-    "opti_cam": 5,  # one a step: whether the mask still improves
-    "rise": 3,
-    "d_rise": 2,
-    "eigen_smooth": 1 + EIGEN,
-    "to_mask": 1,
-    "to_boxes": 3,  # components are found on the host
-    "deletion": 4,
-    "insertion": 4,
-    "pixel_flipping": 4,
-    "road": 6,
-    "road_combined": 11,
-    "impute": 2,
-    "infidelity": 5,
-    "average_drop": 2,
-    "masked": 2,
-    "complexity": 2,
-    "entropy": 1,
-    "sparseness": 1,
-    "coherency": 2,
-    "spearman": 2,
-    "ssim": 5,
-    "most_relevant": 1,
-    "pointing_game": 2,
-    "energy_in_box": 3,
-    "iou": 3,
-    "energy_in_box of boxes": 5,  # one a sample
-    "several": 2,  # labels out of range, which no gather would find
-    "suggest": 1,
-    "diagnose": 10,  # some a sample
-    "deep_feature_factorization": 30,  # grows with the steps until it converges
-}
-"""How often each call of `tests.calls` may wait; those that are not named here never do."""
 
 
 def device_world(w: World) -> World:
