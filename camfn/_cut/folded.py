@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from .graft import Graft, graft, has_hooks, replace_forward, replace_parameters,
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+_BY_NAME = {"Conv2dSame": "convolution", "BatchNormAct2d": "norm"}
+"""Classes of timm that compute what torch's do, with a padding before or with `drop` and `act` after."""
 
 Pairs = dict[int, nn.Module]
 """A convolution by its id, and the BatchNorm that its output goes into."""
@@ -98,13 +102,34 @@ def _laid(inputs: Any, memory: torch.memory_format) -> Any:
     )
 
 
+def _is_convolution(module: nn.Module) -> bool:
+    return type(module) in _CONVOLUTIONS or _BY_NAME.get(type(module).__name__) == "convolution"
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return type(module) in _NORMS or _BY_NAME.get(type(module).__name__) == "norm"
+
+
 def _may_be_folded(module: nn.Module) -> bool:
-    return type(module) in _CONVOLUTIONS + _NORMS and not has_hooks(module)
+    return (_is_convolution(module) or _is_norm(module)) and not has_hooks(module)
+
+
+def without_norm(norm: nn.Module) -> nn.Module:
+    """Return what a norm does after it normalized: nothing, or the dropout and activation of timm's class."""
+    after = OrderedDict(norm.named_children())
+    return (nn.Sequential(after) if after else nn.Identity()).eval()
 
 
 def watched(model: nn.Module, inputs: Any) -> tuple[Any, Pairs]:
     """Run the network, and see which BatchNorm was given what a convolution returned."""
-    watching = graft(model, {id(module) for module in model.modules() if _may_be_folded(module)})
+    watching = graft(
+        model,
+        {
+            id(module)
+            for module in model.modules()
+            if (_is_convolution(module) or _is_norm(module)) and not has_hooks(module)
+        },
+    )
     returned: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
     pairs: Pairs = {}
     calls: dict[int, int] = {}
@@ -122,9 +147,9 @@ def watched(model: nn.Module, inputs: Any) -> tuple[Any, Pairs]:
 
     originals = {id(module): module for module in model.modules()}
     for key, module in watching.owned.items():
-        if type(module) in _CONVOLUTIONS:
+        if _is_convolution(module):
             module.register_forward_hook(lambda _, args, output, key=key: leave(key, output))
-        elif type(module) in _NORMS and module.running_mean is not None:
+        elif _is_norm(module) and module.running_mean is not None:
             module.register_forward_pre_hook(lambda _, args, key=key: enter(originals[key], key, args[0]))
     outputs = call(watching, inputs)
     return outputs, {key: norm for key, norm in pairs.items() if calls[key] == calls[id(norm)] == 1}
@@ -134,7 +159,7 @@ def _folded(model: nn.Module, pairs: Pairs, memory: torch.memory_format) -> Graf
     folding = graft(model, {*pairs, *map(id, pairs.values())})
     for key, norm in pairs.items():
         replace_parameters(folding.owned[key], **folded_parameters(folding.owned[key], norm, memory))
-        replace_forward(folding.owned[id(norm)], lambda x: x)
+        replace_forward(folding.owned[id(norm)], without_norm(norm))
     return folding
 
 

@@ -17,7 +17,7 @@ from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.inputs import call, copy_of, floating_leaves
 from .._shared.maps import same_numbers
 from .._shared.vocabulary import Inputs
-from .folded import FOLDED_BY, PREPARED, Pairs, folded_parameters, same_outputs, watched
+from .folded import FOLDED_BY, PREPARED, Pairs, folded_parameters, same_outputs, watched, without_norm
 from .graft import bare, graft, run_apart
 from .layer_checks import check_model
 
@@ -121,7 +121,7 @@ def _copy(model: nn.Module, pairs: Pairs, memory: torch.memory_format) -> nn.Mod
         for parent in prepared.modules():
             for name, child in parent.named_children():
                 if child is copies[id(norm)]:
-                    setattr(parent, name, nn.Identity().eval())
+                    setattr(parent, name, without_norm(child))
     return prepared
 
 

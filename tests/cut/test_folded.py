@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from camfn import explainer
+from camfn import explainer, prepare
 from camfn._cut.folded import BatchNormFolded, watched
 from camfn.methods import score_cam
 from tests.nets.small import Net, images, seeded, unchanged
@@ -116,6 +116,20 @@ def test_derivatives_are_those_of_the_network() -> None:
     x = X.clone().requires_grad_()
     torch.testing.assert_close(folded(x), net(x), rtol=0, atol=0)
     assert folded.graft is None
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_the_layers_of_timm_are_folded(same: bool) -> None:
+    layers = pytest.importorskip("timm.layers", reason="needs timm")
+    convolution = layers.Conv2dSame(3, 4, 3, stride=2) if same else nn.Conv2d(3, 4, 3)
+    net = seeded(lambda: nn.Sequential(convolution, layers.BatchNormAct2d(4)), dtype=torch.float64)
+    found, expected = runs(net)
+    torch.testing.assert_close(found, expected)
+    assert not torch.equal(found, expected), "nothing was folded"
+    prepared = prepare(net, X)
+    torch.testing.assert_close(prepared(X), expected)
+    assert [name for name, _ in prepared.named_modules()] == [name for name, _ in net.named_modules()]
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules())
 
 
 class Viewing(nn.Module):
