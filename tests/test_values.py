@@ -306,7 +306,7 @@ def public() -> dict[str, Any]:
 
 def test_every_public_value_is_in_the_table() -> None:
     classes = {key for key, value in public().items() if inspect.isclass(value) and issubclass(value, Value)}
-    abstract = {"Arithmetic", "Prepared", "Value", "OnNetwork"}
+    abstract = {"Arithmetic", "Value", "OnNetwork"}
     assert classes - abstract <= {type(make()).__name__ for make, _ in VALUES.values()}
 
 
@@ -399,6 +399,36 @@ def test_a_copy_of_a_module_explains_the_copy(make: Any) -> None:
     changed = copied.explain(x, 1)
     assert torch.equal(changed, make(copied.net)(x, 1))
     assert not torch.allclose(changed, before)
+
+
+class Whole(Net):
+    """A network that holds what explains itself."""
+
+    def __init__(self, make: Callable[[nn.Module], Any]) -> None:
+        super().__init__(5)
+        self.explain = make(self)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda net: explainer(grad_cam, net, net.conv),
+        lambda net: transforms.fuse(grad_cam, net, ["conv"]),
+        lambda net: transforms.augment(explainer(grad_cam, net, "conv"), "flips"),
+        network.full_grad,
+        lambda net: network.smooth_grad(net, samples=2, noise=torch.ones(2, 2, 3, 6, 6)),
+        lambda net: network.guided_grad_cam(net, "conv"),
+        lambda net: LayerAttribution(grad_cam, net, "conv").attribute,
+    ],
+)
+def test_a_module_that_explains_itself_is_copied_and_pickled(make: Any) -> None:
+    net, x = Whole(make).eval(), IMAGES.float()
+    again = copy.deepcopy(net)
+    assert torch.equal(again.explain(x, 1), net.explain(x, 1))
+    again.conv.weight.data.neg_()
+    assert not torch.allclose(again.explain(x, 1), net.explain(x, 1))
+    assert torch.equal(again.explain(x, 1), make(again)(x, 1))
+    assert torch.equal(pickle.loads(pickle.dumps(net.explain))(x, 1), net.explain(x, 1))
 
 
 def test_a_replaced_model_is_explained_at_the_same_layers() -> None:

@@ -53,18 +53,6 @@ class Value:
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-class Prepared(Value):
-    """A value that prepares something for its calls in `__post_init__`: copies and pickles prepare their own."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        held = {field.name: getattr(self, field.name) for field in fields(self) if field.init}  # type: ignore[arg-type]
-        return _made, (type(self), held)
-
-
-def _made(cls: type[Any], held: dict[str, Any]) -> Any:
-    return cls(**held)
-
-
 def shown(value: Any) -> str:
     """Print a value as it stands in a call: a module by its class, a function by its name, a large tensor by shape."""
     if isinstance(value, nn.Module):

@@ -18,7 +18,7 @@ from .._cut.graft import run_apart
 from .._cut.layer_checks import check_model
 from .._shared.checks import one_score_a_sample, refuse_lost_graph
 from .._shared.inputs import Images, copy_of, floating_leaves, images_of
-from .._shared.value import Prepared
+from .._shared.value import Value
 from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import as_score, pin
 
@@ -49,7 +49,7 @@ class Derived(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class OnNetwork(Prepared):
+class OnNetwork(Value):
     """A method of a whole network.
 
     Attributes:

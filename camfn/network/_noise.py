@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,10 +28,10 @@ def noise_source(
     number(f"{name}: std", std, "[0, inf)")
     source = one_source(name, generator, noise, arguments="model")
     if isinstance(source, torch.Generator):
-        return lambda image: (draw_normal(image.shape, source) for _ in range(samples))
+        return partial(_drawn, source, samples)
     if not isinstance(source, Tensor) or not source.ndim or not source.shape[0]:
         raise CamfnError(f"{name}: expected noise of shape (n, *image.shape), got {describe(source)}")
-    return lambda image: _given(name, image, source)
+    return partial(_given, name, source)
 
 
 def noisy(image: Tensor, rebuild: Callable[[Tensor], Inputs], noise_of: NoiseOf, std: float) -> Iterator[Inputs]:
@@ -43,7 +44,12 @@ def noisy(image: Tensor, rebuild: Callable[[Tensor], Inputs], noise_of: NoiseOf,
         yield rebuild(image + spread * brought(noise, image))
 
 
-def _given(name: str, image: Tensor, noise: Tensor) -> Iterator[Tensor]:
+def _drawn(generator: torch.Generator, samples: int, image: Tensor) -> Iterator[Tensor]:
+    """Draw noise tensors of the shape of the image, one at a time."""
+    return (draw_normal(image.shape, generator) for _ in range(samples))
+
+
+def _given(name: str, noise: Tensor, image: Tensor) -> Iterator[Tensor]:
     """Yield the given noise tensors, which must have the shape of the image, or of one image for all of a batch."""
     own = image.shape if noise.shape[1:2] != (1,) else (1, *image.shape[1:])
     shapes_agree(f"{name}: each noise", noise.shape[1:], own)

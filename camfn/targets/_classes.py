@@ -200,7 +200,8 @@ class contrast(Arithmetic, tree=True):
             object.__setattr__(self, name, checked_classes(name, getattr(self, name)))
         if self.against is not None and not isinstance(self.against, Tensor) and not isinstance(self.classes, Tensor):
             _check_against(self.classes, self.against)
-        number("gamma", self.gamma, advice="0 explains the class alone")
+        if not isinstance(self.gamma, Tensor):  # of several strengths, `vmap` makes one
+            number("gamma", self.gamma, advice="0 explains the class alone")
         if type(self.count) is not int or self.count < 1:
             raise CamfnError(f"count: expected at least one class to compare with, got {self.count}")
 

@@ -14,11 +14,11 @@ from .._shared.checks import is_concrete, one_of
 from .._shared.components import Sign, first_component, orient
 from .._shared.errors import CamfnError
 from .._shared.maps import pixels, widen
-from .._shared.value import Prepared
+from .._shared.value import Value
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class eigen_smooth(Prepared):
+class eigen_smooth(Value):
     """Replace the sum over channels of a method by their first component: Eigen-CAM of its weighted channels.
 
     For `L(p) = sum_k c_k(p)`, with `c_k = w_k A_k` in Grad-CAM, the result is `O v_1`, `O` the (N, C) matrix of the

@@ -20,7 +20,7 @@ from .._shared.errors import ArgumentTypeError, CamfnError, CaptureError
 from .._shared.inputs import Images
 from .._shared.maps import largest_space, min_max, resize, safe_divide, widen
 from .._shared.spelling import near
-from .._shared.value import Prepared
+from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 
 Fusion: TypeAlias = Literal["mean", "max", "tanh_max", "product", "weighted"]
@@ -155,7 +155,7 @@ def _combine(stacked: Tensor, how: Fusion, weights: Sequence[float] | Tensor | N
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class fuse(Prepared):
+class fuse(Value):
     """Compose a method with several layers of a model, and combine their maps by `fuse_maps`.
 
     A method that takes gradients and nothing else of the network costs one forward and one backward, however many the

@@ -19,7 +19,7 @@ from .._shared.errors import CamfnError
 from .._shared.inputs import Images, images_of
 from .._shared.maps import widen
 from .._shared.quadrature import gauss_legendre
-from .._shared.value import Prepared
+from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Inputs, ScoreFn, Select, Tail, Target
 from ..targets import pin
 from ._variants import Variant, check_chunk_size, explain_variants
@@ -35,7 +35,7 @@ Run: TypeAlias = Callable[[Sequence[Tensor], AtPoint], Sequence[Tensor]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class path_integral(Prepared):
+class path_integral(Value):
     """Compose a gradient method with a layer, its gradient averaged over the paths from baselines to the sample.
 
     With `A_t` and `g_t` the activations and gradients at the point t of a path, 0 at the baseline and 1 at the sample:

@@ -17,13 +17,13 @@ from .._shared.checks import describe, one_of, refuse_lost_graph, space, whole
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.inputs import Images, images_of
 from .._shared.maps import resize, widen
-from .._shared.value import Prepared
+from .._shared.value import Value
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 from ..targets import logits_of, pin
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class multi_scale(Prepared):
+class multi_scale(Value):
     """Compose a method with a layer whose activations and gradients are averaged over sizes of the image (CAMERAS).
 
     `L = method(mean_r up(A_r), mean_r up(g_r))` over the image at its own size and at each of `sizes`, `up` resizing to
