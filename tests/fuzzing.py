@@ -346,6 +346,13 @@ INNER = [
 """Functions that are imported into a public file, and those that need more than arguments."""
 
 
+OWNERS: dict[str, tuple[str, ...]] = {
+    "layers": ("camfn.layers",),
+    "layout": ("camfn.layout", "camfn._layout.pairs"),
+}
+"""Where the functions of a public file are defined; others are imported there for its own use."""
+
+
 def functions(room: str) -> dict[str, Callable[..., Any]]:
     """List the public functions of a room."""
     module = ROOMS[room]
@@ -355,7 +362,7 @@ def functions(room: str) -> dict[str, Callable[..., Any]]:
         name: function
         for name, function in found.items()
         if callable(function)
-        and str(getattr(function, "__module__", "")).startswith("camfn")
+        and str(getattr(function, "__module__", "")).startswith(OWNERS.get(room, ("camfn",)))
         and not (inspect.isclass(function) and (issubclass(function, (Exception, nn.Module)) or _is_abstract(function)))
     }
 
@@ -457,7 +464,8 @@ def _watches(file: str) -> bool:
 
 
 _WORKS = re.compile(
-    r"expect|for example|pass |take |give |call |need|did you mean|it has|say which|must|out of range", re.IGNORECASE
+    r"expect|for example|pass |take |give |call |need|did you mean|it has|say which|must|out of range|look at",
+    re.IGNORECASE,
 )
 """What a text has that says which call works."""
 
@@ -492,6 +500,8 @@ _ABOUT = {
     "classes": r"class",
     "against": r"class",
     "region": r"mask|object",
+    "head": r"logits",
+    "tail": r"logits",
     "before": r"confidence",
     "after": r"confidence",
     "grads": r"gradient",

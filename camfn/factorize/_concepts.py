@@ -19,6 +19,7 @@ from .._shared.checks import (
     is_concrete,
     length_matches,
     number,
+    one_of,
     same_device,
     shapes_agree,
     tensor,
@@ -283,8 +284,7 @@ def _maps(weights: Tensor, activations: Tensor) -> Tensor:
 
 def _positive(values: Tensor, negative: Negative) -> Tensor:
     """Refuse negative values, or set them to 0."""
-    if negative not in ("error", "relu"):
-        raise CamfnError(f"negative: expected 'error' or 'relu', got {negative!r}")
+    one_of("negative", negative, ("error", "relu"))
     if negative == "relu":
         return values.relu()
     require_nonnegative(values, "activations", "negative='relu' factors their positive part")

@@ -53,11 +53,10 @@ def _alike(method: str, activations: Tensor, grads: Tensor) -> None:
     raise CamfnError(f"{method}: expected grads like the activations, {expected}; got {got}. For example {call}")
 
 
-def at_least_one(method: str, **options: int | None) -> None:
-    """Refuse anything but a count from one, or None."""
+def at_least_one(method: str, **options: int) -> None:
+    """Refuse anything but a count from one."""
     for name, value in options.items():
-        if value is not None:
-            whole(f"{method}: {name}", value)
+        whole(f"{method}: {name}", value)
 
 
 def fits_inputs(method: str, activations: Tensor, inputs: Tensor, forward: Any) -> None:

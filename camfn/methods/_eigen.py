@@ -58,7 +58,7 @@ def eigen_cam(
         tensor([[5., 0.]])
     """
     a = checked("eigen_cam", activations)
-    return _component(a, centered, sign or ("corr_mean" if centered else "sum")).to(activations.dtype)
+    return _component(a, centered, ("corr_mean" if centered else "sum") if sign is None else sign).to(activations.dtype)
 
 
 def eigen_grad_cam(
@@ -204,6 +204,7 @@ def _component(features: Tensor, centered: bool, sign: Sign) -> Tensor:
 
 def _not_sum(sign: Sign) -> None:
     """Refuse the sign rule "sum" for a centered map, whose sum is 0."""
+    one_of("sign", sign, ("absmax", "corr_mean", "sum"))
     if sign == "sum":
         raise CamfnError(
             "sign='sum' cannot orient a centered map: it sums to zero, so its sign would be rounding noise. "

@@ -67,7 +67,9 @@ def opti_cam(
         >>> opti_cam(activations, forward=lambda x: x[:, 0, 0] - x[:, 0, 1], inputs=image, steps=50).argmax(1)
         tensor([0])
     """
-    at_least_one("opti_cam", steps=steps, patience=patience)
+    at_least_one("opti_cam", steps=steps)
+    if patience is not None:
+        at_least_one("opti_cam", patience=patience)
     number("opti_cam: learning_rate", learning_rate, "(0, inf)")
     fits_inputs("opti_cam", activations, inputs, forward)
     progress_bar("opti_cam", progress)

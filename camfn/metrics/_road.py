@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from .._shared.checks import describe, generator_of, number
+from .._shared.checks import describe, function, generator_of, number
 from .._shared.devices import brought, tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.rows import no_nan, one_score
@@ -68,9 +69,10 @@ def road(
     shares = _shares(shares)
     number("road: std", std, "[0, inf)")
     number("road: tolerance", tolerance, "(0, 1)")
+    function("road: score", score, "as scores_of(model, images) makes it")
     noise = _noise(std, generator, images)
     order, score = ranks(maps), for_runs(score, len(shares))
-    missing = torch.stack([order < count_of("road: shares", share, order[0].numel()) for share in shares])
+    missing = torch.stack([order < count_of("road: shares", share, math.prod(order.shape[1:])) for share in shares])
     scores = []
     for gone, filled in zip(missing, _filled(images, missing, tolerance)):
         noisy = filled if noise is None else torch.where(gone[:, None], filled + noise, filled)

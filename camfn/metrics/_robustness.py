@@ -89,7 +89,7 @@ def infidelity(
     )
     drop = before - after
     changes, slopes = widen(perturbations.flatten(1), weights.flatten(1))
-    predicted = einsum(changes, slopes, "n p, b p -> n b").to(drop)
+    predicted = einsum(changes, slopes.to(changes), "n p, b p -> n b").to(drop)
     if optimal_scale:
         predicted = predicted * safe_divide((predicted * drop).sum(0), predicted.square().sum(0))
     error: Tensor = (predicted - drop).square().mean(0)

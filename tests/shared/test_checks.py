@@ -203,3 +203,35 @@ def test_data_is_read_only_where_there_is_some() -> None:
     torch.vmap(note)(x)
     torch.func.grad(lambda y: note(y).sum())(x)
     assert seen == [False, False, True]
+
+
+def test_options_that_mean_nothing_are_refused() -> None:
+    x, heat, nan, inf = images(2, 3, 8, 8), images(2, 8, 8).sigmoid(), float("nan"), float("inf")
+    score, generator = (lambda y: y.flatten(1).mean(1)), torch.Generator().manual_seed(0)
+    drawn: dict[str, Any] = {"generator": generator}
+    calls: list[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any], str]] = [
+        (metrics.max_sensitivity, (lambda y: y.mean(1), x), {"radius": -1.0, **drawn}, "radius"),
+        (metrics.infidelity, (score, x, heat), {"std": -1.0, **drawn}, "std"),
+        (metrics.infidelity, (score, x, heat), {"samples": 0, **drawn}, "samples"),
+        (metrics.road, (score, x, heat), {"std": -1.0, **drawn}, "std"),
+        (metrics.road, (score, x, heat), {"std": nan, **drawn}, "std"),
+        (metrics.road, (score, x, heat), {"tolerance": nan, **drawn}, "tolerance"),
+        (metrics.road, (score, x, heat), {"shares": [0.1, 1.5], **drawn}, "shares"),
+        (metrics.deletion, (score, x, heat), {"chunk_size": -3}, "chunk_size"),
+        (metrics.deletion, (score, x, heat), {"step": -0.1}, "step"),
+        (metrics.pointing_game, (heat, heat > 0.5), {"tolerance": nan}, "tolerance"),
+        (metrics.impute, (x, heat > 0.5), {"tolerance": 0.0}, "tolerance"),
+        (targets.contrast, (0, 1), {"gamma": inf}, "gamma"),
+        (targets.contrast, (0, 0), {}, "against"),
+        (methods.opti_cam, (x,), {"learning_rate": -1.0, "forward": score, "inputs": x}, "learning_rate"),
+        (methods.fem, (x,), {"k": nan}, "k"),
+        (methods.kpca_cam, (x,), {"gamma": -1.0}, "gamma"),
+        (methods.kpca_cam, (x,), {"degree": 2.5}, "degree"),
+        (transforms.multiply, (nan,), {}, "factor"),
+        (transforms.flip, (-1, -1), {}, "flip"),
+        (image.overlay, (x[0].sigmoid(), heat[:1]), {"alpha": True}, "alpha"),
+        (image.upsample, (heat, (8.0, 8.0)), {}, "size"),
+    ]
+    for function, arguments, options, word in calls:
+        with pytest.raises(ValueError, match=word):
+            function(*arguments, **options)
