@@ -49,7 +49,7 @@ def compiled(name: str) -> tuple[nn.Module, float]:
     """A network compiled, and the seconds that this took."""
     subject = load(name)
     start = time.perf_counter()
-    network = prepare(subject.model, question(subject, 1)[0], compile=True)
+    network = prepare(subject.model, question(subject, 4)[0], compile=True)
     return network, time.perf_counter() - start
 
 

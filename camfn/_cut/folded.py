@@ -33,6 +33,10 @@ FOLDED_BY = "_camfn_folded_by"
 """Attribute of a module in a prepared network whose output changed: the name of the BatchNorm that was folded."""
 
 
+BIAS_FOLDED = "_camfn_bias_folded"
+"""Attribute of a convolution in a prepared network that had a bias before a BatchNorm was folded into it."""
+
+
 class BatchNormFolded:
     """Runs a network in evaluation mode as it is once, and from then on with BatchNorm folded.
 

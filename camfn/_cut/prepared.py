@@ -17,7 +17,7 @@ from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.inputs import call, copy_of, floating_leaves
 from .._shared.maps import same_numbers
 from .._shared.vocabulary import Inputs
-from .folded import FOLDED_BY, PREPARED, Pairs, folded_parameters, same_outputs, watched, without_norm
+from .folded import BIAS_FOLDED, FOLDED_BY, PREPARED, Pairs, folded_parameters, same_outputs, watched, without_norm
 from .graft import bare, graft, run_apart
 from .layer_checks import check_model
 
@@ -116,6 +116,7 @@ def _copy(model: nn.Module, pairs: Pairs, memory: torch.memory_format) -> nn.Mod
             module.to(memory_format=memory)
     for key, norm in pairs.items():
         convolution = copies[key]
+        setattr(convolution, BIAS_FOLDED, convolution.bias is not None)
         for name, tensor in folded_parameters(convolution, norm, memory).items():
             setattr(convolution, name, nn.Parameter(tensor, requires_grad=False))
         for parent in prepared.modules():

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .._cut.folded import BIAS_FOLDED
 from .._shared.errors import CamfnError
 from .._shared.maps import widen
 
@@ -46,6 +47,11 @@ def biased_or_smooth(module: nn.Module) -> bool:
 
 def offset_of(module: nn.Module, z: Tensor) -> Tensor:
     """Return `f(z) - J_f(z) z`, the bias of an affine module; it broadcasts to the output of the module."""
+    if getattr(module, BIAS_FOLDED, False):
+        raise CamfnError(
+            f"FullGrad takes the bias of a {type(module).__name__} and that of its BatchNorm apart, and in a prepared "
+            "network they are one. Give it the model that was prepared"
+        )
     if isinstance(module, _BatchNorm):
         if module.training or module.running_mean is None or module.running_var is None:
             raise CamfnError(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camfn import CamfnError, CaptureError, capture, capture_many, explainer, metrics, observe, prepare, resume
+from camfn import CamfnError, CaptureError, capture, capture_many, explainer, metrics, network, observe, prepare, resume
 from camfn._cut import folded
 from camfn.methods import ablation_cam, grad_cam, score_cam
 from tests.nets.small import Net, images, seeded, unchanged
@@ -82,9 +82,9 @@ def test_every_layer_is_right_or_refused() -> None:
 @pytest.mark.parametrize("by", ["name", "module"])
 def test_a_convolution_without_an_output_of_its_own_is_refused(ask: Callable[[nn.Module, Any], Any], by: str) -> None:
     prepared = prepared_net()[1]
-    for network in (prepared, copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))):
+    for one in (prepared, copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))):
         with pytest.raises(CaptureError, match=r"'stem\.1' is folded"):
-            ask(network, "stem.0" if by == "name" else network.get_submodule("stem.0"))
+            ask(one, "stem.0" if by == "name" else one.get_submodule("stem.0"))
 
 
 class Wrapped(nn.Module):
@@ -146,6 +146,24 @@ def test_it_works_in_transforms() -> None:
         torch.testing.assert_close(prepare(net, x.clone())(x), net(x))
 
 
+@pytest.mark.parametrize("name", ["full_grad", "simple_full_grad", "input_gradient", "guided_backprop", "deconvnet"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_methods_of_a_whole_network(name: str, bias: bool) -> None:
+    net = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 4, 3, bias=bias), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)
+        ),
+        dtype=torch.float64,
+    )
+    prepared = prepare(net, X)
+    method = getattr(network, name)
+    if bias and "full" in name:
+        with pytest.raises(CamfnError, match="Give it the model that was prepared"):
+            method(prepared)(X, 1)
+    else:
+        torch.testing.assert_close(method(prepared)(X, 1), method(net)(X, 1))
+
+
 @pytest.mark.parametrize("part", ["", "blocks.0.bn"])
 def test_training_mode_is_refused(part: str) -> None:
     net = seeded(Net)
@@ -184,10 +202,10 @@ def compiled() -> tuple[nn.Module, nn.Module]:
         return net, prepare(net, X.float(), compile=True)
 
 
-def count_runs(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def count_runs(prepared: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the runs of the compiled code."""
     runs: list[int] = []
-    code = vars(network)[folded.PREPARED]
+    code = vars(prepared)[folded.PREPARED]
     run = code.run
 
     def counted(x: Tensor) -> Any:
