@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -14,7 +14,7 @@ from .._layout.readings import as_map, layout_for
 from .._shared.checks import batch_sizes, one_of, one_score_a_sample, refuse_lost_graph
 from .._shared.errors import CaptureError
 from .._shared.inputs import replace_tensor
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Call, Captured, Inputs, Select, Target
 from ..targets import as_score
 from .derive import Tapped, Zero, derive, planter
@@ -23,7 +23,7 @@ from .layer_checks import check_picks, chosen_calls, chosen_tensor, floating, la
 from .lost import no_gradient
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class observe(Value):
     """Run a model and keep what one layer returned: forward only.
 
@@ -78,7 +78,7 @@ class observe(Value):
         return map_maker(bare(self.model), name, raw, inputs, self.layout)(raw), outputs
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class capture(Value):
     """Run a model and keep a layer's activations and the gradient of the score with respect to them.
 
@@ -134,7 +134,7 @@ class capture(Value):
         return _capture(self, [self.layer], inputs, target)[str(self.layer)]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class capture_many(Value):
     """Capture several layers with one forward and one backward.
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any, Literal
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .._shared.checks import batch_sizes, describe, one_score_a_sample, refuse_lost_graph
 from .._shared.errors import ArgumentTypeError, CamfnError
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Captured, Inputs, ScoreFn, Select, Target
 from ..targets import as_score
 from .capture import Point, check_unused, layer_planter, map_maker, run_to_end
@@ -25,7 +25,7 @@ from .lost import no_gradient
 Targets = Sequence[Target] | Callable[[Any], Tensor]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class capture_each(Value):
     """Capture a layer for several targets: one forward, and one backward a target.
 

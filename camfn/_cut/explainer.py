@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 from typing import Any, Literal, cast
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._shared.checks import refuse_lost_graph
 from .._shared.inputs import Images, copy_of, images_of
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Call, Inputs, Select, Target
 from ..targets import pin
 from .capture import capture, observe
@@ -24,7 +24,7 @@ from .signature import MethodNeeds, read_signature
 from .traced import outside_the_compiler
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class explainer(Value):
     """Compose a method with a model's layer: `explainer(grad_cam, model, "layer4")(images, target)` is the map.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.spelling import near
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from .graft import bare, with_tensors
 from .traced import traced_with
 
@@ -50,7 +50,7 @@ def functional(explain: Value) -> tuple[dict[str, Tensor], pure]:
     return {name: parameter.detach() for name, parameter in bare(model).named_parameters()}, pure(explain)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class pure(Value):
     """What `functional` returns: call it with the parameters, then with what the explanation is called with.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from .._layout.readings import as_map, layout_for
 from .._shared.checks import batch_sizes, refuse_lost_graph, shapes_agree
 from .._shared.inputs import call as run_on
 from .._shared.inputs import copy_of, repeated, zero_like
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Call, Inputs, LayoutPair, Select
 from .capture import joined
 from .graft import bare, graft, replace_forward
@@ -24,7 +24,7 @@ from .record import Change, Kept, Recorder
 from .traced import outside_the_compiler
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class resume(Value):
     """Cut a model at a layer, and give the part after the cut as a function.
 
@@ -125,7 +125,7 @@ def _recorded(of: resume, inputs: Inputs) -> Recorded:
 _recorded_eagerly = outside_the_compiler(_recorded)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class tail(Value):
     """The network after a cut: a function of the activations to the outputs, made by `resume(model, layer)(inputs)`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 
 import torch
 from einops import rearrange
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._shared.checks import describe, space, whole
 from .._shared.errors import ArgumentTypeError, CamfnError
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 
 
 def _frozen(layout: Value, *names: str) -> None:
@@ -21,7 +21,7 @@ def _frozen(layout: Value, *names: str) -> None:
         object.__setattr__(layout, name, tuple(getattr(layout, name)))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class tokens(Value):
     """Tokens (B, prefix + N + suffix, C) as a map (B, C, *grid), for vision transformers.
 
@@ -87,7 +87,7 @@ class tokens(Value):
         return raw.transpose(1, 2) if self.channels_first else raw if self.batch_first else raw.transpose(0, 1)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class unrolled(Value):
     """Tokens (B, N, C) in the order of Hiera, as a map (B, C, *grid).
 
@@ -155,7 +155,7 @@ class unrolled(Value):
         return order, places, sizes
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class channels_last(Value):
     """Channels last, (B, *spatial, C), as a map (B, C, *spatial): Swin, and other networks that end in a LayerNorm.
 
@@ -173,7 +173,7 @@ class channels_last(Value):
         return cam.movedim(1, -1)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class windows(Value):
     """Windows of a map, joined to the map (B, C, *grid), for layers in the attention of Swin, MaxViT and MobileViT.
 

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
-from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from types import BuiltinFunctionType, CodeType, FunctionType
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from typing_extensions import dataclass_transform
+
+Class = TypeVar("Class", bound=type[Any])
+
+
+@dataclass_transform(eq_default=False, frozen_default=True, field_specifiers=(field,))
+def frozen(cls: Class) -> Class:
+    """Make a subclass of `Value` a frozen dataclass."""
+    made = dataclass(frozen=True, eq=False, repr=False)(cls)
+    _let_python_run(made.__init__.__code__)
+    return cast(Class, made)
+
+
+def _let_python_run(code: CodeType) -> None:
+    """Keep the compiler from a frame of its own for this code, for it fails on the `__init__` of a frozen dataclass.
+
+    It needs one where compiled code breaks off in the call of a value that it has made. It still traces the code from
+    another frame.
+    """
+    frames: Any = torch._C._dynamo.eval_frame
+    if hasattr(frames, "set_code_exec_strategy"):
+        action = frames._FrameAction
+        frames.set_code_exec_strategy(code, frames._FrameExecStrategy(action.SKIP, action.DEFAULT))
+    elif hasattr(frames, "skip_code"):
+        frames.skip_code(code)
 
 
 class Value:
-    """The base of a frozen dataclass, written `@dataclass(frozen=True, eq=False, repr=False)`.
+    """The base of a frozen dataclass, which the decorator `frozen` makes of it.
 
     Two values are equal if they are of one class and hold equal fields: tensors with the same numbers, modules and
     functions that are the same object, `functools.partial` with the same parts. Fields that begin with an underscore
@@ -41,15 +66,15 @@ class Value:
         parts: list[str] = []
         by_place = True
         # those of a parent class that go by keyword alone stand before the arguments by place
-        for field in sorted(fields(self), key=lambda field: bool(field.kw_only)):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            by_place = by_place and not field.kw_only
-            if field.name.startswith("_") or not field.init:
+        for one in sorted(fields(self), key=lambda one: bool(one.kw_only)):  # type: ignore[arg-type]
+            value = getattr(self, one.name)
+            by_place = by_place and not one.kw_only
+            if one.name.startswith("_") or not one.init:
                 continue
-            if field.default is not MISSING and _equal(value, field.default):
+            if one.default is not MISSING and _equal(value, one.default):
                 by_place = False
             else:
-                parts.append(shown(value) if by_place else f"{field.name}={shown(value)}")
+                parts.append(shown(value) if by_place else f"{one.name}={shown(value)}")
         return f"{type(self).__name__}({', '.join(parts)})"
 
 

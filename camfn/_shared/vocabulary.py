@@ -5,12 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
-from .value import Value
+from .value import Value, frozen
 
 Inputs: TypeAlias = "Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]"
 """The arguments of a model: one tensor, positional arguments, or keyword arguments."""
@@ -55,7 +54,7 @@ class LayoutPair(Protocol):
         """Function from a map, and the layer's output it was made from, to the shape of that output."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class Layout(Value):
     """A layout of your own, of two inverse functions between a layer's own shape and (B, C, *spatial).
 

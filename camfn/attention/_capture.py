@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import torch
@@ -19,7 +19,7 @@ from .._cut.traced import outside_the_compiler
 from .._shared.checks import batch_sizes, describe, one_of, one_score_a_sample, refuse_lost_graph
 from .._shared.errors import ArgumentTypeError, CaptureError
 from .._shared.inputs import call, copy_of, tensors_in
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import as_score, pin
 from ._watch import Site, Watch
@@ -71,7 +71,7 @@ class Attended(NamedTuple):
     outputs: Any
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class observe_attention(Value):
     """Run a model forward and record its attentions, without gradients.
 
@@ -117,7 +117,7 @@ def _observe(of: observe_attention, inputs: Inputs) -> Attended:
         return Attended([_record(site, inputs) for site in _sites_in(names, sites, model)], outputs)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class capture_attention(Value):
     """Run a model and record its attentions, with the gradients of the score.
 

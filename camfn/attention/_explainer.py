@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 from functools import partial
 from inspect import signature
 from typing import Any, Literal, cast
@@ -19,7 +19,7 @@ from .._cut.traced import outside_the_compiler
 from .._layout.readings import image_among, possible_readings
 from .._shared.checks import describe, function, refuse_lost_graph, space, whole
 from .._shared.errors import CaptureError
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from .._shared.vocabulary import Inputs, Reading, Target
 from . import _methods as relevance
 from ._capture import AttentionRecord, Layers, capture_attention, observe_attention
@@ -40,7 +40,7 @@ _INSTEAD = "Take a class activation map: camfn.explainer(camfn.methods.grad_cam,
 _FORWARD_ONLY = (relevance.raw_attention, relevance.attention_rollout)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class attention_explainer(Value):
     """Compose a method on attention with a model: `attention_explainer(le_grad, model)(images, target)` is the map.
 

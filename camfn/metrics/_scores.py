@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -23,7 +23,7 @@ from .._shared.checks import (
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.inputs import Images, call, copy_of, images_of
 from .._shared.rows import ChunkSize, Progress, no_nan, one_score, score_as_one_batch, score_variants
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import as_score, class_probability, pin
 
@@ -81,7 +81,7 @@ def scores_of(model: nn.Module, inputs: Inputs, target: Target = _TOP, *, images
     return _Pinned(model, score, inputs, images)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class _Pinned(Value):
     """A model and a target whose classes are fixed.
 

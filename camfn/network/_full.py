@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._shared.errors import CamfnError
 from .._shared.maps import channel_sum, lowest_and_range, resize, safe_divide, widen
+from .._shared.value import frozen
 from .._shared.vocabulary import Inputs, Target
 from ._biases import biased, biased_or_smooth, offset_of, on_a_grid
 from ._level import Derived, OnNetwork
@@ -59,7 +60,7 @@ class FullGradients(NamedTuple):
         return self.score - self.total
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class full_gradients(OnNetwork):
     """Full-gradient decomposition: a score as a sum of input-gradient and bias-gradient terms.
 
@@ -115,7 +116,7 @@ class full_gradients(OnNetwork):
             return FullGradients(outputs, score, image, grad, {k: _product(grads[k], offsets[k]) for k in grads})
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class full_grad(OnNetwork):
     """FullGrad: the input-gradient and bias-gradient terms of all layers, each rescaled and added up.
 
@@ -169,7 +170,7 @@ class full_grad(OnNetwork):
         return self.derived(inputs, target, taps=on_a_grid, offset=offset_of, around=whole)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class simple_full_grad(full_grad):
     """Simple FullGrad: FullGrad with gradients in the outputs of biased layers in place of bias times gradient.
 
@@ -207,7 +208,7 @@ class simple_full_grad(full_grad):
             return _saliency(self, inputs, grad * image, grads.items(), reads)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class smooth_full_grad(full_grad):
     """Smooth FullGrad: FullGrad of terms that are averaged, with their sign, over noisy images.
 

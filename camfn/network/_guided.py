@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from .._shared.checks import refuse_lost_graph
 from .._shared.errors import CamfnError
 from .._shared.inputs import call, copy_of
 from .._shared.maps import resize
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 from ..methods._gradient import grad_cam
 from ._biases import on_a_grid
@@ -44,7 +44,7 @@ class _Rectified(OnNetwork):
         refuse_lost_graph(type(self).__name__, self.model, inputs, _FORWARD_ONLY)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class guided_backprop(_Rectified):
     """Guided backpropagation: the input gradient, where each ReLU passes only positive gradients back.
 
@@ -90,7 +90,7 @@ class guided_backprop(_Rectified):
         return _rectified_gradient(self, "guided", inputs, target)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class deconvnet(_Rectified):
     """Deconvnet: the input gradient with the positive part of the gradient in the place of each ReLU's own backward.
 
@@ -129,7 +129,7 @@ class deconvnet(_Rectified):
         return _rectified_gradient(self, "deconv", inputs, target)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class guided_grad_cam(_Rectified):
     """Guided Grad-CAM: guided backpropagation where Grad-CAM is positive.
 
@@ -201,7 +201,7 @@ class guided_grad_cam(_Rectified):
             return guided.image_grad * over.to(guided.image_grad.dtype)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class unguided(Value):
     """Name the activations that `guided_backprop` and `deconvnet` leave alone: those that are no ReLU.
 

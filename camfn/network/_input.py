@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 from typing import Literal, TypeAlias
 
 import torch
@@ -14,6 +14,7 @@ from .._shared.devices import tensor_on
 from .._shared.errors import CamfnError
 from .._shared.maps import widen
 from .._shared.quadrature import gauss_legendre
+from .._shared.value import frozen
 from .._shared.vocabulary import Inputs, Target
 from ._level import OnNetwork
 from ._noise import NoiseOf, noise_source, noisy
@@ -22,7 +23,7 @@ Rule: TypeAlias = Literal["gauss", "riemann"]
 """The rule of an integral: Gauss-Legendre nodes, or the right ends of equal steps."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class input_gradient(OnNetwork):
     """Input gradient, also called saliency: the derivative of the score in each value of the image.
 
@@ -56,7 +57,7 @@ class input_gradient(OnNetwork):
         return self.derived(inputs, target).image_grad
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class smooth_grad(OnNetwork):
     """SmoothGrad: the input gradient averaged over noisy images.
 
@@ -116,7 +117,7 @@ class smooth_grad(OnNetwork):
             return torch.stack(gradients).mean(0).to(image.dtype)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class integrated_gradients(OnNetwork):
     """Integrated gradients: how much each value of the image adds to the score, measured from a baseline.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -18,7 +18,7 @@ from .._cut.graft import run_apart
 from .._cut.layer_checks import check_model
 from .._shared.checks import one_score_a_sample, refuse_lost_graph
 from .._shared.inputs import Images, copy_of, floating_leaves, images_of
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import as_score, pin
 
@@ -48,7 +48,7 @@ class Derived(NamedTuple):
     reads: dict[str, tuple[int, ...]]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class OnNetwork(Value):
     """A method of a whole network.
 

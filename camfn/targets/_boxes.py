@@ -7,7 +7,7 @@ The targets read a detector through a head, such as a `BoxHead`: two functions o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
@@ -20,7 +20,7 @@ from .._shared.checks import describe, is_concrete, one_of, same_device, space
 from .._shared.devices import brought, tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from ._score import Arithmetic, Classes, Move, checked_classes, class_index, named_output
 
 Box: TypeAlias = "int | Tensor | Sequence[float] | None"
@@ -50,7 +50,7 @@ class Head(Protocol):
         """Whether candidate n stands for the same place in every image."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class BoxHead(Value, tree=True):
     """Functions that read a detector's outputs; two of them are enough for any detector.
 
@@ -76,7 +76,7 @@ class BoxHead(Value, tree=True):
     fixed: bool = True
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class torchvision_head(Value):
     """Read torchvision's detectors, whose outputs are a list with a dict of boxes, labels and scores for each image.
 
@@ -133,7 +133,7 @@ def _padded(outputs: Any, key: str) -> Tensor:
     return functional.pad(rows, (*(0, 0) * (rows.ndim - 2), 0, 1))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class detr_head(Value):
     """Read Hugging Face's DETR, YOLOS and similar: `logits` (B, N, K + 1) and `pred_boxes` (B, N, 4), as fractions.
 
@@ -174,7 +174,7 @@ class detr_head(Value):
         return with_no_object
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class _OfBox(Arithmetic):
     """A target that refers to a box of a detector."""
 
@@ -204,7 +204,7 @@ class _OfBox(Arithmetic):
         return replace(self, box=_moved_box(self.box, self.size, move))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class box_score(_OfBox, tree=True):
     """One number of one box of a detector: ODAM's targets (2304.06354).
 
@@ -270,7 +270,7 @@ class box_score(_OfBox, tree=True):
         return _Candidate(replace(chosen, box=which), place)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class _Candidate(Arithmetic, tree=True):
     """A `box_score` of candidates by their index, whose places, (B, 4), are known too."""
 
@@ -298,7 +298,7 @@ class _Candidate(Arithmetic, tree=True):
         return repr(self.target)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class overlap_score(_OfBox, tree=True):
     """IoU-matched score: the largest `IoU(box, b_n) s_n(class)` over the candidates n.
 
@@ -337,7 +337,7 @@ class overlap_score(_OfBox, tree=True):
         return replace(self, box=place, classes=best)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class detection_similarity(_OfBox, tree=True):
     """Similarity of the most similar candidate to a detection: D-RISE's score (2006.03204, eq. 2 and 3).
 

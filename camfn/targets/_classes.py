@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._shared.checks import describe, is_concrete, number
 from .._shared.errors import CamfnError
+from .._shared.value import frozen
 from ._score import (
     Arithmetic,
     Classes,
@@ -23,7 +24,7 @@ from ._score import (
 )
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class _OfClass(Arithmetic):
     """A target that reads a class from transformed logits (B, K)."""
 
@@ -57,7 +58,7 @@ class _OfClass(Arithmetic):
         return logits
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class class_score(_OfClass, tree=True):
     """Logit of a class, before softmax: the score that Grad-CAM (1610.02391) and most later methods explain.
 
@@ -79,7 +80,7 @@ class class_score(_OfClass, tree=True):
     over_classes: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class class_probability(_OfClass, tree=True):
     """Softmax probability of a class. Where it is near 1, its gradient and so the map are near zero.
 
@@ -97,7 +98,7 @@ class class_probability(_OfClass, tree=True):
         return logits.softmax(-1)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class class_log_probability(_OfClass, tree=True):
     """Log-probability of a class. Its gradient does not vanish where another class has the larger probability.
 
@@ -115,7 +116,7 @@ class class_log_probability(_OfClass, tree=True):
         return logits.log_softmax(-1)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class rest(_OfClass, tree=True):
     """ReST, residual softmax target: `y_c + log softmax(y)_c` (ShapleyCAM, 2501.06261).
 
@@ -136,7 +137,7 @@ class rest(_OfClass, tree=True):
         return logits + logits.log_softmax(-1)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class binary_score(Arithmetic, tree=True):
     """Logit of a model with one output, (B,) or (B, 1), or its negative to explain the other class.
 
@@ -165,7 +166,7 @@ class binary_score(Arithmetic, tree=True):
         return values.reshape(-1) if self.positive else -values.reshape(-1)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class contrast(Arithmetic, tree=True):
     """Difference between the logit of a class and the logits of similar classes (Finer-CAM, 2501.11309).
 

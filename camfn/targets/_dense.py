@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any, Literal
 
 import torch
@@ -14,12 +14,13 @@ from .._shared.checks import describe, is_concrete, length_matches, number, same
 from .._shared.devices import brought, tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
+from .._shared.value import frozen
 from ._score import Arithmetic, Classes, Move, checked_classes, class_index, class_tensor, named_output
 
 Region = Tensor | Literal["all", "predicted"]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class mask_score(Arithmetic, tree=True):
     """Sum of a class's logits over a region of a segmentation: Seg-Grad-CAM's target (2002.11434, eq. 2).
 
@@ -95,7 +96,7 @@ class mask_score(Arithmetic, tree=True):
         return mask_score(self.classes, move(self.region if self.region.ndim > 2 else self.region[None]))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class similarity(Arithmetic, tree=True):
     """Cosine between a sample's embedding and a reference embedding: of another image, or of a text.
 
@@ -140,7 +141,7 @@ class similarity(Arithmetic, tree=True):
         return safe_divide((embedding * other).sum(1), embedding.norm(dim=1) * other.norm(dim=-1))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class regression(Arithmetic, tree=True):
     """One output of a regression, for a map of evidence that raises it; with `sign=-1`, that lowers it.
 
@@ -181,7 +182,7 @@ class regression(Arithmetic, tree=True):
         return self.sign * at_place(columns, self.index, "output", "the model has {}")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class several(Arithmetic, tree=True):
     """Sum of the logits of several labels of a multi-label model.
 
@@ -238,7 +239,7 @@ class several(Arithmetic, tree=True):
         return (index.reshape(-1, 1) == torch.arange(logits.shape[1], device=logits.device)).any(0).expand_as(logits)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class token_log_probability(Arithmetic, tree=True):
     """Log-probability that an encoder-decoder gives to a text, or to one of its tokens.
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from .._shared.checks import describe, length_matches, one_score_a_sample
 from .._shared.errors import ArgumentTypeError, CamfnError
-from .._shared.value import shown
+from .._shared.value import frozen, shown
 from .._shared.vocabulary import ScoreFn, Target
 from ._classes import class_score
 from ._score import Arithmetic, Classes, Combination, pin_score
@@ -74,7 +73,7 @@ def _is_class(value: Any) -> bool:
     return hasattr(value, "__index__") and not getattr(value, "shape", ())
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class OneEach(Combination, tree=True):
     """The target that scores sample i with the i-th of its parts."""
 

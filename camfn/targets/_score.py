@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import index
 from typing import Any, TypeAlias
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from .._shared.checks import class_in_range, describe, length_matches
 from .._shared.devices import tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
-from .._shared.value import Value, shown
+from .._shared.value import Value, frozen, shown
 from .._shared.vocabulary import ScoreFn
 
 Move: TypeAlias = Callable[[Tensor], Tensor]
@@ -81,7 +81,7 @@ class Arithmetic(Value):
         return Logarithm((self,))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class Score(Arithmetic, tree=True):
     """A target of your own that can be added, subtracted and scaled.
 
@@ -110,7 +110,7 @@ class Score(Arithmetic, tree=True):
         return self.function(outputs)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class Combination(Arithmetic):
     """What a formula computes from other targets; to pin or move it pins or moves each of these."""
 
@@ -141,7 +141,7 @@ class Combination(Arithmetic):
         return replace(self, parts=tuple(moved(part, move) for part in self.parts))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class Sum(Combination, tree=True):
     """Sum of two targets."""
 
@@ -158,7 +158,7 @@ class Sum(Combination, tree=True):
         return f"{shown(one)} + {shown(other)}"
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class Multiple(Combination, tree=True):
     """A target times a number; a tensor as the factor is a leaf that `vmap` can go over."""
 
@@ -178,7 +178,7 @@ def _is_minus_one(factor: float | Tensor) -> bool:
     return isinstance(factor, (int, float)) and factor == -1
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class Logarithm(Combination, tree=True):
     """Logarithm of a positive target."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, replace
 from itertools import product
 from threading import Lock
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -16,7 +16,7 @@ from .._shared.checks import describe, function, generator_of, number
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.inputs import Images, all_images_of
 from .._shared.maps import largest_space, resize, widen
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from .._shared.vocabulary import Inputs, Target
 from ..targets import Move, as_score
 from ._variants import Variant, check_chunk_size, explain_variants
@@ -24,7 +24,7 @@ from ._variants import Variant, check_chunk_size, explain_variants
 _DRAWING = Lock()
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class Augmentation(Value):
     """An invertible change of the images.
 
@@ -49,7 +49,7 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class _Mirror(Value):
     """Turn a tensor around in some dimensions."""
 
@@ -62,7 +62,7 @@ class _Mirror(Value):
         return f"flip{self.dims if len(self.dims) > 1 else self.dims[:1]}".replace(",)", ")")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class _Times(Value):
     """Multiply a tensor, after another change of it."""
 
@@ -121,7 +121,7 @@ _AUG_SMOOTH = tuple(_times(*both) for both in product((IDENTITY, _MIRROR), (0.9,
 _NAMED = {"aug_smooth": _AUG_SMOOTH, "flips": (IDENTITY, _MIRROR)}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class augment(Value):
     """Average a map over changes of the images, each undone on its map: `mean_T T^-1 explain(T x)`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 from typing import Any, Literal
 
 import torch
@@ -14,10 +14,10 @@ from .._shared.checks import is_concrete, one_of
 from .._shared.components import Sign, first_component, orient
 from .._shared.errors import CamfnError
 from .._shared.maps import pixels, widen
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class eigen_smooth(Value):
     """Replace the sum over channels of a method by their first component: Eigen-CAM of its weighted channels.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -20,7 +20,7 @@ from .._shared.errors import ArgumentTypeError, CamfnError, CaptureError
 from .._shared.inputs import Images
 from .._shared.maps import largest_space, min_max, resize, safe_divide, widen
 from .._shared.spelling import near
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 
 Fusion: TypeAlias = Literal["mean", "max", "tanh_max", "product", "weighted"]
@@ -154,7 +154,7 @@ def _combine(stacked: Tensor, how: Fusion, weights: Sequence[float] | Tensor | N
     return safe_divide((w * stacked).sum(0), w.sum(0))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class fuse(Value):
     """Compose a method with several layers of a model, and combine their maps by `fuse_maps`.
 

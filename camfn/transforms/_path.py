@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -19,7 +19,7 @@ from .._shared.errors import CamfnError
 from .._shared.inputs import Images, images_of
 from .._shared.maps import widen
 from .._shared.quadrature import gauss_legendre
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Inputs, ScoreFn, Select, Tail, Target
 from ..targets import pin
 from ._variants import Variant, check_chunk_size, explain_variants
@@ -34,7 +34,7 @@ Run: TypeAlias = Callable[[Sequence[Tensor], AtPoint], Sequence[Tensor]]
 """Runs the network at each point of a path, and returns the results of an `AtPoint` there."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class path_integral(Value):
     """Compose a gradient method with a layer, its gradient averaged over the paths from baselines to the sample.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 from typing import Any
 
 import torch
@@ -17,12 +17,12 @@ from .._shared.checks import describe, one_of, refuse_lost_graph, space, whole
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.inputs import Images, images_of
 from .._shared.maps import resize, widen
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 from ..targets import logits_of, pin
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class multi_scale(Value):
     """Compose a method with a layer whose activations and gradients are averaged over sizes of the image (CAMERAS).
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 
 import torch
 from torch import Tensor
@@ -14,12 +14,12 @@ from .._shared.errors import CamfnError
 from .._shared.inputs import Images, all_images_of
 from .._shared.maps import widen
 from .._shared.noise import draw_normal, one_source
-from .._shared.value import Value
+from .._shared.value import Value, frozen
 from .._shared.vocabulary import Inputs, Target
 from ._variants import Variant, check_chunk_size, explain_variants
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen
 class smooth(Value):
     """Average a map over noise on the images: `mean_i explain(x + std_x e_i)`, the averaging of SmoothGrad.
 
