@@ -172,6 +172,16 @@ METRICS: dict[str, Call] = {
     ),
 }
 OTHERS: dict[str, Call] = {
+    "prepare": lambda w: camfn.explainer(methods.grad_cam, camfn.prepare(w.net, w.x), LAYER)(w.x, w.classes),
+    "max_sensitivity": lambda w: metrics.max_sensitivity(
+        lambda x: camfn.explainer(methods.grad_cam, w.net, LAYER)(x, 1), w.x, generator=draws(), samples=3
+    ),
+    "box_ious": lambda w: metrics.box_ious(w.heat, [torch.tensor([[2, 2, 9, 9]]), torch.tensor([[0, 0, 4, 8]])]),
+    "pxap": lambda w: metrics.pxap(w.heat, w.x[:, 1] > 0),
+    "confidence_change": lambda w: metrics.confidence_change(w.score()(w.x), w.score()(0.5 * w.x)),
+    "average_gain": lambda w: metrics.average_gain(w.score()(w.x), w.score()(0.5 * w.x)),
+    "concepts": lambda w: image.concepts(w.x.sigmoid(), w.x.sigmoid()[:, :2]),
+    "nnls": lambda w: factorize.nnls(w.x.flatten(2).abs().mT, w.x[0].flatten(1).abs()[:2, :3]),
     "suggest": lambda w: [s._replace(layout=None) for s in layers.suggest(w.net, w.x)],
     "layout.find": lambda w: layout.find(w.net, LAYER, w.x) is None,
     "diagnose": lambda w: camfn.diagnose(captured := camfn.capture(w.net, LAYER)(w.x, 1), methods.grad_cam(*captured)),
@@ -224,6 +234,14 @@ WAITS: dict[str, int] = {
     "iou": 3,
     "energy_in_box of boxes": 5,  # one a sample
     "several": 2,  # labels out of range, which no gather would find
+    "prepare": 16,  # it is held to the network as it is
+    "max_sensitivity": 2,
+    "box_ious": 2,  # components are found on the host
+    "pxap": 2,
+    "confidence_change": 2,
+    "average_gain": 2,
+    "concepts": 3,
+    "nnls": 23,  # grows with the steps until it converges
     "suggest": 1,
     "diagnose": 10,  # some a sample
     "deep_feature_factorization": 30,  # grows with the steps until it converges

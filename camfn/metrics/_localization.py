@@ -23,6 +23,7 @@ from .._shared.checks import (
     tensor,
     within,
 )
+from .._shared.devices import brought
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
 from ..image import to_boxes, to_mask
@@ -214,11 +215,13 @@ def box_ious(
     maps = as_maps(heatmap, "box_ious: heatmap", spatial=2)
     truth = _boxes_by_sample("box_ious", boxes, maps.shape[1:])
     length_matches("box_ious: boxes", len(truth), len(maps))
+    # parts are found on the host, for each level
+    maps, truth = maps.cpu(), [each.cpu() for each in truth]
     columns = []
     for level in levels:
         drawn = to_boxes(maps, threshold=level, largest=parts == "largest")
         columns.append(torch.stack([_best_iou(ours.to(maps), theirs.to(maps)) for ours, theirs in zip(drawn, truth)]))
-    return torch.stack(columns, 1).to(heatmap.dtype)
+    return brought(torch.stack(columns, 1), heatmap)
 
 
 def max_box_acc(ious: Tensor, *, at: Sequence[float] = (0.5,)) -> Tensor:
