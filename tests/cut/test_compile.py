@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from inspect import Parameter, signature
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.func import functional_call
 
 from camfn import capture, capture_many, explainer, methods, observe, targets
 from camfn.image import normalize, upsample
@@ -174,3 +176,100 @@ def test_one_graph_for_all_sizes_of_a_method_called_directly(name: str, marked: 
     method, both = getattr(methods, name), name in GRADIENT_METHODS
     pairs = [(images(b, 4, h, w), images(b, 4, h, w, seed=1)) for b, h, w in ((2, 5, 6), (3, 7, 5), (4, 6, 8))]
     check_open_sizes(method, [pair if both else pair[:1] for pair in pairs], marked=marked)
+
+
+class Whole(nn.Module):
+    """A module that explains the network it holds."""
+
+    def __init__(self, net: nn.Module, **options: Any) -> None:
+        super().__init__()
+        self.net = net
+        self.explain = explainer(grad_cam, net, "blocks.0", **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.explain(x, 1)
+
+
+def parameters_of(net: nn.Module, seed: int = 3) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        f"net.{name}": 0.3 * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        for name, value in net.named_parameters()
+    }
+
+
+def equal(got: Any, want: Any) -> None:
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+BACKENDS = pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+
+
+class TestTheModelAtTheCall:
+    """Compiled code sees what eager code sees at the time of the call."""
+
+    x = images(2, 3, 12, 10)
+
+    @BACKENDS
+    def test_other_parameters(self, backend: str) -> None:
+        whole = Whole(seeded(Net))
+        given = parameters_of(whole.net)
+        with unchanged(whole.net):
+            run = torch.compile(lambda p, x: functional_call(whole, p, (x,)), backend=backend, fullgraph=True)
+            equal(run(given, self.x), functional_call(whole, given, (self.x,)))
+            other = parameters_of(whole.net, 4)
+            equal(run(other, self.x), functional_call(whole, other, (self.x,)))
+
+    @BACKENDS
+    def test_an_ensemble(self, backend: str) -> None:
+        whole = Whole(seeded(Net))
+        stacked = {name: torch.stack([value, 2 * value]) for name, value in parameters_of(whole.net).items()}
+        many = torch.vmap(lambda p, x: functional_call(whole, p, (x,)), in_dims=(0, None))
+        equal(torch.compile(many, backend=backend, fullgraph=True)(stacked, self.x), many(stacked, self.x))
+
+    @BACKENDS
+    def test_derivative_of_a_loss_of_the_map(self, backend: str) -> None:
+        whole = Whole(seeded(Net), differentiable=True)
+        given = parameters_of(whole.net)
+
+        def grads(p: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+            found: dict[str, Tensor] = torch.func.grad(lambda p: functional_call(whole, p, (x,)).square().sum())(p)
+            return found
+
+        got, want = torch.compile(grads, backend=backend, fullgraph=True)(given, self.x), grads(given, self.x)
+        for name in given:
+            equal(got[name], want[name])
+        assert want["net.blocks.0.conv.weight"].any()
+
+    def test_mode_children_and_tensors_that_change(self) -> None:
+        net = seeded(Net).train()
+        explain = explainer(grad_cam, net, "blocks.0")
+        run = torch.compile(lambda x: explain(x, 1), backend="eager", fullgraph=True)
+
+        def agrees() -> None:
+            with unchanged(net):
+                equal(run(self.x), explain(self.x, 1))
+
+        agrees()
+        net.eval()
+        agrees()
+        blocks: Any = net.get_submodule("blocks")
+        blocks[1] = copy.deepcopy(blocks[0])
+        agrees()
+        blocks[0] = copy.deepcopy(blocks[0])
+        with torch.no_grad():
+            blocks[0].conv.weight *= -2
+        agrees()
+        head: Any = net.get_submodule("head")
+        net.add_module("head", nn.Linear(head.in_features, 5))
+        agrees()
+        net.load_state_dict({k: v + 0.1 for k, v in net.state_dict().items()}, assign=True)
+        agrees()
+
+    def test_in_place_registries_stay(self) -> None:
+        net = seeded(Net)
+        hooks = [module._forward_hooks for module in net.modules()]
+        explain = explainer(grad_cam, net, "blocks.0")
+        torch.compile(lambda x: explain(x, 1), backend="eager", fullgraph=True)(self.x)
+        assert all(module._forward_hooks is held for module, held in zip(net.modules(), hooks, strict=True))
+        assert "forward" not in vars(net)
