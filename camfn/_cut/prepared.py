@@ -39,7 +39,7 @@ def prepare(model: nn.Module, example: Inputs, *, compile: bool = False) -> nn.M
         example: inputs as the model takes them; a sample or a few.
         compile: compile the copy too, with its parameters as constants, for what runs many forwards and needs no
             derivative: Score-CAM and its kin, RISE, metrics. The code runs as many samples at once as the example has
-            (one is enough on a CPU), of its shapes and dtypes; the plain copy runs all else. Takes from seconds to a
+            (four are enough on a CPU), of its shapes and dtypes; the plain copy runs all else. Takes from seconds to a
             minute, and a C++ compiler for a CPU. A copy of the copy, and one whose parameters changed, is not compiled.
 
     Returns:
