@@ -19,7 +19,7 @@ from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Call, Inputs, LayoutPair, Select
 from .capture import joined
 from .graft import bare, graft, replace_forward
-from .layer_checks import check_call, chosen_calls, chosen_tensor, layer_name, naming_what_has_no_data
+from .layer_checks import check_call, check_picks, chosen_calls, chosen_tensor, layer_name, naming_what_has_no_data
 from .record import Change, Kept, Recorder
 from .traced import outside_the_compiler
 
@@ -68,6 +68,7 @@ class resume(Value):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", layer_name(self.model, self.layer))
+        check_picks(self.select, self.layout, self.call)
 
     def __call__(self, inputs: Inputs) -> tail:
         """Record one forward; return the function of the activations to the outputs."""

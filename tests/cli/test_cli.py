@@ -368,15 +368,10 @@ def test_no_readable_photo_at_all(net: Net, tmp_path: Path, forwards: list[str])
     assert made["photos"][0]["explanations"] == []
 
 
-def test_a_useless_map_is_named_and_gets_no_overlay(net: Net, noise: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_layer_that_the_score_does_not_use_is_an_error(net: Net, noise: Callable[..., Path], tmp_path: Path) -> None:
     result = run("explain", noise("a.png"), "--out", tmp_path / "out", "--layer", "dead")
-    assert result.exit_code == 1
-    assert "a.png: no overlay for" in result.stderr
-    assert "the gradient is zero everywhere" in result.stderr
-    (found,) = record(tmp_path / "out")["photos"][0]["explanations"]
-    assert found["overlay"] is None
-    assert "the gradient is zero everywhere" in found["problem"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.grad_cam.npy", "explanations.json"]
+    assert result.exit_code == 2
+    assert "no gradient at layer 'dead': the score does not use this layer" in result.stderr
 
 
 def test_one_useless_map_among_good_ones(net: Net, noise: Callable[..., Path], tmp_path: Path) -> None:
