@@ -74,8 +74,8 @@ def graft(model: nn.Module, wanted: Collection[int] = (), zero: Tensor | None = 
     run the plain code; and modules that checkpoint, whose copies do not. A module registered at several places has one
     copy, which stands at all of them.
     """
-    owned: dict[int, nn.Module] = {}
-    root = _visit(model, wanted, owned, {})
+    copier = _Copier(wanted)
+    root, owned = copier.visit(model), copier.owned
     for key, copy in owned.items():
         if is_quantized(copy):
             copy.register_forward_pre_hook(_refuse_derivative(key, model))
@@ -92,28 +92,17 @@ def graft(model: nn.Module, wanted: Collection[int] = (), zero: Tensor | None = 
     return Graft(root, owned, statistics, zero)
 
 
-def _needs_own_copy(module: nn.Module, wanted: Collection[int]) -> bool:
-    """Whether a module is wanted, or behaves differently in a graft."""
-    return (
-        id(module) in wanted
-        or _writes(module)
-        or isinstance(module, nn.RNNBase)
-        or is_quantized(module)
-        or module._compiled_call_impl is not None
-        or _checkpoint_switch(module) is not None
-    )
-
-
 _CHECKPOINT_SWITCHES = ("grad_checkpointing", "gradient_checkpointing", "use_checkpoint")
 
 
 def _checkpoint_switch(module: nn.Module) -> str | None:
     """Return the name of the switch by which a module checkpoints, in timm, transformers and torchvision."""
+    own = module.__dict__
+    for name in _CHECKPOINT_SWITCHES:
+        if own.get(name) is True:
+            return name
     # any_requires_grad is a method of the densenets, whose switch has too common a name
-    names = (
-        (*_CHECKPOINT_SWITCHES, "memory_efficient") if hasattr(module, "any_requires_grad") else _CHECKPOINT_SWITCHES
-    )
-    return next((name for name in names if module.__dict__.get(name) is True), None)
+    return "memory_efficient" if own.get("memory_efficient") and hasattr(module, "any_requires_grad") else None
 
 
 def _refuse_derivative(key: int, model: nn.Module) -> Callable[[nn.Module, Any], None]:
@@ -132,37 +121,62 @@ def _writes(module: nn.Module) -> bool:
     return module.training and bool(module._buffers)
 
 
-def _visit(
-    module: nn.Module,
-    wanted: Collection[int],
-    owned: dict[int, nn.Module],
-    seen: dict[int, nn.Module],
-) -> nn.Module:
-    """Return the copy of `module`, or `module` itself where neither it nor a module below it needs a copy."""
-    if id(module) in seen:
-        return seen[id(module)]
-    inner = wrapped(module)
-    if inner is not None:
-        # DataParallel and torch.compile wrappers are dropped: they would call the original, not our copy, and compiled
-        # code refuses a level of differentiation
-        within = _visit(inner, wanted, owned, seen)
-        if within is inner and _needs_own_copy(module, wanted):
-            within = owned[id(inner)] = seen[id(inner)] = shallow_copy(inner)
+class _Copier:
+    """Copies what needs a copy in one walk over a model, a few hundred modules in less than a millisecond."""
+
+    def __init__(self, wanted: Collection[int]) -> None:
+        self.wanted = wanted
+        self.owned: dict[int, nn.Module] = {}
+        self.seen: dict[int, nn.Module] = {}
+        self.kinds: dict[type[nn.Module], tuple[bool, bool]] = {}
+
+    def visit(self, module: nn.Module) -> nn.Module:
+        """Return the copy of `module`, or `module` itself where neither it nor a module below it needs a copy."""
+        if id(module) in self.seen:
+            return self.seen[id(module)]
+        special, wraps = self._kind(module)
+        inner = wrapped(module) if wraps else None
+        if inner is not None:
+            return self._unwrap(module, inner)
+        changed = {}
+        for name, child in module._modules.items():
+            if child is not None and (own := self.visit(child)) is not child:
+                changed[name] = own
+        copy = module
+        if changed or special or self._needs_own_copy(module):
+            copy = self.owned[id(module)] = shallow_copy(module)
+            copy._modules.update(changed)
+            if isinstance(module, nn.RNNBase) and (forward := stepwise(module)) is not None:
+                replace_forward(copy, forward)
+        self.seen[id(module)] = copy
+        return copy
+
+    def _kind(self, module: nn.Module) -> tuple[bool, bool]:
+        """Whether modules of this class always need a copy, and whether they may wrap another."""
+        kind = type(module)
+        if kind not in self.kinds:
+            wraps = isinstance(module, _WRAPPERS) or kind.__name__ == _COMPILED
+            self.kinds[kind] = isinstance(module, nn.RNNBase) or is_quantized(module), wraps
+        return self.kinds[kind]
+
+    def _needs_own_copy(self, module: nn.Module) -> bool:
+        """Whether a module is wanted, or behaves differently in a graft."""
+        return (
+            id(module) in self.wanted
+            or _writes(module)
+            or "_compiled_call_impl" in module.__dict__
+            or _checkpoint_switch(module) is not None
+        )
+
+    def _unwrap(self, module: nn.Module, inner: nn.Module) -> nn.Module:
+        """Drop a wrapper: it would call the original, not our copy, and compiled code refuses a derivative."""
+        within = self.visit(inner)
+        if within is inner and (self._kind(inner)[0] or self._needs_own_copy(module)):
+            within = self.owned[id(inner)] = self.seen[id(inner)] = shallow_copy(inner)
         if within is not inner:
-            owned[id(module)] = within
-        seen[id(module)] = within
+            self.owned[id(module)] = within
+        self.seen[id(module)] = within
         return within
-    children = {
-        name: None if child is None else _visit(child, wanted, owned, seen) for name, child in module._modules.items()
-    }
-    copy = module
-    if _needs_own_copy(module, wanted) or any(child is not module._modules[name] for name, child in children.items()):
-        copy = owned[id(module)] = shallow_copy(module)
-        copy._modules.update(children)
-        if isinstance(module, nn.RNNBase) and (forward := stepwise(module)) is not None:
-            replace_forward(copy, forward)
-    seen[id(module)] = copy
-    return copy
 
 
 def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -177,8 +191,8 @@ def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         for module in model.modules()
         if any(id(tensor) in put for tensor in (*module._parameters.values(), *module._buffers.values()))
     ]
-    owned: dict[int, nn.Module] = {}
-    root = _visit(model, {id(module) for module in owners}, owned, {})
+    copier = _Copier({id(module) for module in owners})
+    root, owned = copier.visit(model), copier.owned
     for module in owners:
         for registry in ("_parameters", "_buffers"):
             own = getattr(module, registry)
@@ -240,13 +254,17 @@ def bare(model: nn.Module) -> nn.Module:
     return model
 
 
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_COMPILED = "OptimizedModule"
+"""torch's class for compiled modules, known by name since its import takes seconds."""
+
+
 def wrapped(module: nn.Module) -> nn.Module | None:
     """Return what a wrapper wraps; None for any other module."""
     inner = None
-    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+    if isinstance(module, _WRAPPERS):
         inner = module.module
-    elif type(module).__name__ == "OptimizedModule":
-        # torch's class for compiled modules, known by name since its import takes seconds
+    elif type(module).__name__ == _COMPILED:
         inner = getattr(module, "_orig_mod", None)
     return inner if isinstance(inner, nn.Module) else None
 

@@ -147,13 +147,12 @@ def _map_readings(layer: LayerContext, shape: tuple[int, ...]) -> list[Reading]:
     """List the readings of an output that has as many dimensions as the image: channels first, channels last."""
     size = layer.image[2:]
     first_fits, width = same_stride(size, shape[2:]), width_of(layer.module)
-    normed = any(is_norm(part) for part in layer.model.modules())
     axis = channel_axis(layer.module, shape)
     if axis == 1:
         return [_channels_first(shape)]
     if axis == -1:
         return [_channels_last(shape)] if same_stride(size, shape[1:-1]) else []
-    if first_fits and shape[1] == width and (not normed or shape[-1] != width):
+    if first_fits and shape[1] == width and (shape[-1] != width or not _has_norms(layer.model)):
         # before any comparison of the channels with the image: the compiler would hold later sizes to its result
         return [_channels_first(shape)]
     last_fits = same_stride(size, shape[1:-1])
@@ -167,10 +166,15 @@ def _map_readings(layer: LayerContext, shape: tuple[int, ...]) -> list[Reading]:
         return [_channels_first(shape)]
     if shape[-1] == width != shape[1]:
         return [_channels_last(shape)] if last_fits else []
-    if not normed:
+    if not _has_norms(layer.model):
         # a network without a layer norm has no module that works on channels in the last dimension
         return [_channels_first(shape)]
     return [_channels_first(shape), _channels_last(shape)] if first_fits else []
+
+
+def _has_norms(model: nn.Module) -> bool:
+    """Whether a model normalizes channels in the last dimension anywhere."""
+    return any(is_norm(part) for part in model.modules())
 
 
 def _is_attention_matrix(layer: LayerContext, shape: tuple[int, ...]) -> bool:
@@ -178,7 +182,7 @@ def _is_attention_matrix(layer: LayerContext, shape: tuple[int, ...]) -> bool:
     if next(layer.module.parameters(), None) is not None:
         return False
     stem = layer.facts.stem
-    if stem is None or not any(is_norm(part) for part in layer.model.modules()):
+    if stem is None or not _has_norms(layer.model):
         return False
     places, prefix, suffix = math.prod(stem.grid), layer.facts.prefix, layer.facts.suffix
     return shape[-1] in (places, places + prefix, places + prefix + suffix)
