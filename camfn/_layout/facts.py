@@ -191,12 +191,14 @@ def is_norm(module: nn.Module) -> bool:
 
 def width_of(module: nn.Module) -> int | None:
     """Number of channels of a module's output: the width of its last part that has one."""
-    for part in reversed(list(module.modules())):
-        for key in _WIDTH_ATTRIBUTES:
-            value = getattr(part, key, None)
-            if isinstance(value, int):
-                return value
-        shape = getattr(part, "normalized_shape", None)
-        if isinstance(shape, (tuple, list)) and shape:
-            return int(shape[-1])
+    for child in reversed(list(module.children())):
+        if (width := width_of(child)) is not None:
+            return width
+    for key in _WIDTH_ATTRIBUTES:
+        value = getattr(module, key, None)
+        if isinstance(value, int):
+            return value
+    shape = getattr(module, "normalized_shape", None)
+    if isinstance(shape, (tuple, list)) and shape:
+        return int(shape[-1])
     return None
