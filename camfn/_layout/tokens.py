@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from .._shared.vocabulary import Reading
-from .facts import Facts, LayerContext, channel_axis, is_norm, unrelated_lengths, width_of
+from .facts import Facts, LayerContext, attribute, channel_axis, is_norm, unrelated_lengths, width_of
 from .pairs import tokens, unrolled
 
 _MOST_UNNAMED = 8
@@ -225,7 +225,10 @@ def _grids(count: int, size: tuple[int, ...], stride: Sequence[int]) -> list[tup
 
 def _unrolls(model: nn.Module) -> bool:
     """Whether the model orders its tokens by neighborhoods and not by rows, as Hiera does."""
-    return any("unroll" in type(part).__name__.lower() or hasattr(part, "unroll_schedule") for part in model.modules())
+    return any(
+        "unroll" in type(part).__name__.lower() or attribute(part, "unroll_schedule") is not None
+        for part in model.modules()
+    )
 
 
 def _schedules(model: nn.Module, count: int) -> Iterator[tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]]:
