@@ -16,7 +16,7 @@ from ._cut.layer_checks import check_model, naming_what_has_no_data
 from ._layout.readings import as_map, image_among, possible_readings
 from ._shared.checks import describe, holds_data
 from ._shared.errors import CaptureError
-from ._shared.inputs import call, copy_of, floating_leaves
+from ._shared.inputs import Images, call, check_images, copy_of, floating_leaves
 from ._shared.maps import resize
 from ._shared.vocabulary import Inputs, LayoutPair, Reading, Target
 
@@ -45,7 +45,9 @@ class Suggestion(NamedTuple):
     reason: str
 
 
-def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Suggestion]:
+def suggest(
+    model: nn.Module, inputs: Inputs, target: Target = None, *, images: Images | None = None
+) -> list[Suggestion]:
     """List the layers that can be explained, the best first.
 
     The first suggestion is the last layer, in the order of computation, that has a grid and on which the score depends:
@@ -57,8 +59,10 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
 
     Args:
         model: any module; `suggest` does not change it.
-        inputs: arguments of the model; the first floating-point tensor is the image. `suggest` uses its first sample.
+        inputs: arguments of the model. `suggest` uses the first sample.
         target: as for `capture`; a function of the outputs gets the outputs of the whole batch.
+        images: which of the inputs is the image, where several have space: an index, a key, a path of these such as
+            ("pixels", 0), or a function of the inputs.
 
     Returns:
         Suggestions: first the layers on which the score depends, from the last to the first, then the other layers.
@@ -72,10 +76,11 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
         '1'
     """
     check_model(model)
+    check_images(images)
     inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
     if not model.training and not callable(target):
         inputs, target = _first_sample(inputs), _first_sample(target)
-    model, image = bare(model), image_among(inputs)
+    model, image = bare(model), image_among(inputs, images)
     if image is None:
         raise CaptureError(f"suggest: expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
     if not holds_data(image):
@@ -83,10 +88,10 @@ def suggest(model: nn.Module, inputs: Inputs, target: Target = None) -> list[Sug
             "suggest: expected inputs with data, for it reads gradients; got fake, meta or traced tensors"
         )
     layer_outputs, outputs = _run_every_layer(model, inputs)
-    candidates = _candidates(model, layer_outputs, outputs, inputs)
+    candidates = _candidates(model, layer_outputs, outputs, inputs, images)
     unclear = [name for name, readings in candidates.items() if len(readings) > 1]
     clear = {name: readings[0] for name, readings in candidates.items() if len(readings) == 1}
-    for name in _class_score_maps(model, clear, outputs, inputs):
+    for name in _class_score_maps(model, clear, outputs, inputs, image):
         del clear[name]
     if not clear:
         raise CaptureError(_no_layer_text(model, image, unclear))
@@ -170,7 +175,7 @@ def _run_every_layer(model: nn.Module, inputs: Inputs) -> tuple[list[_LayerOutpu
 
 
 def _candidates(
-    model: nn.Module, layer_outputs: list[_LayerOutput], outputs: Any, inputs: Inputs
+    model: nn.Module, layer_outputs: list[_LayerOutput], outputs: Any, inputs: Inputs, images: Images | None
 ) -> dict[str, list[Reading]]:
     """Map each layer that may hold features on a grid to its readings; of layers that return one tensor, keep one."""
     same_tensor: dict[int, list[_LayerOutput]] = {}
@@ -184,7 +189,7 @@ def _candidates(
         if not named or _class_matches(_NO_FEATURES, named[0].module):
             continue
         outermost = min(reversed(named), key=lambda layer: layer.name.count("."))
-        readings = possible_readings(model, outermost.name, outermost.output.shape, inputs)
+        readings = possible_readings(model, outermost.name, outermost.output.shape, inputs, images)
         grids = [reading for reading in readings if reading.name != "windows" and max(reading.spatial, default=2) > 1]
         if grids:
             candidates[outermost.name] = readings
@@ -193,13 +198,15 @@ def _candidates(
     return {name: readings for name, readings in candidates.items() if name not in scores}
 
 
-def _class_score_maps(model: nn.Module, clear: dict[str, Reading], outputs: Any, inputs: Inputs) -> list[str]:
+def _class_score_maps(
+    model: nn.Module, clear: dict[str, Reading], outputs: Any, inputs: Inputs, image: Tensor
+) -> list[str]:
     """Name the layers of a segmentation network whose channel k reaches only the scores of class k.
 
     Some networks add such maps up to the scores, so that none of the maps is equal to the model's output.
     """
-    image, scores = image_among(inputs), next(iter(floating_leaves(outputs)), None)
-    if image is None or scores is None or scores.ndim != image.ndim or scores.shape[1] < 2:
+    scores = next(iter(floating_leaves(outputs)), None)
+    if scores is None or scores.ndim != image.ndim or scores.shape[1] < 2:
         return []
     names = [name for name, reading in clear.items() if reading.channels == scores.shape[1]]
     if not names:

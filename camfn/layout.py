@@ -13,11 +13,19 @@ from ._layout.pairs import tokens as tokens
 from ._layout.pairs import unrolled as unrolled
 from ._layout.pairs import windows as windows
 from ._layout.readings import the_reading
+from ._shared.inputs import Images, check_images
 from ._shared.vocabulary import Inputs, Select
 from ._shared.vocabulary import Reading as Reading
 
 
-def find(model: nn.Module, layer: str | nn.Module, inputs: Inputs, *, select: Select | None = None) -> Reading:
+def find(
+    model: nn.Module,
+    layer: str | nn.Module,
+    inputs: Inputs,
+    *,
+    select: Select | None = None,
+    images: Images | None = None,
+) -> Reading:
     """Find how a layer lays out the space of the image, as `layout="auto"` does, and return the facts with the layout.
 
     The facts come from the model: the stride of the convolution that reads the image, the class, distillation and
@@ -27,8 +35,10 @@ def find(model: nn.Module, layer: str | nn.Module, inputs: Inputs, *, select: Se
     Args:
         model: any module; `find` does not change it.
         layer: a dotted name as in `model.named_modules()`, or the module itself.
-        inputs: arguments of the model; the first floating-point tensor with spatial dimensions is the image.
+        inputs: arguments of the model.
         select: which tensor to read, where the layer returns a tuple or a dict.
+        images: which of the inputs is the image, where several have space and the layout depends on which: an index, a
+            key, a path of these such as ("pixels", 0), or a function of the inputs.
 
     Returns:
         The reading, with its layout and, as its reason, the facts.
@@ -42,6 +52,7 @@ def find(model: nn.Module, layer: str | nn.Module, inputs: Inputs, *, select: Se
         >>> find(net, "0", torch.rand(1, 3, 8, 12)).spatial
         (2, 3)
     """
+    check_images(images)
     name = layer_name(model, layer)
     raw, _ = observe(model, name, select=select, layout=None)(inputs)
-    return the_reading(model, name, raw, inputs)
+    return the_reading(model, name, raw, inputs, images)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._layout.readings import as_map, layout_for
 from .._shared.checks import batch_sizes, one_of, one_score_a_sample, refuse_lost_graph
 from .._shared.errors import CaptureError
-from .._shared.inputs import replace_tensor
+from .._shared.inputs import Images, replace_tensor
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Call, Captured, Inputs, Select, Target
 from ..targets import as_score
@@ -33,6 +33,8 @@ class observe(Value):
         select: which tensor, where the layer returns a tuple or a dict: an index, a key or a function.
         layout: turns the layer's own shape into (B, C, *spatial); "auto" finds it, as `layout.find`, and None keeps the
             layer's own shape.
+        images: which input "auto" reads the layout from, where several have space and it depends on which: an index, a
+            key, a path of these such as ("pixels", 0), or a function of the inputs.
         call: which of several runs of the layer in one forward, 0 the first and -1 the last; or "all", one after the
             other along the channels, so that maps which sum over channels become the sum of the runs' maps.
         differentiable: keep the graph that leads from the inputs and parameters to the activations.
@@ -58,12 +60,13 @@ class observe(Value):
     _: KW_ONLY
     select: Select | None = None
     layout: AnyLayout = "auto"
+    images: Images | None = None
     call: Call | None = None
     differentiable: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", layer_name(self.model, self.layer))
-        check_picks(self.select, self.layout, self.call)
+        check_picks(self.select, self.layout, self.call, self.images)
 
     def __call__(self, inputs: Inputs) -> tuple[Tensor, Any]:
         """Return the activations of the layer and the outputs of the model."""
@@ -75,7 +78,7 @@ class observe(Value):
                 layer_planter(bare(self.model), [self.layer])(), inputs, self.select, self.call
             )
         ((name, raw),) = activations.items()
-        return map_maker(bare(self.model), name, raw, inputs, self.layout)(raw), outputs
+        return map_maker(bare(self.model), name, raw, inputs, self.layout, self.images)(raw), outputs
 
 
 @frozen
@@ -92,6 +95,7 @@ class capture(Value):
         select: which tensor, where the layer returns a tuple or a dict: an index, a key or a function.
         layout: turns the layer's own shape into (B, C, *spatial), for activations and gradients alike; "auto" finds
             it, as `layout.find`, and None keeps the layer's own shape.
+        images: as for `observe`.
         call: as for `observe`.
         differentiable: keep the outer graph, so that a map may be part of a loss (needed too inside `torch.func.grad`).
             Fused attention kernels have no second derivative: run under `sdpa_kernel(SDPBackend.MATH)` then.
@@ -120,13 +124,14 @@ class capture(Value):
     _: KW_ONLY
     select: Select | None = None
     layout: AnyLayout = "auto"
+    images: Images | None = None
     call: Call | None = None
     differentiable: bool = False
     unused: Literal["error", "zeros"] = "error"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", layer_name(self.model, self.layer))
-        check_picks(self.select, self.layout, self.call)
+        check_picks(self.select, self.layout, self.call, self.images)
         check_unused(self.unused)
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Captured:
@@ -143,6 +148,7 @@ class capture_many(Value):
         layers: dotted names or modules; one may lie inside another.
         select: as for `capture`, for every layer.
         layout: as for `capture`, for every layer; "auto" finds each its own.
+        images: as for `observe`.
         call: as for `capture`, for every layer.
         differentiable: as for `capture`.
         unused: as for `capture`.
@@ -162,13 +168,14 @@ class capture_many(Value):
     _: KW_ONLY
     select: Select | None = None
     layout: AnyLayout = "auto"
+    images: Images | None = None
     call: Call | None = None
     differentiable: bool = False
     unused: Literal["error", "zeros"] = "error"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", layer_names(self.model, self.layers))
-        check_picks(self.select, self.layout, self.call)
+        check_picks(self.select, self.layout, self.call, self.images)
         check_unused(self.unused)
 
     def __call__(self, inputs: Inputs, target: Target = None) -> dict[str, Captured]:
@@ -219,7 +226,7 @@ def _capture(
     captured = {}
     for name, activations in derived.kept.items():
         grads = [grad for point, grad in derived.grads.items() if point[0] == name]
-        to_map = map_maker(model, name, activations, inputs, of.layout)
+        to_map = map_maker(model, name, activations, inputs, of.layout, of.images)
         captured[name] = Captured(to_map(activations), to_map(grads), derived.outputs)
     return captured
 
@@ -266,10 +273,15 @@ def run_to_end(
 
 
 def map_maker(
-    model: nn.Module, name: str, activations: list[Tensor], inputs: Inputs, layout: AnyLayout
+    model: nn.Module,
+    name: str,
+    activations: list[Tensor],
+    inputs: Inputs,
+    layout: AnyLayout,
+    images: Images | None,
 ) -> Callable[[list[Tensor]], Tensor]:
     """Decide the layout of a layer once; return a function that lays out the tensors of its runs and joins them."""
-    layouts = [layout_for(layout, model, name, raw, inputs) for raw in activations]
+    layouts = [layout_for(layout, model, name, raw, inputs, images) for raw in activations]
     return lambda values: joined(name, [as_map(layout, value) for value, layout in zip(values, layouts)])
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .._shared.checks import batch_sizes, describe, one_score_a_sample, refuse_lost_graph
 from .._shared.errors import ArgumentTypeError, CamfnError
+from .._shared.inputs import Images
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Captured, Inputs, ScoreFn, Select, Target
 from ..targets import as_score
@@ -37,6 +38,7 @@ class capture_each(Value):
         layer: a dotted name as in `model.named_modules()`, or the module itself.
         select: as for `capture`.
         layout: as for `capture`.
+        images: as for `observe`.
         unused: as for `capture`, target by target.
 
     Returns:
@@ -63,11 +65,12 @@ class capture_each(Value):
     _: KW_ONLY
     select: Select | None = None
     layout: AnyLayout = "auto"
+    images: Images | None = None
     unused: Literal["error", "zeros"] = "error"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", layer_name(self.model, self.layer))
-        check_picks(self.select, self.layout)
+        check_picks(self.select, self.layout, images=self.images)
         check_unused(self.unused)
 
     def __call__(self, inputs: Inputs, targets: Targets) -> Captured:
@@ -92,7 +95,7 @@ class capture_each(Value):
                 grads.append(gradients(row, leaves, of=model, retain_graph=True, missing=absent))
         raw = raw.detach()
         tensors, rebuild = tensors_of(outputs)
-        to_map = map_maker(model, name, [raw], inputs, self.layout)
+        to_map = map_maker(model, name, [raw], inputs, self.layout, self.images)
         return Captured(
             to_map([raw]), torch.stack([to_map(row) for row in grads]), rebuild([x.detach() for x in tensors])
         )

@@ -41,8 +41,9 @@ class explainer(Value):
         layout: turns the layer's own shape into (B, C, *spatial), and back; "auto" finds it, as `layout.find`, and None
             takes the layer's output as it is.
         call: which of several runs of the layer in one forward, or "all", as for `capture`.
-        images: which tensor of the inputs a method that perturbs changes: an index, a key, a path of these or a
-            function; the only one with space if it is not given.
+        images: which of the inputs is the image, that a method which perturbs changes and "auto" reads the layout from:
+            an index, a key, a path of these such as ("pixels", 0), or a function of the inputs. If it is not given, the
+            only one with space.
         chunk_size: how many perturbed forwards run at once, for the methods that perturb: a number, or "auto" for what
             fits a quarter of the free memory; None leaves it to the method.
         progress: called with (done, in all) after each chunk of perturbed forwards, for the methods that perturb.
@@ -86,6 +87,7 @@ class explainer(Value):
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", layer_name(self.model, self.layer))
         what: dict[str, Any] = {"select": self.select, "layout": self.layout, "call": self.call}
+        what["images"] = self.images
         what |= {"differentiable": self.differentiable}
         object.__setattr__(self, "_needs", read_signature(self.method))
         object.__setattr__(self, "_see", observe(self.model, self.layer, **what))

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from .._layout.readings import check_layout
 from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError, CaptureError
+from .._shared.inputs import check_images
 from .._shared.spelling import near
 from .folded import FOLDED_BY
 from .graft import bare, is_quantized, no_derivative
@@ -148,11 +149,12 @@ def check_select(select: Any) -> None:
     )
 
 
-def check_picks(select: Any, layout: Any, call: Any = None) -> None:
-    """Refuse a `select`, a layout or a `call` that is none, ahead of any forward."""
+def check_picks(select: Any, layout: Any, call: Any = None, images: Any = None) -> None:
+    """Refuse a `select`, a layout, a `call` or an `images` that is none, ahead of any forward."""
     check_select(select)
     check_layout(layout)
     check_call(call)
+    check_images(images)
 
 
 def layer_names(model: nn.Module, layers: Any) -> tuple[str, ...]:

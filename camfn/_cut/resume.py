@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 
 from .._layout.readings import as_map, layout_for
 from .._shared.checks import batch_sizes, refuse_lost_graph, shapes_agree
+from .._shared.inputs import Images, copy_of, repeated, zero_like
 from .._shared.inputs import call as run_on
-from .._shared.inputs import copy_of, repeated, zero_like
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Call, Inputs, LayoutPair, Select
 from .capture import joined
@@ -39,8 +39,8 @@ class resume(Value):
         select: which tensor, where the layer returns a tuple or a dict: an index, a key or a function.
         layout: the tail takes activations as (B, C, *spatial), and puts them back into the layer's own shape; "auto"
             finds it, as `layout.find`, and None takes the layer's own shape.
+        images: as for `observe`.
         call: as for `capture`. The earlier runs of the layer are replayed too, the later ones run again.
-
         differentiable: keep the graph that leads from the inputs and parameters to the recorded values.
 
     Returns:
@@ -63,12 +63,13 @@ class resume(Value):
     _: KW_ONLY
     select: Select | None = None
     layout: AnyLayout = "auto"
+    images: Images | None = None
     call: Call | None = None
     differentiable: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", layer_name(self.model, self.layer))
-        check_picks(self.select, self.layout, self.call)
+        check_picks(self.select, self.layout, self.call, self.images)
 
     def __call__(self, inputs: Inputs) -> tail:
         """Record one forward; return the function of the activations to the outputs."""
@@ -110,7 +111,7 @@ def _recorded(of: resume, inputs: Inputs) -> Recorded:
         outputs = recorder.run(copy_of(inputs))
     answers, earlier, cuts, given = recorder.finished()
     raws = [chosen_tensor(name, cut.value(), of.select) for cut in cuts]
-    layouts = [layout_for(of.layout, model, name, raw, inputs) for raw in raws]
+    layouts = [layout_for(of.layout, model, name, raw, inputs, of.images) for raw in raws]
     maps = [as_map(found, raw) for raw, found in zip(raws, layouts)]
     rest = tail(
         model,

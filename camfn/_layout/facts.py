@@ -101,6 +101,15 @@ class LayerContext:
         return Facts(None, *_unplaced_tokens(self.model))
 
 
+def read_by_tower(model: nn.Module, name: str, images: list[Tensor]) -> list[Tensor]:
+    """Keep the images that the innermost module around a layer reads with a convolution; all where there is none."""
+    for path, ancestor in LayerContext(model, name, images[0].shape).ancestors:
+        read = [image for image in images if _stem(path, ancestor, image.shape[1:])]
+        if read:
+            return read
+    return images
+
+
 def _stem(path: str, part: nn.Module, image: Sequence[int]) -> Stem | None:
     """Find the first convolution in a module that takes as many channels and dimensions as the image (C, *spatial)."""
     for below, module in part.named_modules():

@@ -11,21 +11,54 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._shared.errors import ArgumentTypeError, CaptureError
-from .._shared.inputs import floating_leaves
+from .._shared.inputs import Images, floating_leaves, images_of, named_inputs
 from .._shared.vocabulary import AnyLayout, LayoutPair, Reading
-from .facts import LayerContext, channel_axis, is_norm, width_of
+from .facts import LayerContext, channel_axis, is_norm, read_by_tower, width_of
 from .pairs import channels_last
 from .tokens import token_readings
 from .windows import may_be_padded, window_cut, window_readings
 
 
-def image_among(inputs: Any) -> Tensor | None:
-    """Return the first floating-point tensor (B, C, *spatial) among the inputs; None where there is none."""
-    leaves = floating_leaves(dict(inputs) if isinstance(inputs, Mapping) else inputs)
-    return next((leaf for leaf in leaves if leaf.ndim > 2), None)
+def images_among(inputs: Any, which: Images | None = None) -> list[Tensor]:
+    """Return the floating-point tensors (B, C, *spatial) of the inputs, each shape once; or the one that is named."""
+    if which is not None:
+        leaves = [images_of(inputs, which, "reads the layout from the image")[0]]
+    else:
+        leaves = floating_leaves(dict(inputs) if isinstance(inputs, Mapping) else inputs)
+    images: list[Tensor] = []
+    for leaf in leaves:
+        if leaf.ndim > 2 and not any(_same_shape(leaf, image) for image in images):
+            images.append(leaf)
+    return images
 
 
-def layout_for(layout: AnyLayout, model: nn.Module, name: str, raw: Tensor, inputs: Any) -> LayoutPair | None:
+def image_among(inputs: Any, which: Images | None = None) -> Tensor | None:
+    """Return the image that is named, or else the first among the inputs; None where there is none."""
+    return next(iter(images_among(inputs, which)), None)
+
+
+def images_read(model: nn.Module, name: str, ndim: int, inputs: Any, which: Images | None = None) -> list[Tensor]:
+    """Return the images that a layer with an output of so many dimensions may have been computed from.
+
+    One that is named comes alone, or before those that the layer's own part of the model reads.
+    """
+    named, images = images_among(inputs, which), images_among(inputs)
+    if len(images) < 2:
+        return named
+    images = [image for image in images if image.ndim == ndim] or images if ndim > 3 else images
+    read = read_by_tower(model, name, images)
+    if which is None:
+        return read
+    return named if not named or any(_same_shape(named[0], image) for image in read) else [*named, *read]
+
+
+def _same_shape(one: Tensor, other: Tensor) -> bool:
+    return len(one.shape) == len(other.shape) and all(a == b for a, b in zip(one.shape, other.shape))
+
+
+def layout_for(
+    layout: AnyLayout, model: nn.Module, name: str, raw: Tensor, inputs: Any, which: Images | None = None
+) -> LayoutPair | None:
     """Return the layout that the caller chose; for "auto", find the layout of the layer whose output is `raw`.
 
     A layer's activations and its gradients have one shape: decide once, and apply `as_map` to each.
@@ -34,8 +67,9 @@ def layout_for(layout: AnyLayout, model: nn.Module, name: str, raw: Tensor, inpu
         CaptureError: as `the_reading`.
     """
     if isinstance(layout, str) and layout == "auto":
-        return the_reading(model, name, raw, inputs).layout
+        return the_reading(model, name, raw, inputs, which).layout
     check_layout(layout)
+    images_among(inputs, which)
     return layout
 
 
@@ -59,28 +93,50 @@ def as_map(layout: LayoutPair | None, raw: Tensor) -> Tensor:
     return raw if layout is None else layout.to_map(raw)
 
 
-def the_reading(model: nn.Module, name: str, raw: Tensor, inputs: Any) -> Reading:
+def the_reading(model: nn.Module, name: str, raw: Tensor, inputs: Any, which: Images | None = None) -> Reading:
     """Find the one reading that the facts allow for a layer whose output is `raw`.
 
     Raises:
-        CaptureError: the facts allow no reading, or several; lists each with the call that asks for it.
+        CaptureError: the facts allow no reading, or several, or others for each of several images; lists each with the
+            call that asks for it.
     """
-    image = image_among(inputs)
     shape = tuple(raw.shape)
-    if image is None:
+    images = images_read(model, name, len(shape), inputs, which)
+    if not images:
         if len(shape) in (3, 4, 5) and channel_axis(model.get_submodule(name), shape) == 1:
             return _channels_first(shape)
         raise CaptureError(
             f"the layout of layer {name!r} {shape} cannot be found without an image (B, C, *spatial) among the inputs: "
             "pass layout=None if it is (B, C, *spatial), or a layout of camfn.layout"
         )
-    readings = possible_readings(model, name, shape, inputs)
+    readings, *others = [readings_of(model, name, shape, inputs, image) for image in images]
+    if any([*map(_what, other)] != [*map(_what, readings)] for other in others):
+        raise CaptureError(several_images_text(f"the layout of layer {name!r} {shape}", inputs, images, which))
     if len(readings) == 1:
         return readings[0]
     if not readings:
-        raise CaptureError(_no_map_text(name, shape, image))
+        raise CaptureError(_no_map_text(name, shape, images[0]))
     listed = "; or ".join(f"{reading.reason}: {reading.call}" for reading in readings)
     raise CaptureError(f"layer {name!r} gives {shape}, which can be read in {len(readings)} ways: {listed}")
+
+
+def several_images_text(what: str, inputs: Any, images: Sequence[Tensor], which: Images | None) -> str:
+    """Say that something differs with the image it is read from, and list the images with the calls that name them."""
+    read = images if which is None else images[1:]
+    calls = (
+        f"{call} of shape {tuple(image.shape)}"
+        for call, image in named_inputs(inputs).items()
+        if any(_same_shape(image, one) for one in read)
+    )
+    if which is None:
+        return f"{what} depends on which of the inputs is the image: say which, {'; '.join(calls)}"
+    name = getattr(which, "__name__", repr(which))
+    return f"{what} is another for images={name} than for what its part of the model reads, {'; '.join(calls)}"
+
+
+def _what(reading: Reading) -> tuple[Any, ...]:
+    """Return what a reading says, without its reason."""
+    return reading.name, reading.spatial, reading.channels, reading.prefix, reading.layout
 
 
 def _no_map_text(name: str, shape: tuple[int, ...], image: Tensor) -> str:
@@ -105,12 +161,22 @@ def _no_map_text(name: str, shape: tuple[int, ...], image: Tensor) -> str:
     )
 
 
-def possible_readings(model: nn.Module, name: str, shape: Sequence[int], inputs: Any) -> list[Reading]:
-    """List the readings of a layer's output of this shape that the model and the image allow."""
-    image = image_among(inputs)
-    if image is None or len(shape) < 3:
+def possible_readings(
+    model: nn.Module, name: str, shape: Sequence[int], inputs: Any, which: Images | None = None
+) -> list[Reading]:
+    """List the readings of a layer's output of this shape that the model and the images allow, each once."""
+    found: list[Reading] = []
+    for image in images_read(model, name, len(shape), inputs, which):
+        new = readings_of(model, name, tuple(shape), inputs, image)
+        found += [one for one in new if not any(_what(one) == _what(other) for other in found)]
+    return found
+
+
+def readings_of(model: nn.Module, name: str, shape: tuple[int, ...], inputs: Any, image: Tensor) -> list[Reading]:
+    """List the readings of a layer's output of this shape that the model and this image allow."""
+    if len(shape) < 3:
         return []
-    shape, layer = tuple(shape), LayerContext(model, name, image.shape)
+    layer = LayerContext(model, name, image.shape)
     cut = window_cut(layer)
     dimensions, samples = image.ndim - 2, image.shape[0]
     readings: list[Reading] = []

@@ -38,6 +38,8 @@ def all_images_of(
 ) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Inputs]]:
     """Do the same for several images at once; None takes all tensors with space."""
     check_inputs(inputs)
+    for one in which or ():
+        check_images(one)
     inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
     leaves, spec = pytree.tree_flatten(inputs)
     found = _with_space(leaves)
@@ -56,6 +58,29 @@ def all_images_of(
         return pytree.tree_unflatten(again, spec)
 
     return images, rebuild
+
+
+def check_images(which: Any) -> None:
+    """Refuse what can name no input: anything but an index, a key, a path of these, a function or None."""
+    keys = which if isinstance(which, tuple) and which else (which,)
+    if (
+        which is None
+        or callable(which)
+        or all(isinstance(key, (int, str)) and not isinstance(key, bool) for key in keys)
+    ):
+        return
+    raise ArgumentTypeError(
+        "images: expected an index, a key, a path of these such as ('pixels', 0), or a function of the inputs; got "
+        f"{repr(which) if isinstance(which, (bool, float, tuple)) else describe(which)}"
+    )
+
+
+def named_inputs(inputs: Any) -> dict[str, Tensor]:
+    """Return the floating-point tensors (B, C, *spatial) of the inputs, each under the `images=` that names it."""
+    inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+    leaves = pytree.tree_leaves(inputs)
+    places = [place for place, leaf in enumerate(leaves) if _is_floating(leaf) and leaf.ndim > 2]
+    return {call: leaves[place] for place, (call, _) in zip(places, _listed(inputs, places))} if places else {}
 
 
 def _with_space(leaves: Sequence[Any]) -> list[int]:

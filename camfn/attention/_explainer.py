@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from .._cut.graft import bare
 from .._cut.traced import outside_the_compiler
-from .._layout.readings import image_among, possible_readings
+from .._layout.readings import images_read, readings_of, several_images_text
 from .._shared.checks import describe, function, refuse_lost_graph, space, whole
 from .._shared.errors import CaptureError
+from .._shared.inputs import Images, check_images
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import Inputs, Reading, Target
 from . import _methods as relevance
@@ -59,6 +60,8 @@ class attention_explainer(Value):
             number of tokens.
         query: the token whose row the method reads; None for the mean over patches; "auto" takes the first token where
             there are prefix tokens, unless the model states that it averages patches.
+        images: which of the inputs is the image, where several have space and the grid depends on which: an index, a
+            key, a path of these such as ("pixels", 0), or a function of the inputs.
         readout: for LeGrad, function from tokens to outputs, as for `capture_attention`; saves a forward.
         differentiable: whether to keep the outer graph, so that the map may be part of a loss.
         unused: as for `capture_attention`.
@@ -92,6 +95,7 @@ class attention_explainer(Value):
     grid: Sequence[int] | None = None
     prefix: int | None = None
     query: int | Literal["auto"] | None = "auto"
+    images: Images | None = None
     readout: Callable[[Tensor], Any] | None = None
     differentiable: bool = False
     unused: Literal["error", "zeros"] = "error"
@@ -106,6 +110,7 @@ class attention_explainer(Value):
             whole("attention_explainer: prefix", self.prefix, 0)
         if self.query is not None and not (isinstance(self.query, str) and self.query == "auto"):
             whole("attention_explainer: query ('auto', None or an index)", self.query, 0)
+        check_images(self.images)
         plain = self.method
         while isinstance(plain, partial):
             plain = plain.func
@@ -143,13 +148,16 @@ def _explain(of: attention_explainer, inputs: Inputs, target: Target) -> tuple[T
 
 def _grid_and_prefix(of: attention_explainer, inputs: Inputs, last: AttentionRecord) -> tuple[tuple[int, ...], int]:
     """Find the grid of the patches, and the number of tokens before them."""
-    image, shape = _image(inputs), tuple(last.probabilities.shape)
-    if shape[0] != image.shape[0]:
+    shape = tuple(last.probabilities.shape)
+    images = images_read(bare(of.model), last.name, 3, inputs, of.images)
+    if not images:
+        raise CaptureError(f"expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
+    if all(shape[0] != image.shape[0] for image in images):
         raise CaptureError(
-            f"attention in {last.name!r} is {shape} for {image.shape[0]} images: it is in windows, whose tokens are "
-            f"not all the places of the image. {_INSTEAD}"
+            f"attention in {last.name!r} is {shape} for {images[0].shape[0]} images: it is in windows, whose tokens "
+            f"are not all the places of the image. {_INSTEAD}"
         )
-    spatial = tuple(of.grid) if of.grid is not None else _grid(of.model, inputs, image, last, of.prefix)
+    spatial = tuple(of.grid) if of.grid is not None else _grid(of, inputs, images, last)
     before = shape[-1] - math.prod(spatial)
     if before < 0 or (of.prefix is not None and of.prefix != before):
         raise CaptureError(
@@ -159,30 +167,23 @@ def _grid_and_prefix(of: attention_explainer, inputs: Inputs, last: AttentionRec
     return spatial, before
 
 
-def _image(inputs: Inputs) -> Tensor:
-    """Return the image, the first floating-point tensor with space among the inputs; refuse inputs without one."""
-    image = image_among(inputs)
-    if image is None:
-        raise CaptureError(f"expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
-    return image
-
-
-def _grid(
-    model: nn.Module, inputs: Inputs, image: Tensor, last: AttentionRecord, prefix: int | None
-) -> tuple[int, ...]:
+def _grid(of: attention_explainer, inputs: Inputs, images: Sequence[Tensor], last: AttentionRecord) -> tuple[int, ...]:
     """Find the grid of the patches: from the prefix and the image, or without a prefix as a layer's layout is found."""
     tokens = last.probabilities.shape[-1]
-    if prefix is not None:
-        grids = _grid_after_prefix(prefix, tokens, image.shape[2:])
+    if of.prefix is not None:
+        found = [_grid_after_prefix(of.prefix, tokens, image.shape[2:]) for image in images]
     else:
-        shape = (image.shape[0], tokens, last.v.shape[1] * last.v.shape[-1])
-        readings = possible_readings(bare(model), last.name, shape, inputs)
-        grids = [reading.spatial for reading in readings if _is_row_by_row(reading, shape)]
+        shape = (last.probabilities.shape[0], tokens, last.v.shape[1] * last.v.shape[-1])
+        each = [readings_of(bare(of.model), last.name, shape, inputs, image) for image in images]
+        found = [[one.spatial for one in readings if _is_row_by_row(one, shape)] for readings in each]
+    grids = found[0]
+    if any(other != grids for other in found):
+        raise CaptureError(several_images_text(f"the grid of attention in {last.name!r}", inputs, images, of.images))
     if len(grids) == 1:
         return grids[0]
     which = " or ".join(map(str, grids)) if grids else "no grid"
-    behind = "" if prefix is None else f", behind {prefix} tokens"
-    size = " x ".join(map(str, image.shape[2:]))
+    behind = "" if of.prefix is None else f", behind {of.prefix} tokens"
+    size = " x ".join(map(str, images[0].shape[2:]))
     raise CaptureError(
         f"attention in {last.name!r} is over {tokens} tokens, in which there is {which} of a {size} image, row by "
         f"row{behind}: pass grid=(height, width) and prefix=. Attention over channels (XCiT) or in windows (Swin, "

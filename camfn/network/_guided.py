@@ -179,6 +179,7 @@ class guided_grad_cam(_Rectified):
             self.layer,
             select=self.select,
             layout=self.layout,
+            images=self.images,
         )
         object.__setattr__(self, "_locate", locate)
 

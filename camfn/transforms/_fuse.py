@@ -218,8 +218,9 @@ class fuse(Value):
             named = [layer_name(self.model, one) if isinstance(one, nn.Module) else one for one in given]
             object.__setattr__(self, "layers", named)
         check_rule(self.how, self.scaling, self.size, self.gamma)
-        see: dict[str, Any] = {"select": self.select, "layout": self.layout, "differentiable": self.differentiable}
-        knobs: dict[str, Any] = {"chunk_size": self.chunk_size, "progress": self.progress, "images": self.images}
+        see: dict[str, Any] = {"select": self.select, "layout": self.layout, "images": self.images}
+        see["differentiable"] = self.differentiable
+        knobs: dict[str, Any] = {"chunk_size": self.chunk_size, "progress": self.progress}
         apart = [explainer(self.method, self.model, name, **knobs, **see) for name in names]
         together = needs.gradients and not needs.context - {"chunk_size"}
         object.__setattr__(self, "_together", capture_many(self.model, names, **see) if together else None)

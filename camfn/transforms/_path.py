@@ -125,7 +125,7 @@ class path_integral(Value):
         self._check_options()
         name = layer_name(self.model, self.layer)
         object.__setattr__(self, "layer", name)
-        what: dict[str, Any] = {"select": self.select, "layout": self.layout}
+        what: dict[str, Any] = {"select": self.select, "layout": self.layout, "images": self.images}
         see = observe(self.model, name, **what, differentiable=self.differentiable)
         object.__setattr__(self, "_see", see)
         derive = capture(self.model, name, **what, differentiable=self.differentiable)

@@ -101,9 +101,8 @@ class multi_scale(Value):
         if not self.sizes:
             raise CamfnError("multi_scale: expected at least one further size, as in sizes=[324, 424], got none")
         object.__setattr__(self, "layer", layer_name(self.model, self.layer))
-        derive = capture(
-            self.model, self.layer, select=self.select, layout=self.layout, differentiable=self.differentiable
-        )
+        what: dict[str, Any] = {"select": self.select, "layout": self.layout, "images": self.images}
+        derive = capture(self.model, self.layer, **what, differentiable=self.differentiable)
         object.__setattr__(self, "_derive", derive)
         object.__setattr__(self, "_takes", needs.positional)
 
