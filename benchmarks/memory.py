@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,12 +28,32 @@ def peak(case: Case) -> int | None:
     Returns:
         Bytes; None for the CPU of a system without /proc/self/clear_refs, as outside Linux.
     """
-    if case.device == "cpu" and not Path("/proc/self/clear_refs").exists():
+    return _apart(case.device, _measure, case)
+
+
+def peak_of(make: Callable[..., Callable[[], Any]], device: str, *arguments: Any) -> int | None:
+    """Do the same for a function that `make(device, *arguments)` returns."""
+    return _apart(device, _measure_call, make, device, *arguments)
+
+
+def _apart(device: str, measure: Callable[..., int], *arguments: Any) -> int | None:
+    """Measure in a process of its own."""
+    if device == "cpu" and not Path("/proc/self/clear_refs").exists():
         return None
-    context = multiprocessing.get_context("spawn" if case.device == "cuda" else "forkserver")
+    context = multiprocessing.get_context("spawn" if device == "cuda" else "forkserver")
     context.set_forkserver_preload(["torchvision", "pytorch_grad_cam", "torchcam.methods", "benchmarks.peers"])
     with ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(_measure, case).result()
+        return pool.submit(measure, *arguments).result()
+
+
+def _measure_call(make: Callable[..., Callable[[], Any]], device: str, *arguments: Any) -> int:
+    call = make(device, *arguments)
+    gc.collect()
+    before = _reset(device)
+    for _ in range(CALLS):
+        found = call()
+    del found
+    return _highest(device) - before
 
 
 def _measure(case: Case) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from camfn import LayoutPair
-from camfn._layout.pairs import tokens
+from camfn._layout.pairs import channels_last, tokens
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 BATCHES = (1, 8)
@@ -64,13 +64,28 @@ def _vit() -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
+def _deit() -> nn.Module:
+    import timm
+
+    model: nn.Module = timm.create_model("deit_small_patch16_224")
+    return model
+
+
 _SUBJECTS: dict[str, tuple[Callable[[], nn.Module], str, LayoutPair | None]] = {
     "resnet50": (lambda: _torchvision("resnet50"), "layer4", None),
     "vit_b_16": (_vit, "encoder.layers.encoder_layer_11.ln_1", tokens((14, 14))),
     "efficientnet_b0": (lambda: _torchvision("efficientnet_b0"), "features", None),
+    "swin_t": (lambda: _torchvision("swin_t"), "features.7.1", channels_last()),
+    "convnext_tiny": (lambda: _torchvision("convnext_tiny"), "features.7.2", None),
+    "deit_small": (_deit, "blocks.11.norm1", tokens((14, 14))),
+    "resnet50.layer3": (lambda: _torchvision("resnet50"), "layer3", None),
+    "resnet50.layer2": (lambda: _torchvision("resnet50"), "layer2", None),
     "tiny": (_tiny, "3", None),
 }
-MODELS = tuple(name for name in _SUBJECTS if name != "tiny")
+MODELS = ("resnet50", "vit_b_16", "efficientnet_b0")
+"""Where every method is timed."""
+CUTS = tuple(name for name in _SUBJECTS if name != "tiny")
+"""Where Grad-CAM is timed beside a cut by hand."""
 
 
 @lru_cache(maxsize=1)

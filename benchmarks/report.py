@@ -77,7 +77,7 @@ def goals(records: Sequence[Record]) -> list[Goal]:
     resnet = [row for row in speed if row.model == "resnet50" and row.batch == 8]
     gradient = [row for row in resnet if row.method in GRADIENT]
     eigen = [row for row in resnet if row.method in EIGEN]
-    many = {record["package"]: record["min"] for record in cpu if record["kind"] == "many"}
+    many = {record["package"]: record["min"] for record in cpu if record["kind"] == "many" and record["count"] == 100}
     overhead = [1e3 * record["added"] for record in cpu if record["kind"] == "overhead"]
     memory = [
         ours / theirs
@@ -132,12 +132,19 @@ def _parts(machine: dict[str, Any], records: Sequence[Record]) -> Iterator[list[
         yield _markdown(_speed(table, notes))
     if notes:
         yield [f"{_mark(i)} differs from camfn's map, as known: {note}" for i, note in enumerate(notes)]
-    if many := [record for record in records if record["kind"] == "many"]:
-        lines = [("device", "package", "classes", "ms", "rounds")]
-        lines += [
-            (one["device"], one["package"], str(one["count"]), f"{1e3 * one['min']:.1f}", str(one["rounds"]))
-            for one in many
+    if cuts := [record for record in records if record["kind"] == "cut"]:
+        yield [
+            "Grad-CAM, packages in turn, fastest of the rounds, in ms. hand: a forward, and the backward of what "
+            "follows the layer. forwards, hands: camfn in these. torchcam: how many times as long as camfn."
         ]
+        yield _markdown(_cuts(cuts))
+    if many := [record for record in records if record["kind"] == "many"]:
+        lines = [("device", "package", "classes", "ms", "forwards", "MiB", "rounds")]
+        for one in many:
+            forwards, peak = _number(_quotient(one["min"], one.get("forward")), 2), one.get("peak")
+            memory = "-" if peak is None else f"{peak / MIB:.0f}"
+            times = (f"{1e3 * one['min']:.1f}", forwards, memory, str(one["rounds"]))
+            lines.append((one["device"], one["package"], str(one["count"]), *times))
         yield ["Grad-CAM of many classes of one image, ResNet-50 layer4, every class run and none extrapolated:"]
         yield _markdown(lines)
     if overhead := [record for record in records if record["kind"] == "overhead"]:
@@ -155,6 +162,18 @@ def _parts(machine: dict[str, Any], records: Sequence[Record]) -> Iterator[list[
     words = {True: "reached", False: "MISSED", None: "-"}
     verdicts = [(goal.text, goal.measured, words[goal.reached]) for goal in goals(records)]
     yield _markdown([("goal (CPU)", "measured", ""), *verdicts])
+
+
+def _cuts(records: Sequence[Record]) -> list[tuple[str, ...]]:
+    lines: list[tuple[str, ...]] = [
+        ("device", "model", "layer", "batch", "forward", "hand", "camfn", "forwards", "hands", "torchcam")
+    ]
+    for one in records:
+        forward, hand, ours, theirs = (1e3 * one[f"{name}_s"] for name in ("forward", "hand", "camfn", "torchcam"))
+        times = (f"{forward:.1f}", f"{hand:.1f}", f"{ours:.1f}", f"{ours / forward:.2f}", f"{ours / hand:.2f}")
+        where = (one["device"], one["model"].partition(".")[0], one["layer"], str(one["batch"]))
+        lines.append((*where, *times, f"{theirs:.1f} ({theirs / ours:.2f}x)"))
+    return lines
 
 
 def _speed(table: Sequence[Row], notes: list[str]) -> list[tuple[str, ...]]:
