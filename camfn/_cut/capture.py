@@ -19,7 +19,16 @@ from .._shared.vocabulary import AnyLayout, Call, Captured, Inputs, Select, Targ
 from ..targets import as_score
 from .derive import Tapped, Zero, derive, planter
 from .graft import bare
-from .layer_checks import check_picks, chosen_calls, chosen_tensor, floating, layer_name, layer_names
+from .layer_checks import (
+    check_picks,
+    chosen_calls,
+    chosen_tensor,
+    floating,
+    inner_transform,
+    layer_name,
+    layer_names,
+    level_of_func,
+)
 from .lost import no_gradient
 
 
@@ -258,7 +267,11 @@ def run_to_end(
     """
     activations: dict[str, list[Tensor]] = {name: [] for name in cut.names}
 
+    level = level_of_func()
+
     def leave(name: str, output: Any) -> Any:
+        if level_of_func() != level:
+            raise inner_transform(name)
         picked = floating(name, chosen_tensor(name, output, select))
         # the network may overwrite its own
         activations[name].append(picked.clone())

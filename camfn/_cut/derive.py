@@ -201,8 +201,15 @@ def derive(
     found = None
     if image is None and not create_graph and not inside_transform():
         found = _from_the_cut(lambda zero: run(None, zero), differentiated)
-    if found is None:
-        found = at_own_level(compute, image, create_graph=create_graph)
+    lost = list(absent)
+    if found is None or lost:
+        # a module that restores the mode it found may have lost what a level keeps
+        try:
+            found = at_own_level(compute, image, create_graph=create_graph)
+        except RuntimeError:
+            if found is None:
+                raise
+            absent[:] = lost
     if absent and missing is not None:
         missing(absent)
     return found
@@ -215,7 +222,8 @@ def _from_the_cut(
     """Run what comes before the first zero without a graph, and what follows with one: no level is needed.
 
     The zeros switch the gradient on. If a module around the layer switched it off again, as `no_grad` does at its end,
-    or the layer ran in a fused kernel, which a graph prevents, the result is None.
+    or the layer ran in a fused kernel, which a graph prevents, the result is None. So it is if the network writes what
+    follows the layer into a view that was made before it.
     """
     began, lost = False, False
 
@@ -230,8 +238,6 @@ def _from_the_cut(
         try:
             found = run(zero)
         except CaptureError as error:
-            if began:
-                raise
             raise _Lost from error
         if lost or not torch.is_grad_enabled():
             raise _Lost
@@ -241,6 +247,10 @@ def _from_the_cut(
         with torch.no_grad():
             derivation = differentiated(watched, make, None)
     except _Lost:
+        return None
+    except RuntimeError as error:
+        if "view was created in no_grad mode" not in str(error):
+            raise
         return None
     tensors, rebuild = tensors_of(derivation)
     again: Derivation = rebuild([tensor.detach() for tensor in tensors])
@@ -253,7 +263,8 @@ class _Lost(Exception):
 
 def expanded(seed: Tensor, like: Tensor) -> Tensor:
     """Expand the scalar of `at_own_level` to a zero of the shape and dtype of a tensor."""
-    return brought(seed, like).expand_as(like)
+    with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+        return brought(seed, like).expand_as(like)
 
 
 def at_own_level(compute: Callable[..., Result], image: Tensor | None = None, *, create_graph: bool = False) -> Result:
@@ -288,9 +299,19 @@ def at_own_level(compute: Callable[..., Result], image: Tensor | None = None, *,
 def _refuses_levels(error: RuntimeError) -> bool:
     """Whether a level of torch.func was refused, where plain autograd works.
 
-    Custom operators (torchvision's roi_align) refuse it, and so do hooks of saved tensors (`save_on_cpu`, checkpoints).
+    Custom operators (torchvision's roi_align), autograd functions and full backward hooks refuse it, and so do hooks of
+    saved tensors (`save_on_cpu`, checkpoints), `retain_grad` and `requires_grad_`.
     """
-    return ("setup_context" in str(error) or "saved tensor hooks" in str(error)) and not inside_transform()
+    refusals = ("setup_context", "saved tensor hooks", "inside of a function being transformed")
+    if not any(text in str(error) for text in refusals):
+        return False
+    if inside_transform():
+        raise CaptureError(
+            "the network does what torch.func and vmap refuse: an autograd function without setup_context, a custom "
+            "operator, a full backward hook, a checkpoint, retain_grad or requires_grad_. Outside of transforms it "
+            "works: call capture_each for several targets, and loop over the rest"
+        ) from error
+    return True
 
 
 def _pull_back(

@@ -232,3 +232,16 @@ def spatial_map(name: str, activations: Tensor, layout: Any) -> None:
         f"layer {name!r} gives shape {tuple(activations.shape)} {after}; a class activation map needs (B, C, *spatial) "
         "with one to three spatial dimensions. Take an earlier layer, before the pooling."
     )
+
+
+def level_of_func() -> int | None:
+    """Return how many transforms of `torch.func` are on; the compiler does not ask."""
+    return None if torch.compiler.is_compiling() else torch._C._functorch.maybe_current_level()
+
+
+def inner_transform(name: str) -> CaptureError:
+    """Return the error of a layer that the model itself runs under a transform, where its tensors have no meaning."""
+    return CaptureError(
+        f"layer {name!r} runs inside torch.vmap, or another transform of torch.func, that the model's own forward "
+        "calls, so that its output does not exist outside of it: take the layer around it, or one before or after"
+    )

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -15,7 +16,7 @@ from .._shared.inputs import call as run_on
 from .._shared.inputs import clone_as_batched_as, repeated, zero_like
 from .._shared.vocabulary import Call
 from .graft import graft
-from .layer_checks import chosen_calls
+from .layer_checks import chosen_calls, inner_transform, level_of_func
 
 
 class Change(NamedTuple):
@@ -47,12 +48,20 @@ class _Leaf:
 
     def refresh(self) -> None:
         """Copy the tensor as it is now."""
-        self.copy, self.version = self.tensor.clone(), self.tensor._version
+        self.copy, self.version = self.tensor.clone(), _version(self.tensor)
 
     @property
     def written(self) -> bool:
         """Whether the network itself, outside of recorded modules, overwrote the tensor since."""
-        return self.tensor._version != self.version
+        return _version(self.tensor) != self.version
+
+
+def _version(tensor: Tensor) -> int:
+    """Return a number that another write to a tensor changes."""
+    if not tensor.is_inference():
+        return tensor._version
+    # a tensor of inference mode counts no writes: its numbers tell
+    return hash(tensor.flatten().view(torch.uint8).numpy(force=True).tobytes())
 
 
 class Kept(NamedTuple):
@@ -93,11 +102,12 @@ class Recorder:
         }
         inside = {id(module) for module in layer.modules()}
         self.name, self.at, self.call, self.depth, self.calls = name, at, call, 0, 0
+        self.level: int | None = None
         self.earlier: list[_Value] = []
         self.cuts: list[_Value] = []
         self.leaves: dict[int, _Leaf] = {}
         self.entered: list[tuple[_Leaf, int]] = []
-        self.answers: defaultdict[int, list[_Value]] = defaultdict(list)
+        self.answers: defaultdict[int, list[_Value | None]] = defaultdict(list)
         outside = {id(module) for module in model.modules()} - ancestors - inside
         self.graft = graft(model, outside | {id(layer)})
         for key in outside:
@@ -109,7 +119,7 @@ class Recorder:
 
     def run(self, inputs: Any) -> Any:
         """Run the network once, recording; return its outputs."""
-        self.given = self.keep(inputs)
+        self.given, self.level = self.keep(inputs), level_of_func()
         try:
             outputs = run_on(self.graft, inputs)
             chosen_calls(self.name, self.calls, self.call, self.graft.root)
@@ -134,7 +144,7 @@ class Recorder:
         """Note the versions of a maximal module's arguments before it runs."""
         if not self.cuts and self.depth == 0:
             known = [self.leaves[id(item)] for item in pytree.tree_leaves((args, kwargs)) if id(item) in self.leaves]
-            self.entered = [(leaf, leaf.tensor._version) for leaf in known]
+            self.entered = [(leaf, _version(leaf.tensor)) for leaf in known]
         if not self.cuts:
             self.depth += 1
 
@@ -148,18 +158,21 @@ class Recorder:
             if self.depth:
                 return
             self.see_writes()
-            self.answers[key].append(self.keep(output))
+            # inside a transform that the model calls, a value ends with it: the replay runs the module again
+            self.answers[key].append(self.keep(output) if level_of_func() == self.level else None)
 
         return left
 
     def see_writes(self) -> None:
         """Refresh the arguments that the module which just ran wrote to."""
         for leaf, version in self.entered:
-            if leaf.version == version != leaf.tensor._version:
+            if leaf.version == version != _version(leaf.tensor):
                 leaf.refresh()
 
     def reach(self, module: nn.Module, args: Any, output: Any) -> None:
         """Record a run of the layer: before the cut as an earlier run, at the cut as the value to replace."""
+        if level_of_func() != self.level:
+            raise inner_transform(self.name)
         self.calls += 1
         if self.calls <= self.at:
             self.depth -= 1
@@ -168,9 +181,11 @@ class Recorder:
         elif not self.cuts or self.call == "all":
             self.cuts.append(self.keep(output))
 
-    def finished(self) -> tuple[dict[int, list[Kept]], list[Kept], list[Kept], Kept]:
+    def finished(self) -> tuple[dict[int, list[Kept | None]], list[Kept], list[Kept], Kept]:
         """Return the recorded values by module, the earlier runs of the layer, its runs at the cut, and the inputs."""
-        answers = {key: [_finish(value) for value in values] for key, values in self.answers.items()}
+        answers = {
+            key: [None if value is None else _finish(value) for value in values] for key, values in self.answers.items()
+        }
         earlier, cuts = ([_finish(value) for value in values] for values in (self.earlier, self.cuts))
         return answers, earlier, cuts, _finish(self.given)
 

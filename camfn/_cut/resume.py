@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, field
-from itertools import count
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -142,7 +142,7 @@ class tail(Value):
 
     model: nn.Module
     layer: str
-    answers: dict[str, list[Kept]]
+    answers: dict[str, list[Kept | None]]
     given: Kept
     cuts: Cuts
     batches: tuple[int, ...]
@@ -190,7 +190,7 @@ def _first_call(model: nn.Module, name: str, call: Call | None, inputs: Inputs) 
     return chosen_calls(name, len(ran), call, model)[0]
 
 
-def _has_convolutions_left(model: nn.Module, name: str, answers: dict[int, list[Kept]]) -> bool:
+def _has_convolutions_left(model: nn.Module, name: str, answers: dict[int, list[Kept | None]]) -> bool:
     """Whether a 2-D convolution runs after the cut."""
     done = [model.get_submodule(name), *(module for module in model.modules() if id(module) in answers)]
     over = {id(part) for module in done for part in module.modules()}
@@ -248,14 +248,9 @@ def _replay(of: tail, inputs: Any, replacements: list[Tensor], change: Change) -
     answers = {id(of.model.get_submodule(name)): values for name, values in of.answers.items()}
     replaying = graft(of.model, {*answers, id(layer)}, zero_like(change.activations))
     for key, values in answers.items():
-        module = replaying.owned[key]
-        replace_forward(module, _answer(values, change, module.forward))
-    at_cut = replaying.owned[id(layer)]
-    outputs, forward, ran = of.cuts.replayed(replacements, change), at_cut.forward, count()
-    replace_forward(
-        at_cut,
-        lambda *args, **kwargs: outputs[i] if (i := next(ran)) < len(outputs) else forward(*args, **kwargs),
-    )
+        _let_answer(replaying.owned[key], [kept and partial(kept.value, change) for kept in values])
+    outputs = of.cuts.replayed(replacements, change)
+    _let_answer(replaying.owned[id(layer)], [partial(lambda output: output, output) for output in outputs])
     try:
         return run_on(replaying, inputs)
     finally:
@@ -264,15 +259,25 @@ def _replay(of: tail, inputs: Any, replacements: list[Tensor], change: Change) -
             replace_forward(module, None)
 
 
-def _answer(values: list[Kept], change: Change, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a forward that gives the recorded values first, and runs the module for the calls after the cut."""
-    calls = count()
+def _let_answer(module: nn.Module, values: Sequence[Callable[[], Any] | None]) -> None:
+    """Let a private copy give these values, and run for its calls after the cut and where there is None.
+
+    A hook gives them, after the hooks of all modules, which have changed them once already; that there is a hook also
+    keeps torch off its fused kernels, which would not call the modules within.
+    """
+    calls, forward = iter(values), module.forward
+    given: list[Any] = []
 
     def answer(*args: Any, **kwargs: Any) -> Any:
-        i = next(calls)
-        return values[i].value(change) if i < len(values) else forward(*args, **kwargs)
+        given.clear()
+        value = next(calls, None)
+        if value is None:
+            return forward(*args, **kwargs)
+        given.append(value())
+        return given[0]
 
-    return answer
+    replace_forward(module, answer)
+    module.register_forward_hook(lambda module, args, output: given.pop() if given else None, prepend=True)
 
 
 def _in_place_under_vmap(error: RuntimeError) -> bool:

@@ -28,15 +28,57 @@ def is_differentiated(value: Any) -> bool:
 
 def refuse_lost_graph(name: str, model: nn.Module, inputs: Any, remedy: str = "Pass differentiable=True") -> None:
     """Refuse to drop a graph in which `torch.func.grad`, `vjp` or `jacrev` is taking a derivative."""
-    if not inside_transform() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if not inside_transform() or not torch.is_grad_enabled():
+        return
+    if torch.compiler.is_compiling() and not _trace_takes_a_derivative():
         return
     inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
-    if any(map(is_differentiated, [*pytree.tree_leaves(inputs), *model.parameters(), *model.buffers()])):
+    held = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    if _any_is_differentiated([*held, *model.parameters(), *model.buffers()]):
         raise CamfnError(
             f"{name}: torch.func.grad, vjp or jacrev asks for the derivative of the map, which was made without a "
             f"graph and would come out as zero. {remedy}; or detach the inputs and parameters, to take "
             "the map as a constant"
         )
+
+
+def _any_is_differentiated(tensors: list[Tensor]) -> bool:
+    if not torch.compiler.is_compiling():
+        return any(map(is_differentiated, tensors))
+    _look(*tensors)
+    return _seen_in_the_trace()
+
+
+_in_the_trace: list[bool] = []
+"""What `_look` found last; the compiler traces one function at a time."""
+
+
+def _look(*tensors: Tensor) -> None:
+    """Note whether one is differentiated: stands in the graph, so that it runs on the tensors of the trace.
+
+    The compiler traces no question about levels of `torch.func`, but runs these levels while it traces.
+    """
+    _in_the_trace.append(any(map(is_differentiated, tensors)))
+
+
+def _trace_takes_a_derivative() -> bool:
+    """Whether a level of differentiation is open in a trace; if so, `_look` may be called."""
+    levels = torch._C._functorch.get_interpreter_stack() or []
+    if not any(level.key() == torch._C._functorch.TransformType.Grad for level in levels):
+        return False
+    _in_the_trace.clear()
+    # needs the compiler, whose import takes seconds: here it is there
+    torch.compiler.allow_in_graph(_look)  # type: ignore[no-untyped-call]
+    return True
+
+
+def _seen_in_the_trace() -> bool:
+    return any(_in_the_trace)
+
+
+for _function in (_trace_takes_a_derivative, _seen_in_the_trace):
+    # as torch.compiler.assume_constant_result, without its import: the compiler runs them, and takes what they return
+    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def describe(value: Any) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call
 
-from camfn import capture, capture_many, explainer, methods, observe, targets
+from camfn import capture, capture_many, explainer, functional, methods, observe, targets
 from camfn.image import normalize, upsample
 from camfn.methods import eigen_cam, grad_cam, layer_cam
 from camfn.transforms import fuse
@@ -240,6 +240,34 @@ class TestTheModelAtTheCall:
         for name in given:
             equal(got[name], want[name])
         assert want["net.blocks.0.conv.weight"].any()
+
+    @pytest.mark.parametrize("fullgraph", [False, True])
+    def test_a_graph_that_is_dropped_is_refused(self, fullgraph: bool) -> None:
+        """Of the inputs, and of parameters; a map that is a constant of the derivative is none of these."""
+        net = seeded(Net)
+        explain = explainer(grad_cam, net, "blocks.0")
+        given, pure = functional(explain)
+
+        def of_inputs(x: Tensor) -> Tensor:
+            return torch.as_tensor(torch.func.grad(lambda x: explain(x, 1).square().sum())(x))
+
+        def of_parameters(p: dict[str, Tensor]) -> Any:
+            return torch.func.jacrev(lambda p: pure(p, self.x, 1))(p)
+
+        def of_another(x: Tensor) -> Tensor:
+            return torch.as_tensor(torch.func.grad(lambda y: (explain(x, 1).square().sum() * y).sum())(x))
+
+        options: Any = {"backend": "eager", "fullgraph": fullgraph}
+        for refused, value in ((of_inputs, self.x), (of_parameters, given)):
+            run: Any = torch.compile(refused, **options)
+            with pytest.raises(Exception, match="differentiable=True"):
+                run(value)
+        assert torch.equal(torch.compile(of_another, **options)(self.x), of_another(self.x))
+
+        def of_classes(x: Tensor) -> Tensor:
+            return torch.vmap(lambda t: explain(x, t))(torch.arange(3))
+
+        equal(torch.compile(of_classes, **options)(self.x)[1], explain(self.x, 1))
 
     def test_mode_children_and_tensors_that_change(self) -> None:
         net = seeded(Net).train()

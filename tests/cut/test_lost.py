@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from camfn import CaptureError, capture, capture_each, capture_many, explainer, observe
+from camfn import CaptureError, capture, capture_each, capture_many, explainer, observe, resume
 from camfn.methods import ablation_cam, grad_cam
 from tests.nets.small import images, seeded, unchanged
 
@@ -162,3 +162,118 @@ def test_the_mode_outside_does_not_matter_and_stays(mode: Any) -> None:
         with pytest.raises(CaptureError):
             capture(net, "stem")(X, lambda y: y.detach()[:, 0])
         assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
+
+
+class Writing(Two):
+    """Writes what follows the layer into a view that was made before it, or reads it from such a view."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.stem(x)
+        kept = torch.zeros_like(hidden)
+        view = hidden[:] if self.way == "written" else kept.flatten(2)
+        y = self.body(hidden.clone())
+        if self.way == "written":
+            view += y.sin()
+            found = hidden
+        else:
+            kept.copy_(y.sin())
+            found = view.unflatten(-1, y.shape[2:])
+        out: Tensor = self.head(found.tanh().mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("way", ["written", "read"])
+def test_views_from_before_the_layer(way: str) -> None:
+    net = seeded(lambda: Writing(way))
+    want = capture_each(net, "body")(X, [1])
+    for run in (capture(net, "body"), capture(net, "body", differentiable=True)):
+        torch.testing.assert_close(run(X, 1).grads.detach(), want.grads[0])
+    assert want.grads.any()
+
+
+def test_a_mode_that_is_switched_on_for_good() -> None:
+    """What restores the mode that it found is off before the layer: the gradient goes on there all the same."""
+
+    def restored(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            return run(x)
+
+    def for_good(x: Tensor) -> Tensor:
+        x = x.sin()
+        torch.set_grad_enabled(True)
+        return x
+
+    net, plain = seeded(lambda: Two(between=for_good, around=restored)), seeded(lambda: Two(between=torch.sin))
+    before = torch.is_grad_enabled()
+    for unused in ("error", "zeros"):
+        got: Any = capture(net, "stem", unused=unused)
+        torch.testing.assert_close(got(X, 1).grads, capture(plain, "stem")(X, 1).grads)
+    assert torch.is_grad_enabled() == before
+
+
+def test_a_layer_in_inference_mode() -> None:
+    net = seeded(lambda: Two(between=torch.clone, around=in_inference_mode))
+    for run in (capture(net, "stem"), capture(net, "stem", differentiable=True)):
+        with pytest.raises(CaptureError, match="no gradient at layer 'stem'"):
+            run(X, 1)
+    assert capture(net, "body")(X, 1).grads.any()
+    torch.testing.assert_close(resume(net, "body")(X)(observe(net, "body")(X)[0]), net(X))
+
+
+class Mapped(Two):
+    """Runs its body under `torch.vmap`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(torch.relu(self.side(torch.vmap(self.body)(self.stem(x)))).mean((2, 3)))
+        return y
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.side = nn.Conv2d(4, 3, 1), nn.Conv2d(3, 4, 1)
+
+
+def test_a_transform_of_the_models_own() -> None:
+    net = seeded(Mapped)
+    for run in (capture(net, "body"), observe(net, "body"), resume(net, "body"), explainer(ablation_cam, net, "body")):
+        with pytest.raises(CaptureError, match=r"'body' runs inside torch\.vmap"):
+            run(X)
+    for layer in ("stem", "side"):
+        found = capture(net, layer)(X, 1)
+        tail = resume(net, layer)(X)
+        torch.testing.assert_close(tail(found.activations), net(X))
+        torch.testing.assert_close(
+            torch.func.grad(lambda a, tail=tail: tail(a)[:, 1].sum())(found.activations), found.grads
+        )
+
+
+class Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x / 2
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0] / 2
+
+
+@pytest.mark.parametrize("way", ["function", "retain_grad", "full backward hook"])
+def test_what_transforms_refuse_works_outside_of_them(way: str) -> None:
+    def between(x: Tensor) -> Tensor:
+        if way == "retain_grad" and x.requires_grad:
+            x.retain_grad()
+        y: Tensor = Halved.apply(x) if way == "function" else x / 2
+        return y
+
+    net, plain = seeded(lambda: Two(between=between)), seeded(lambda: Two(between=lambda x: x / 2))
+    if way == "full backward hook":
+        net.get_submodule("head").register_full_backward_hook(lambda module, inner, outer: None)
+    want = capture(plain, "stem")(X, 1).grads
+    for run in (capture(net, "stem"), capture(net, "stem", differentiable=True)):
+        torch.testing.assert_close(run(X, 1).grads.detach(), want)
+    with pytest.raises(CaptureError, match="call capture_each for several targets"):
+        torch.vmap(lambda t: capture(net, "stem")(X, t).grads)(torch.arange(3))
+    torch.testing.assert_close(capture_each(net, "stem")(X, [1]).grads[0], want)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
+from torch.nn.modules.module import register_module_forward_hook
 
-from camfn import CaptureError, Layout, capture, observe, resume
+from camfn import CaptureError, Layout, capture, capture_many, observe, resume
 from tests.nets.small import Net, Shared, images, seeded, unchanged
 
 LAYERS = ["stem", "stem.0", "stem.1", "blocks.0", "blocks.0.conv", "blocks.0.bn", "blocks.1", "blocks.1.downsample", ""]
@@ -306,3 +307,43 @@ def test_a_layer_that_was_given_nothing() -> None:
     outputs, boxes = tail(torch.zeros(0, 2, 6, 6))
     torch.testing.assert_close(outputs, net(x)[0])
     assert boxes.shape == (0, 2, 6, 6)
+
+
+class Encoded(nn.Module):
+    """A transformer's encoder, which torch runs in a fused kernel where no graph and no hook prevents it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.encoder(self.stem(x).flatten(2).transpose(1, 2)).mean(1))
+        return y
+
+
+@pytest.mark.parametrize("layer", ["encoder.layers.0.linear1", "encoder.layers.1.norm1", "encoder.layers.1.dropout2"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_layer_inside_a_fused_kernel(layer: str, frozen: bool) -> None:
+    net, x = seeded(Encoded).requires_grad_(not frozen), images(2, 3, 8, 8)
+    found = capture(net, layer, layout=None)(x, 1)
+    tail = resume(net, layer, layout=None)(x)
+    with torch.no_grad():
+        assert not torch.allclose(tail(found.activations * 2), found.outputs)
+    grads = torch.func.grad(lambda a: tail(a)[:, 1].sum())(found.activations)
+    torch.testing.assert_close(grads, found.grads)
+    assert grads.any()
+    both = capture_many(net, [layer, "head"], layout=None)(x, 1)
+    torch.testing.assert_close(both[layer].grads, found.grads)
+
+
+def test_a_hook_of_all_modules_changes_each_value_once() -> None:
+    net, x = seeded(Net), images(2, 3, 8, 8)
+    hook = register_module_forward_hook(lambda module, args, out: out * 2 if isinstance(module, nn.Conv2d) else None)
+    try:
+        for layer in ("stem.0", "blocks.0", "blocks.1.conv"):
+            tail = resume(net, layer, layout=None)(x)
+            torch.testing.assert_close(tail(observe(net, layer, layout=None)(x)[0]), net(x))
+    finally:
+        hook.remove()
