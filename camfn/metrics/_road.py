@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from .._shared.checks import describe, function, generator_of, number
+from .._shared.checks import describe, function, number, shapes_agree
 from .._shared.devices import brought, tensor_on
-from .._shared.errors import ArgumentTypeError, CamfnError
+from .._shared.errors import ArgumentTypeError
+from .._shared.noise import draw_normal, one_source
 from .._shared.rows import no_nan, one_score
 from ._curves import Curve
 from ._impute import impute
@@ -29,6 +30,7 @@ def road(
     least: bool = False,
     std: float = 0.01,
     generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
     tolerance: float = 1e-5,
 ) -> Curve:
     """ROAD: scores after the most relevant pixels (or the least relevant) were imputed from their neighbors.
@@ -50,13 +52,15 @@ def road(
         least: remove the least relevant first: `road(-heatmap)`.
         std: standard deviation of the noise on imputed pixels, in the units of the images; 0 adds none.
         generator: draws the noise, on its own device.
+        noise: (C, H, W), standard normal numbers in place of a generator.
         tolerance: relative residual of the imputation.
 
     Returns:
         A `Curve`; its `.average` is the metric, lower is better (higher with `least`).
 
     Raises:
-        CamfnError: other shapes, a share outside [0, 1], noise without a generator, NaN in the map or from `score`.
+        CamfnError: other shapes, a share outside [0, 1], neither or both of generator and noise, NaN in the map or
+            from `score`.
 
     Example:
         >>> images, heatmap = torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4)
@@ -70,7 +74,7 @@ def road(
     number("road: std", std, "[0, inf)")
     number("road: tolerance", tolerance, "(0, 1)")
     function("road: score", score, "as scores_of(model, images) makes it")
-    noise = _noise(std, generator, images)
+    noise = _noise(std, generator, noise, images)
     order, score = ranks(maps), for_runs(score, len(shares))
     missing = torch.stack([order < count_of("road: shares", share, math.prod(order.shape[1:])) for share in shares])
     scores = []
@@ -90,6 +94,7 @@ def road_combined(
     shares: Sequence[float] = SHARES,
     std: float = 0.01,
     generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
     tolerance: float = 1e-5,
 ) -> Tensor:
     """Combined ROAD: half of the score without the least relevant pixels less the score without the most relevant.
@@ -104,6 +109,7 @@ def road_combined(
         shares: as in `road`.
         std: as in `road`; both halves draw noise, one after the other.
         generator: as in `road`.
+        noise: as in `road`.
         tolerance: as in `road`.
 
     Returns:
@@ -122,7 +128,15 @@ def road_combined(
     score = for_runs(score, 2 * len(shares))
     most, fewest = (
         road(
-            score, images, heatmap, shares=shares, least=least, std=std, generator=generator, tolerance=tolerance
+            score,
+            images,
+            heatmap,
+            shares=shares,
+            least=least,
+            std=std,
+            generator=generator,
+            noise=noise,
+            tolerance=tolerance,
         ).average
         for least in (False, True)
     )
@@ -150,14 +164,12 @@ def _filled(images: Tensor, missing: Tensor, tolerance: float) -> Iterable[Tenso
     return impute(several, missing.flatten(0, 1), tolerance=tolerance).reshape(len(missing), *images.shape)
 
 
-def _noise(std: float, generator: torch.Generator | None, images: Tensor) -> Tensor | None:
-    """Draw the noise of all samples, (C, H, W): a sample's score does not depend on its place in the batch."""
+def _noise(std: float, generator: torch.Generator | None, given: Tensor | None, images: Tensor) -> Tensor | None:
+    """Return the noise of all samples, (C, H, W): a sample's score does not depend on its place in the batch."""
     if not std:
         return None
-    if generator is None:
-        raise CamfnError(
-            "road: expected a generator for the noise; pass generator=torch.Generator().manual_seed(0), or std=0"
-        )
-    generator_of("road", generator)
-    drawn = torch.randn(images.shape[1:], generator=generator, device=generator.device, dtype=torch.float32)
-    return std * brought(drawn, images)
+    source = one_source("road", generator, given, arguments="...")
+    if isinstance(source, Tensor):
+        shapes_agree("road: noise", source.shape, images.shape[1:])
+        return std * brought(source, images)
+    return std * brought(draw_normal(tuple(images.shape[1:]), source), images)

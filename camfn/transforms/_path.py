@@ -13,11 +13,12 @@ from .._cut.capture import capture, observe
 from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.resume import record
 from .._cut.signature import read_signature
-from .._shared.checks import generator_of, number, one_of, refuse_lost_graph, whole
+from .._shared.checks import number, one_of, refuse_lost_graph, whole
 from .._shared.devices import brought, tensor_on
 from .._shared.errors import CamfnError
 from .._shared.inputs import Images, images_of
 from .._shared.maps import widen
+from .._shared.noise import draw_normal, one_source
 from .._shared.quadrature import gauss_legendre
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Inputs, ScoreFn, Select, Tail, Target
@@ -70,6 +71,8 @@ class path_integral(Value):
         rectified: clip each point's map at zero; for `average="maps"`.
         std: standard deviation of normal noise on every point, in the units of the path; 0 draws nothing.
         generator: where that noise is drawn from, on its own device, in float32.
+        noise: (steps, ...), standard normal numbers in place of a generator, the same on the path of each baseline;
+            each broadcasts to a point.
         images: with `space="inputs"`, which input the path changes, where several have space: an index, a key, a path
             of these such as ("pixels", 0), or a function of the inputs.
         select: as for `explainer`.
@@ -79,7 +82,7 @@ class path_integral(Value):
 
     Raises:
         CamfnError: a method without gradients or that needs more of the network; a baseline that does not broadcast;
-            `std` without a generator; `rectified` gradients; no steps.
+            `std` with neither or both of generator and noise; `rectified` gradients; no steps.
 
     Example:
         >>> import torch
@@ -104,6 +107,7 @@ class path_integral(Value):
     rectified: bool = False
     std: float = 0.0
     generator: torch.Generator | None = None
+    noise: Tensor | None = None
     images: Images | None = None
     select: Select | None = None
     layout: AnyLayout = "auto"
@@ -138,8 +142,13 @@ class path_integral(Value):
         one_of("path_integral: average", self.average, ("grads", "maps"))
         whole("path_integral: steps", self.steps)
         number("path_integral: std", self.std, "[0, inf)")
-        if self.generator is not None or self.std:
-            generator_of("path_integral", self.generator)
+        if self.generator is not None or self.noise is not None or self.std:
+            source = one_source("path_integral", self.generator, self.noise, arguments="...")
+            if isinstance(source, Tensor) and source.shape[:1] != (self.steps,):
+                raise CamfnError(
+                    f"path_integral: noise: expected one for each of the {self.steps} steps, ({self.steps}, ...), got "
+                    f"shape {tuple(source.shape)}"
+                )
         if not isinstance(self.baseline, Tensor):
             number("path_integral: baseline", self.baseline, advice="Or pass a tensor that broadcasts, or n of them")
         if self.rectified and self.average == "grads":
@@ -180,7 +189,7 @@ class path_integral(Value):
     def _along(self, start: Tensor, end: Tensor, origin: Tensor, activations: Tensor, run: Run) -> Tensor:
         """Return the map of one path; `run` applies `at_point` to the activations and gradients at each point of it."""
         nodes, lengths = gauss_legendre(self.steps)
-        path = [_noisy(start + t * (end - start), self.std, self.generator) for t in nodes]
+        path = [self._noisy(start + t * (end - start), step) for step, t in enumerate(nodes)]
         subtracted = origin if self.difference else torch.zeros_like(origin)
 
         def at_point(a: Tensor, g: Tensor) -> Tensor:
@@ -195,6 +204,15 @@ class path_integral(Value):
         if self.average == "maps":
             return widen(mean)
         return widen(self.method(*(activations - subtracted, mean.to(activations.dtype), None)[: self._takes]))
+
+    def _noisy(self, x: Tensor, step: int) -> Tensor:
+        """Add normal noise to a point of a path, or return it if there is none to add."""
+        if not self.std:
+            return x
+        if self.noise is not None:
+            return x + self.std * brought(self.noise[step], x)
+        assert self.generator is not None
+        return x + self.std * brought(draw_normal(tuple(x.shape), self.generator), x)
 
 
 def _through(
@@ -230,14 +248,6 @@ def _after(tail: Tail, score: ScoreFn, chunk_size: int | None) -> Run:
         return torch.vmap(one, chunk_size=chunk_size)(torch.stack(list(path))).unbind(0)
 
     return run
-
-
-def _noisy(x: Tensor, std: float, generator: torch.Generator | None) -> Tensor:
-    """Add normal noise to `x`, or return `x` if there is none to add."""
-    if not std or generator is None:
-        return x
-    noise = torch.randn(x.shape, generator=generator, device=generator.device, dtype=torch.float32)
-    return x + std * brought(noise, x)
 
 
 def _baselines(baseline: float | Tensor, like: Tensor) -> Iterator[Tensor]:

@@ -319,3 +319,15 @@ def test_many_scores_are_those_of_the_network_which_stays_as_it_is(run: Callable
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter.mul_(1.1)
+
+
+def test_noise_may_be_given() -> None:
+    images, heatmap = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)), torch.eye(6).repeat(2, 1, 1)
+    score = lambda x: x.square().sum((1, 2, 3))  # noqa: E731
+    drawn = torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(1))
+    want = metrics.road(score, images, heatmap, generator=torch.Generator().manual_seed(1)).scores
+    torch.testing.assert_close(metrics.road(score, images, heatmap, noise=drawn).scores, want)
+    with pytest.raises(ValueError, match=r"road: noise: expected shape \(3, 6, 6\)"):
+        metrics.road(score, images, heatmap, noise=drawn[:1])
+    with pytest.raises(ValueError, match="one of generator and noise, got both"):
+        metrics.road(score, images, heatmap, noise=drawn, generator=torch.Generator())

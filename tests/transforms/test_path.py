@@ -196,3 +196,16 @@ def test_what_has_no_integral_is_refused(options: dict[str, Any], words: str) ->
     given = {"method": methods.grad_cam, "space": "activations", **options}
     with pytest.raises(ValueError, match=words):
         path_integral(given.pop("method"), smooth_net(), "conv", **given)(x64(), 1)
+
+
+def test_noise_may_be_given() -> None:
+    net, x = net64(), x64()
+    source = generator(0)
+    drawn = torch.stack([torch.randn(x.shape, generator=source) for _ in range(3)])
+    what: dict[str, Any] = {"space": "inputs", "steps": 3, "std": 0.3}
+    want = path_integral(methods.grad_cam, net, LAYER, **what, generator=generator(0))(x, 1)
+    torch.testing.assert_close(path_integral(methods.grad_cam, net, LAYER, **what, noise=drawn)(x, 1), want)
+    with pytest.raises(ValueError, match=r"one for each of the 3 steps, \(3, ...\), got shape \(2,"):
+        path_integral(methods.grad_cam, net, LAYER, **what, noise=drawn[:2])
+    with pytest.raises(ValueError, match="one of generator and noise, got neither"):
+        path_integral(methods.grad_cam, net, LAYER, **what)
