@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import KW_ONLY, field
 from typing import Any, Literal, cast
 
@@ -20,6 +21,7 @@ from .graft import bare, run_apart
 from .layer_checks import layer_name, spatial_map
 from .resume import record
 from .scores import _scores
+from .sight import Reads, refuse_parts
 from .signature import MethodNeeds, read_signature
 from .traced import outside_the_compiler
 
@@ -57,6 +59,7 @@ class explainer(Value):
     Raises:
         TypeError: the method requires a keyword that is not bound here.
         CaptureError: no such layer, or its activations are not a map.
+        CamfnError: a method that masks the images by the layer's maps, and a layer that sees a part of the image alone.
 
     Example:
         >>> import torch
@@ -111,13 +114,17 @@ def _explain(of: explainer, inputs: Inputs, target: Target) -> tuple[Tensor, Any
     if not of.differentiable:
         refuse_lost_graph("explainer", of.model, inputs)
     model, needs = bare(of.model), of._needs
-    recorded = of._record(inputs) if "tail" in needs.context else None
-    grads = None
-    if needs.gradients:
-        activations, grads, outputs = of._derive(inputs, target)
-    else:
-        activations, outputs = recorded[:2] if recorded else of._see(inputs)
+    reads = Reads(inputs) if needs.over_images else None
+    with reads or nullcontext():
+        recorded = of._record(inputs) if "tail" in needs.context else None
+        grads = None
+        if needs.gradients:
+            activations, grads, outputs = of._derive(inputs, target)
+        else:
+            activations, outputs = recorded[:2] if recorded else of._see(inputs)
     spatial_map(str(of.layer), activations, of.layout)
+    if reads:
+        refuse_parts("explainer", of.model, {str(of.layer): activations}, reads, of.images, over=True)
     knobs = {"chunk_size": of.chunk_size, "progress": of.progress}
     context: dict[str, Any] = {key: value for key, value in knobs.items() if value is not None}
     if recorded or needs.context & {"forward", "inputs"}:

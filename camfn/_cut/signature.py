@@ -25,6 +25,7 @@ class MethodNeeds(NamedTuple):
     positional: int
     gradients: bool
     context: set[str]
+    over_images: bool = False
 
 
 def _parameters(method: Any) -> Mapping[str, Parameter]:
@@ -70,4 +71,8 @@ def read_signature(method: Callable[..., Tensor]) -> MethodNeeds:
     gradients = variadic or (len(positional) > 1 and positional[1].default is Parameter.empty)
     # a keyword bound by functools.partial shows as one with a default, and stays as it was bound
     unbound = {key for key in CONTEXT if key in keywords and keywords[key].default in (Parameter.empty, None)}
-    return MethodNeeds(3 if variadic else len(positional), gradients, unbound | ({"chunk_size"} & set(keywords)))
+    plain = method
+    while isinstance(plain, partial):
+        plain = plain.func
+    over = getattr(plain, "lays_over_images", False)
+    return MethodNeeds(3 if variadic else len(positional), gradients, unbound | ({"chunk_size"} & set(keywords)), over)

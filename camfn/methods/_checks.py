@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Any, overload
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
 
 from torch import Tensor
 
@@ -12,6 +13,15 @@ from .._shared.checks import function, number, tensor, whole
 from .._shared.devices import tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import widen
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def lays_over_images(method: Function) -> Function:
+    """Mark a method that lays the maps of a layer over the images, so that the layer must have seen all of them."""
+    method.lays_over_images = True  # type: ignore[attr-defined]
+    return method
+
 
 TAIL = "from activations to one score a sample, as explainer binds it"
 """What a tail is, for the error of one that is no function."""

@@ -15,7 +15,7 @@ from .._shared.errors import CamfnError
 from .._shared.maps import min_max, over_space, resize, safe_divide, safe_sqrt, spatial_mean, weighted_sum, widen
 from .._shared.rows import ChunkSize, Progress, no_nan, row_of, score_variants
 from ._channels import minus_minimum, quantile_of, strongest, take, unit_range
-from ._checks import TAIL, checked, fits_inputs
+from ._checks import TAIL, checked, fits_inputs, lays_over_images
 
 Switch: TypeAlias = Literal["plus", "minus", "plus_minus"]
 """Whether the network sees the input through a mask, through the complement of the mask, or through each."""
@@ -85,6 +85,7 @@ def fd_cam(
     return weighted_sum(a, weights).to(activations.dtype)
 
 
+@lays_over_images
 def poly_cam(
     activations: Tensor,
     grads: Tensor | None = None,

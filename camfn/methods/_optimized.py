@@ -12,9 +12,10 @@ from .._shared.checks import number, progress_bar
 from .._shared.maps import safe_divide, safe_sqrt, weighted_sum, widen
 from .._shared.rows import Progress, no_nan, one_score, readable
 from ._channels import mask, minus_minimum
-from ._checks import at_least_one, fits_inputs
+from ._checks import at_least_one, fits_inputs, lays_over_images
 
 
+@lays_over_images
 def opti_cam(
     activations: Tensor,
     grads: Tensor | None = None,

@@ -14,9 +14,10 @@ from .._shared.maps import resize, spatial_mean, weighted_sum, widen
 from .._shared.rows import ChunkSize, Progress, constant, no_nan, score_variants
 from ._affine import gradient_of
 from ._channels import largest, strongest, take, unit_range
-from ._checks import broadcastable, checked, fits_inputs
+from ._checks import broadcastable, checked, fits_inputs, lays_over_images
 
 
+@lays_over_images
 def score_cam(
     activations: Tensor,
     grads: Tensor | None = None,

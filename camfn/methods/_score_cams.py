@@ -25,12 +25,13 @@ from .._shared.maps import (
 from .._shared.noise import draw_normal, one_source
 from .._shared.rows import ChunkSize, Progress, no_nan, row_of, score_variants
 from ._channels import mask, minus_minimum, quantile_of, strongest, take
-from ._checks import at_least_one, checked, fits_inputs
+from ._checks import at_least_one, checked, fits_inputs, lays_over_images
 
 Form: TypeAlias = Literal["softmax", "score"]
 """Whether the weights are the softmax of the scores over channels, or the scores themselves."""
 
 
+@lays_over_images
 def ss_cam(
     activations: Tensor,
     grads: Tensor | None = None,
@@ -114,6 +115,7 @@ def ss_cam(
     )
 
 
+@lays_over_images
 def is_cam(
     activations: Tensor,
     grads: Tensor | None = None,
@@ -180,6 +182,7 @@ def is_cam(
     )
 
 
+@lays_over_images
 def group_cam(
     activations: Tensor,
     grads: Tensor,

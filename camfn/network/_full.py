@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._cut.sight import Box, Uncropped, lay_over, may_see_parts, seen_by
 from .._shared.errors import CamfnError
 from .._shared.maps import channel_sum, lowest_and_range, resize, safe_divide, widen
 from .._shared.value import frozen
@@ -17,7 +18,6 @@ from .._shared.vocabulary import Inputs, Target
 from ._biases import biased, biased_or_smooth, offset_of, on_a_grid
 from ._level import Derived, OnNetwork
 from ._noise import NoiseOf, noise_source, noisy
-from ._sight import Box, Uncropped, lay_over, may_see_parts, seen_by
 
 
 class FullGradients(NamedTuple):

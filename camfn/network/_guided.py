@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .._cut.explainer import explainer
 from .._cut.graft import bare, graft
 from .._cut.layer_checks import layer_name
+from .._cut.sight import lay_over, may_see_parts, seen_by
 from .._shared.checks import refuse_lost_graph
 from .._shared.errors import CamfnError
 from .._shared.inputs import call, copy_of
@@ -24,7 +25,6 @@ from ..methods._gradient import grad_cam
 from ._biases import on_a_grid
 from ._level import OnNetwork
 from ._rectify import Rectify, Rule
-from ._sight import lay_over, may_see_parts, seen_by
 
 _FORWARD_ONLY = (
     "Take torch.func.jvp or jacfwd: in reverse mode the rule would take the place of the derivative of its ReLUs too"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .._cut.capture import capture_many
 from .._cut.explainer import explainer
 from .._cut.layer_checks import check_model, layer_name, spatial_map
+from .._cut.sight import Reads, refuse_parts
 from .._cut.signature import read_signature
 from .._shared.checks import describe, number, one_of, refuse_lost_graph, same_device, space
 from .._shared.devices import tensor_on
@@ -159,7 +160,7 @@ class fuse(Value):
     """Compose a method with several layers of a model, and combine their maps by `fuse_maps`.
 
     A method that takes gradients and nothing else of the network costs one forward and one backward, however many the
-    layers. Any other runs once a layer.
+    layers. Any other runs once a layer. The layers must see the same part of the image, all or a crop.
 
     Call it with the inputs and a target: it returns the fused map, (B, *size).
 
@@ -182,7 +183,7 @@ class fuse(Value):
 
     Raises:
         CaptureError: no layer fits a name or pattern, or what `capture` refuses.
-        CamfnError: as for `fuse_maps`.
+        CamfnError: as for `fuse_maps`; layers that see different parts of the image.
 
     Example:
         >>> import torch
@@ -208,7 +209,7 @@ class fuse(Value):
     progress: Callable[[int, int], None] | None = None
     differentiable: bool = False
     _together: Callable[..., Any] | None = field(init=False)
-    _apart: tuple[Callable[..., Tensor], ...] = field(init=False)
+    _apart: tuple[explainer, ...] = field(init=False)
     _takes: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -230,17 +231,35 @@ class fuse(Value):
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
         """Return the fused map, (B, *size)."""
         if self._together is None:
-            cams = [explain(inputs, target) for explain in self._apart]
+            cams = self._one_by_one(inputs, target)
         else:
             if not self.differentiable:
                 refuse_lost_graph("fuse", self.model, inputs)
-            by_layer = self._together(inputs, target)
+            with (reads := Reads(inputs, derives=True)):
+                by_layer = self._together(inputs, target)
+            if len(by_layer) > 1:
+                maps = {name: captured.activations for name, captured in by_layer.items()}
+                refuse_parts("fuse", self.model, maps, reads, self.images)
             for name, captured in by_layer.items():
                 spatial_map(name, captured.activations, self.layout)
             cams = [self.method(*captured[: self._takes]) for captured in by_layer.values()]
         return fuse_maps(
             cams, how=self.how, size=self.size, scaling=self.scaling, gamma=self.gamma, weights=self.weights
         )
+
+    def _one_by_one(self, inputs: Inputs, target: Target) -> list[Tensor]:
+        """Return the map of each layer, each from its own run."""
+        first, *others = self._apart
+        if not others:
+            return [first(inputs, target)]
+        # of a method that perturbs, one run tells as much as all
+        perturbs = bool(first._needs.context - {"chunk_size", "progress"})
+        with (reads := Reads(inputs)):
+            told = first._see(inputs)[0] if perturbs else first(inputs, target)
+        if reads.in_doubt:
+            maps = {str(explain.layer): explain._see(inputs)[0] for explain in self._apart}
+            refuse_parts("fuse", self.model, maps, reads, self.images)
+        return [first(inputs, target) if perturbs else told, *(explain(inputs, target) for explain in others)]
 
 
 def matching(model: nn.Module, layers: str | Sequence[str | nn.Module]) -> list[str]:

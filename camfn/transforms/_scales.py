@@ -12,13 +12,14 @@ from torch.nn import functional
 
 from .._cut.capture import capture
 from .._cut.layer_checks import layer_name, spatial_map
+from .._cut.sight import Reads, refuse_parts
 from .._cut.signature import read_signature
 from .._shared.checks import describe, one_of, refuse_lost_graph, space, whole
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.inputs import Images, images_of
 from .._shared.maps import resize, widen
 from .._shared.value import Value, frozen
-from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
+from .._shared.vocabulary import AnyLayout, Captured, Inputs, Select, Target
 from ..targets import logits_of, pin
 
 
@@ -53,7 +54,8 @@ class multi_scale(Value):
         differentiable: as for `explainer`; which sizes agree is a constant.
 
     Raises:
-        CamfnError: no sizes or one that does not fit; a method that needs more of the network.
+        CamfnError: no sizes or one that does not fit; a method that needs more of the network; a layer that sees
+            a part of the image alone, at one of the sizes.
 
     Example:
         >>> import torch
@@ -114,14 +116,14 @@ class multi_scale(Value):
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
             images, rebuild = images_of(inputs, self.images, "resizes the images")
             size = tuple(images.shape[2:]) if self.size is None else tuple(self.size)
-            captured = self._derive(inputs, target)
+            captured = self._whole(inputs, target)
             spatial_map(str(self.layer), captured.activations, self.layout)
             score, choosy = pin(target, captured.outputs), target is None if self.agree is None else self.agree
             top = logits_of(captured.outputs).argmax(1) if choosy else None
             activations, grads = (resize(widen(x), size) for x in captured[:2])
             count: Tensor | float = 1.0
             for shape in [_shape(one, images.shape[2:]) for one in self.sizes]:
-                resized = self._derive(rebuild(_resized(images, shape)), score)
+                resized = self._whole(rebuild(_resized(images, shape)), score)
                 a, g = (resize(widen(x), size) for x in resized[:2])
                 counts: Tensor | float = 1.0
                 if top is not None:
@@ -130,6 +132,15 @@ class multi_scale(Value):
                 activations, grads, count = activations + counts * a, grads + counts * g, count + counts
             means = (activations / count, grads / count, captured.outputs)
             return self.method(*means[: self._takes]).to(captured.activations.dtype)
+
+    def _whole(self, inputs: Inputs, target: Target) -> Captured:
+        """Capture the layer; refuse one that sees a part of the image alone."""
+        with (reads := Reads(inputs, derives=True)):
+            captured: Captured = self._derive(inputs, target)
+        if reads.in_doubt:
+            maps = {str(self.layer): captured.activations}
+            refuse_parts("multi_scale", self.model, maps, reads, self.images, over=True)
+        return captured
 
 
 def _shape(wanted: int | Sequence[int], own: Sequence[int]) -> tuple[int, ...]:

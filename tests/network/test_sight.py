@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,11 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from camfn import CamfnError
+from camfn import CamfnError, explainer
+from camfn._cut.sight import lay_over, seen_by
+from camfn.methods import (
+    ablation_cam,
+    eigen_cam,
+    grad_cam,
+    group_cam,
+    hires_cam,
+    is_cam,
+    opti_cam,
+    rise,
+    score_cam,
+    ss_cam,
+)
 from camfn.network import full_grad, full_gradients, guided_grad_cam, input_gradient, simple_full_grad, smooth_full_grad
 from camfn.network._biases import on_a_grid
 from camfn.network._full import _rescaled
-from camfn.network._sight import lay_over, seen_by
+from camfn.transforms import fuse, multi_scale
 from tests.nets.small import images, seeded
 
 X = images(2, 3, 16, 20, dtype=torch.float64)
@@ -277,3 +291,137 @@ def test_where_no_value_can_be_read() -> None:
     torch.testing.assert_close(each[2], full_grad(net)(X, 2))
     with pytest.raises(CamfnError, match=r"inside torch\.compile or vmap over images"):
         torch.vmap(lambda x: full_grad(net)(x, 1))(X[None])
+
+
+class Both(Crop):
+    """Looks at the whole, and at a part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = body()
+
+    def features(self, x: Tensor) -> Tensor:
+        out: Tensor = super().features(x) + self.wide(x).mean((2, 3), keepdim=True)
+        return out
+
+
+APART = [(Both, "wide.0", "body.3"), (Zoom, "body.0", "near.3"), (Deep, "body.0", "body.3")]
+METHODS = [grad_cam, eigen_cam, ablation_cam, score_cam]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+@pytest.mark.parametrize(("kind", "whole", "part"), APART)
+def test_layers_that_see_different_parts_are_not_fused(kind: Any, whole: str, part: str, method: Any) -> None:
+    net = made(kind)
+    with pytest.raises(CamfnError, match=rf"fuse: .*'{whole}', which sees the whole|'{part}', which sees \[\d+:"):
+        fuse(method, net, [whole, part])(X, 1)
+    assert fuse(method, net, [whole])(X, 1).any()
+
+
+def test_layers_that_see_the_same_crop_are_fused() -> None:
+    net, alone = made(Crop), made(Bare)
+    part = X[..., 4:12, 10:20]
+    for method in (grad_cam, eigen_cam, ablation_cam):
+        cam = fuse(method, net, ["body.0", "body.3"])(X, 1)
+        torch.testing.assert_close(cam, fuse(method, alone, ["body.0", "body.3"])(part, 1))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        score_cam,
+        partial(group_cam, groups=2),
+        partial(opti_cam, steps=1),
+        partial(ss_cam, samples=1, noise=torch.ones(1, 16, 20, dtype=torch.float64)),
+        is_cam,
+    ],
+)
+def test_masks_from_a_crop_are_not_laid_over_the_image(method: Any) -> None:
+    for kind in (Crop, Grey, Both):
+        with pytest.raises(CamfnError, match=r"the whole image, got 'body.3', which sees \[4:12\] x \[10:20\]"):
+            explainer(method, made(kind), "body.3")(X, 1)
+    assert explainer(method, made(Both), "wide.3")(X, 1).any()
+
+
+def test_masks_that_do_not_come_from_the_layer_may_be_anywhere() -> None:
+    masks = torch.rand(4, 16, 20, dtype=torch.float64)
+    assert explainer(partial(rise, masks=masks), made(Crop), "body.3")(X, 1).shape == (2, 16, 20)
+
+
+def test_several_sizes_need_the_whole_image() -> None:
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4))
+    net = nn.Sequential(body(), head).double().eval()
+    assert multi_scale(hires_cam, net, "0", [20])(X, 1).any()
+    for kind in (Crop, Grey):
+        with pytest.raises(CamfnError, match=r"multi_scale: .*'body.3', which sees \[4:12\] x \[10:20\]"):
+            multi_scale(hires_cam, made(kind), "body.3", [20])(X, 1)
+
+    class Window(Crop):
+        """Sees the whole of an image of 16 by 20, and a part of a larger one."""
+
+        def features(self, x: Tensor) -> Tensor:
+            out: Tensor = self.body(x[..., :16, :20])
+            return out
+
+    with pytest.raises(CamfnError, match=r"which sees \[0:16\] x \[0:20\]"):
+        multi_scale(hires_cam, made(Window), "body.3", [24])(X, 1)
+
+
+class Stem(nn.Module):
+    """Networks that read something of another size than the image, and see all of it."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        channels = {"shuffled": 12}.get(kind, 3)
+        self.body, self.head = body(channels), nn.Linear(5, 4)
+
+    def read(self, x: Tensor) -> Tensor:
+        if self.kind == "shuffled":
+            return functional.pixel_unshuffle(x, 2)
+        if self.kind == "shrunk":
+            return functional.interpolate(x, size=(8, 12), mode="bilinear", antialias=True)
+        return functional.pad(x, (2, 2, 0, 4), "reflect") if self.kind == "padded" else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.body(self.read(x)).relu().mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "shrunk", "padded"])
+def test_networks_that_read_all_in_another_form(kind: str) -> None:
+    net = made(lambda: Stem(kind))
+    assert fuse(grad_cam, net, ["body.0", "body.3"])(X, 1).any()
+    assert explainer(score_cam, net, "body.3")(X, 1).any()
+    assert multi_scale(hires_cam, net, "body.3", [24])(X, 1).any()
+
+
+def test_shapes_that_leave_no_doubt_cost_no_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    from camfn._cut import sight
+
+    monkeypatch.setattr(sight, "seen_by", lambda *args: pytest.fail("asked"))
+    net = nn.Sequential(body(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)).double().eval()
+    assert fuse(grad_cam, net, ["0.0", "0.3"])(X, 1).any()
+    assert explainer(score_cam, net, "0.3")(X, 1).any()
+
+
+class Colors(nn.Module):
+    """A branch on the colors and one on the depth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near, self.far, self.head = body(), body(1), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor, depth: Tensor) -> Tensor:
+        both = self.near(x).mean((2, 3)) * self.far(depth[..., 4:]).mean((2, 3))
+        out: Tensor = self.head(both)
+        return out
+
+
+def test_each_layer_is_asked_about_the_image_it_sees() -> None:
+    net, pair = made(Colors), (X, images(2, 1, 16, 24, dtype=torch.float64, seed=5))
+    assert fuse(grad_cam, net, ["near.0", "near.3"])(pair, 1).any()
+    assert fuse(grad_cam, net, ["far.0", "far.3"])(pair, 1).any()
+    assert explainer(score_cam, net, "near.3", images=0)(pair, 1).any()
+    with pytest.raises(CamfnError, match=r"'far.3', which sees \[0:16\] x \[4:24\]"):
+        explainer(score_cam, net, "far.3", images=1)(pair, 1)
