@@ -372,6 +372,8 @@ def _agrees(score_many: Callable[[Tensor], Tensor], scores: Callable[[Tensor], T
 
 def _ripple(batch: Tensor) -> Tensor:
     """Return numbers that differ from place to place, up to a quarter of the largest in the batch, or of 1."""
+    if not batch.numel():
+        return batch
     scale = batch.nan_to_num(0.0, 0.0, 0.0).abs().amax()
     angles = torch.arange(batch.numel(), device=batch.device, dtype=torch.float32).reshape(batch.shape)
     return angles.sin().abs().to(batch.dtype) * torch.where(scale == 0, 1.0, scale).to(batch.dtype) / 4

@@ -92,7 +92,7 @@ def _region_masks(what: str, boxes: Boxes, size: Sequence[int]) -> Tensor:
         tall = (y0[:, None, None] <= rows) & (rows < y1[:, None, None])
         wide = (x0[:, None, None] <= columns) & (columns < x1[:, None, None])
         masks.append((tall & wide).any(0))
-    return torch.stack(masks)
+    return torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.bool)
 
 
 def pointing_game(heatmap: Tensor, region: Boxes, *, tolerance: float = 0.0) -> Tensor:
@@ -220,7 +220,8 @@ def box_ious(
     columns = []
     for level in levels:
         drawn = to_boxes(maps, threshold=level, largest=parts == "largest")
-        columns.append(torch.stack([_best_iou(ours.to(maps), theirs.to(maps)) for ours, theirs in zip(drawn, truth)]))
+        best = [_best_iou(ours.to(maps), theirs.to(maps)) for ours, theirs in zip(drawn, truth)]
+        columns.append(torch.stack(best) if best else maps.new_zeros(0))
     return brought(torch.stack(columns, 1), heatmap)
 
 
@@ -285,6 +286,8 @@ def pxap(heatmap: Tensor, masks: Tensor, *, pooled: bool = False) -> Tensor:
     maps = as_maps(heatmap, "pxap: heatmap")
     _check_masks("pxap", masks, maps)
     values, truth = maps.flatten(1), masks.flatten(1)
+    if pooled and not len(maps):
+        raise CamfnError("pxap: pooled=True: expected at least one sample, got none")
     if pooled:
         values, truth = values.reshape(1, -1), truth.reshape(1, -1)
     ordered, order = (-values).sort(1)
@@ -299,7 +302,7 @@ def pxap(heatmap: Tensor, masks: Tensor, *, pooled: bool = False) -> Tensor:
 def _boxes_by_sample(what: str, boxes: Boxes, size: Sequence[int]) -> list[Tensor]:
     """Check boxes, and return one (n, 4) for each sample."""
     height, width = size
-    if not isinstance(boxes, (Tensor, list, tuple)) or not len(boxes) or not all(isinstance(b, Tensor) for b in boxes):
+    if not isinstance(boxes, (Tensor, list, tuple)) or not all(isinstance(b, Tensor) for b in boxes):
         raise ArgumentTypeError(
             f"{what}: boxes: expected x0 y0 x1 y1 in pixels as (B, 4), (B, n, 4), or a list with an (n, 4) a sample, "
             f"got {describe(boxes)}"

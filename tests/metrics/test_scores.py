@@ -114,3 +114,49 @@ def test_scores_are_values() -> None:
     score = metrics.scores_of(net, (TABLE, X), 2)
     assert score == metrics.scores_of(net, (TABLE, X.clone()), 2) != metrics.scores_of(net, (TABLE, X), 3)
     assert torch.equal(pickle.loads(pickle.dumps(score))(X), score(X))
+
+
+def noise() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+REGION = torch.arange(120).reshape(10, 12).remainder(12) < 5
+BOX = torch.tensor([0.0, 0.0, 3.0, 4.0])
+OF_A_BATCH: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
+    "average_drop": lambda score, x, cam: metrics.average_drop(score(x), score(metrics.masked(x, cam))),
+    "insertion": lambda score, x, cam: metrics.insertion(score, x, cam, step=0.3).scores,
+    "deletion": lambda score, x, cam: metrics.deletion(score, x, cam, step=0.3).scores,
+    "pixel_flipping": lambda score, x, cam: metrics.pixel_flipping(score, x, cam, side=3).scores,
+    "road": lambda score, x, cam: metrics.road(score, x, cam, shares=(0.2, 0.5), generator=noise()).scores,
+    "road_combined": lambda score, x, cam: metrics.road_combined(score, x, cam, generator=noise()),
+    "infidelity": lambda score, x, cam: metrics.infidelity(score, x, cam, generator=noise(), samples=3),
+    "max_sensitivity": lambda score, x, cam: metrics.max_sensitivity(lambda y: y.mean(1), x, generator=noise()),
+    "complexity": lambda score, x, cam: metrics.complexity(cam),
+    "sparseness": lambda score, x, cam: metrics.sparseness(cam),
+    "coherency": lambda score, x, cam: metrics.coherency(cam, cam.flip(-1)),
+    "pointing_game": lambda score, x, cam: metrics.pointing_game(cam, REGION.expand(cam.shape), tolerance=2.0),
+    "energy_in_box": lambda score, x, cam: metrics.energy_in_box(cam, BOX.expand(len(cam), 4)),
+    "iou": lambda score, x, cam: metrics.iou(cam, REGION.expand(cam.shape)),
+    "box_ious": lambda score, x, cam: metrics.box_ious(cam, [BOX[None] for _ in cam]),
+    "pxap": lambda score, x, cam: metrics.pxap(cam, REGION.expand(cam.shape)),
+    "ssim": lambda score, x, cam: metrics.ssim(cam, cam.flip(-1), window=3),
+    "most_relevant": lambda score, x, cam: metrics.most_relevant(cam, 0.3),
+    "impute": lambda score, x, cam: metrics.impute(x, REGION.expand(cam.shape)),
+}
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("name", OF_A_BATCH)
+def test_a_batch_of_none_has_no_numbers(name: str, inference: bool) -> None:
+    net, run = seeded(Net).eval(), OF_A_BATCH[name]
+    with torch.inference_mode(inference):
+        x, cam = images(2, 3, 10, 12), torch.rand(2, 10, 12, generator=noise())
+        two, none = (run(metrics.scores_of(net, y, 1), y, heat) for y, heat in ((x, cam), (x[:0], cam[:0])))
+    assert none.shape == (0, *two.shape[1:])
+    assert none.dtype == two.dtype
+
+
+def test_numbers_of_a_data_set_need_a_sample() -> None:
+    with pytest.raises(CamfnError, match="pooled=True: expected at least one sample"):
+        metrics.pxap(torch.zeros(0, 4, 4), torch.zeros(0, 4, 4, dtype=torch.bool), pooled=True)
+    assert metrics.box_masks(torch.zeros(0, 4), (4, 5)).shape == (0, 4, 5)
