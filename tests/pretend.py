@@ -50,6 +50,14 @@ class _Backend:
         """Numbers are drawn by the CPU."""
 
     @staticmethod
+    def get_rng_state(device: object = None) -> torch.Tensor:
+        return torch.empty(0, dtype=torch.uint8)
+
+    @staticmethod
+    def set_rng_state(state: torch.Tensor, device: object = None) -> None:
+        """There is no state: torch keeps and restores it where it forks the generators of all devices."""
+
+    @staticmethod
     def get_amp_supported_dtype() -> list[torch.dtype]:
         return [torch.float16, torch.bfloat16]
 
