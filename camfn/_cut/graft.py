@@ -1,6 +1,6 @@
 """A private copy of the modules that must behave differently, sharing everything else with the user's model.
 
-Only this file and `traced.py` touch the insides of `nn.Module`.
+Only this file, `hidden.py` and `traced.py` touch the insides of `nn.Module`.
 """
 
 # tested in tests/cut/test_capture.py
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from types import MethodType
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from .._shared.checks import is_differentiated
 from .._shared.errors import CaptureError
 from .._shared.inputs import call, clone_as_batched_as, floating_leaves, tensors_in, zero_like
 from .batch_norm import mend_backward
+from .hidden import rebound, references
 from .recurrent import stepwise
 
 _OWN = (
@@ -37,6 +37,7 @@ class Graft:
     Attributes:
         root: what to call in place of the model.
         owned: the private copy of each module of the model that has one, by the original's id.
+        referring: by the original's id, the attributes of a module that may lead to other modules, and its hooks.
         statistics: the buffers that a module in training mode may write to: the name in `root`, the user's module, and
             the buffer's name there.
         zero: a zero that `vmap` batches like the values written to these buffers; None makes one from the inputs.
@@ -44,6 +45,7 @@ class Graft:
 
     root: nn.Module
     owned: dict[int, nn.Module]
+    referring: Mapping[int, list[str]]
     statistics: tuple[tuple[str, nn.Module, str], ...]
     zero: Tensor | None = None
 
@@ -75,7 +77,7 @@ def graft(model: nn.Module, wanted: Collection[int] = (), zero: Tensor | None = 
     copy, which stands at all of them.
     """
     copier = _Copier(wanted)
-    root, owned = copier.visit(model), copier.owned
+    root, owned = copier.copy(model), copier.owned
     for key, copy in owned.items():
         if is_quantized(copy):
             copy.register_forward_pre_hook(_refuse_derivative(key, model))
@@ -89,7 +91,7 @@ def graft(model: nn.Module, wanted: Collection[int] = (), zero: Tensor | None = 
         for buffer, value in user._buffers.items()
         if value is not None
     )
-    return Graft(root, owned, statistics, zero)
+    return Graft(root, owned, copier.referring, statistics, zero)
 
 
 _CHECKPOINT_SWITCHES = ("grad_checkpointing", "gradient_checkpointing", "use_checkpoint")
@@ -129,11 +131,27 @@ class _Copier:
         self.owned: dict[int, nn.Module] = {}
         self.seen: dict[int, nn.Module] = {}
         self.kinds: dict[type[nn.Module], tuple[bool, bool]] = {}
+        self.referring: dict[int, list[str]] = {}
+
+    def copy(self, model: nn.Module) -> nn.Module:
+        """Return the copy of a model whose hooks and attributes lead to the copies of modules, not to the originals."""
+        root = self.visit(model)
+        for key, names in self.referring.items():
+            own = vars(self.owned[key])
+            own.update({name: rebound(own[name], self.owned) for name in names})
+        return root
 
     def visit(self, module: nn.Module) -> nn.Module:
         """Return the copy of `module`, or `module` itself where neither it nor a module below it needs a copy."""
         if id(module) in self.seen:
             return self.seen[id(module)]
+        if isinstance(module, torch.jit.ScriptModule):
+            # runs code that is not Python: no part of it can be copied, nor tapped
+            if any(map(_writes, module.modules())):
+                raise CaptureError(
+                    "a TorchScript part of the model is in training mode and has buffers: call model.eval()"
+                )
+            return module
         special, wraps = self._kind(module)
         inner = wrapped(module) if wraps else None
         if inner is not None:
@@ -143,7 +161,10 @@ class _Copier:
             if child is not None and (own := self.visit(child)) is not child:
                 changed[name] = own
         copy = module
-        if changed or special or self._needs_own_copy(module):
+        names = references(module)
+        if names:
+            self.referring[id(module)] = names
+        if changed or special or names or self._needs_own_copy(module):
             copy = self.owned[id(module)] = shallow_copy(module)
             copy._modules.update(changed)
             if isinstance(module, nn.RNNBase) and (forward := stepwise(module)) is not None:
@@ -185,14 +206,19 @@ def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     Modules that hold none of them are the model's own.
     """
     held = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    for name, tensor in held:
+        if name in tensors and tensors[name] is not tensor and name.startswith(tuple(f"{path}." for path in scripted)):
+            raise CaptureError(f"{name!r} belongs to a TorchScript part of the model, whose tensors stay: leave it out")
     put = {id(tensor): tensors[name] for name, tensor in held if name in tensors}
     owners = [
         module
         for module in model.modules()
-        if any(id(tensor) in put for tensor in (*module._parameters.values(), *module._buffers.values()))
+        if not isinstance(module, torch.jit.ScriptModule)
+        and any(id(tensor) in put for tensor in (*module._parameters.values(), *module._buffers.values()))
     ]
     copier = _Copier({id(module) for module in owners})
-    root, owned = copier.visit(model), copier.owned
+    root, owned = copier.copy(model), copier.owned
     for module in owners:
         for registry in ("_parameters", "_buffers"):
             own = getattr(module, registry)
@@ -216,10 +242,6 @@ def shallow_copy(module: nn.Module) -> nn.Module:
         copy.__dict__["_buffers"] = dict(module._buffers)
     if switch := _checkpoint_switch(module):
         copy.__dict__[switch] = False
-    forward = module.__dict__.get("forward")
-    if isinstance(forward, MethodType) and forward.__self__ is module:
-        # `forward` was set on the instance and is bound to `module`: bind it to the copy, to run the copy's children
-        copy.__dict__["forward"] = MethodType(forward.__func__, copy)
     return copy
 
 

@@ -60,6 +60,11 @@ def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
     if not torch.compiler.is_compiling():
         check_model(model)
     name = _name_in(model, layer)
+    if not torch.compiler.is_compiling() and isinstance(bare(model).get_submodule(name), torch.jit.ScriptModule):
+        raise CaptureError(
+            f"layer {name!r} is TorchScript, which no hook can tap: take a layer around, before or after it, or the "
+            "module before it was scripted or traced"
+        )
     norm = getattr(bare(model).get_submodule(name), FOLDED_BY, None)
     if norm is not None:
         raise CaptureError(

@@ -37,7 +37,8 @@ def _why(model: nn.Module, name: str, inputs: Inputs, score: ScoreFn, select: Se
     with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
         # the run before has warned already
         warnings.simplefilter("ignore")
-        cut = planter(model, lambda: dict(model.named_modules()))()
+        parts = {name: part for name, part in model.named_modules() if not isinstance(part, torch.jit.ScriptModule)}
+        cut = planter(model, lambda: parts)()
         runs = [_Run(name, select, change) for change in (lambda x: x, lambda x: 2 * x + 1)]
         scores = [score(cut.run(inputs, run.leave)) for run in runs]
     first = runs[0]

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -16,6 +16,7 @@ from .._shared.inputs import call as run_on
 from .._shared.inputs import clone_as_batched_as, repeated, zero_like
 from .._shared.vocabulary import Call
 from .graft import graft
+from .hidden import HOOKS, attributes, written
 from .layer_checks import chosen_calls, inner_transform, level_of_func
 
 
@@ -103,6 +104,7 @@ class Recorder:
         inside = {id(module) for module in layer.modules()}
         self.name, self.at, self.call, self.depth, self.calls = name, at, call, 0, 0
         self.level: int | None = None
+        self.keeping: set[int] = set()
         self.earlier: list[_Value] = []
         self.cuts: list[_Value] = []
         self.leaves: dict[int, _Leaf] = {}
@@ -110,6 +112,13 @@ class Recorder:
         self.answers: defaultdict[int, list[_Value | None]] = defaultdict(list)
         outside = {id(module) for module in model.modules()} - ancestors - inside
         self.graft = graft(model, outside | {id(layer)})
+        # parts in TorchScript have no copy: the replay runs them again. So it does with what holds modules that have
+        # hooks or lead to other modules, for these may keep what the network reads later
+        outside &= self.graft.owned.keys()
+        if referring := self.graft.referring:
+            outside -= {id(part) for part in model.modules() if _leads(part, referring)}
+        self.parts = {id(part): {id(one) for one in part.modules()} for part in model.modules() if id(part) in outside}
+        self.before = {key: attributes(self.graft.owned[key]) for key in outside}
         for key in outside:
             self.graft.owned[key].register_forward_pre_hook(self.enter, with_kwargs=True)
             self.graft.owned[key].register_forward_hook(self.leave(key), prepend=True)
@@ -122,10 +131,12 @@ class Recorder:
         self.given, self.level = self.keep(inputs), level_of_func()
         try:
             outputs = run_on(self.graft, inputs)
+            # what keeps a value on itself, as the network may read it later, runs again too
+            self.keeping = {key for key, before in self.before.items() if written(self.graft.owned[key], before)}
             chosen_calls(self.name, self.calls, self.call, self.graft.root)
         finally:
             # its hooks hold the recorder: without this the tensors would wait for the next collection
-            del self.graft
+            del self.graft, self.before
         return outputs
 
     def keep(self, output: Any) -> _Value:
@@ -184,10 +195,19 @@ class Recorder:
     def finished(self) -> tuple[dict[int, list[Kept | None]], list[Kept], list[Kept], Kept]:
         """Return the recorded values by module, the earlier runs of the layer, its runs at the cut, and the inputs."""
         answers = {
-            key: [None if value is None else _finish(value) for value in values] for key, values in self.answers.items()
+            key: [None if value is None else _finish(value) for value in values]
+            for key, values in self.answers.items()
+            if self.keeping.isdisjoint(self.parts[key])
         }
         earlier, cuts = ([_finish(value) for value in values] for values in (self.earlier, self.cuts))
         return answers, earlier, cuts, _finish(self.given)
+
+
+def _leads(module: nn.Module, referring: Mapping[int, list[str]]) -> bool:
+    """Whether a module leads to others by its attributes, or has a part that does or that has hooks."""
+    return any(
+        name not in HOOKS or part is not module for part in module.modules() for name in referring.get(id(part), ())
+    )
 
 
 def _finish(value: _Value) -> Kept:

@@ -19,7 +19,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel
 
-from camfn import capture, capture_each, explainer, layers, network, observe, resume
+from camfn import CaptureError, capture, capture_each, explainer, functional, layers, network, observe, resume
 from camfn.methods import ablation_cam, grad_cam, score_cam
 from tests.nets.small import Net, images, seeded, unchanged
 
@@ -297,3 +297,29 @@ def test_fully_sharded_parameters(tmp_path: Path) -> None:
     ]  # fmt: skip
     said = [rank.communicate(timeout=120)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], said[0][-3000:]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
+@pytest.mark.parametrize(("how", "part"), [("script", "stem"), ("trace", "stem"), ("trace", "blocks.1")])
+def test_a_part_in_torchscript(how: str, part: str) -> None:
+    plain = seeded(Net)
+    model = copy.deepcopy(plain)
+    inner: Any = model.get_submodule(part)
+    see: list[Tensor] = []
+    inner.register_forward_pre_hook(lambda module, args: see.append(args[0].detach()))
+    model(X)
+    inner._forward_pre_hooks.clear()
+    made: Any = torch.jit.script(inner) if how == "script" else torch.jit.trace(inner, see[0])  # type: ignore[no-untyped-call]
+    model.set_submodule(part, made)
+    agrees(model, plain, "blocks.0")
+    torch.testing.assert_close(resume(model, "blocks.0")(X)(observe(model, "blocks.0")(X)[0]), plain(X))
+    with pytest.raises(CaptureError, match=f"layer '{part}' is TorchScript"):
+        capture(model, part)
+    params, pure = functional(explainer(grad_cam, model, "blocks.0"))
+    changed = {name: value + 0.1 for name, value in params.items()}
+    with pytest.raises(CaptureError, match="belongs to a TorchScript part"):
+        pure(changed, X, 1)
+    with torch.no_grad():
+        own = {name: value for name, value in changed.items() if not name.startswith(part)}
+        plain.load_state_dict(own, strict=False)
+    torch.testing.assert_close(pure(own, X, 1), explainer(grad_cam, plain, "blocks.0")(X, 1))
