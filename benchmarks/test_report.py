@@ -61,7 +61,7 @@ def test_what_was_not_measured_is_a_dash() -> None:
 
 def test_many_classes_and_overhead_are_listed() -> None:
     report = render(*load(FULL))
-    assert "| cpu    | grad-cam | 100     | 12500.0 | 5      |" in report
+    assert "| cpu    | grad-cam | 100     | 12500.0 | -        | -   | 5      |" in report
     assert "adds 6.00 ms to a ResNet-50 cut by hand at layer4, cpu, batch 8 (median of 15 pairs" in report
     assert "quartiles 4.00 and 9.00)" in report
 
