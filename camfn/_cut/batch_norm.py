@@ -16,6 +16,19 @@ from torch import Tensor, nn
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 """Modules whose backward is `batch_norm`'s."""
 
+_FORWARDS = tuple(kind.forward for kind in NORMS)
+
+
+def answers_in_arithmetic(module: nn.Module) -> bool:
+    """Whether a module has to answer in arithmetic here: a norm in forward mode.
+
+    PyTorch's reverse derivative of the forward one is wrong where a norm computes its statistics from its input.
+    """
+    if not isinstance(module, NORMS) or type(module).forward not in _FORWARDS or "forward" in vars(module):
+        return False
+    levels = torch._C._functorch.get_interpreter_stack() or []
+    return any(level.key() == torch._C._functorch.TransformType.Jvp for level in levels)
+
 
 def mend_backward(tensors: list[Tensor]) -> None:
     """Let each `batch_norm` in the graph of these tensors get its gradient in a layout that its kernel reads rightly.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.func import functional_call
 from .._shared.checks import is_differentiated
 from .._shared.errors import CaptureError
 from .._shared.inputs import call, clone_as_batched_as, floating_leaves, tensors_in, zero_like
-from .batch_norm import mend_backward
+from .batch_norm import answers_in_arithmetic, arithmetic, mend_backward
 from .hidden import rebound, references
 from .recurrent import stepwise
 
@@ -84,12 +85,14 @@ def graft(model: nn.Module, wanted: Collection[int] = (), zero: Tensor | None = 
     writing = {key for key, module in owned.items() if _writes(module)}
     users = {id(module): module for module in model.modules() if id(module) in writing} if writing else {}
     names = {id(module): name for name, module in root.named_modules()} if writing else {}
+    held = {id(buffer): None for user in users.values() for buffer in user._buffers.values()}
     statistics = tuple(
         (f"{names[id(owned[key])]}.{buffer}".lstrip("."), user, buffer)
         for key, user in users.items()
         if id(owned[key]) in names
         for buffer, value in user._buffers.items()
-        if value is not None
+        # of buffers that are tied, `functional_call` wants one
+        if value is not None and held.pop(id(value), value) is None
     )
     return Graft(root, owned, copier.referring, statistics, zero)
 
@@ -164,11 +167,14 @@ class _Copier:
         names = references(module)
         if names:
             self.referring[id(module)] = names
-        if changed or special or names or self._needs_own_copy(module):
+        norm = answers_in_arithmetic(module)
+        if changed or special or names or norm or self._needs_own_copy(module):
             copy = self.owned[id(module)] = shallow_copy(module)
             copy._modules.update(changed)
             if isinstance(module, nn.RNNBase) and (forward := stepwise(module)) is not None:
                 replace_forward(copy, forward)
+            if norm:
+                replace_forward(copy, partial(arithmetic, module))
         self.seen[id(module)] = copy
         return copy
 

@@ -164,6 +164,31 @@ def test_compiled_code_is_right(backend: str, kind: Any, training: bool) -> None
     torch.testing.assert_close(compiled(images(2)), capture(oracle, "conv", layout=None)(images(2), 1).grads)
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize(
+    ("kind", "training"), [(nn.BatchNorm2d, True), (nn.BatchNorm2d, False), (nn.InstanceNorm2d, False)]
+)
+def test_tails_in_reverse_over_forward_mode(kind: Any, training: bool, samples: int) -> None:
+    net, oracle = pair(kind, lambda norm: norm, training=training)
+    x = images(2, samples)
+    at = capture(oracle, "conv", layout=None)(x, 1).activations
+
+    def second(model: nn.Module) -> Any:
+        tail = resume(model, "conv", layout=None)(x)
+        return torch.func.grad(lambda a: torch.func.jvp(lambda b: tail(b).pow(3).sum(), (a,), (at.sin(),))[1])(at)
+
+    torch.testing.assert_close(second(net), second(oracle))
+
+
+def test_buffers_that_are_tied_in_training() -> None:
+    net, oracle = pair(nn.BatchNorm2d, lambda norm: norm, training=True)
+    net.late.running_mean = net.norm.running_mean
+    before = net.state_dict()["norm.running_mean"].clone()
+    got, want = (capture(model, "conv", layout=None)(images(2), 1).grads for model in (net, oracle))
+    torch.testing.assert_close(got, want)
+    assert torch.equal(net.state_dict()["norm.running_mean"], before)
+
+
 def test_the_fault_is_there_without_camfn() -> None:
     """When this fails, PyTorch is mended, and `camfn/_cut/batch_norm.py` can go."""
     net, oracle = pair(nn.BatchNorm2d, lambda norm: norm)
