@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._shared.checks import shapes_agree, tensor
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.spelling import near
 from .._shared.value import Value, frozen
@@ -126,7 +127,10 @@ def _check_names(params: Mapping[str, Tensor], model: nn.Module) -> None:
     """Refuse what is no dict of tensors by the names of the model's parameters and buffers."""
     if not isinstance(params, Mapping):
         raise ArgumentTypeError(f"params: expected a dict of tensors by name, got a {type(params).__name__}")
-    names = {name for name, _ in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]}
-    unknown = next((name for name in params if name not in names), None)
+    known = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers()])
+    unknown = next((name for name in params if name not in known), None)
     if unknown is not None:
-        raise CamfnError(f"params: the model has no parameter or buffer {unknown!r}. {near(unknown, sorted(names))}")
+        raise CamfnError(f"params: the model has no parameter or buffer {unknown!r}. {near(unknown, sorted(known))}")
+    for name, given in params.items():
+        tensor(f"params: {name}", given)
+        shapes_agree(f"params: {name}", given.shape, known[name].shape)

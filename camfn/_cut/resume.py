@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._layout.readings import as_map, layout_for
-from .._shared.checks import batch_sizes, refuse_lost_graph, shapes_agree
+from .._shared.checks import batch_sizes, refuse_lost_graph, shapes_agree, tensor
 from .._shared.inputs import Images, copy_of, repeated, zero_like
 from .._shared.inputs import call as run_on
 from .._shared.value import Value, frozen
@@ -230,6 +230,7 @@ class Cuts(NamedTuple):
 
 def _split_activations(name: str, activations: Tensor, cuts: Cuts) -> tuple[list[Tensor], int]:
     """Activations in the layer's own shape, one for each run that is cut, and how many batches they are."""
+    tensor(f"tail at layer {name!r}: activations", activations)
     widths = [one.shape[1] for one in cuts.maps] if len(cuts.maps) > 1 else []
     parts = list(torch.split(activations, widths, 1)) if widths else [activations]
     replacements, times = [], 1

@@ -14,6 +14,7 @@ from torch import Tensor
 from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError
 from .._shared.spelling import near
+from .._shared.value import Value
 
 CONTEXT = ("tail", "forward", "inputs", "chunk_size", "progress")
 """Keywords of a method that `explainer` binds."""
@@ -34,6 +35,12 @@ def _parameters(method: Any) -> Mapping[str, Parameter]:
         raise ArgumentTypeError(
             f"method: expected a function (activations, grads, outputs) -> cam, such as camfn.methods.grad_cam; got "
             f"{describe(method)}"
+        )
+    kind = method if isinstance(method, type) else type(method)
+    if issubclass(kind, Value) and "model" in getattr(kind, "__dataclass_fields__", ()):
+        raise ArgumentTypeError(
+            f"method: expected a function (activations, grads, outputs) -> cam, such as camfn.methods.grad_cam; got "
+            f"{kind.__name__}, which explains a model by itself: {kind.__name__}(...)(inputs, target)"
         )
     try:
         return signature(method).parameters

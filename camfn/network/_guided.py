@@ -38,6 +38,14 @@ class _Rectified(OnNetwork):
         super().__post_init__()
         if self.differentiable:
             raise CamfnError(f"{type(self).__name__}: differentiable=True cannot be had. {_FORWARD_ONLY}")
+        scripted = next(
+            (name for name, part in self.model.named_modules() if isinstance(part, torch.jit.ScriptModule)), None
+        )
+        if scripted is not None:
+            raise CamfnError(
+                f"{type(self).__name__}: {scripted!r} is a TorchScript module, whose ReLUs cannot be seen: pass the "
+                "model as it was before it was scripted or traced"
+            )
 
     def refuse_lost_graph(self, inputs: Inputs) -> None:
         """Refuse to drop a graph in which a derivative is being taken."""
@@ -55,8 +63,8 @@ class guided_backprop(_Rectified):
     ReLUs are found where they are called: `nn.ReLU` and `nn.ReLU6` modules, `F.relu`, `torch.relu`, `x.relu()`, in
     place or not, once or many times, `F.hardtanh`, `clamp` and `threshold` from zero. The model is not edited. Other
     activations (GELU, SiLU, Hardswish, LeakyReLU, sigmoid gates ...) keep their own derivative: `unguided` names them.
-    A network with such activations and no ReLU is refused, for its result would be the plain gradient. ReLUs inside
-    `torch.jit` scripts and custom autograd functions are not seen.
+    A network with such activations and no ReLU is refused, for its result would be the plain gradient; so is one with
+    modules of `torch.jit`. ReLUs inside scripted functions and custom autograd functions are not seen.
 
     pytorch-grad-cam replaces `nn.ReLU` modules in the model itself, loses their `inplace`, does not see functional
     ones, and returns the first sample of a batch only.

@@ -149,7 +149,13 @@ class detr_head(Value):
 
     def boxes_of(self, outputs: Any) -> Tensor:
         """Read the corners of every query's box, (B, N, 4)."""
-        center, size = named_output(outputs, "pred_boxes").split(2, -1)
+        boxes = named_output(outputs, "pred_boxes")
+        if boxes.ndim != 3 or boxes.shape[-1] != 4:
+            raise CamfnError(
+                "detr_head reads logits (B, N, K + 1) and pred_boxes (B, N, 4), as DETR and YOLOS return; the model "
+                f"returned {describe(outputs)}. For other detectors: BoxHead(boxes_of, scores_of)"
+            )
+        center, size = boxes.split(2, -1)
         return torch.cat([center - size / 2, center + size / 2], -1)
 
     def scores_of(self, outputs: Any) -> Tensor:

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from camfn import CaptureError, Layout, capture, explainer, methods, resume
+from camfn import CamfnError, CaptureError, Layout, capture, explainer, methods, network, resume, transforms
 from camfn._layout.pairs import tokens
 from camfn.methods import ablation_cam, cam, eigen_cam, fem, grad_cam, layer_cam, random_cam, score_cam
 from camfn.targets import class_probability, class_score, contrast
 from tests.nets.small import Net, images, seeded, unchanged
+
+MODEL = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))
 
 Inputs = Any
 
@@ -651,3 +653,15 @@ def test_layer_is_looked_up_before_any_run(net: Small) -> None:
 def test_wrong_target_in_every_path(net: Small, name: str, target: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         explainer(BOUND[name], net, "act")(photos(), target)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [explainer, network.full_grad, transforms.fuse, explainer(grad_cam, MODEL, "0"), network.full_grad(MODEL)],
+    ids=lambda method: getattr(method, "__name__", type(method).__name__ + "()"),
+)
+def test_what_explains_a_model_is_no_method(method: Any) -> None:
+    name = getattr(method, "__name__", type(method).__name__)
+    for compose in (explainer, transforms.fuse):
+        with pytest.raises(CamfnError, match=rf"method: expected a function .*got {name}, which explains a model by"):
+            compose(method, MODEL, "0")

@@ -140,3 +140,7 @@ def test_refusals() -> None:
         pure({"head.wei": torch.zeros(1)}, X, 1)
     with pytest.raises(CamfnError, match="dict of tensors by name"):
         pure(X, X, 1)  # type: ignore[arg-type]
+    with pytest.raises(CamfnError, match=r"head.weight: expected shape \(5, 6\), got \(5, 7\)"):
+        pure({"head.weight": torch.zeros(5, 7)}, X, 1)
+    with pytest.raises(CamfnError, match=r"head.weight: expected a tensor, got 3"):
+        pure({"head.weight": 3}, X, 1)  # type: ignore[dict-item]

@@ -385,3 +385,11 @@ def test_refusals_name_what_works() -> None:
         smooth_grad(net)
     with pytest.raises(ValueError, match="no layer 'nowhere'"):
         guided_grad_cam(net, "nowhere")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_relus_in_torchscript_are_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), torch.jit.script(nn.ReLU()), nn.Flatten(), nn.LazyLinear(5))
+    net(torch.rand(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="guided_backprop: '1' is a TorchScript module"):
+        guided_backprop(net)

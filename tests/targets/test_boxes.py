@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from camfn import capture, capture_each, explainer
+from camfn import CamfnError, capture, capture_each, explainer
 from camfn._shared.maps import resize
 from camfn.methods import grad_cam, hires_cam, odam
 from camfn.targets import (
@@ -418,3 +418,13 @@ def test_capture_each_needs_no_gradient_of_the_outside() -> None:
     for target, grads in zip(given, found.grads, strict=False):
         torch.testing.assert_close(grads, capture(model, "0")(x, target).grads)
     assert not found.grads[2].any()
+
+
+def test_detr_head_refuses_other_outputs() -> None:
+    for outputs in (
+        torch.zeros(2, 5),
+        torch.zeros(2, 3, 5),
+        {"logits": torch.zeros(2, 5), "pred_boxes": torch.zeros(2, 4)},
+    ):
+        with pytest.raises(CamfnError, match=r"detr_head reads logits \(B, N, K \+ 1\) .*BoxHead"):
+            box_score(0, head=detr_head())(outputs)
