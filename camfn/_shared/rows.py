@@ -83,7 +83,7 @@ def score_variants(
     """Score each variant `change(row)` of a batch; several variants run as one larger batch where the scores agree.
 
     A function `scores` may have a method `score_many`: it takes n batches, (n, B, ...), as one and returns (n, B); and
-    a method `check_chunk_size`: it takes B and returns how many rows "auto" is to run at once, or None.
+    a method `rows_at_once`: it takes B and returns how many rows "auto" is to run at once, or None.
     `score_many` avoids `vmap` over the network, which is slower. It is used if it gives two very different batches the
     scores that they have one by one. Otherwise, and where data cannot be read (while compiling, under `vmap`), the
     rows run by `run_in_chunks`.
@@ -119,9 +119,9 @@ def score_variants(
     if score_many is None or not _agrees(score_many, checked, change(rows[0])):
         with refusing_chance(what, scores):
             return run_in_chunks(lambda row: checked(change(row)), rows, chunk_size=chunk_size, progress=progress)
-    check_chunk_size = getattr(scores, "check_chunk_size", None)
-    if check_chunk_size is not None and chunk_size == "auto":
-        chunk_size = check_chunk_size(change(rows[0]).shape[0]) or "auto"
+    rows_at_once = getattr(scores, "rows_at_once", None)
+    if rows_at_once is not None and chunk_size == "auto":
+        chunk_size = rows_at_once(change(rows[0]).shape[0]) or "auto"
     if run_many is not None:
         return _chunked(partial(run_many, score_many), rows, chunk_size, progress)
     change_each = torch.vmap(change)

@@ -362,3 +362,23 @@ def test_explainer_binds_chunk_and_progress() -> None:
     told = Told()
     explainer(score_cam, seeded(Net), "blocks.0", chunk_size=4, progress=told)(images(2, 3, 8, 6), 1)
     assert told.calls == [(4, 6), (6, 6)]
+
+
+def test_a_score_says_how_many_rows_fill_it() -> None:
+    """As a network compiled for one batch size does."""
+    sizes: list[int] = []
+
+    class Compiled:
+        def __call__(self, x: Tensor) -> Tensor:
+            return x.sum(1)
+
+        def score_many(self, batches: Tensor) -> Tensor:
+            sizes.append(len(batches))
+            return batches.sum(2)
+
+        def rows_at_once(self, batch: int) -> int:
+            return 10 // batch
+
+    images = torch.ones(2, 3)
+    score_variants("sum", Compiled(), lambda row: images * row, torch.arange(12.0))
+    assert sizes == [2, 5, 5, 2]
