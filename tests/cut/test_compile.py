@@ -241,6 +241,7 @@ class TestTheModelAtTheCall:
             equal(got[name], want[name])
         assert want["net.blocks.0.conv.weight"].any()
 
+    @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")  # where the trace was broken off before
     @pytest.mark.parametrize("fullgraph", [False, True])
     def test_a_graph_that_is_dropped_is_refused(self, fullgraph: bool) -> None:
         """Of the inputs, and of parameters; a map that is a constant of the derivative is none of these."""

@@ -242,8 +242,9 @@ def test_windows_of_swin(shift: int) -> None:
     whole: list[Tensor] = []
     attend: Callable[[Tensor], Tensor] = block._attn  # type: ignore[assignment]
     with torch.no_grad():
-        block.norm1.register_forward_hook(lambda m, args, out: whole.append(attend(out)))  # type: ignore[union-attr]
+        handle = block.norm1.register_forward_hook(lambda m, args, out: whole.append(attend(out)))  # type: ignore[union-attr]
         model(x)
+        handle.remove()
     assert f"shifted by ({shift}, {shift})" in found.reason
     torch.testing.assert_close(observe(model, layer, layout="auto")(x)[0], whole[0].movedim(-1, 1))
 
