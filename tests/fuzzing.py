@@ -460,7 +460,7 @@ def own_fault(error: Exception) -> bool:
 
 
 def _watches(file: str) -> bool:
-    return file.endswith(("attention/_watch.py", "network/_rectify.py", "network/_sight.py"))
+    return file.endswith(("attention/_watch.py", "network/_rectify.py", "_cut/sight.py"))
 
 
 _WORKS = re.compile(

@@ -13,21 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._shared.levels import levels_of
+
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 """Modules whose backward is `batch_norm`'s."""
 
 _FORWARDS = tuple(kind.forward for kind in NORMS)
 
 
-def answers_in_arithmetic(module: nn.Module) -> bool:
-    """Whether a module has to answer in arithmetic here: a norm in forward mode.
-
-    PyTorch's reverse derivative of the forward one is wrong where a norm computes its statistics from its input.
-    """
-    if not isinstance(module, NORMS) or type(module).forward not in _FORWARDS or "forward" in vars(module):
-        return False
-    levels = torch._C._functorch.get_interpreter_stack() or []
-    return any(level.key() == torch._C._functorch.TransformType.Jvp for level in levels)
+def is_plain_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm whose forward is PyTorch's own, so that `arithmetic` answers as it does."""
+    return isinstance(module, NORMS) and type(module).forward in _FORWARDS and "forward" not in module.__dict__
 
 
 def mend_backward(tensors: list[Tensor]) -> None:
@@ -50,13 +46,7 @@ def mend_backward(tensors: list[Tensor]) -> None:
 
 def _graphs(tensor: Tensor) -> Iterator[Any]:
     """Yield the last node of each graph that a tensor is in: one for each level of `torch.func`."""
-    wrapped = torch._C._functorch
-    while True:
-        if tensor.grad_fn is not None:
-            yield tensor.grad_fn
-        if not wrapped.is_functorch_wrapped_tensor(tensor):
-            return
-        tensor = wrapped.get_unwrapped(tensor)
+    return (x.grad_fn for x in levels_of(tensor) if x.grad_fn is not None)
 
 
 def _laid_for(node: Any) -> Any:

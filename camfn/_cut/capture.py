@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, fields
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .._layout.readings import as_map, layout_for
-from .._shared.checks import batch_sizes, one_of, one_score_a_sample, refuse_lost_graph
+from .._shared.checks import batch_sizes, keeps_graph, one_of, one_score_a_sample
 from .._shared.errors import CaptureError
 from .._shared.inputs import Images, replace_tensor
+from .._shared.levels import level_of_func
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Call, Captured, Inputs, Select, Target
 from ..targets import as_score
-from .derive import Tapped, Zero, derive, planter
+from .derive import Zero, derive
 from .graft import bare
 from .layer_checks import (
     check_picks,
@@ -27,13 +28,48 @@ from .layer_checks import (
     inner_transform,
     layer_name,
     layer_names,
-    level_of_func,
 )
 from .lost import no_gradient
+from .taps import Tapped, planter
 
 
 @frozen
-class observe(Value):
+class Options(Value):
+    """How to read the layers of a model: the options that all cuts share, as `observe` describes them."""
+
+    _: KW_ONLY
+    select: Select | None = None
+    layout: AnyLayout = "auto"
+    images: Images | None = None
+    call: Call | None = None
+    differentiable: bool = False
+
+    def __post_init__(self) -> None:
+        check_picks(self.select, self.layout, self.call, self.images)
+
+
+OPTIONS = tuple(one.name for one in fields(Options))
+
+
+@frozen
+class AtLayer(Options):
+    """A model and one of its layers, which is held by its name."""
+
+    model: nn.Module
+    layer: str | nn.Module
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layer", layer_name(self.model, self.layer))
+        super().__post_init__()
+
+    @property
+    def name(self) -> str:
+        """Dotted name of the layer."""
+        return str(self.layer)
+
+
+@frozen
+class observe(AtLayer):
     """Run a model and keep what one layer returned: forward only.
 
     Args:
@@ -64,34 +100,18 @@ class observe(Value):
         (torch.Size([2, 4, 6, 6]), torch.Size([2, 5]))
     """
 
-    model: nn.Module
-    layer: str | nn.Module
-    _: KW_ONLY
-    select: Select | None = None
-    layout: AnyLayout = "auto"
-    images: Images | None = None
-    call: Call | None = None
-    differentiable: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layer", layer_name(self.model, self.layer))
-        check_picks(self.select, self.layout, self.call, self.images)
-
     def __call__(self, inputs: Inputs) -> tuple[Tensor, Any]:
         """Return the activations of the layer and the outputs of the model."""
-        if not self.differentiable:
-            refuse_lost_graph("observe", self.model, inputs)
-        keep = self.differentiable and torch.is_grad_enabled()
+        model = bare(self.model)
+        keep = keeps_graph("observe", model, inputs, self.differentiable)
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
-            outputs, activations = run_to_end(
-                layer_planter(bare(self.model), [self.layer])(), inputs, self.select, self.call
-            )
+            outputs, activations = run_to_end(layer_planter(model, [self.name])(), inputs, self.select, self.call)
         ((name, raw),) = activations.items()
-        return map_maker(bare(self.model), name, raw, inputs, self.layout, self.images)(raw), outputs
+        return map_maker(model, name, raw, inputs, self.layout, self.images)(raw), outputs
 
 
 @frozen
-class capture(Value):
+class capture(AtLayer):
     """Run a model and keep a layer's activations and the gradient of the score with respect to them.
 
     The model is never touched: no hook, mode, `.grad`, `requires_grad` or buffer changes. Frozen parameters and an
@@ -128,28 +148,20 @@ class capture(Value):
         True
     """
 
-    model: nn.Module
-    layer: str | nn.Module
     _: KW_ONLY
-    select: Select | None = None
-    layout: AnyLayout = "auto"
-    images: Images | None = None
-    call: Call | None = None
-    differentiable: bool = False
     unused: Literal["error", "zeros"] = "error"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layer", layer_name(self.model, self.layer))
-        check_picks(self.select, self.layout, self.call, self.images)
+        super().__post_init__()
         check_unused(self.unused)
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Captured:
         """Return the activations of the layer, their gradient and the outputs of the model."""
-        return _capture(self, [self.layer], inputs, target)[str(self.layer)]
+        return _capture(self, [self.name], inputs, target)[self.name]
 
 
 @frozen
-class capture_many(Value):
+class capture_many(Options):
     """Capture several layers with one forward and one backward.
 
     Args:
@@ -175,16 +187,11 @@ class capture_many(Value):
     model: nn.Module
     layers: Sequence[str | nn.Module]
     _: KW_ONLY
-    select: Select | None = None
-    layout: AnyLayout = "auto"
-    images: Images | None = None
-    call: Call | None = None
-    differentiable: bool = False
     unused: Literal["error", "zeros"] = "error"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", layer_names(self.model, self.layers))
-        check_picks(self.select, self.layout, self.call, self.images)
+        super().__post_init__()
         check_unused(self.unused)
 
     def __call__(self, inputs: Inputs, target: Target = None) -> dict[str, Captured]:
@@ -197,9 +204,6 @@ def _capture(
 ) -> dict[str, Captured]:
     """Run a model once, differentiate the score in these layers, and lay out what each returned."""
     model, score_of = bare(of.model), as_score(target)
-    if not of.differentiable:
-        refuse_lost_graph(type(of).__name__, model, inputs)
-    keep = of.differentiable and torch.is_grad_enabled()
     cut = layer_planter(model, layers)()
 
     def forward(_: Tensor | None, zero: Zero) -> tuple[Any, dict[str, list[Tensor]]]:
@@ -223,6 +227,7 @@ def _capture(
             if of.call != "all" or absent[name] == ran[name]:
                 raise no_gradient(model, name, inputs, score_of, of.select)
 
+    keep = keeps_graph(type(of).__name__, model, inputs, of.differentiable)
     with torch.inference_mode(False), torch.set_grad_enabled(keep):
         derived = derive(
             forward,

@@ -10,12 +10,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from .._shared.checks import refuse_lost_graph
-from .._shared.inputs import Images, copy_of, images_of
-from .._shared.value import Value, frozen
-from .._shared.vocabulary import AnyLayout, Call, Inputs, Select, Target
+from .._shared.checks import keeps_graph
+from .._shared.inputs import copy_of, images_of
+from .._shared.value import frozen
+from .._shared.vocabulary import Inputs, Target
 from ..targets import pin
-from .capture import capture, observe
+from .capture import OPTIONS, Options, capture, observe
 from .folded import BatchNormFolded
 from .graft import bare, run_apart
 from .layer_checks import layer_name, spatial_map
@@ -27,7 +27,7 @@ from .traced import outside_the_compiler
 
 
 @frozen
-class explainer(Value):
+class explainer(Options):
     """Compose a method with a model's layer: `explainer(grad_cam, model, "layer4")(images, target)` is the map.
 
     What the signature of the method asks for is what is computed: no backward where `grads` has a default; and where it
@@ -73,13 +73,8 @@ class explainer(Value):
     model: nn.Module
     layer: str | nn.Module
     _: KW_ONLY
-    select: Select | None = None
-    layout: AnyLayout = "auto"
-    call: Call | None = None
-    images: Images | None = None
     chunk_size: int | Literal["auto"] | None = None
     progress: Callable[[int, int], None] | None = None
-    differentiable: bool = False
     unused: Literal["error", "zeros"] = "error"
     has_aux: bool = False
     _needs: MethodNeeds = field(init=False)
@@ -89,9 +84,8 @@ class explainer(Value):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", layer_name(self.model, self.layer))
-        what: dict[str, Any] = {"select": self.select, "layout": self.layout, "call": self.call}
-        what["images"] = self.images
-        what |= {"differentiable": self.differentiable}
+        super().__post_init__()
+        what: dict[str, Any] = {name: getattr(self, name) for name in OPTIONS}
         object.__setattr__(self, "_needs", read_signature(self.method))
         object.__setattr__(self, "_see", observe(self.model, self.layer, **what))
         object.__setattr__(self, "_derive", capture(self.model, self.layer, **what, unused=self.unused))
@@ -111,38 +105,35 @@ _COMPILED = {"chunk_size", "progress"}
 
 def _explain(of: explainer, inputs: Inputs, target: Target) -> tuple[Tensor, Any]:
     """Gather what the method asks for, and call it."""
-    if not of.differentiable:
-        refuse_lost_graph("explainer", of.model, inputs)
-    model, needs = bare(of.model), of._needs
-    reads = Reads(inputs) if needs.over_images else None
-    with reads or nullcontext():
-        recorded = of._record(inputs) if "tail" in needs.context else None
-        grads = None
-        if needs.gradients:
-            activations, grads, outputs = of._derive(inputs, target)
-        else:
-            activations, outputs = recorded[:2] if recorded else of._see(inputs)
-    spatial_map(str(of.layer), activations, of.layout)
-    if reads:
-        refuse_parts("explainer", of.model, {str(of.layer): activations}, reads, of.images, over=True)
-    knobs = {"chunk_size": of.chunk_size, "progress": of.progress}
-    context: dict[str, Any] = {key: value for key, value in knobs.items() if value is not None}
-    if recorded or needs.context & {"forward", "inputs"}:
-        score = pin(target, outputs)
-    if recorded:
-        context["tail"] = _scores(model, recorded.tail, score, has_convolutions_left=recorded.convolutions_left)
-    if needs.context & {"forward", "inputs"}:
-        context["inputs"], rebuild = images_of(inputs, of.images)
-        folded = BatchNormFolded(model)
-        context["forward"] = _scores(
-            model,
-            lambda x: run_apart(model, copy_of(rebuild(x))),
-            score,
-            many=lambda x: folded(copy_of(rebuild(x))),
-        )
-    # in inference mode a tail has no derivatives
-    keep = of.differentiable and torch.is_grad_enabled()
+    keep = keeps_graph("explainer", of.model, inputs, of.differentiable)
     with torch.inference_mode(False), torch.set_grad_enabled(keep):
+        model, needs = bare(of.model), of._needs
+        reads = Reads(inputs) if needs.over_images else None
+        with reads or nullcontext():
+            recorded = of._record(inputs) if "tail" in needs.context else None
+            grads = None
+            if needs.gradients:
+                activations, grads, outputs = of._derive(inputs, target)
+            else:
+                activations, outputs = recorded[:2] if recorded else of._see(inputs)
+        spatial_map(str(of.layer), activations, of.layout)
+        if reads:
+            refuse_parts("explainer", of.model, {str(of.layer): activations}, reads, of.images, over=True)
+        knobs = {"chunk_size": of.chunk_size, "progress": of.progress}
+        context: dict[str, Any] = {key: value for key, value in knobs.items() if value is not None}
+        if recorded or needs.context & {"forward", "inputs"}:
+            score = pin(target, outputs)
+        if recorded:
+            context["tail"] = _scores(model, recorded.tail, score, has_convolutions_left=recorded.convolutions_left)
+        if needs.context & {"forward", "inputs"}:
+            context["inputs"], rebuild = images_of(inputs, of.images)
+            folded = BatchNormFolded(model)
+            context["forward"] = _scores(
+                model,
+                lambda x: run_apart(model, copy_of(rebuild(x))),
+                score,
+                many=lambda x: folded(copy_of(rebuild(x))),
+            )
         arguments = (activations, grads, outputs)[: needs.positional]
         cam = of.method(*arguments, **{key: context[key] for key in needs.context & context.keys()})
     return cam, outputs

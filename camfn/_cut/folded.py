@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .._shared.checks import holds_data, inside_transform
+from .._shared.checks import holds_data
 from .._shared.inputs import call, copy_of, floating_leaves
+from .._shared.levels import inside_transform
 from .._shared.maps import same_numbers
 from .graft import Graft, graft, has_hooks, replace_forward, replace_parameters, run_apart
 

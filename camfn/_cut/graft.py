@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .._shared.checks import is_differentiated
 from .._shared.errors import CaptureError
 from .._shared.inputs import call, clone_as_batched_as, floating_leaves, tensors_in, zero_like
-from .batch_norm import answers_in_arithmetic, arithmetic, mend_backward
+from .._shared.levels import is_differentiated, is_open
+from .batch_norm import arithmetic, is_plain_norm, mend_backward
 from .hidden import rebound, references
 from .recurrent import stepwise
 
@@ -135,6 +135,8 @@ class _Copier:
         self.seen: dict[int, nn.Module] = {}
         self.kinds: dict[type[nn.Module], tuple[bool, bool]] = {}
         self.referring: dict[int, list[str]] = {}
+        # PyTorch's reverse derivative of the forward one is wrong where a norm computes its statistics from its input
+        self.norms_in_arithmetic = is_open("Jvp")
 
     def copy(self, model: nn.Module) -> nn.Module:
         """Return the copy of a model whose hooks and attributes lead to the copies of modules, not to the originals."""
@@ -167,7 +169,7 @@ class _Copier:
         names = references(module)
         if names:
             self.referring[id(module)] = names
-        norm = answers_in_arithmetic(module)
+        norm = self.norms_in_arithmetic and is_plain_norm(module)
         if changed or special or names or norm or self._needs_own_copy(module):
             copy = self.owned[id(module)] = shallow_copy(module)
             copy._modules.update(changed)

@@ -239,11 +239,6 @@ def spatial_map(name: str, activations: Tensor, layout: Any) -> None:
     )
 
 
-def level_of_func() -> int | None:
-    """Return how many transforms of `torch.func` are on; the compiler does not ask."""
-    return None if torch.compiler.is_compiling() else torch._C._functorch.maybe_current_level()
-
-
 def inner_transform(name: str) -> CaptureError:
     """Return the error of a layer that the model itself runs under a transform, where its tensors have no meaning."""
     return CaptureError(

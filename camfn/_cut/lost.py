@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._shared.checks import inside_transform
 from .._shared.errors import CaptureError
 from .._shared.inputs import replace_tensor, tensors_in
+from .._shared.levels import inside_transform
 from .._shared.vocabulary import Inputs, ScoreFn, Select
-from .derive import planter
 from .layer_checks import chosen_tensor
+from .taps import planter
 
 _INSTEAD = (
     "Take another layer, or a method without gradients (ablation_cam, recipro_cam, score_cam, eigen_cam); "

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .._shared.checks import describe, inside_transform
+from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.inputs import call, copy_of, floating_leaves
+from .._shared.levels import inside_transform
 from .._shared.maps import same_numbers
 from .._shared.vocabulary import Inputs
 from .folded import BIAS_FOLDED, FOLDED_BY, PREPARED, Pairs, folded_parameters, same_outputs, watched, without_norm

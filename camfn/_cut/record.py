@@ -14,10 +14,11 @@ from torch.utils import _pytree as pytree
 
 from .._shared.inputs import call as run_on
 from .._shared.inputs import clone_as_batched_as, repeated, zero_like
+from .._shared.levels import level_of_func
 from .._shared.vocabulary import Call
 from .graft import graft
 from .hidden import HOOKS, attributes, written
-from .layer_checks import chosen_calls, inner_transform, level_of_func
+from .layer_checks import chosen_calls, inner_transform
 
 
 class Change(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .._shared.checks import inside_transform
+from .._shared.levels import inside_transform
 
 State: TypeAlias = tuple[Tensor, ...]
 """h, and of an LSTM c, (B, H) each."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, field
+from dataclasses import field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._layout.readings import as_map, layout_for
-from .._shared.checks import batch_sizes, refuse_lost_graph, shapes_agree, tensor
-from .._shared.inputs import Images, copy_of, repeated, zero_like
+from .._shared.checks import batch_sizes, keeps_graph, shapes_agree, tensor
 from .._shared.inputs import call as run_on
+from .._shared.inputs import copy_of, repeated, zero_like
 from .._shared.value import Value, frozen
-from .._shared.vocabulary import AnyLayout, Call, Inputs, LayoutPair, Select
-from .capture import joined
+from .._shared.vocabulary import Call, Inputs, LayoutPair
+from .capture import AtLayer, joined
 from .graft import bare, graft, replace_forward
-from .layer_checks import check_call, check_picks, chosen_calls, chosen_tensor, layer_name, naming_what_has_no_data
+from .layer_checks import check_call, chosen_calls, chosen_tensor, naming_what_has_no_data
 from .record import Change, Kept, Recorder
 from .traced import outside_the_compiler
 
 
 @frozen
-class resume(Value):
+class resume(AtLayer):
     """Cut a model at a layer, and give the part after the cut as a function.
 
     One forward records what every module that finished before the layer returned; the tail then runs the model again
@@ -58,28 +58,16 @@ class resume(Value):
         True
     """
 
-    model: nn.Module
-    layer: str | nn.Module
-    _: KW_ONLY
-    select: Select | None = None
-    layout: AnyLayout = "auto"
-    images: Images | None = None
-    call: Call | None = None
-    differentiable: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layer", layer_name(self.model, self.layer))
-        check_picks(self.select, self.layout, self.call, self.images)
-
     def __call__(self, inputs: Inputs) -> tail:
         """Record one forward; return the function of the activations to the outputs."""
         return _recorded_eagerly(self, inputs).tail
 
 
-class record(resume):
+@frozen
+class record(AtLayer):
     """Cut a model at a layer and keep both sides: `resume`, with the activations and outputs of its one forward."""
 
-    def __call__(self, inputs: Inputs) -> Recorded:  # type: ignore[override]
+    def __call__(self, inputs: Inputs) -> Recorded:
         """Record one forward; return its activations, its outputs and the tail."""
         return _recorded_eagerly(self, inputs)
 
@@ -100,11 +88,9 @@ class Recorded(NamedTuple):
     convolutions_left: bool
 
 
-def _recorded(of: resume, inputs: Inputs) -> Recorded:
-    model, name = bare(of.model), str(of.layer)
-    if not of.differentiable:
-        refuse_lost_graph("resume", model, inputs)
-    keep = of.differentiable and torch.is_grad_enabled()
+def _recorded(of: AtLayer, inputs: Inputs) -> Recorded:
+    model, name = bare(of.model), of.name
+    keep = keeps_graph("resume", model, inputs, of.differentiable)
     with torch.inference_mode(False), torch.set_grad_enabled(keep), naming_what_has_no_data(model, inputs):
         at = _first_call(model, name, of.call, inputs)
         recorder = Recorder(model, name, at, of.call)

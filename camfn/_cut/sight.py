@@ -18,8 +18,8 @@ from .._shared.errors import CamfnError
 from .._shared.inputs import Images, all_images_of, floating_leaves, images_of, named_inputs
 from .._shared.maps import resize
 from .._shared.vocabulary import Inputs
-from .derive import planter
 from .graft import bare
+from .taps import planter
 
 Box: TypeAlias = "tuple[tuple[int, int], ...]"
 """The first pixel and the one after the last, in each spatial dimension."""

@@ -22,7 +22,7 @@ from torch._compile import _disable_dynamo
 from torch.func import functional_call
 
 from .._shared.inputs import call, clone_as_batched_as, copy_of, floating_leaves, zero_like
-from .batch_norm import NORMS, arithmetic
+from .batch_norm import arithmetic, is_plain_norm
 from .recurrent import stepwise
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -31,8 +31,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class Traced:
     """As `Grafted`, under the compiler."""
 
-    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module], enter: bool) -> None:
-        self.names, self.root, self.modules, self.enters = tuple(modules), model, modules, enter
+    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+        self.names, self.root, self.modules = tuple(modules), model, modules
 
     def run(
         self,
@@ -70,23 +70,23 @@ def _tapped(
     names = ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
     before = [tuple(getattr(module, name) for name in names) for module in modules.values()]
     for name, module in modules.items():
-        hooks, entering, with_kwargs = (getattr(module, key) for key in names)
-        module._forward_hooks = OrderedDict([(-2, _leaving(name, leave)), *hooks.items()])
+        hooks, first, with_kwargs = (getattr(module, key) for key in names)
+        module._forward_hooks = OrderedDict([(-2, leaving(name, leave)), *hooks.items()])
         if enter is not None:
-            module._forward_pre_hooks = OrderedDict([*entering.items(), (-2, _entering(name, enter))])
+            module._forward_pre_hooks = OrderedDict([*first.items(), (-2, entering(name, enter))])
             module._forward_pre_hooks_with_kwargs = OrderedDict([*with_kwargs.items(), (-2, True)])
     try:
         yield
     finally:
-        for module, (hooks, entering, with_kwargs) in zip(modules.values(), before):
+        for module, (hooks, first, with_kwargs) in zip(modules.values(), before):
             module._forward_hooks = hooks
-            module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs = entering, with_kwargs
+            module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs = first, with_kwargs
 
 
 @contextlib.contextmanager
 def _mended(model: nn.Module) -> Iterator[None]:
     """Let norms answer in arithmetic: `batch_norm.mend_backward` needs a graph, which a trace has not."""
-    norms = [module for module in model.modules() if isinstance(module, NORMS) and type(module).forward in _FORWARDS]
+    norms = [module for module in model.modules() if is_plain_norm(module)]
     before = [module._forward_hooks for module in norms]
     for module in norms:
         module._forward_hooks = OrderedDict([(-1, _in_arithmetic), *module._forward_hooks.items()])
@@ -95,9 +95,6 @@ def _mended(model: nn.Module) -> Iterator[None]:
     finally:
         for module, hooks in zip(norms, before):
             module._forward_hooks = hooks
-
-
-_FORWARDS = tuple(kind.forward for kind in NORMS)
 
 
 def _in_arithmetic(module: nn.Module, args: Any, output: Any) -> Any:
@@ -152,11 +149,11 @@ def traced_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
             module._parameters, module._buffers = parameters, buffers
 
 
-def _leaving(name: str, leave: Callable[[str, Any], Any]) -> Callable[[nn.Module, Any, Any], Any]:
+def leaving(name: str, leave: Callable[[str, Any], Any]) -> Callable[[nn.Module, Any, Any], Any]:
     return lambda module, args, output: leave(name, output)
 
 
-def _entering(name: str, enter: Callable[..., None]) -> Callable[[nn.Module, Any, Any], None]:
+def entering(name: str, enter: Callable[..., None]) -> Callable[[nn.Module, Any, Any], None]:
     return lambda module, args, kwargs: enter(name, module, args, kwargs)
 
 

@@ -14,16 +14,7 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.utils import _pytree as pytree
 
 from .._shared.errors import ArgumentTypeError, CamfnError
-
-
-def is_differentiated(value: Any) -> bool:
-    """Whether `torch.func` is taking a derivative through a tensor."""
-    inside = torch._C._functorch
-    while isinstance(value, Tensor) and inside.is_functorch_wrapped_tensor(value):
-        if inside.is_gradtrackingtensor(value) and value.requires_grad:
-            return True
-        value = inside.get_unwrapped(value)
-    return False
+from .levels import inside_transform, is_differentiated, is_open, levels_of
 
 
 def refuse_lost_graph(name: str, model: nn.Module, inputs: Any, remedy: str = "Pass differentiable=True") -> None:
@@ -40,6 +31,18 @@ def refuse_lost_graph(name: str, model: nn.Module, inputs: Any, remedy: str = "P
             f"graph and would come out as zero. {remedy}; or detach the inputs and parameters, to take "
             "the map as a constant"
         )
+
+
+def keeps_graph(
+    name: str, model: nn.Module, inputs: Any, differentiable: bool, remedy: str = "Pass differentiable=True"
+) -> bool:
+    """Whether to keep the graph: the caller wants it, and autograd is on; if the caller does not, refuse to drop one.
+
+    Ask before `torch.inference_mode(False)`, which switches autograd on.
+    """
+    if not differentiable:
+        refuse_lost_graph(name, model, inputs, remedy)
+    return differentiable and torch.is_grad_enabled()
 
 
 def _any_is_differentiated(tensors: list[Tensor]) -> bool:
@@ -63,8 +66,7 @@ def _look(*tensors: Tensor) -> None:
 
 def _trace_takes_a_derivative() -> bool:
     """Whether a level of differentiation is open in a trace; if so, `_look` may be called."""
-    levels = torch._C._functorch.get_interpreter_stack() or []
-    if not any(level.key() == torch._C._functorch.TransformType.Grad for level in levels):
+    if not is_open("Grad"):
         return False
     _in_the_trace.clear()
     # needs the compiler, whose import takes seconds: here it is there
@@ -205,14 +207,7 @@ def _refused(text: str, value: Any, kind: Any) -> CamfnError:
 
 def is_concrete(value: Tensor) -> bool:
     """Whether Python may read the data of `value`: neither inside `vmap`, nor where there is none (`holds_data`)."""
-    if not holds_data(value):
-        return False
-    wrapped = torch._C._functorch
-    while wrapped.is_functorch_wrapped_tensor(value):
-        if wrapped.is_batchedtensor(value):
-            return False
-        value = wrapped.get_unwrapped(value)
-    return True
+    return holds_data(value) and not any(map(torch._C._functorch.is_batchedtensor, levels_of(value)))
 
 
 _TRACING = torch._C._TorchDispatchModeKey.__members__
@@ -230,12 +225,7 @@ def holds_data(value: Tensor) -> bool:
         return False
     if _get_dispatch_mode_pre_dispatch(_TRACING["PROXY"]) is not None:  # type: ignore[no-untyped-call]
         return False
-    wrapped = torch._C._functorch
-    while wrapped.is_functorch_wrapped_tensor(value):
-        if wrapped.is_functionaltensor(value):
-            return False
-        value = wrapped.get_unwrapped(value)
-    return True
+    return not any(map(torch._C._functorch.is_functionaltensor, levels_of(value)))
 
 
 def is_at_hand(value: Tensor) -> bool:
@@ -246,11 +236,6 @@ def is_at_hand(value: Tensor) -> bool:
 def seen_false(condition: Tensor) -> bool:
     """Whether a condition is false somewhere; False where its data cannot be read."""
     return is_concrete(condition) and not bool(condition.all())
-
-
-def inside_transform() -> bool:
-    """Whether the caller runs under `vmap`, `vjp` or another transform of `torch.func`, or is being compiled."""
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def class_in_range(classes: int | Tensor, count: int, *, waits: bool = False) -> None:

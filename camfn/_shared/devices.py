@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .levels import levels_of
+
 
 def brought(x: Tensor, like: Tensor) -> Tensor:
     """Return a tensor on the device and in the dtype of another, without waiting for its arrival where that is safe."""
@@ -39,6 +41,5 @@ def _moved(x: Tensor, device: torch.device) -> Tensor:
 
 def _is_pinned(x: Tensor) -> bool:
     """Whether a tensor lies in pinned memory, also one that a transform of `torch.func` wraps."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
-    return x.is_pinned()
+    *_, own = levels_of(x)
+    return own.is_pinned()

@@ -16,7 +16,7 @@ from .._cut.layer_checks import check_model, layer_name
 from .._cut.lost import no_gradient
 from .._cut.resume import resume
 from .._cut.traced import outside_the_compiler
-from .._shared.checks import batch_sizes, describe, one_of, one_score_a_sample, refuse_lost_graph
+from .._shared.checks import batch_sizes, describe, keeps_graph, one_of, one_score_a_sample
 from .._shared.errors import ArgumentTypeError, CaptureError
 from .._shared.inputs import call, copy_of, tensors_in
 from .._shared.value import Value, frozen
@@ -109,9 +109,8 @@ class observe_attention(Value):
 
 @outside_the_compiler
 def _observe(of: observe_attention, inputs: Inputs) -> Attended:
-    model, names, keep = bare(of.model), _names(of.layers), of.differentiable and torch.is_grad_enabled()
-    if not of.differentiable:
-        refuse_lost_graph("observe_attention", model, inputs)
+    model, names = bare(of.model), _names(of.layers)
+    keep = keeps_graph("observe_attention", model, inputs, of.differentiable)
     with torch.inference_mode(False), torch.set_grad_enabled(keep):
         outputs, sites = _forward(model, names, inputs)
         return Attended([_record(site, inputs) for site in _sites_in(names, sites, model)], outputs)
@@ -175,15 +174,12 @@ class capture_attention(Value):
 @outside_the_compiler
 def _capture(of: capture_attention, inputs: Inputs, target: Target) -> Attended:
     model, names, score = bare(of.model), _names(of.layers), as_score(target)
-    keep = of.differentiable and torch.is_grad_enabled()
-    if not of.differentiable:
-        refuse_lost_graph("capture_attention", model, inputs)
 
     def missing(site: Site) -> None:
         if of.unused == "error":
             raise _NoGradient(site.name)
 
-    def compute(seed: Tensor) -> Attended:
+    def compute(seed: Tensor, keep: bool) -> Attended:
         # a differentiable map needs a second derivative, which fused kernels lack: the name "" of the model itself
         # makes every attention in it be written out
         outputs, sites = _forward(model, ("",) if keep else names, inputs, lambda x: expanded(seed, x))
@@ -199,8 +195,9 @@ def _capture(of: capture_attention, inputs: Inputs, target: Target) -> Attended:
         return Attended(records, outputs)
 
     try:
+        keep = keeps_graph("capture_attention", model, inputs, of.differentiable)
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
-            return at_own_level(compute, create_graph=keep)
+            return at_own_level(lambda seed: compute(seed, keep), create_graph=keep)
     except _NoGradient as found:
         name = found.name
     # outside of the level, where the network can be run again to find out why

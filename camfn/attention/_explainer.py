@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .._cut.graft import bare
 from .._cut.traced import outside_the_compiler
 from .._layout.readings import images_read, readings_of, several_images_text
-from .._shared.checks import describe, function, refuse_lost_graph, space, whole
+from .._shared.checks import describe, function, keeps_graph, space, whole
 from .._shared.errors import CaptureError
 from .._shared.inputs import Images, check_images
 from .._shared.value import Value, frozen
@@ -134,14 +134,13 @@ class attention_explainer(Value):
 @outside_the_compiler
 def _explain(of: attention_explainer, inputs: Inputs, target: Target) -> tuple[Tensor, Any]:
     """Capture the attention, find the grid of its tokens, and call the method."""
-    if not of.differentiable:
-        refuse_lost_graph("attention_explainer", of.model, inputs)
-    run = of._capture
-    records, outputs = run(inputs) if isinstance(run, observe_attention) else run(inputs, target)
-    spatial, before = _grid_and_prefix(of, inputs, records[-1])
-    context = {"prefix": before, "query": _query(of.model, before) if of.query == "auto" else of.query}
-    parameters = signature(of.method).parameters
-    with torch.inference_mode(False), torch.set_grad_enabled(of.differentiable and torch.is_grad_enabled()):
+    keep = keeps_graph("attention_explainer", of.model, inputs, of.differentiable)
+    with torch.inference_mode(False), torch.set_grad_enabled(keep):
+        run = of._capture
+        records, outputs = run(inputs) if isinstance(run, observe_attention) else run(inputs, target)
+        spatial, before = _grid_and_prefix(of, inputs, records[-1])
+        context = {"prefix": before, "query": _query(of.model, before) if of.query == "auto" else of.query}
+        parameters = signature(of.method).parameters
         relevances = of.method(records, **{key: value for key, value in context.items() if key in parameters})
     return relevances.reshape(relevances.shape[0], *spatial), outputs
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, field
+from dataclasses import KW_ONLY
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from .._shared.value import frozen
 from .._shared.vocabulary import Inputs, Target
 from ._biases import biased, biased_or_smooth, offset_of, on_a_grid
 from ._level import Derived, OnNetwork
-from ._noise import NoiseOf, noise_source, noisy
+from ._noise import OnNoisyImages
 
 
 class FullGradients(NamedTuple):
@@ -110,8 +110,8 @@ class full_gradients(OnNetwork):
     def __call__(self, inputs: Inputs, target: Target = None) -> FullGradients:
         """Return the terms of the score."""
         taps = biased_or_smooth if self.implicit else biased
-        self.refuse_lost_graph(inputs)
-        with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
+        keep = self.keeps_graph(inputs)
+        with torch.inference_mode(False), torch.set_grad_enabled(keep):
             outputs, score, image, grad, grads, offsets, _ = self.derived(inputs, target, taps=taps, offset=offset_of)
             return FullGradients(outputs, score, image, grad, {k: _product(grads[k], offsets[k]) for k in grads})
 
@@ -158,8 +158,8 @@ class full_grad(OnNetwork):
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
         """Return the map, (B, *S)."""
-        self.refuse_lost_graph(inputs)
-        with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
+        keep = self.keeps_graph(inputs)
+        with torch.inference_mode(False), torch.set_grad_enabled(keep):
             _, _, image, grad, grads, offsets, reads = self.terms(inputs, target)
             terms = ((key, _product(grads.pop(key), offsets[key])) for key in list(grads))
             return _saliency(self, inputs, grad * image, terms, reads)
@@ -202,14 +202,14 @@ class simple_full_grad(full_grad):
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
         """Return the map, (B, *S)."""
-        self.refuse_lost_graph(inputs)
-        with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
+        keep = self.keeps_graph(inputs)
+        with torch.inference_mode(False), torch.set_grad_enabled(keep):
             _, _, image, grad, grads, _, reads = self.terms(inputs, target)
             return _saliency(self, inputs, grad * image, grads.items(), reads)
 
 
 @frozen
-class smooth_full_grad(full_grad):
+class smooth_full_grad(OnNoisyImages, full_grad):
     """Smooth FullGrad: FullGrad of terms that are averaged, with their sign, over noisy images.
 
     `L(p) = sum_c psi(mean_n x_n df/dx_n)_c(p) + sum_l sum_c psi(mean_n b_l df/dy_l)_c(p)` with the noisy images
@@ -253,26 +253,17 @@ class smooth_full_grad(full_grad):
 
     _: KW_ONLY
     samples: int = 25
-    std: float = 0.15
-    generator: torch.Generator | None = None
-    noise: Tensor | None = None
-    _noise_of: NoiseOf = field(init=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        noise_of = noise_source("smooth_full_grad", self.samples, self.std, self.generator, self.noise)
-        object.__setattr__(self, "_noise_of", noise_of)
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
         """Return the map, (B, *S)."""
-        self.refuse_lost_graph(inputs)
-        with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
+        keep = self.keeps_graph(inputs)
+        with torch.inference_mode(False), torch.set_grad_enabled(keep):
             image, rebuild = self.image_of(inputs)
             score = self.pinned(inputs, target)
             first = torch.zeros_like(image)
             sums: dict[str, Tensor] = {}
             reads: dict[str, tuple[int, ...]] = {}
-            for changed in noisy(image, rebuild, self._noise_of, self.std):
+            for changed in self.noisy(image, rebuild):
                 _, _, at, grad, grads, offsets, reads = self.terms(changed, score)
                 first = first + grad * at
                 for key in list(grads):

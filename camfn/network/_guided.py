@@ -15,7 +15,6 @@ from .._cut.explainer import explainer
 from .._cut.graft import bare, graft
 from .._cut.layer_checks import layer_name
 from .._cut.sight import lay_over, may_see_parts, seen_by
-from .._shared.checks import refuse_lost_graph
 from .._shared.errors import CamfnError
 from .._shared.inputs import call, copy_of
 from .._shared.maps import resize
@@ -34,6 +33,8 @@ _FORWARD_ONLY = (
 class _Rectified(OnNetwork):
     """A method whose ReLUs have a rule in the place of their derivative, which any other derivative would meet too."""
 
+    _remedy = _FORWARD_ONLY
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.differentiable:
@@ -46,10 +47,6 @@ class _Rectified(OnNetwork):
                 f"{type(self).__name__}: {scripted!r} is a TorchScript module, whose ReLUs cannot be seen: pass the "
                 "model as it was before it was scripted or traced"
             )
-
-    def refuse_lost_graph(self, inputs: Inputs) -> None:
-        """Refuse to drop a graph in which a derivative is being taken."""
-        refuse_lost_graph(type(self).__name__, self.model, inputs, _FORWARD_ONLY)
 
 
 @frozen
@@ -193,8 +190,8 @@ class guided_grad_cam(_Rectified):
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
         """Return the product, of the shape of the image."""
-        self.refuse_lost_graph(inputs)
-        with torch.inference_mode(False), torch.no_grad():
+        keep = self.keeps_graph(inputs)
+        with torch.inference_mode(False), torch.set_grad_enabled(keep):
             where = self._locate(inputs, target).relu()[:, None]
             around = partial(_rectified, "guided_grad_cam", "guided")
             guided = self.derived(inputs, target, taps=on_a_grid, around=around)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, field
+from dataclasses import KW_ONLY
 from typing import Literal, TypeAlias
 
 import torch
@@ -17,7 +17,7 @@ from .._shared.quadrature import gauss_legendre
 from .._shared.value import frozen
 from .._shared.vocabulary import Inputs, Target
 from ._level import OnNetwork
-from ._noise import NoiseOf, noise_source, noisy
+from ._noise import OnNoisyImages
 
 Rule: TypeAlias = Literal["gauss", "riemann"]
 """The rule of an integral: Gauss-Legendre nodes, or the right ends of equal steps."""
@@ -58,7 +58,7 @@ class input_gradient(OnNetwork):
 
 
 @frozen
-class smooth_grad(OnNetwork):
+class smooth_grad(OnNoisyImages):
     """SmoothGrad: the input gradient averaged over noisy images.
 
     `G = mean_n df/dx (x + std (max x - min x) noise_n)`, the range of each image its own. One forward and one
@@ -94,25 +94,13 @@ class smooth_grad(OnNetwork):
         torch.Size([2, 3, 8, 8])
     """
 
-    _: KW_ONLY
-    samples: int = 50
-    std: float = 0.15
-    generator: torch.Generator | None = None
-    noise: Tensor | None = None
-    _noise_of: NoiseOf = field(init=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        noise_of = noise_source("smooth_grad", self.samples, self.std, self.generator, self.noise)
-        object.__setattr__(self, "_noise_of", noise_of)
-
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
         """Return the mean gradient, of the shape of the image."""
-        self.refuse_lost_graph(inputs)
-        with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
+        keep = self.keeps_graph(inputs)
+        with torch.inference_mode(False), torch.set_grad_enabled(keep):
             image, rebuild = self.image_of(inputs)
             score = self.pinned(inputs, target)
-            changes = noisy(image, rebuild, self._noise_of, self.std)
+            changes = self.noisy(image, rebuild)
             gradients = [widen(self.derived(changed, score).image_grad) for changed in changes]
             return torch.stack(gradients).mean(0).to(image.dtype)
 
@@ -168,8 +156,8 @@ class integrated_gradients(OnNetwork):
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
         """Return the attribution, of the shape of the image."""
-        self.refuse_lost_graph(inputs)
-        with torch.inference_mode(False), torch.set_grad_enabled(self.keeps_graph):
+        keep = self.keeps_graph(inputs)
+        with torch.inference_mode(False), torch.set_grad_enabled(keep):
             score = self.pinned(inputs, target)
             image, rebuild = self.image_of(inputs)
             start = _start(self.baseline, image)

@@ -8,15 +8,16 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import KW_ONLY
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from .._cut.derive import Around, Zero, derive, planter
+from .._cut.derive import Zero, derive
 from .._cut.graft import run_apart
 from .._cut.layer_checks import check_model
-from .._shared.checks import one_score_a_sample, refuse_lost_graph
+from .._cut.taps import Around, planter
+from .._shared.checks import keeps_graph, one_score_a_sample
 from .._shared.inputs import Images, copy_of, floating_leaves, images_of
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import Inputs, ScoreFn, Target
@@ -62,14 +63,10 @@ class OnNetwork(Value):
     _: KW_ONLY
     images: Images | None = None
     differentiable: bool = False
+    _remedy: ClassVar[str] = "Pass differentiable=True"
 
     def __post_init__(self) -> None:
         check_model(self.model)
-
-    @property
-    def keeps_graph(self) -> bool:
-        """Whether a call keeps the outer graph."""
-        return self.differentiable and torch.is_grad_enabled()
 
     def image_of(self, inputs: Inputs) -> tuple[Tensor, Callable[[Tensor], Inputs]]:
         """Return the image among the inputs, and what puts another in its place."""
@@ -87,10 +84,9 @@ class OnNetwork(Value):
         """Explain the inputs; each method has its own."""
         raise NotImplementedError
 
-    def refuse_lost_graph(self, inputs: Inputs) -> None:
-        """Refuse to drop a graph in which a derivative is being taken."""
-        if not self.differentiable:
-            refuse_lost_graph(type(self).__name__, self.model, inputs)
+    def keeps_graph(self, inputs: Inputs) -> bool:
+        """Whether to keep the outer graph; refuse to drop one."""
+        return keeps_graph(type(self).__name__, self.model, inputs, self.differentiable, self._remedy)
 
     def derived(
         self,
@@ -115,8 +111,7 @@ class OnNetwork(Value):
         cut = planter(
             model, lambda: {name: module for name, module in model.named_modules() if taps(module)}, enter=True
         )()
-        self.refuse_lost_graph(inputs)
-        keep = self.keeps_graph
+        keep = self.keeps_graph(inputs)
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
             image, rebuild = self.image_of(inputs)
             reads: dict[str, tuple[int, ...]] = {}

@@ -13,7 +13,7 @@ from .._cut.capture import capture, observe
 from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.resume import record
 from .._cut.signature import read_signature
-from .._shared.checks import number, one_of, refuse_lost_graph, whole
+from .._shared.checks import keeps_graph, number, one_of, whole
 from .._shared.devices import brought, tensor_on
 from .._shared.errors import CamfnError
 from .._shared.inputs import Images, images_of
@@ -157,9 +157,7 @@ class path_integral(Value):
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
         """Return the raw map, (B, *spatial)."""
-        if not self.differentiable:
-            refuse_lost_graph("path_integral", self.model, inputs)
-        keep = self.differentiable and torch.is_grad_enabled()
+        keep = keeps_graph("path_integral", self.model, inputs, self.differentiable)
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
             if self.space == "activations":
                 return self._at_the_layer(inputs, target)

@@ -14,7 +14,7 @@ from .._cut.capture import capture
 from .._cut.layer_checks import layer_name, spatial_map
 from .._cut.sight import Reads, refuse_parts
 from .._cut.signature import read_signature
-from .._shared.checks import describe, one_of, refuse_lost_graph, space, whole
+from .._shared.checks import describe, keeps_graph, one_of, space, whole
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.inputs import Images, images_of
 from .._shared.maps import resize, widen
@@ -110,9 +110,7 @@ class multi_scale(Value):
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
         """Return the raw map, (B, *size)."""
-        if not self.differentiable:
-            refuse_lost_graph("multi_scale", self.model, inputs)
-        keep = self.differentiable and torch.is_grad_enabled()
+        keep = keeps_graph("multi_scale", self.model, inputs, self.differentiable)
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
             images, rebuild = images_of(inputs, self.images, "resizes the images")
             size = tuple(images.shape[2:]) if self.size is None else tuple(self.size)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from camfn import CamfnError
+from camfn import CamfnError, capture, explainer, network
 from camfn._shared.checks import refuse_lost_graph
+from camfn.methods import grad_cam
+from tests.nets.small import Net, images, seeded
 
 
 def plain(net: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -53,3 +56,25 @@ class Whole(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: network.input_gradient(seeded(Net), differentiable=True),
+        lambda: network.full_grad(seeded(Net), differentiable=True),
+        lambda: network.integrated_gradients(seeded(Net), steps=2, differentiable=True),
+        lambda: capture(seeded(Net), "blocks.0", differentiable=True),
+        lambda: explainer(grad_cam, seeded(Net), "blocks.0", differentiable=True),
+    ],
+)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_no_graph_where_autograd_is_off(make: Any, mode: Any) -> None:
+    """Also if `differentiable` is asked for: `no_grad` around a call means no graph, and is on again after it."""
+    run, x = make(), images(2, 3, 8, 8).requires_grad_()
+    with mode():
+        found = run(x, 1)
+        assert not torch.is_grad_enabled()
+    assert not (found if isinstance(found, Tensor) else found.grads).requires_grad
+    again = run(x, 1)
+    assert (again if isinstance(again, Tensor) else again.grads).requires_grad

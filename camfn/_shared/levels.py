@@ -1,0 +1,42 @@
+"""The transforms of `torch.func` that are on, and what they make of a tensor."""
+
+# tested in tests/shared/test_lost_graph.py and tests/cut/test_capture.py
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+
+def levels_of(x: Tensor) -> Iterator[Tensor]:
+    """Yield a tensor, and what it wraps for each transform of `torch.func` around it, from the innermost outwards."""
+    wrapped = torch._C._functorch
+    yield x
+    while wrapped.is_functorch_wrapped_tensor(x):
+        x = wrapped.get_unwrapped(x)
+        yield x
+
+
+def is_differentiated(value: Any) -> bool:
+    """Whether `torch.func` is taking a derivative through a tensor."""
+    tracks = torch._C._functorch.is_gradtrackingtensor
+    return isinstance(value, Tensor) and any(tracks(x) and x.requires_grad for x in levels_of(value))
+
+
+def inside_transform() -> bool:
+    """Whether the caller runs under `vmap`, `vjp` or another transform of `torch.func`, or is being compiled."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def level_of_func() -> int | None:
+    """Return how many transforms of `torch.func` are on; the compiler does not ask."""
+    return None if torch.compiler.is_compiling() else torch._C._functorch.maybe_current_level()
+
+
+def is_open(transform: Literal["Grad", "Jvp"]) -> bool:
+    """Whether a transform of this kind is on: reverse mode or forward mode."""
+    levels = torch._C._functorch.get_interpreter_stack() or []
+    return any(level.key() == getattr(torch._C._functorch.TransformType, transform) for level in levels)
