@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from .graft import bare, with_tensors
 from .traced import traced_with
 
 
-def functional(explain: Value) -> tuple[dict[str, Tensor], pure]:
+def functional(explain: Callable[..., Any]) -> tuple[dict[str, Tensor], pure]:
     """Make the parameters of the model an argument of what explains it.
 
     `pure(params, inputs, target)` is `explain(inputs, target)` of the model with these parameters. It may be vmapped
@@ -59,14 +59,14 @@ class pure(Value):
     model's, and may hold buffers too.
     """
 
-    explain: Value
+    explain: Callable[..., Any]
 
     def __call__(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """Explain the model with these parameters in the place of its own."""
         model = _model_of(self.explain)
         if torch.compiler.is_compiling():
             with traced_with(bare(model), params):
-                return self.explain(*args, **kwargs)  # type: ignore[operator]
+                return self.explain(*args, **kwargs)
         _check_names(params, bare(model))
         explain: Any = _with_model(self.explain, model, with_tensors(bare(model), params))
         return explain(*args, **kwargs)
@@ -111,12 +111,15 @@ def _with_model(value: Any, old: nn.Module, new: nn.Module) -> Any:
         return _with_model(part, old, new)
 
     if isinstance(value, Value):
-        held: Any = {name: getattr(value, name) for name in _fields(value)}
-        return replace(value, **{name: swapped(part) for name, part in held.items()})  # type: ignore[type-var]
+        return _replaced(value, {name: swapped(getattr(value, name)) for name in _fields(value)})
     if isinstance(value, partial):
         bound = {name: swapped(part) for name, part in value.keywords.items()}
         return partial(swapped(value.func), *map(swapped, value.args), **bound)
     return type(value)(map(swapped, value))
+
+
+def _replaced(value: Any, parts: Mapping[str, Any]) -> Any:
+    return replace(value, **parts)
 
 
 def _fields(value: Any) -> list[str]:

@@ -66,7 +66,7 @@ class Value:
         parts: list[str] = []
         by_place = True
         # those of a parent class that go by keyword alone stand before the arguments by place
-        for one in sorted(fields(self), key=lambda one: bool(one.kw_only)):  # type: ignore[arg-type]
+        for one in sorted(fields(cast(Any, self)), key=lambda one: bool(one.kw_only)):
             value = getattr(self, one.name)
             by_place = by_place and not one.kw_only
             if one.name.startswith("_") or not one.init:

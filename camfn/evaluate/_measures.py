@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -148,11 +148,11 @@ def _flipping(e: Explanation) -> tuple[Tensor, Tensor]:
     return curve.aopc, curve.scores[0]
 
 
-def _ious(parts: str) -> Callable[[Explanation], tuple[Tensor, Tensor]]:
+def _ious(parts: Literal["largest", "all"]) -> Callable[[Explanation], tuple[Tensor, Tensor]]:
     """Measure the best IoU over all thresholds, and keep the IoU at each."""
 
     def measure(e: Explanation) -> tuple[Tensor, Tensor]:
-        ious = metrics.box_ious(e.heatmap, e.region, thresholds=THRESHOLDS, parts=parts)  # type: ignore[arg-type]
+        ious = metrics.box_ious(e.heatmap, e.region, thresholds=THRESHOLDS, parts=parts)
         return ious.amax(1), ious[0]
 
     return measure

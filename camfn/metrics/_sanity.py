@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import NamedTuple, TypeAlias
 
@@ -97,7 +97,7 @@ def randomized(
     check_model(model)
     generator_of("randomized", generator)
     function("randomized: redraw", redraw, "from the name of a parameter, its value and a generator to a new value")
-    if names is not None and (isinstance(names, str) or not isinstance(names, Iterable)):
+    if names is not None and (isinstance(names, (str, Mapping)) or not isinstance(names, Iterable)):
         raise ArgumentTypeError(
             f"randomized: names: expected a list of names of modules, got {describe(names)}; for example "
             "names=['fc', 'layer4']"

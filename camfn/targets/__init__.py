@@ -5,14 +5,10 @@ can be added, subtracted and scaled (`class_score(281) - 0.5 * class_score(282)`
 pytrees whose leaves are the tensors in them, so that `torch.vmap` goes over `class_score(torch.arange(5))`.
 """
 
-from ._boxes import Box as Box
-from ._boxes import BoxHead as BoxHead
-from ._boxes import Head as Head
 from ._boxes import box_score as box_score
 from ._boxes import detection_similarity as detection_similarity
-from ._boxes import detr_head as detr_head
 from ._boxes import overlap_score as overlap_score
-from ._boxes import torchvision_head as torchvision_head
+from ._candidates import Box as Box
 from ._classes import binary_score as binary_score
 from ._classes import class_log_probability as class_log_probability
 from ._classes import class_probability as class_probability
@@ -24,6 +20,10 @@ from ._dense import regression as regression
 from ._dense import several as several
 from ._dense import similarity as similarity
 from ._dense import token_log_probability as token_log_probability
+from ._heads import BoxHead as BoxHead
+from ._heads import Head as Head
+from ._heads import detr_head as detr_head
+from ._heads import torchvision_head as torchvision_head
 from ._resolve import as_score as as_score
 from ._resolve import pin as pin
 from ._score import Arithmetic as Arithmetic

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .._shared.checks import describe, is_concrete, number
+from .._shared.checks import describe, is_concrete, number, shapes_agree
 from .._shared.errors import CamfnError
 from .._shared.value import frozen
 from ._score import (
@@ -211,6 +211,8 @@ class contrast(Arithmetic, tree=True):
         y = logits_of(outputs)
         chosen = y.gather(1, class_index(y, self.classes))
         others = self._others(y)
+        if isinstance(self.gamma, Tensor):
+            shapes_agree("contrast: gamma", self.gamma.shape, ())
         terms = chosen - self.gamma * y.gather(1, others)
         if not self.weighted:
             return terms.mean(1)

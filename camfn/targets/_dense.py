@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._shared.checks import describe, is_concrete, length_matches, number, same_device, whole
+from .._shared.checks import describe, is_concrete, length_matches, number, same_device, shapes_agree, whole
 from .._shared.devices import brought, tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
@@ -228,6 +228,8 @@ class several(Arithmetic, tree=True):
         """Return whether each sample is scored by each label, (B, K) of bool."""
         labels = self.labels
         if labels is None:
+            if isinstance(self.threshold, Tensor):
+                shapes_agree("several: threshold", self.threshold.shape, ())
             return logits.detach() > self.threshold
         if isinstance(labels, Tensor) and labels.dtype is torch.bool:
             if labels.shape != logits.shape:

@@ -134,7 +134,7 @@ def test_tied_weights() -> None:
 def test_refusals() -> None:
     net = nets(1)[0]
     with pytest.raises(CamfnError, match=r"expected what explains a model, as camfn.explainer"):
-        functional(net)  # type: ignore[arg-type]
+        functional(net)
     _, pure = functional(capture(net, "stem"))
     with pytest.raises(CamfnError, match=r"no parameter or buffer 'head.wei'.*head.weight"):
         pure({"head.wei": torch.zeros(1)}, X, 1)
