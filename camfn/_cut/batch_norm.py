@@ -29,7 +29,7 @@ def is_plain_norm(module: nn.Module) -> bool:
 def mend_backward(tensors: list[Tensor]) -> None:
     """Let each `batch_norm` in the graph of these tensors get its gradient in a layout that its kernel reads rightly.
 
-    The values of the gradients stay; a graph on a CUDA device is left alone, for its kernels are right.
+    The values of the gradients stay. It does not touch a graph on a CUDA device, whose kernels are right.
     """
     seen: set[Any] = set()
     waiting = [node for tensor in tensors if tensor.device.type != "cuda" for node in _graphs(tensor)]

@@ -182,7 +182,7 @@ def at_own_level(compute: Callable[..., Result], image: Tensor | None = None, *,
 
     `vjp` opens the level in the scalar zero `seed`, for the shapes of the zeros are known only once the network has
     run; `compute` expands `seed` (`expanded`) and calls `gradients` inside the level. Only tensors may leave a level:
-    those of the result are taken out of it and put back.
+    `at_own_level` takes those of the result out of the level and puts them back.
     """
     rebuilds: list[Callable[[list[Tensor]], Any]] = []
 

@@ -111,7 +111,7 @@ def _checkpoint_switch(module: nn.Module) -> str | None:
 
 
 def _refuse_derivative(key: int, model: nn.Module) -> Callable[[nn.Module, Any], None]:
-    """Return a hook that raises where a derivative is taken through a quantized module, whose kernels have none."""
+    """Return a hook that raises where autograd or `torch.func` differentiates a quantized module."""
 
     def refuse(module: nn.Module, args: Any) -> None:
         recorded = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args)

@@ -162,7 +162,7 @@ def _has_compiler(device: torch.device) -> None:
         get_cpp_compiler()
     except Exception as error:
         raise CamfnError(
-            "prepare: compile=True needs a C++ compiler, and none was found: install g++ or clang, or set CXX; "
+            "prepare: compile=True needs a C++ compiler, and this machine has none: install g++ or clang, or set CXX; "
             "prepare(model, example) needs none"
         ) from error
 

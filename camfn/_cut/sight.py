@@ -205,7 +205,7 @@ def seen_by(
     """Find the part of the image that each call of a tapped layer saw; None where it saw nothing of it.
 
     NaN spreads to whatever depends on it. So a call saw nothing of a strip along a side exactly if NaN there leaves no
-    NaN in its output. The widest such strip is found by doubling and halving: a handful of forwards for each part.
+    NaN in its output. `seen_by` doubles and halves the strip to find the widest: a handful of forwards for each part.
 
     Raises:
         CamfnError: inside `vmap` over the image or `torch.compile`, where no value can be read; or a layer has other

@@ -167,7 +167,7 @@ def _grid_and_prefix(of: attention_explainer, inputs: Inputs, last: AttentionRec
 
 
 def _grid(of: attention_explainer, inputs: Inputs, images: Sequence[Tensor], last: AttentionRecord) -> tuple[int, ...]:
-    """Find the grid of the patches: from the prefix and the image, or without a prefix as a layer's layout is found."""
+    """Find the grid of the patches: from the prefix and the image, or without a prefix as `layout.find` does."""
     tokens = last.probabilities.shape[-1]
     if of.prefix is not None:
         found = [_grid_after_prefix(of.prefix, tokens, image.shape[2:]) for image in images]

@@ -50,7 +50,7 @@ def comparison(
         finished: called after each method.
 
     Returns:
-        The montage, (3, H, W), and messages: the layer, and each method that shows nothing or is left out.
+        The montage, (3, H, W), and messages: the layer, and each method that shows nothing or cannot explain the model.
 
     Raises:
         UsageError: no method gives a map.

@@ -102,7 +102,7 @@ def evaluate(
     table-MODEL.csv with bootstrap intervals, and report.html.
 
     Ends with 0 if all went well; with 1 if a photo could not be read or a case has a problem, the others kept; with 2,
-    before any long work, if what was asked for cannot be done; with 130 if it was interrupted;
+    before any long work, if the command cannot do what its options say; with 130 if you interrupt it;
     with 70 after a bug or an accident.
     """
     with refusals():

@@ -159,7 +159,7 @@ def compare(
     """Draw one photo's maps by several methods side by side, each with its method and class below.
 
     With all, the methods that perturb the photo or the layer thousands of times are run as well, with a progress bar;
-    a method that cannot explain this model is left out, and the command prints why.
+    the command skips a method that cannot explain this model, and prints why.
     """
     with refusals():
         from .._photos.classes import pick_target

@@ -10,7 +10,7 @@ from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import widen
 
 _LOWEST, _HIGHEST = -1 / 510, 1 + 1 / 510
-"""What is taken for a number in [0, 1]: half a step of 8 bits beyond, which no picture shows."""
+"""How far beyond [0, 1] a number may lie: half a step of 8 bits, which no picture shows."""
 
 
 def as_float(x: Tensor, name: str) -> Tensor:

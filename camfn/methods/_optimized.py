@@ -1,4 +1,4 @@
-"""Opti-CAM: the weights of the channels are found by gradient ascent."""
+"""Opti-CAM: gradient ascent finds the weights of the channels."""
 
 from __future__ import annotations
 

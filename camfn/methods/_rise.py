@@ -102,7 +102,7 @@ def d_rise(
     masks: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """D-RISE: random masks, each weighted by how much of a detection is left on the masked image.
+    """D-RISE: random masks, each weighted by how much of a detection the masked image keeps.
 
     `L(p) = sum_i s(x M_i) M_i(p)`, with the similarity `s` of the detection to the most similar one on the masked
     image, which is the target: `targets.detection_similarity`. At the resolution of the inputs; the layer does not

@@ -215,7 +215,7 @@ def box_ious(
     maps = as_maps(heatmap, "box_ious: heatmap", spatial=2)
     truth = _boxes_by_sample("box_ious", boxes, maps.shape[1:])
     length_matches("box_ious: boxes", len(truth), len(maps))
-    # parts are found on the host, for each level
+    # SciPy finds the parts on the host, for each level
     maps, truth = maps.cpu(), [each.cpu() for each in truth]
     columns = []
     for level in levels:

@@ -251,7 +251,7 @@ class token_log_probability(Arithmetic, tree=True):
     Args:
         tokens: (T,) or (B, T), as for `labels=` of a Hugging Face model.
         position: which token; None adds up all of them.
-        ignore: token that counts as padding: its log-probability is left out.
+        ignore: token that counts as padding: the sum leaves its log-probability out.
 
     Raises:
         CamfnError: the outputs hold no (B, T, V) logits, or the tokens do not fit them.

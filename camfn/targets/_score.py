@@ -262,7 +262,7 @@ def checked_classes(argument: str, given: Any) -> Any:
 
 
 def _listed(argument: str, given: Any) -> Any:
-    """Refuse None in a list of classes: the top class is taken for all samples, or for none."""
+    """Refuse None in a list of classes: a target takes the top class of all samples, or of none."""
     if given is None:
         raise ArgumentTypeError(f"{argument}: expected a list of integers, got None in it; None alone is the top class")
     return given
