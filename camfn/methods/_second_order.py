@@ -97,8 +97,9 @@ def lift_cam(
     """LIFT-CAM: channels weighted by their contributions to the score, measured from zero activations.
 
     `L(p) = sum_k w_k A_k(p)` with `w_k = sum_p A_k(p) integral_0^1 g_k(t A)(p) dt`, the Aumann-Shapley value of the
-    channel on the straight line from 0 to A. A sum over `steps` Gauss-Legendre nodes gives the integral, each a forward
-    and a backward of the tail: exact for scores that are polynomials in t of degree `2 steps` or less. The weights sum to
+    channel on the straight line from 0 to A. A sum over `steps` Gauss-Legendre nodes gives the integral, each node a
+    forward and a backward of the tail: exact for scores that are polynomials in t of degree `2 steps` or less. The
+    weights sum to
     `u(A) - u(0)`. The paper's outer ReLU is not applied. No peer has the method.
 
     The authors run DeepLIFT (the rescale rule, zero reference) on the pooling and the classifier. That rule needs every
