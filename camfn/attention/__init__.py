@@ -5,8 +5,6 @@ Hugging Face and your own networks, also where they run fused kernels. The metho
 `attention_explainer(method, model)` composes a capture and a method; call its result as that of `camfn.explainer`.
 """
 
-from ._capture import Attended as Attended
-from ._capture import AttentionRecord as AttentionRecord
 from ._capture import capture_attention as capture_attention
 from ._capture import observe_attention as observe_attention
 from ._explainer import METHODS as METHODS
@@ -16,3 +14,5 @@ from ._methods import grad_eclip as grad_eclip
 from ._methods import gradient_rollout as gradient_rollout
 from ._methods import le_grad as le_grad
 from ._methods import raw_attention as raw_attention
+from ._records import Attended as Attended
+from ._records import AttentionRecord as AttentionRecord

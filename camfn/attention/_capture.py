@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY
-from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from .._shared.inputs import call, copy_of, tensors_in
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import as_score, pin
+from ._records import Attended, AttentionRecord
 from ._watch import Site, Watch
 
 Scores: TypeAlias = Literal["model", "layers"]
@@ -29,46 +30,6 @@ Scores: TypeAlias = Literal["model", "layers"]
 
 Layers: TypeAlias = "Sequence[str | nn.Module] | str | nn.Module | None"
 """Attentions, or modules that hold some, by name or as modules; None for all attentions."""
-
-
-class AttentionRecord(NamedTuple):
-    """One attention of a forward, `output = probabilities @ v`.
-
-    `B` is the batch, or the number of windows where the network attends in windows; `H` counts heads, `Nq` queries,
-    `Nk` keys. Queries and keys are as they enter their product: rotated, normalized, and scaled where the network
-    scales them before it.
-
-    Attributes:
-        name: dotted name of the module in which it ran.
-        probabilities: (B, H, Nq, Nk), as softmax returned them, before any dropout.
-        grads: same shape, derivative of each sample's score; None in a record of `observe_attention`.
-        q: (B, H, Nq, D).
-        k: (B, H, Nk, D).
-        v: (B, H, Nk, D).
-        output: (B, H, Nq, D), before heads are joined and projected.
-        output_grads: same shape, derivative of each sample's score; None in a record of `observe_attention`.
-    """
-
-    name: str
-    probabilities: Tensor
-    grads: Tensor | None
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    output: Tensor
-    output_grads: Tensor | None
-
-
-class Attended(NamedTuple):
-    """The attentions of a forward, and its outputs.
-
-    Attributes:
-        records: one record an attention, in the order of execution.
-        outputs: the model's outputs, unchanged.
-    """
-
-    records: list[AttentionRecord]
-    outputs: Any
 
 
 @frozen

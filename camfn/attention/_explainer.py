@@ -23,7 +23,8 @@ from .._shared.inputs import Images, check_images
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import Inputs, Reading, Target
 from . import _methods as relevance
-from ._capture import AttentionRecord, Layers, capture_attention, observe_attention
+from ._capture import Layers, capture_attention, observe_attention
+from ._records import AttentionRecord
 
 METHODS: Mapping[str, Callable[..., Tensor]] = {
     method.__name__: method

@@ -18,7 +18,7 @@ from torch.nn import functional
 from .._shared.checks import describe, number, one_of, whole
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import min_max, safe_divide, widen
-from ._capture import AttentionRecord
+from ._records import AttentionRecord
 
 Fusion: TypeAlias = Literal["mean", "max", "min"]
 """The reduction of the heads to one matrix."""

@@ -85,6 +85,7 @@ class box_score(_OfBox, tree=True):
 
     Example:
         >>> import torch
+        >>> from camfn.targets import BoxHead
         >>> head = BoxHead(lambda out: out[..., :4], lambda out: out[..., 4:])
         >>> out = torch.tensor([[[0.0, 0.0, 2.0, 2.0, 0.9, 0.1], [4.0, 4.0, 6.0, 8.0, 0.2, 0.7]]])
         >>> box_score(1, head=head)(out), box_score([0, 0, 2, 3], 1, head=head)(out)
@@ -175,6 +176,7 @@ class overlap_score(_OfBox, tree=True):
 
     Example:
         >>> import torch
+        >>> from camfn.targets import BoxHead
         >>> head = BoxHead(lambda out: out[..., :4], lambda out: out[..., 4:])
         >>> out = torch.tensor([[[0.0, 0.0, 2.0, 2.0, 0.9, 0.1], [4.0, 4.0, 6.0, 8.0, 0.2, 0.7]]])
         >>> overlap_score([0, 0, 2, 4], 0, head=head)(out)
@@ -216,6 +218,7 @@ class detection_similarity(_OfBox, tree=True):
 
     Example:
         >>> import torch
+        >>> from camfn.targets import BoxHead
         >>> head = BoxHead(lambda out: out[..., :4], lambda out: out[..., 4:])
         >>> out = torch.tensor([[[0.0, 0.0, 2.0, 2.0, 0.3, 0.4]]])
         >>> detection_similarity([0, 0, 2, 4], 1, head=head)(out)  # 0.5 * 0.4 / 0.5
