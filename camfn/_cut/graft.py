@@ -20,7 +20,7 @@ from .._shared.errors import CaptureError
 from .._shared.inputs import call, clone_as_batched_as, floating_leaves, tensors_in, zero_like
 from .._shared.levels import is_differentiated, is_open
 from .batch_norm import arithmetic, is_plain_norm, mend_backward
-from .hidden import rebound, references
+from .hidden import holds_no_references, rebound, references
 from .recurrent import stepwise
 
 _OWN = (
@@ -134,6 +134,7 @@ class _Copier:
         self.owned: dict[int, nn.Module] = {}
         self.seen: dict[int, nn.Module] = {}
         self.kinds: dict[type[nn.Module], tuple[bool, bool]] = {}
+        self.plain: set[type[nn.Module]] = set()
         self.referring: dict[int, list[str]] = {}
         # PyTorch's reverse derivative of the forward one is wrong where a norm computes its statistics from its input
         self.norms_in_arithmetic = is_open("Jvp")
@@ -148,6 +149,8 @@ class _Copier:
 
     def visit(self, module: nn.Module) -> nn.Module:
         """Return the copy of `module`, or `module` itself where neither it nor a module below it needs a copy."""
+        if self._is_plain_leaf(module):
+            return module
         if id(module) in self.seen:
             return self.seen[id(module)]
         if isinstance(module, torch.jit.ScriptModule):
@@ -180,12 +183,29 @@ class _Copier:
         self.seen[id(module)] = copy
         return copy
 
+    def _is_plain_leaf(self, module: nn.Module) -> bool:
+        """Whether a module holds no other and is as its class made it, a class whose modules need no copy."""
+        own = module.__dict__
+        return (
+            type(module) in self.plain
+            and not own["_modules"]
+            and not (own["training"] and own["_buffers"])
+            and not own["_forward_hooks"]
+            and not own["_forward_pre_hooks"]
+            and "forward" not in own
+            and "_compiled_call_impl" not in own
+            and id(module) not in self.wanted
+        )
+
     def _kind(self, module: nn.Module) -> tuple[bool, bool]:
         """Whether modules of this class always need a copy, and whether they may wrap another."""
         kind = type(module)
         if kind not in self.kinds:
             wraps = isinstance(module, _WRAPPERS) or kind.__name__ == _COMPILED
-            self.kinds[kind] = isinstance(module, nn.RNNBase) or is_quantized(module), wraps
+            special = isinstance(module, nn.RNNBase) or is_quantized(module)
+            self.kinds[kind] = special, wraps
+            if not special and not wraps and holds_no_references(kind) and not self.norms_in_arithmetic:
+                self.plain.add(kind)
         return self.kinds[kind]
 
     def _needs_own_copy(self, module: nn.Module) -> bool:

@@ -31,10 +31,15 @@ def references(module: nn.Module) -> list[str]:
     own = vars(module)
     hooked = own["_forward_hooks"] or own["_forward_pre_hooks"]
     names = [name for name in HOOKS if leads_to_module(own[name])] if hooked else []
-    if type(module).__module__.startswith(_TORCH):
+    if holds_no_references(type(module)):
         return [*names, "forward"] if "forward" in own else names
     others = own.keys() - _REGISTRIES
     return names + [name for name in others if type(own[name]) not in _ATOMS and leads_to_module(own[name])]
+
+
+def holds_no_references(kind: type[nn.Module]) -> bool:
+    """Whether modules of a class hold references in their forward and their hooks alone."""
+    return kind.__module__.startswith(_TORCH)
 
 
 def leads_to_module(value: Any, depth: int = 4) -> bool:
