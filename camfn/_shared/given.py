@@ -1,0 +1,107 @@
+"""Functions that a user names in words: file.py:function, or package.module:function."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module, util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .errors import CamfnError, UsageError
+from .spelling import near
+
+
+def is_given(text: str) -> bool:
+    """Say whether a text has the form of file.py:function or package.module:function.
+
+    Example:
+        >>> is_given("nets/mine.py:build"), is_given("mine.nets:build"), is_given("grad_cam:normalized=true")
+        (True, True, False)
+    """
+    place, _, name = text.rpartition(":")
+    return name.isidentifier() and (place.endswith(".py") or all(part.isidentifier() for part in place.split(".")))
+
+
+def named_object(text: str, option: str, *, error: type[CamfnError] = UsageError) -> Any:
+    """Import what a user named: the code of the file or the module runs.
+
+    Args:
+        text: file.py:NAME or package.module:NAME. The folder of the file, or the working folder, is searched for what
+            the code imports, as Python does for a script.
+        option: what the user gave the text for, as the message says it: "--model".
+        error: the class of the error.
+
+    Raises:
+        CamfnError: no such file, module or name, or its code raised an error.
+    """
+    place, _, name = text.rpartition(":")
+    if not is_given(text):
+        raise error(f"{option} {text!r}: expected file.py:function or package.module:function")
+    with explained(f"{option} {text}", error):
+        module = _from_file(Path(place), option, error) if place.endswith(".py") else _from_path(place)
+    if not hasattr(module, name):
+        own = [key for key in vars(module) if not key.startswith("_")]
+        raise error(f"{option}: {place} has no {name!r}. {near(name, own)}")
+    return getattr(module, name)
+
+
+@contextmanager
+def explained(what: str, error: type[CamfnError] = UsageError) -> Iterator[None]:
+    """Turn an exception in a user's own code into an error of one line that says where the code raised it."""
+    try:
+        yield
+    except CamfnError:
+        raise
+    except (Exception, SystemExit) as cause:
+        frame = traceback.extract_tb(cause.__traceback__)[-1]
+        words = (str(cause).strip().splitlines() or [""])[0]
+        raise error(
+            f"{what}: {type(cause).__name__}{f': {words}' if words else ''} ({frame.filename}, line {frame.lineno})"
+        ) from cause
+
+
+def _from_file(file: Path, option: str, error: type[CamfnError]) -> ModuleType:
+    """Run a file once as a module of its own name."""
+    if not file.is_file():
+        raise error(f"{option}: there is no file {file}")
+    stat, path = file.stat(), file.resolve()
+    key = hashlib.sha256(f"{path} {stat.st_mtime_ns} {stat.st_size}".encode()).hexdigest()[:12]
+    name = f"_camfn_given_{key}_{file.stem}"
+    if name not in sys.modules:
+        spec = util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise error(f"{option}: {file} is no file of Python code")
+        module = util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses and pickle look a class's module up there
+        try:
+            with _searched(path.parent):
+                spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+def _from_path(name: str) -> ModuleType:
+    """Import a module by its dotted name, also from the working folder."""
+    with _searched(Path.cwd()):
+        return import_module(name)
+
+
+@contextmanager
+def _searched(folder: Path) -> Iterator[None]:
+    """Let imports find the modules of a folder first; afterwards last, for imports inside of functions."""
+    if str(folder) in sys.path:
+        yield
+        return
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        sys.path.append(str(folder))
