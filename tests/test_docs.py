@@ -65,7 +65,7 @@ def test_links_to_files_lead_somewhere() -> None:
 
 def test_every_public_name_is_in_the_docs() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
-    public = [name for name in vars(camfn) if not name.startswith("_") and callable(getattr(camfn, name))]
+    public = [name for name in dir(camfn) if not name.startswith("_") and callable(getattr(camfn, name))]
     public += [name for name, value in vars(network).items() if not name.startswith("_") and callable(value)]
     public += [name for name in vars(attention) if not name.startswith("_")]
     for module in (targets, image, layers, layout, factorize, catalogue):

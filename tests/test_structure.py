@@ -191,7 +191,9 @@ def exported(module: ModuleType) -> set[str]:
     """Public names that a module defines, or passes on with `import x as x`."""
     tree = TREES[module_of(module.__name__)]
     names: set[str] = set()
-    for node in tree.body:
+    # `camfn` itself loads its names on use, and imports them for type checkers alone
+    inside = [node for block in tree.body if isinstance(block, ast.If) for node in block.body]
+    for node in [*tree.body, *inside]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, ast.ImportFrom):

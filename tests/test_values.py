@@ -299,7 +299,7 @@ def public() -> dict[str, Any]:
     return {
         key: value
         for module in modules
-        for key, value in vars(module).items()
+        for key, value in ((key, getattr(module, key)) for key in dir(module))
         if not key.startswith("_") and str(getattr(value, "__module__", "")).startswith("camfn")
     }
 

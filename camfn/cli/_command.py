@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Class activation maps: where in a photo a network sees a class.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )

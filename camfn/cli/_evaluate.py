@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ._command import DeviceOption, app
 from ._terminal import progress_bars, refusals
@@ -214,6 +212,9 @@ def _run_with_bar(title: str, work: Callable[[Callable[[int, int], None]], Any])
 
 def _print_standings(title: str, standings: Sequence[Standing], metrics: Sequence[str] = PRINTED) -> None:
     """Print the ranked methods as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
     names = [name for name in metrics if any(name in s.estimates for s in standings)]
     names = names or list(dict.fromkeys(name for s in standings for name in s.estimates))[:8]
     table = Table("method", "mean rank", "forwards", "seconds", *names, title=title)

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ._command import MODELS, DeviceOption, ModelOption, WeightsOption, app, header
 from ._terminal import refusals, run_job
@@ -152,6 +150,9 @@ def explain(
 @app.command("methods")
 def list_methods() -> None:
     """List the methods, each with its meaning in one line."""
+    from rich.console import Console
+    from rich.table import Table
+
     from ..catalogue import METHODS
 
     table = Table("method", "meaning")
@@ -169,6 +170,8 @@ def list_layers(
     with refusals():
         import numpy as np
         from PIL import Image
+        from rich.console import Console
+        from rich.table import Table
 
         from .. import layers
         from ..zoo import load

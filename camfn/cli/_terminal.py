@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from .._shared.errors import CamfnError
 from ._accidents import EXIT_CODE, report_accident
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from ._factorize_job import FactorizeJob
     from ._job import Job
 
@@ -46,6 +46,9 @@ def run_job(job: Job | FactorizeJob) -> int:
 
 def progress_bars() -> Progress:
     """Make progress bars with the time left, which show on a terminal only."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # While a bar shows, rich replaces sys.stdout to keep printed lines and the bar apart. `print` writes to the
