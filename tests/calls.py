@@ -129,6 +129,9 @@ TRANSFORMS: dict[str, Call] = {
     "path_integral": lambda w: transforms.path_integral(methods.grad_cam, w.net, LAYER, space="inputs", steps=3)(
         w.x, w.classes
     ),
+    "windows": lambda w: transforms.windows(camfn.explainer(methods.grad_cam, w.net, LAYER), 8, weights="gaussian")(
+        w.x, w.classes
+    ),
     "eigen_smooth": lambda w: w.explain(transforms.eigen_smooth(methods.grad_cam), w.classes),
 }
 IMAGES: dict[str, Call] = {

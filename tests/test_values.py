@@ -225,6 +225,10 @@ VALUES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: transforms.smooth(class_score(1), 4, noise=torch.tensor([0.0, 1])),
         lambda: transforms.smooth(class_score(1), 4, noise=torch.tensor([1.0, 1])),
     ),
+    "windows(class_score(1), (8, 9), overlap=0.5, weights='gaussian')": (
+        lambda: transforms.windows(class_score(1), [8, 9], overlap=0.5, weights="gaussian"),
+        lambda: transforms.windows(class_score(1), [8, 9], overlap=0.5),
+    ),
     "eigen_smooth(grad_cam, centered=True)": (
         lambda: transforms.eigen_smooth(grad_cam, centered=True),
         lambda: transforms.eigen_smooth(grad_cam),

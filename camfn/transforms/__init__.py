@@ -12,3 +12,5 @@ from ._fuse import fuse_maps as fuse_maps
 from ._path import path_integral as path_integral
 from ._scales import multi_scale as multi_scale
 from ._smooth import smooth as smooth
+from ._windows import WindowScores as WindowScores
+from ._windows import windows as windows

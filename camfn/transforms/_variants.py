@@ -11,8 +11,9 @@ from torch.utils import _pytree as pytree
 
 from .._shared.checks import whole
 from .._shared.errors import CamfnError
+from .._shared.value import Value, frozen
 from .._shared.vocabulary import Inputs, ScoreFn, Target
-from ..targets import Move, Score, as_score, moved, pin
+from ..targets import Arithmetic, Move, as_score, moved, pin
 
 
 class Variant(NamedTuple):
@@ -60,7 +61,7 @@ def explain_variants(
         runs = [unchanged_too, *part] if added else part
         unchanged = next((i for i, variant in enumerate(runs) if _same(variant, unchanged_too)), None)
         stacked = rebuild([torch.cat(together) for together in zip(*(variant.images for variant in runs))])
-        cam = explain(stacked, _repeated(target, [variant.move for variant in runs], batch, unchanged))
+        cam = explain(stacked, repeated_target(target, [variant.move for variant in runs], batch, unchanged))
         cam = cam if isinstance(cam, Tensor) and cam.ndim else torch.empty(0)
         if cam.shape[0] != len(runs) * batch:
             raise CamfnError(
@@ -97,7 +98,7 @@ def _are_classes(target: Target) -> bool:
     )
 
 
-def _repeated(target: Target, moves: Sequence[Move | None], batch: int, unchanged: int | None) -> Target:
+def repeated_target(target: Target, moves: Sequence[Move | None], batch: int, unchanged: int | None) -> Target:
     """Repeat the target for each variant of a stacked batch.
 
     Args:
@@ -107,38 +108,76 @@ def _repeated(target: Target, moves: Sequence[Move | None], batch: int, unchange
         unchanged: which variant has the unchanged images; None if none of them has.
     """
     if not _are_classes(target):
-        return _in_groups([as_score(target)] * len(moves), moves, batch, unchanged)
+        return _Grouped((as_score(target),) * len(moves), tuple(moves), batch, unchanged)
     if isinstance(target, (list, tuple)):
         return list(target) * len(moves)
     classes = torch.as_tensor(target)
     return classes.repeat(len(moves)) if classes.ndim else target
 
 
-def _in_groups(scores: Sequence[ScoreFn], moves: Sequence[Move | None], batch: int, unchanged: int | None) -> Score:
-    """Score the variants of a stacked batch, each by its own function of `scores`.
+@frozen
+class _Both(Value):
+    """Moves a mask twice."""
+
+    first: Move
+    second: Move
+
+    def __call__(self, mask: Tensor) -> Tensor:
+        return self.second(self.first(mask))
+
+
+@frozen
+class _Grouped(Arithmetic):
+    """Scores the variants of a stacked batch, each by its own function.
 
     If one variant has the unchanged images, its outputs make the choices of the target (`pin`), and every variant
     is then scored by these choices, moved along with its images (`moved`).
+
+    Attributes:
+        scores: a function for each variant.
+        moves: the `move` of each variant.
+        batch: samples in each variant.
+        unchanged: which variant has the unchanged images; None if none of them has.
     """
 
-    def functions(groups: list[Any]) -> list[ScoreFn]:
-        same = scores if unchanged is None else [pin(scores[unchanged], groups[unchanged])] * len(moves)
-        return [score if move is None else moved(score, move) for score, move in zip(same, moves)]
+    scores: tuple[ScoreFn, ...]
+    moves: tuple[Move | None, ...]
+    batch: int
+    unchanged: int | None
 
-    def score(outputs: Any) -> Tensor:
-        groups = _groups(outputs, len(moves), batch)
-        return torch.cat([one(group) for one, group in zip(functions(groups), groups)])
+    def __call__(self, outputs: Any) -> Tensor:
+        """Score each sample of each variant, (n B,)."""
+        groups = groups_of(outputs, len(self.moves), self.batch)
+        return torch.cat([one(group) for one, group in zip(self._functions(groups), groups)])
 
-    def pin_each(outputs: Any) -> Score:
-        # an explainer that perturbs pins its target first; the moves are then in the pinned functions
-        groups = _groups(outputs, len(moves), batch)
-        fixed = [pin(one, group) for one, group in zip(functions(groups), groups)]
-        return _in_groups(fixed, [None] * len(moves), batch, None)
+    @property
+    def pinned(self) -> Callable[[Any], _Grouped]:
+        """Make the choices of each variant; the moves are then in the functions."""
+        return self._pin
 
-    return Score(score, pin_each)
+    def _pin(self, outputs: Any) -> _Grouped:
+        groups = groups_of(outputs, len(self.moves), self.batch)
+        fixed = tuple(pin(one, group) for one, group in zip(self._functions(groups), groups))
+        return _Grouped(fixed, (None,) * len(fixed), self.batch, None)
+
+    @property
+    def moved(self) -> Callable[[Move], _Grouped] | None:
+        """Move each variant, which has moved already, once more; None where no score has places."""
+        return self._move if any(getattr(one, "moved", None) for one in self.scores) else None
+
+    def _move(self, move: Move) -> _Grouped:
+        moves = tuple(move if own is None else _Both(own, move) for own in self.moves)
+        return _Grouped(self.scores, moves, self.batch, self.unchanged)
+
+    def _functions(self, groups: list[Any]) -> list[ScoreFn]:
+        """Return the function of each variant, given its outputs."""
+        same = self.scores
+        if self.unchanged is not None:
+            same = (pin(same[self.unchanged], groups[self.unchanged]),) * len(self.moves)
+        return [score if move is None else moved(score, move) for score, move in zip(same, self.moves)]
 
 
-def _groups(outputs: Any, count: int, batch: int) -> list[Any]:
+def groups_of(outputs: Any, count: int, batch: int) -> list[Any]:
     """Split the outputs into those of each variant; a value without a batch dimension belongs to all of them."""
     if isinstance(outputs, list) and len(outputs) == count * batch and all(isinstance(one, dict) for one in outputs):
         # a dict for each image, as torchvision's detectors return
