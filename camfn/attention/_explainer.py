@@ -140,7 +140,8 @@ def _explain(of: attention_explainer, inputs: Inputs, target: Target) -> tuple[T
         run = of._capture
         records, outputs = run(inputs) if isinstance(run, observe_attention) else run(inputs, target)
         spatial, before = _grid_and_prefix(of, inputs, records[-1])
-        context = {"prefix": before, "query": _query(of.model, before) if of.query == "auto" else of.query}
+        query = None if isinstance(run, capture_attention) and run.scores == "layers" else _query(of.model, before)
+        context = {"prefix": before, "query": query if of.query == "auto" else of.query}
         parameters = signature(of.method).parameters
         relevances = of.method(records, **{key: value for key, value in context.items() if key in parameters})
     return relevances.reshape(relevances.shape[0], *spatial), outputs

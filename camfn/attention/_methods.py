@@ -1,14 +1,16 @@
 """Methods on attention: arithmetic on the records of a forward that returns the relevance of each patch token.
 
 In the equations `A` are the probabilities of a layer, (H, Nq, Nk), `g` their gradients, `mean_h` the mean over heads.
-`R` are (N, N), queries in rows. The first `prefix` tokens (class, registers) are not part of the result; `query` is the
-token whose row is read, or None for the mean over all patch tokens, in networks that average them.
+`R` are (N, N), queries in rows. The result has a value for each of N patches: for all tokens but the first `prefix`
+(class, registers) and the last `suffix`, or for those at `positions`, where text stands around the image. `query` is
+the token whose row is read; None for the mean over all patch tokens, in networks that average them. Several queries,
+(Q,), or those of each sample, (Q, B), give a map each, (Q, B, N); "all" stands for all tokens.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -19,6 +21,7 @@ from .._shared.checks import describe, number, one_of, whole
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import min_max, safe_divide, widen
 from ._records import AttentionRecord
+from ._rows import Positions, Query, check_range, mean_or_rows, one_or_each, patches, rows, take
 
 Fusion: TypeAlias = Literal["mean", "max", "min"]
 """The reduction of the heads to one matrix."""
@@ -28,7 +31,9 @@ def raw_attention(
     records: Sequence[AttentionRecord],
     *,
     prefix: int = 1,
-    query: int | None = 0,
+    suffix: int = 0,
+    positions: Positions | None = None,
+    query: Query = 0,
     layer: int = -1,
     how: Fusion = "mean",
 ) -> Tensor:
@@ -41,15 +46,17 @@ def raw_attention(
     Args:
         records: from `observe_attention` or `capture_attention`.
         prefix: number of tokens before the patches that stand for no place.
-        query: the token whose row is read; None for the mean over patch tokens.
+        suffix: number of such tokens after the patches.
+        positions: where the patches stand, instead of `prefix` and `suffix`: a slice, (N,), or (B, N).
+        query: the token whose row is read, or several; None for the mean over patch tokens.
         layer: which record.
         how: rule of fusing the heads: "mean", "max" or "min".
 
     Returns:
-        (B, Nk - prefix).
+        (B, N), or (Q, B, N).
 
     Raises:
-        CamfnError: the record is windowed, or `prefix` or `query` is not one of its tokens.
+        CamfnError: the record is windowed, or the positions or the query are not among its tokens.
 
     Example:
         >>> import torch
@@ -58,15 +65,19 @@ def raw_attention(
         >>> raw_attention(observe_attention(net)(torch.ones(1, 5, 8)).records)  # alike tokens, alike attention
         tensor([[0.2000, 0.2000, 0.2000, 0.2000]])
     """
-    record = _check_global("raw_attention", _one_layer("raw_attention", records, layer), prefix, query)[0]
-    return _row(_fused(record.probabilities, how), prefix, query)[:, prefix:].to(record.probabilities.dtype)
+    (record,) = _check_global("raw_attention", _one_layer("raw_attention", records, layer), query)
+    where = patches("raw_attention", record.probabilities.shape, prefix, suffix, positions)
+    read = mean_or_rows(_fused(record.probabilities, how), where, query)
+    return one_or_each(take(read, where, 2), query).to(record.probabilities.dtype)
 
 
 def attention_rollout(
     records: Sequence[AttentionRecord],
     *,
     prefix: int = 1,
-    query: int | None = 0,
+    suffix: int = 0,
+    positions: Positions | None = None,
+    query: Query = 0,
     how: Fusion = "mean",
     discard: float = 0.0,
 ) -> Tensor:
@@ -86,12 +97,14 @@ def attention_rollout(
     Args:
         records: of all layers, from `observe_attention` or `capture_attention`.
         prefix: number of tokens before the patches that stand for no place.
-        query: the token whose row is read; None for the mean over patch tokens.
+        suffix: number of such tokens after the patches.
+        positions: where the patches stand, instead of `prefix` and `suffix`: a slice, (N,), or (B, N).
+        query: the token whose row is read, or several; None for the mean over patch tokens.
         how: rule of fusing the heads: "mean" (the paper), "max" or "min".
         discard: share of each layer's smallest entries that are set to zero, in [0, 1).
 
     Returns:
-        (B, N - prefix). With `prefix=0` the row sums to 1.
+        (B, N), or (Q, B, N). With `prefix=0` each row sums to 1.
 
     Raises:
         CamfnError: the layers do not attend over the same tokens, or an option is out of range.
@@ -104,20 +117,33 @@ def attention_rollout(
         tensor([[0.6000, 0.1000, 0.1000, 0.1000, 0.1000]])
     """
     number("attention_rollout: discard", discard, "[0, 1)")
-    layers = _check_global("attention_rollout", records, prefix, query)
+    *inner, last = _check_global("attention_rollout", records, query)
+    where = patches("attention_rollout", last.probabilities.shape, prefix, suffix, positions)
 
     def step(record: AttentionRecord) -> Tensor:
         fused = _discarded(_fused(record.probabilities, how), discard)
         return _rows_to_one(fused + _identity(fused) if _is_square(record) else fused)
 
-    return _multiplied(layers, step, prefix, query)
+    read = mean_or_rows(step(last), where, query)
+    # the row of the last layer times the matrices before it costs less than their product
+    for record in reversed(inner):
+        read = read @ step(record)
+    return one_or_each(take(read, where, 2), query).to(last.probabilities.dtype)
 
 
-def gradient_rollout(records: Sequence[AttentionRecord], *, prefix: int = 1, query: int | None = 0) -> Tensor:
+def gradient_rollout(
+    records: Sequence[AttentionRecord],
+    *,
+    prefix: int = 1,
+    suffix: int = 0,
+    positions: Positions | None = None,
+    query: Query = 0,
+) -> Tensor:
     """Gradient-weighted rollout, the generic attention explainability of Chefer et al. (GAE).
 
-    `R <- R + mean_h ReLU(g A) R` through the layers from `R = I`; the result is the row of `query`. With a gradient of
-    zero, `R = I`.
+    `R <- R + mean_h ReLU(g A) R` through the layers from `R = I`; the result is the row of `query` in `R - I`, which
+    is 0 with a gradient of zero. The identity stands for the query itself: in a class token's row it is 0 at the
+    patches, in the mean over patches the same at each. It is never added, since 1 + 1e-8 is 1 in float32.
 
     Other methods have similar names: the "gradient rollout" of vit-explain multiplies `mean_h ReLU(g A) + I` with rows
     divided by their sums; the authors' earlier method uses layer-wise relevance propagation (2012.09838).
@@ -127,10 +153,12 @@ def gradient_rollout(records: Sequence[AttentionRecord], *, prefix: int = 1, que
     Args:
         records: of all layers, from `capture_attention`.
         prefix: number of tokens before the patches that stand for no place.
-        query: the token whose row is read; None for the mean over patch tokens.
+        suffix: number of such tokens after the patches.
+        positions: where the patches stand, instead of `prefix` and `suffix`: a slice, (N,), or (B, N).
+        query: the token whose row is read, or several; None for the mean over patch tokens.
 
     Returns:
-        (B, N - prefix), not negative.
+        (B, N), or (Q, B, N), not negative.
 
     Raises:
         CamfnError: no gradients, or the layers do not attend over the same tokens.
@@ -143,22 +171,36 @@ def gradient_rollout(records: Sequence[AttentionRecord], *, prefix: int = 1, que
         >>> gradient_rollout(capture_attention(net)(torch.randn(2, 5, 8), 1).records).shape
         torch.Size([2, 4])
     """
-    layers = _check_global("gradient_rollout", records, prefix, query)
+    *inner, last = _check_global("gradient_rollout", records, query)
+    where = patches("gradient_rollout", last.probabilities.shape, prefix, suffix, positions)
 
     def step(record: AttentionRecord) -> Tensor:
         a, g = widen(record.probabilities, _check_gradients("gradient_rollout", record.grads))
-        fused = (g * a).relu().mean(1)
-        return fused + _identity(fused) if _is_square(record) else fused
+        return (g * a).relu().mean(1)
 
-    return _multiplied(layers, step, prefix, query)
+    read = mean_or_rows(step(last), where, query)
+    for record in reversed(inner):
+        added = step(record)
+        # the rows of R - I: in those of R, the identity is 1 beside what may be a millionth
+        read = read + read @ added + (mean_or_rows(added, where, query) if _is_square(last) else 0)
+    return one_or_each(take(read, where, 2), query).to(last.probabilities.dtype)
 
 
-def le_grad(records: Sequence[AttentionRecord], *, prefix: int = 1) -> Tensor:
+def le_grad(
+    records: Sequence[AttentionRecord],
+    *,
+    prefix: int = 1,
+    suffix: int = 0,
+    positions: Positions | None = None,
+    query: Query = None,
+) -> Tensor:
     """LeGrad: the positive gradient of each layer's own score with respect to its attention.
 
     `r(j) = mean_l mean_{h, i} ReLU(g_l(h, i, j))`, with `g_l` the gradient of the score that the head gives to the
     mean of layer l's tokens. The gradient is not multiplied by the attention. The mean is over all queries, including
-    the class token.
+    the class token. For the words of a language model, `query` is the token that predicts the word: the sum over
+    queries has this one alone, and `g_l` is of the score that the head gives to layer l's own tokens
+    (`capture_attention(..., scores="layers", average=False)`).
 
     The authors' code takes the sum over layers (the last two by default) and not the mean, which changes only the
     scale; it normalizes CLIP features, which the target can do here. torch-cam has the same formula, for torchvision's
@@ -169,9 +211,12 @@ def le_grad(records: Sequence[AttentionRecord], *, prefix: int = 1) -> Tensor:
     Args:
         records: of the layers to average, from `capture_attention(model, layers, scores="layers")`.
         prefix: number of tokens before the patches that stand for no place.
+        suffix: number of such tokens after the patches.
+        positions: where the patches stand, instead of `prefix` and `suffix`: a slice, (N,), or (B, N).
+        query: the token whose row is read, or several; None for the mean over all queries.
 
     Returns:
-        (B, N - prefix), not negative.
+        (B, N), or (Q, B, N), not negative.
 
     Raises:
         CamfnError: no gradients, or the layers do not attend over the same tokens.
@@ -184,13 +229,23 @@ def le_grad(records: Sequence[AttentionRecord], *, prefix: int = 1) -> Tensor:
         >>> le_grad(capture_attention(net, scores="layers")(torch.randn(2, 5, 8), 1).records).shape
         torch.Size([2, 4])
     """
-    layers = _check_global("le_grad", records, prefix, 0)
+    layers = _check_global("le_grad", records, query)
+    last = layers[-1].probabilities
+    where = patches("le_grad", last.shape, prefix, suffix, positions)
     stacked = widen(torch.stack([_check_gradients("le_grad", record.grads) for record in layers]))
-    return stacked.relu().mean((0, 2, 3))[:, prefix:].to(layers[-1].probabilities.dtype)
+    read = stacked.relu().mean((0, 2))
+    read = read.mean(1, keepdim=True) if query is None else rows(read, query)
+    return one_or_each(take(read, where, 2), query).to(last.dtype)
 
 
 def grad_eclip(
-    records: Sequence[AttentionRecord], *, prefix: int = 1, query: int | None = 0, layer: int = -1
+    records: Sequence[AttentionRecord],
+    *,
+    prefix: int = 1,
+    suffix: int = 0,
+    positions: Positions | None = None,
+    query: Query = 0,
+    layer: int = -1,
 ) -> Tensor:
     """Grad-ECLIP: values weighted by the gradient of the attention's output, and by the cosine of query and key.
 
@@ -206,11 +261,13 @@ def grad_eclip(
     Args:
         records: from `capture_attention`.
         prefix: number of tokens before the patches that stand for no place.
-        query: the token that is read out; None for all patch tokens.
+        suffix: number of such tokens after the patches.
+        positions: where the patches stand, instead of `prefix` and `suffix`: a slice, (N,), or (B, N).
+        query: the token that is read out, or several; None for all patch tokens.
         layer: which record; the paper takes the last.
 
     Returns:
-        The raw signed map, (B, Nk - prefix).
+        The raw signed map, (B, N), or (Q, B, N).
 
     Raises:
         CamfnError: no gradients, or the record is windowed.
@@ -223,15 +280,17 @@ def grad_eclip(
         >>> grad_eclip(capture_attention(net)(torch.randn(2, 5, 8), 1).records).shape
         torch.Size([2, 4])
     """
-    (record,) = _check_global("grad_eclip", _one_layer("grad_eclip", records, layer), prefix, query)
-    q, k, v, g = (
-        _joined(x) for x in (record.q, record.k, record.v, _check_gradients("grad_eclip", record.output_grads))
+    (record,) = _check_global("grad_eclip", _one_layer("grad_eclip", records, layer), query)
+    where = patches("grad_eclip", record.probabilities.shape, prefix, suffix, positions)
+    output_grads = _check_gradients("grad_eclip", record.output_grads)
+    k, v = (take(_joined(x), where, 1) for x in (record.k, record.v))
+    q, g = (
+        take(x, where, 1) if query is None and _is_square(record) else rows(x, query)
+        for x in map(_joined, (record.q, output_grads))
     )
-    queries = slice(prefix, None) if query is None and _is_square(record) else slice(query or 0, (query or 0) + 1)
-    k, v = k[:, prefix:], v[:, prefix:]
-    cosine = _unit(q[:, queries]) @ _unit(k).transpose(-2, -1)
-    products = g[:, queries] @ v.transpose(-2, -1)
-    return (products * min_max(cosine, -1)).sum(1).to(record.probabilities.dtype)
+    cosine = _unit(q) @ _unit(k).transpose(-2, -1)
+    found = g @ v.transpose(-2, -1) * min_max(cosine, -1)
+    return one_or_each(found.sum(1, keepdim=True) if query is None else found, query).to(record.probabilities.dtype)
 
 
 def _listed(method: str, records: Any) -> Sequence[AttentionRecord]:
@@ -255,14 +314,9 @@ def _one_layer(method: str, records: Any, layer: int) -> Sequence[AttentionRecor
     return [records[layer]]
 
 
-def _check_global(
-    method: str, records: Sequence[AttentionRecord], prefix: int, query: int | None
-) -> Sequence[AttentionRecord]:
-    """Return the records; refuse attention in which no row covers the whole image, and a wrong prefix or query."""
+def _check_global(method: str, records: Sequence[AttentionRecord], query: Query) -> Sequence[AttentionRecord]:
+    """Return the records; refuse attention in which no row covers the whole image, and a query that is not in it."""
     records = _listed(method, records)
-    whole(f"{method}: prefix", prefix, 0)
-    if query is not None:
-        whole(f"{method}: query", query, 0)
     batch, tokens = records[-1].probabilities.shape[0], records[-1].probabilities.shape[-1]
     for i, record in enumerate(records):
         shape = tuple(record.probabilities.shape)
@@ -277,28 +331,8 @@ def _check_global(
                 "pick layers that attend globally, or take a class activation map, "
                 "camfn.explainer(camfn.methods.grad_cam, model, layer)"
             )
-    if not 0 <= prefix < tokens:
-        raise CamfnError(f"{method}: prefix={prefix} leaves none of the {tokens} tokens: expected less than {tokens}")
-    queries = records[-1].probabilities.shape[-2]
-    if query is not None and not 0 <= query < queries:
-        raise CamfnError(
-            f"{method}: query={query} is none of the {queries} queries: expected 0 to {queries - 1}, or None"
-        )
+    check_range(method, query, records[-1].probabilities.shape)
     return records
-
-
-def _multiplied(
-    records: Sequence[AttentionRecord], step: Callable[[AttentionRecord], Tensor], prefix: int, query: int | None
-) -> Tensor:
-    """Return the query's row of the product of all layers' matrices, without the prefix.
-
-    Multiplies the row of the last layer by the matrices of the layers before it, which costs less than their product.
-    """
-    *inner, last = records
-    row = _row(step(last), prefix, query if _is_square(last) else query or 0)
-    for record in reversed(inner):
-        row = (row[:, None] @ step(record))[:, 0]
-    return row[:, prefix:].to(last.probabilities.dtype)
 
 
 def _check_gradients(method: str, grads: Tensor | None) -> Tensor:
@@ -341,11 +375,6 @@ def _discarded(matrix: Tensor, share: float) -> Tensor:
 def _rows_to_one(matrix: Tensor) -> Tensor:
     """Divide each row by its sum."""
     return safe_divide(matrix, matrix.sum(-1, keepdim=True))
-
-
-def _row(matrix: Tensor, prefix: int, query: int | None) -> Tensor:
-    """Return the row of the query; without a query, the mean over the rows of the patches."""
-    return matrix[:, prefix:].mean(1) if query is None else matrix[:, query]
 
 
 def _joined(x: Tensor) -> Tensor:

@@ -88,9 +88,26 @@ def test_rollout_equals_its_loops(fusion: Any, discard: float) -> None:
 def test_gradient_rollout_equals_its_loops() -> None:
     records = random()
     layers, grads = [r.probabilities for r in records], [r.grads for r in records if r.grads is not None]
-    expected = oracle.gae(layers, grads)
+    expected = oracle.gae(layers, grads) - torch.eye(5, dtype=torch.float64)
     assert_close(whole(gradient_rollout, records), expected)
     assert_close(gradient_rollout(records, prefix=2, query=None), expected[:, 2:, 2:].mean(1))
+    assert_close(gradient_rollout(records, prefix=1, suffix=1, query="all"), expected.transpose(0, 1)[..., 1:4])
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1e-9])
+@pytest.mark.parametrize("query", [0, 3, None])
+def test_a_tiny_gradient_is_not_swallowed_by_the_identity(scale: float, query: int | None) -> None:
+    """As where a network scales what a block adds (layer scale), and averages its patches."""
+    records = [record._replace(grads=scale * record.grads) for record in random() if record.grads is not None]
+    low = [each(record, Tensor.float) for record in records]
+    grads = [record.grads for record in records if record.grads is not None]
+    # the sum over layers, to first order in the scale
+    expected = sum((r.probabilities * g).relu().mean(1) for r, g in zip(records, grads, strict=True))
+    assert isinstance(expected, Tensor)
+    row = expected[:, 1:].mean(1) if query is None else expected[:, query]
+    found = gradient_rollout(low, query=query)
+    assert_close(found.double(), gradient_rollout(records, query=query), rtol=1e-4, atol=0)
+    assert_close(found.double(), row[:, 1:], rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("pool", ["token", "mean"])
@@ -177,9 +194,9 @@ def test_rollout_is_associative() -> None:
     )
 
 
-def test_gradient_rollout_without_a_gradient_is_the_identity() -> None:
+def test_gradient_rollout_without_a_gradient_is_zero() -> None:
     records = [record._replace(grads=torch.zeros_like(record.probabilities)) for record in random()]
-    assert_close(whole(gradient_rollout, records), torch.eye(5, dtype=torch.float64).expand(2, 5, 5))
+    assert not whole(gradient_rollout, records).any()
 
 
 def test_gradient_rollout_only_grows_with_the_layers() -> None:
@@ -228,6 +245,73 @@ def test_patches_can_be_in_any_order(method: Any) -> None:
         for record in records
     ]
     assert_close(method(turned), method(records)[:, order[1:] - 1])
+
+
+SHUFFLED = [11, 3, 5, 12, 1, 2, 4, 6, 7, 8, 9, 10]
+
+
+@every_method
+def test_patches_stand_where_the_positions_say(method: Any) -> None:
+    records = records_for(method, transformer("fused"), batch())
+    plain = method(records, query=0)
+    at = torch.tensor(SHUFFLED)
+    assert_close(method(records, query=0, positions=slice(1, 13)), plain)
+    assert_close(method(records, query=0, positions=range(1, 13)), plain)
+    if method is not grad_eclip:  # the cosine is stretched over the patches
+        assert_close(method(records, query=0, positions=slice(3, 13, 2)), plain[:, 2::2])
+        assert_close(method(records, query=0, prefix=2, suffix=3), plain[:, 1:9])
+    assert_close(method(records, query=0, positions=at), plain[:, at - 1])
+    apart = torch.stack([at, at.flip(0)])
+    assert_close(method(records, query=0, positions=apart), plain.gather(1, apart - 1))
+    mean = method(records, query=None)
+    assert_close(method(records, query=None, positions=apart), mean.gather(1, apart - 1))
+
+
+@every_method
+def test_several_queries_give_a_map_each(method: Any) -> None:
+    records = records_for(method, transformer("fused"), batch())
+    one = [method(records, query=i) for i in range(13)]
+    assert_close(method(records, query="all"), torch.stack(one))
+    assert_close(method(records, query=[4, -1, 0]), torch.stack([one[4], one[12], one[0]]))
+    assert_close(method(records, query=torch.tensor(-2)), one[11])
+    apart = method(records, query=torch.tensor([[4, 5], [6, -1], [0, 0]]))
+    assert_close(apart[:, 0], torch.stack([one[4][0], one[6][0], one[0][0]]))
+    assert_close(apart[:, 1], torch.stack([one[5][1], one[12][1], one[0][1]]))
+    batched = torch.vmap(lambda at: method(records, query=at))(torch.tensor([3, -3]))
+    assert_close(batched, torch.stack([one[3], one[10]]))
+
+
+@every_method
+def test_positions_and_queries_that_are_none_are_refused(method: Any) -> None:
+    records = records_for(method, transformer("fused"), batch())
+    for query, words in (
+        (13, "none of the 13 queries: expected 0 to 12"),
+        (-14, "none of the 13"),
+        ([0, 13], "none of the 13"),
+        ("mean", "'all' or None, got 'mean'"),
+        (True, "got True"),
+        (0.5, "got a float"),
+        ([], "got a list"),
+        (torch.zeros(2, 3, dtype=torch.long), r"\(Q, B\) for 2 samples"),
+        (torch.zeros(1, 2, 3, dtype=torch.long), r"\(Q,\) or \(Q, B\)"),
+    ):
+        with pytest.raises(CamfnError, match=f"{method.__name__}: query.*{words}"):
+            method(records, query=query)
+    for positions, words in (
+        ([0, 13], "expected 0 to 12, got 0 to 13"),
+        ([-1, 2], "expected 0 to 12, got -1 to 2"),
+        ([3, 3], "each token once"),
+        (slice(2, 20), "are not among the 13 tokens"),
+        (slice(5, 5), "are not among the 13 tokens"),
+        (torch.ones(3, 4, dtype=torch.long), r"\(B, N\) for 2 samples"),
+        (torch.tensor(3), r"\(N,\) or \(B, N\)"),
+        ("image", "a slice"),
+        (torch.ones(4), "a slice"),
+    ):
+        with pytest.raises(CamfnError, match=f"{method.__name__}: positions.*{words}"):
+            method(records, positions=positions)
+    with pytest.raises(CamfnError, match="prefix=5 and suffix=8 leave none of the 13 tokens"):
+        method(records, prefix=5, suffix=8)
 
 
 @every_method
