@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -108,6 +109,22 @@ def _name_in(model: nn.Module, layer: Any) -> str:
     if (name := plain.get(_COMPILED_PART.sub("", short).lstrip("."))) is not None and layer:
         return str(name)
     raise CaptureError(f"{type(model).__name__} has no layer {layer!r}. {near(layer, names)}")
+
+
+def fitting(model: nn.Module, pattern: str) -> list[str] | None:
+    """Return the names of the layers that fit a pattern, as in `fnmatch`; None for a string that is no pattern.
+
+    Raises:
+        CaptureError: no layer fits.
+    """
+    known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    if pattern in known or not set("*?[") & set(pattern):
+        return None
+    names = [name for name in known if fnmatchcase(name, pattern)]
+    if not names:
+        plain = pattern.translate(str.maketrans("", "", "*?[]!")).strip(".")
+        raise CaptureError(f"no layer of this {type(model).__name__} fits {pattern!r}. {near(plain, known)}")
+    return names
 
 
 def chosen_calls(name: str, ran: int, call: Any, model: nn.Module) -> list[int]:

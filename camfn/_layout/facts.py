@@ -110,6 +110,19 @@ def read_by_tower(model: nn.Module, name: str, images: list[Tensor]) -> list[Ten
     return images
 
 
+def tower(model: nn.Module, name: str, images: Sequence[Tensor]) -> str:
+    """Return the name of the tower that a layer is a part of.
+
+    It is the innermost module around the layer that reads an image with a convolution; without any, the innermost that
+    holds its layers by number.
+    """
+    for path, ancestor in LayerContext(model, name, ()).ancestors:
+        if any(_stem(path, ancestor, image.shape[1:]) for image in images):
+            return path
+    parts = name.split(".")
+    return ".".join(parts[: next((i for i, part in enumerate(parts) if part.isdigit()), len(parts))])
+
+
 def _stem(path: str, part: nn.Module, image: Sequence[int]) -> Stem | None:
     """Find the first convolution in a module that takes as many channels and dimensions as the image (C, *spatial)."""
     for below, module in part.named_modules():

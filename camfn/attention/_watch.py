@@ -32,7 +32,7 @@ _multi_head = FunctionType(
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Site:
     """One attention of a forward; `Watch` sets its attributes in the order in which the network computes them.
 
@@ -51,6 +51,7 @@ class Site:
         block: dotted name of the outermost module that holds no other attention and returns tokens.
         tokens: the output of that module.
         per_token: the dimension of `tokens` that counts the tokens.
+        batch: the number of samples, where the block tells it; 0 where not.
     """
 
     q: Tensor
@@ -67,6 +68,7 @@ class Site:
     block: str = ""
     tokens: Tensor | None = None
     per_token: int = 1
+    batch: int = 0
 
 
 class Watch(TorchFunctionMode):
@@ -78,13 +80,19 @@ class Watch(TorchFunctionMode):
             runs unchanged.
         zero: function that makes a zero of the shape of a tensor, which is added to the probabilities and the output
             so that they can be differentiated; None adds nothing.
+        ended: called with the attentions so far whenever one has ended.
     """
 
     def __init__(
-        self, where: Callable[[], str], wanted: Callable[[str], bool], zero: Callable[[Tensor], Tensor] | None
+        self,
+        where: Callable[[], str],
+        wanted: Callable[[str], bool],
+        zero: Callable[[Tensor], Tensor] | None,
+        ended: Callable[[list[Site]], None] | None = None,
     ) -> None:
         super().__init__()
         self.sites: list[Site] = []
+        self._ended = ended
         self._where, self._wanted, self._zero = where, wanted, zero
         self._traced: Any = WeakTensorKeyDictionary()
 
@@ -142,7 +150,8 @@ class Watch(TorchFunctionMode):
         call.apply_defaults()
         arguments = call.arguments
         if not self._wanted(self._where()):
-            self._end(Site(arguments["query"].transpose(0, -2), arguments["key"], full=False))
+            q, k = (arguments[name].transpose(0, -2) for name in ("query", "key"))
+            self._end(Site(q, k, full=False))
             unchanged: tuple[Tensor, Tensor | None] = functional.multi_head_attention_forward(*args, **kwargs)
             return unchanged
         with self:
@@ -206,6 +215,8 @@ class Watch(TorchFunctionMode):
         """Name a site by the module that is running, and add it to the list."""
         site.name = self._where()
         self.sites.append(site)
+        if self._ended is not None:
+            self._ended(self.sites)
 
     def _copy_and_add_zero(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return a copy that the network cannot overwrite, the tensor for the network, and the zero added to it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, field
-from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from .._cut.capture import capture_many
 from .._cut.explainer import explainer
-from .._cut.layer_checks import check_model, layer_name, spatial_map
+from .._cut.layer_checks import check_model, fitting, layer_name, spatial_map
 from .._cut.sight import Reads, refuse_parts
 from .._cut.signature import read_signature
 from .._shared.checks import describe, number, one_of, refuse_lost_graph, same_device, space
@@ -20,7 +19,6 @@ from .._shared.devices import tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError, CaptureError
 from .._shared.inputs import Images
 from .._shared.maps import largest_space, min_max, resize, safe_divide, widen
-from .._shared.spelling import near
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
 
@@ -267,17 +265,9 @@ def matching(model: nn.Module, layers: str | Sequence[str | nn.Module]) -> list[
     check_model(model)
     if not isinstance(layers, (str, nn.Module, list, tuple)):
         raise ArgumentTypeError(f"layers: expected names, patterns or modules, got {describe(layers)}")
-    known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     names: list[str] = []
     for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
-        if not isinstance(layer, str) or layer in known or not set("*?[") & set(layer):
-            names.append(layer_name(model, layer))
-            continue
-        fitting = [name for name in known if fnmatchcase(name, layer)]
-        if not fitting:
-            plain = layer.translate(str.maketrans("", "", "*?[]!")).strip(".")
-            raise CaptureError(f"no layer of this {type(model).__name__} fits {layer!r}. {near(plain, known)}")
-        names += fitting
+        names += (fitting(model, layer) if isinstance(layer, str) else None) or [layer_name(model, layer)]
     if not names:
         raise CaptureError("fuse: expected at least one layer, got an empty list")
     return list(dict.fromkeys(names))
