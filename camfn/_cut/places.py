@@ -1,0 +1,267 @@
+"""Whether the places of a map see their own parts of the image: what settles a layout that a count alone suggests."""
+
+# tested in tests/layout/test_places.py
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .._layout.readings import as_map
+from .._shared.checks import is_concrete
+from .._shared.inputs import call as run_with
+from .._shared.inputs import copy_of
+from .._shared.levels import level_of_func
+from .._shared.vocabulary import Call, Inputs, LayoutPair, Select
+from .graft import bare, graft
+from .layer_checks import chosen_calls, chosen_tensor
+from .random_state import same_draws
+
+_PLACES = 6
+"""So many places of a map are tried."""
+
+_WIDTH = 16
+"""Channels are projected to so many at random, which keeps the lengths of their differences to about a third."""
+
+_CLEAR = 0.25
+"""The own place changes by at least this part of what the place that changes most does."""
+
+_SLACK = 3
+"""Half the width of the largest kernels in use, in cells."""
+
+RIGHT = 0.65
+"""A reading is right where at least this part of its places see their own part: 4 of 6, or 3 of 4."""
+
+
+class Laid(NamedTuple):
+    """How a layer's output becomes a map, and which parts of the image the map's places stand for.
+
+    Attributes:
+        layout: the layout; None where the output is a map.
+        axes: for each spatial dimension of the map, the axis of the image that it lies along.
+    """
+
+    layout: LayoutPair | None
+    axes: Sequence[int] | None = None
+
+
+class Places(NamedTuple):
+    """How many of the places of a map that were tried see their own part of the image.
+
+    Attributes:
+        seeing: the number that do.
+        tried: the number of places that were tried.
+        depends: whether any place of the map depends on any of these parts.
+    """
+
+    seeing: int
+    tried: int
+    depends: bool
+
+    @property
+    def share(self) -> float:
+        """Share of the places that see their own part."""
+        return self.seeing / self.tried
+
+    @property
+    def right(self) -> bool:
+        """Whether so many do that the map lies where the layout says."""
+        return self.share >= RIGHT
+
+
+def places_seen(
+    model: nn.Module,
+    laid: Mapping[str, Sequence[Laid]],
+    inputs: Inputs,
+    images: Sequence[Tensor],
+    *,
+    select: Select | None = None,
+    call: Call | None = None,
+) -> dict[str, list[Places | None]]:
+    """Count the places that see their own parts of the image, for layers and for layouts of each that are in question.
+
+    A part of the image that belongs to a place is overwritten with noise, and the network runs up to the layers once
+    more. What changes at a place beyond what changes everywhere, and beyond what changes there whatever part is
+    overwritten, is its own. Where the layout is right, no place changes much more than the one that the part is of.
+    Runs the first sample where the network allows it, in evaluation mode, without a gradient: seven forwards at most.
+
+    Args:
+        model: any module; left as it is.
+        laid: the layouts in question, by the layer's name.
+        inputs: arguments of the model.
+        images: the tensors among the inputs, or tensors of their shapes, that are overwritten.
+        select: which tensor, where a layer returns several.
+        call: which of several runs of a layer; None and "all" take the first.
+
+    Returns:
+        For each layer and layout the places; None where no value can be read, or the network does not run.
+    """
+    model = bare(model)
+    unknown: dict[str, list[Places | None]] = {name: [None] * len(layouts) for name, layouts in laid.items()}
+    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    if torch.compiler.is_compiling() or level_of_func() is not None or not all(map(is_concrete, leaves)):
+        return unknown
+    batch = images[0].shape[0] if images else 0
+    first = pytree.tree_map(lambda leaf: leaf[:1] if _has_batch(leaf, batch) else leaf, inputs)
+    for given in [first, inputs] if batch > 1 else [inputs]:
+        # a network may take no single sample, and one that is cut from others may not run at all
+        with suppress(Exception), torch.inference_mode(False), torch.no_grad():
+            trial = _Trial(model, list(laid), given, images, select, call)
+            return {name: [trial.places(name, one) for one in layouts] for name, layouts in laid.items()}
+    return unknown
+
+
+def _has_batch(leaf: Any, batch: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == batch
+
+
+class _Reached(Exception):
+    """Ends a run at the last of the layers in question."""
+
+
+class _Trial:
+    """Runs of a network up to some layers, with parts of the image overwritten."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Sequence[str],
+        inputs: Inputs,
+        images: Sequence[Tensor],
+        select: Select | None,
+        call: Call | None,
+    ) -> None:
+        self.inputs, self.select, self.call = inputs, select, call
+        self.shapes = {tuple(image.shape[1:]) for image in images}
+        self.size = next(iter(images)).shape
+        self.graft = graft(model, {id(module) for module in model.modules()})
+        self.model = model
+        self.outputs: dict[str, list[Tensor]] = {}
+        for module in self.graft.owned.values():
+            module.training = False
+        waiting = set(names)
+        for name in names:
+            own = self.graft.owned[id(model.get_submodule(name))]
+            own.register_forward_hook(self._keeper(name, waiting), prepend=True)
+        self.names = list(names)
+        self.waiting = waiting
+        self.same_draws = same_draws(images[0].device)
+        self.base = self._run(None)
+        self.runs: dict[tuple[tuple[int, int, int], ...], dict[str, Tensor]] = {}
+
+    def _keeper(self, name: str, waiting: set[str]) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            self.outputs.setdefault(name, []).append(chosen_tensor(name, output, self.select).clone())
+            waiting.discard(name)
+            if not waiting and self.call in (None, 0):
+                raise _Reached
+
+        return keep
+
+    def _run(self, part: Sequence[tuple[int, int, int]] | None) -> dict[str, Tensor]:
+        """Return the outputs of the layers with a part of the image overwritten, given as (axis, start, stop)."""
+        self.outputs.clear()
+        self.waiting.update(self.names)
+        inputs = copy_of(self.inputs)
+        if part is not None:
+            for leaf in pytree.tree_leaves(inputs):
+                if isinstance(leaf, Tensor) and leaf.is_floating_point() and tuple(leaf.shape[1:]) in self.shapes:
+                    _overwrite(leaf, part)
+        with suppress(_Reached), self.same_draws():
+            run_with(self.graft, inputs)
+        chosen = None if self.call == "all" else self.call
+        return {
+            name: runs[chosen_calls(name, len(runs), chosen or 0, self.model)[0]] for name, runs in self.outputs.items()
+        }
+
+    def places(self, name: str, laid: Laid) -> Places | None:
+        """Try some places of a layer's map."""
+        base = self.base.get(name)
+        if base is None or not is_concrete(base):
+            return None
+        before = as_map(laid.layout, base)[:1]
+        grid = tuple(before.shape[2:])
+        axes = laid.axes or range(len(self.size) - len(grid), len(self.size))
+        cells = spread(grid, _PLACES)
+        changes = []
+        for cell in cells:
+            part = tuple(_own_part(axis, i, n, self.size[axis]) for axis, i, n in zip(axes, cell, grid))
+            if part not in self.runs:
+                self.runs[part] = self._run(part)
+            after = as_map(laid.layout, self.runs[part][name])[:1]
+            changes.append((after.double() - before.double()).flatten(2)[0])
+        change = _projected(torch.stack(changes))
+        if not bool(change.isfinite().all()):
+            return None
+        # a large kernel of random weights has its largest entry off the center
+        slack = _SLACK if base.ndim == before.ndim else 0
+        seeing = _sees_own(change, cells, grid, slack) if len(cells) > 1 else change.any()[None]
+        return Places(int(seeing.sum()), len(cells), bool(change.any()))
+
+
+def _own_part(axis: int, i: int, cells: int, size: int) -> tuple[int, int, int]:
+    """Return the part of an image's axis that the cell at `i` of so many stands for: (axis, start, stop)."""
+    return axis, i * size // cells, max(-(-(i + 1) * size // cells), i * size // cells + 1)
+
+
+def _overwrite(image: Tensor, part: Sequence[tuple[int, int, int]]) -> None:
+    """Write noise of the image's own mean and spread into a part of it, in place."""
+    view = image
+    for axis, start, stop in part:
+        view = view.narrow(axis, start, stop - start)
+    noise = torch.randn(view.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    spread_of = image.double().std() if image.numel() > 1 else image.new_zeros(())
+    scale = torch.where(spread_of > 0, spread_of, 1.0)
+    view.copy_((image.double().mean() + scale * noise.to(image.device)).to(image.dtype).expand_as(view))
+
+
+def _projected(change: Tensor) -> Tensor:
+    """Project changes (K, C, N) to fewer channels at random, the same each time."""
+    channels = change.shape[1]
+    if channels <= _WIDTH:
+        return change
+    matrix = torch.randn(_WIDTH, channels, generator=torch.Generator().manual_seed(0), dtype=change.dtype)
+    return torch.einsum("wc,kcn->kwn", matrix.to(change.device), change)
+
+
+def _sees_own(change: Tensor, cells: Sequence[tuple[int, ...]], grid: tuple[int, ...], slack: int) -> Tensor:
+    """Say for each part k whether the place cells[k] changes clearly, given the changes (K, W, N).
+
+    With slack, a place so many cells apart may change in its stead, but none more than a quarter of the grid apart.
+    """
+    apart = change - change.mean(2, keepdim=True)
+    apart = apart - apart.mean(0, keepdim=True)
+    energy = apart.square().sum(1).reshape(len(cells), *grid)
+    around = [
+        energy[k][tuple(_around(i, min(slack, n // 4)) for i, n in zip(cell, grid))].amax()
+        for k, cell in enumerate(cells)
+    ]
+    here = torch.stack(around)
+    clear: Tensor = (here > 0) & (here >= _CLEAR * energy.flatten(1).amax(1))
+    return clear
+
+
+def _around(i: int, reach: int) -> slice:
+    return slice(max(i - reach, 0), i + reach + 1)
+
+
+def spread(grid: Sequence[int], count: int) -> list[tuple[int, ...]]:
+    """List places that lie evenly in a grid, as many as there are or `count`, by the sequence R of Roberts."""
+    total = math.prod(grid)
+    if total <= count:
+        return [tuple(int(i) for i in torch.unravel_index(torch.tensor(k), tuple(grid))) for k in range(total)]
+    root = 2.0
+    for _ in range(30):
+        root = (1 + root) ** (1 / (len(grid) + 1))
+    places: dict[tuple[int, ...], None] = {}
+    k = 0
+    while len(places) < count:
+        places[tuple(int((0.5 + k * root ** -(d + 1)) % 1 * n) for d, n in enumerate(grid))] = None
+        k += 1
+    return list(places)
