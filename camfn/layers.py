@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ._cut.capture import capture_many
+from ._cut.capture import capture_many, observe
 from ._cut.graft import bare, graft
+from ._cut.head import Head as Head
+from ._cut.head import find_head
 from ._cut.layer_checks import check_model, naming_what_has_no_data
 from ._layout.readings import as_map, image_among, possible_readings
 from ._shared.checks import describe, holds_data
@@ -108,6 +110,35 @@ def suggest(
     reason = f"{_why_first(first, clear, list(candidates)[-1] in unclear)} ({first.reason}){_left_out(unclear)}"
     suggestions[0] = first._replace(reason=reason)
     return suggestions
+
+
+def head(model: nn.Module, layer: str | nn.Module, inputs: Inputs, *, images: Images | None = None) -> Head:
+    """Find the linear head behind a layer: the one that `explainer(methods.cam, model, layer)` takes the rows of.
+
+    It is the linear layer, or convolution with a kernel of one, for which the mean of the layer's map times the weight,
+    and the bias, are the logits of these inputs.
+
+    Args:
+        model: any module; `head` does not change it.
+        layer: a dotted name as in `model.named_modules()`, or the module itself.
+        inputs: arguments of the model.
+        images: as for `suggest`.
+
+    Returns:
+        The name of the head, its weight (K, C), and its bias (K,) or None.
+
+    Raises:
+        CaptureError: the network computes something else between the layer and the logits, or several heads fit.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+        >>> head(net, "1", torch.rand(1, 3, 8, 8)).name
+        '4'
+    """
+    see = observe(model, layer, images=images)
+    with torch.no_grad():
+        activations, outputs = see(inputs)
+    return find_head(bare(model), str(see.layer), activations, outputs)
 
 
 def _why_first(first: Suggestion, clear: dict[str, Reading], last_is_unclear: bool) -> str:

@@ -18,6 +18,7 @@ from ..targets import pin
 from .capture import OPTIONS, Options, capture, observe
 from .folded import BatchNormFolded
 from .graft import bare, run_apart
+from .head import find_head, head_rows
 from .layer_checks import layer_name, spatial_map
 from .resume import record
 from .scores import _scores
@@ -32,7 +33,8 @@ class explainer(Options):
 
     What the signature of the method asks for is what is computed: no backward where `grads` has a default; and where it
     has keywords of these names, `tail` (activations to scores), `forward` (inputs to scores), `inputs` (the images),
-    `chunk_size` and `progress` are bound. Choices that the target leaves to the outputs, such as the top class, are
+    `weights` (the rows of the linear head that the target reads, where the keyword has no default), `chunk_size` and
+    `progress` are bound. Choices that the target leaves to the outputs, such as the top class, are
     made once, on the unperturbed inputs.
 
     Args:
@@ -121,8 +123,10 @@ def _explain(of: explainer, inputs: Inputs, target: Target) -> tuple[Tensor, Any
             refuse_parts("explainer", of.model, {str(of.layer): activations}, reads, of.images, over=True)
         knobs = {"chunk_size": of.chunk_size, "progress": of.progress}
         context: dict[str, Any] = {key: value for key, value in knobs.items() if value is not None}
-        if recorded or needs.context & {"forward", "inputs"}:
+        if recorded or needs.context & {"forward", "inputs", "weights"}:
             score = pin(target, outputs)
+        if "weights" in needs.context:
+            context["weights"] = head_rows(find_head(model, str(of.layer), activations, outputs), score, outputs)
         if recorded:
             context["tail"] = _scores(model, recorded.tail, score, has_convolutions_left=recorded.convolutions_left)
         if needs.context & {"forward", "inputs"}:

@@ -16,7 +16,7 @@ from .._shared.errors import ArgumentTypeError
 from .._shared.spelling import near
 from .._shared.value import Value
 
-CONTEXT = ("tail", "forward", "inputs", "chunk_size", "progress")
+CONTEXT = ("tail", "forward", "inputs", "weights", "chunk_size", "progress")
 """Keywords of a method that `explainer` binds."""
 
 
@@ -62,6 +62,11 @@ def _parameters(method: Any) -> Mapping[str, Parameter]:
         raise ArgumentTypeError(f"method: {name} has no keyword {wrong!r}. {near(wrong, known)}") from error
 
 
+def _is_unbound(key: str, default: Any) -> bool:
+    """Whether a keyword is left to `explainer`; rows of the head only where the method cannot do without."""
+    return default is Parameter.empty or (default is None and key != "weights")
+
+
 def read_signature(method: Callable[..., Tensor]) -> MethodNeeds:
     parameters = _parameters(method)
     places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
@@ -77,7 +82,7 @@ def read_signature(method: Callable[..., Tensor]) -> MethodNeeds:
     variadic = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters.values())
     gradients = variadic or (len(positional) > 1 and positional[1].default is Parameter.empty)
     # a keyword bound by functools.partial shows as one with a default, and stays as it was bound
-    unbound = {key for key in CONTEXT if key in keywords and keywords[key].default in (Parameter.empty, None)}
+    unbound = {key for key in CONTEXT if key in keywords and _is_unbound(key, keywords[key].default)}
     plain = method
     while isinstance(plain, partial):
         plain = plain.func

@@ -606,15 +606,12 @@ def test_model_is_left_as_it_was_by_a_target_that_raises(name: str) -> None:
 
 
 def test_keyword_that_is_not_bound(net: Small) -> None:
-    with pytest.raises(
-        TypeError, match=r"cam needs weights.*explainer\(functools.partial\(cam, weights=\.\.\.\), model"
-    ):
-        explainer(cam, net, "act")
-
     def mine(activations: Tensor, *, masks: Tensor, tail: Callable[[Tensor], Tensor], steps: int) -> Tensor:
         return activations.sum(1)
 
-    with pytest.raises(TypeError, match="mine needs masks, steps, which"):
+    with pytest.raises(
+        TypeError, match=r"mine needs masks, steps, which.*explainer\(functools.partial\(mine, masks=\.\.\.\), model"
+    ):
         explainer(mine, net, "act")
     with pytest.raises(TypeError, match="needs steps, which"):
         explainer(partial(mine, masks=torch.ones(1)), net, "act")
