@@ -378,7 +378,7 @@ class Turned(nn.Module):
         self.norm, self.act, self.head = nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.head(self.act(self.norm(x.movedim(1, -1)[..., :1].expand(-1, -1, -1, 8))).mean((1, 2)))
+        y: Tensor = self.head(self.act(self.norm(x.movedim(1, -1).repeat(1, 1, 1, 3)[..., :8])).mean((1, 2)))
         return y
 
 

@@ -1,0 +1,268 @@
+"""Rank the layers of a network: look at one run of it, at a run with another image, and at one backward."""
+
+# tested in tests/test_layers.py
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .._cut.capture import capture_many
+from .._cut.places import Laid, places_seen
+from .._layout.readings import as_map, images_among, possible_readings
+from .._shared.errors import CaptureError
+from .._shared.inputs import Images, floating_leaves
+from .._shared.vocabulary import Inputs, LayoutPair, Reading, Target
+from .heads import head_over_levels, inside, read_by, towers
+from .reasons import Choice, left_out, no_layer_text, why_first
+from .scores import Group, is_score_map, projects, results
+from .watch import Watched, changed_by_the_image, watch
+
+_PASSES_ON = re.compile("dropout|droppath|identity")
+_NO_FEATURES = re.compile("(max|avg|adaptive|lp|blur).*pool|permute|flatten|softmax|linear|^embedding$|positional")
+"""Modules that return no new feature map: poolings, reshapings, position embeddings, projections inside a block."""
+
+_COARSE = 32
+"""Pixels from one place to the next, beyond which a level of a pyramid is an extra one, made of the level before it."""
+
+
+class Suggestion(NamedTuple):
+    """A layer that could be explained.
+
+    Attributes:
+        name: dotted name of the layer, as `capture` takes it.
+        spatial: the map's spatial shape.
+        channels: number of the map's channels.
+        depends: whether the score depends on the layer's output at any place of the map.
+        layout: the layout that makes the layer's output a map; None where the output is a map already.
+        reason: the layer's class and reading; for the first suggestion of a list, also why it comes first.
+    """
+
+    name: str
+    spatial: tuple[int, ...]
+    channels: int
+    depends: bool
+    layout: LayoutPair | None
+    reason: str
+
+
+class _Layer(NamedTuple):
+    """A layer that returns one tensor that the image changes, and what is known of it.
+
+    Attributes:
+        group: the calls that returned the tensor.
+        readings: how it can be read as a map; empty where it cannot.
+        spread: whether it has more than one place, however they are laid out.
+    """
+
+    group: Group
+    readings: list[Reading]
+    spread: bool
+
+
+class Suggesting:
+    """One look at a network: a run of all layers, a run with another image, and one backward."""
+
+    def __init__(self, model: nn.Module, inputs: Any, target: Target, images: Images | None, image: Tensor) -> None:
+        self.model, self.inputs, self.image = model, inputs, image
+        self.run = watch(model, inputs)
+        self.results = results(self.run.outputs, image)
+        groups = _groups(self.run)
+        changed = changed_by_the_image(model, inputs, images, self.run)
+        if changed is not None:
+            where = {id(ran): place for place, ran in enumerate(self.run.calls)}
+            moved = _read({group.name: [changed[where[id(group.calls[-1])]]] for group in groups})
+            groups = [group for group in groups if group.name in moved] or groups
+        self.layers = self._seen({group.name: self._known(group, images) for group in groups}, images)
+        maps = {name: layer for name, layer in self.layers.items() if layer.readings}
+        every = {name: is_score_map(layer.group, self.results, self.run) for name, layer in self.layers.items()}
+        scores = _read(every)
+        self.unclear = [name for name, layer in maps.items() if len(layer.readings) > 1 and name not in scores]
+        clear = {name: layer.readings[0] for name, layer in maps.items() if len(layer.readings) == 1}
+        scores += self._added_up({name: reading for name, reading in clear.items() if name not in scores})
+        self.clear = {name: reading for name, reading in clear.items() if name not in scores}
+        self.dense = any(result.dense for result in self.results) and bool(scores)
+        self.unread = [name for name, layer in self.layers.items() if layer.spread and name not in scores]
+        self.target = target
+
+    def _known(self, group: Group, images: Images | None) -> _Layer:
+        """List the readings of a layer, without those of a single place."""
+        shape = group.output.shape
+        readings = possible_readings(self.model, group.name, shape, self.inputs, images)
+        grids = [reading for reading in readings if reading.name != "windows" and max(reading.spatial, default=2) > 1]
+        # (B, C, 1, 1) and (B, 1, C) are a single place, in whatever order
+        spread = len(shape) > 2 and sum(length > 1 for length in shape[1:]) > 1 and not readings
+        return _Layer(group, readings if grids else [], spread)
+
+    def _seen(self, layers: dict[str, _Layer], images: Images | None) -> dict[str, _Layer]:
+        """Keep the readings whose places see their own parts of the image, where shapes alone do not settle them."""
+        asked = {
+            name: layer.readings
+            for name, layer in layers.items()
+            if len(layer.readings) > 1 or any(one.layout is not None or self.image.ndim != 4 for one in layer.readings)
+        }
+        laid = {name: [Laid(one.layout) for one in readings] for name, readings in asked.items()}
+        seen = places_seen(self.model, laid, self.inputs, images_among(self.inputs, images)) if laid else {}
+        for name, readings in asked.items():
+            if None in seen[name]:
+                continue
+            right = [one for one, places in zip(readings, seen[name]) if places is not None and places.right]
+            layers[name] = layers[name]._replace(readings=right, spread=not right)
+        return layers
+
+    def _added_up(self, clear: dict[str, Reading]) -> list[str]:
+        """Name the projections of a segmentation network whose channel k reaches only the scores of class k.
+
+        Some networks add such maps up to the scores, so that none of the maps is equal to the model's output.
+        """
+        result = next((result for result in self.results if result.dense and result.channels > 1), None)
+        names = [
+            name
+            for name, reading in clear.items()
+            if result is not None
+            and reading.channels == result.channels
+            and projects(self.layers[name].group.calls[0], self.run)
+        ]
+        if result is None or not names:
+            return []
+        place = next(i for i, leaf in enumerate(floating_leaves(self.run.outputs)) if leaf is result.scores)
+        captured = capture_many(self.model, names, layout=None, unused="zeros")(
+            self.inputs, lambda out: floating_leaves(out)[place][:, 0].flatten(1).sum(1)
+        )
+        grads = {name: as_map(clear[name].layout, captured[name].grads) for name in names}
+        return _read({name: [grad[:, 0].any() & ~grad[:, 1:].any()] for name, grad in grads.items()})
+
+    def ranked(self) -> list[Suggestion]:
+        """Order the layers, the best first, and say why it comes first."""
+        if not self.clear:
+            raise CaptureError(no_layer_text(self.model, self.image, self.unclear, self.unread))
+        captured = capture_many(self.model, [*self.clear, *self.unread], layout=None, unused="zeros")(
+            self.inputs, self.target
+        )
+        reached = _read(
+            {name: [as_map(reading.layout, captured[name].grads).any()] for name, reading in self.clear.items()}
+            | {name: [captured[name].grads.any()] for name in self.unread}
+        )
+        suggestions = [self._suggestion(name, name in reached) for name in reversed(self.clear)]
+        unread = [name for name in self.unread if name in reached]
+        head = (
+            None if self.dense else head_over_levels(self.run, [self._group(name) for name in [*self.clear, *self.unclear]], self.image)
+        )
+        read = read_by(head, self.run) if head else set()
+        parts = [""] if self.dense else towers(self.run, self.inputs, self.image)
+
+        # masks that are a product of the decoder's last features and of queries are as fine as these features
+        sizes = set() if head or self.dense else self._sizes_of_masks()
+
+        def demoted(suggestion: Suggestion) -> tuple[bool, ...]:
+            group, last = self._group(suggestion.name), suggestion.name in reached
+            in_head = head is not None and id(group.output) not in read
+            return (
+                not last,
+                in_head,
+                bool(sizes) and suggestion.spatial not in sizes,
+                not inside(suggestion.name, parts),
+            )
+
+        suggestions.sort(key=demoted)
+        self._put_extra_levels_back(suggestions, several=head is not None or bool(unread))
+        first = suggestions[0]
+        later = [name for name in unread if self._end(name) > self._end(first.name)]
+        choice = Choice(
+            first.depends, self._no_longer(suggestions), later, head.name if head else "",
+            next((part for part in parts if part), ""), self._is_returned(first.name), self.dense,
+            bool(self.unclear) and self._end(self.unclear[-1]) > self._end(first.name), self._works_on(first.name),
+        )  # fmt: skip
+        suggestions[0] = first._replace(reason=f"{why_first(choice)} ({first.reason}){left_out(self.unclear)}")
+        return suggestions
+
+    def _suggestion(self, name: str, depends: bool) -> Suggestion:
+        reading = self.clear[name]
+        about = f"{type(self.model.get_submodule(name)).__name__}, {reading.reason}"
+        reason = about if depends else f"{about}; the score does not depend on it at any place"
+        return Suggestion(name, reading.spatial, reading.channels, depends, reading.layout, reason)
+
+    def _group(self, name: str) -> Group:
+        return self.layers[name].group
+
+    def _end(self, name: str) -> int:
+        """The moment at which a layer ended."""
+        return self._group(name).calls[-1].end
+
+    def _sizes_of_masks(self) -> set[tuple[int, ...]]:
+        """List the spatial shapes of what the network returns in the shape of an image, and that no layer returns."""
+        layers = {id(layer.group.output) for layer in self.layers.values()}
+        return {
+            tuple(result.scores.shape[-self.image.ndim + 2 :])
+            for result in self.results
+            if result.dense and id(result.scores) not in layers
+        }
+
+    def _no_longer(self, suggestions: Sequence[Suggestion]) -> str:
+        """Name the last layer behind the first suggestion that the score does not depend on; "" where there is none."""
+        end = self._end(suggestions[0].name)
+        later = [one.name for one in suggestions[1:] if not one.depends and self._end(one.name) > end]
+        return later[0] if later else ""
+
+    def _put_extra_levels_back(self, suggestions: list[Suggestion], several: bool) -> None:
+        """Move levels coarser than a backbone's last behind the first level that is not, in networks of several."""
+
+        def coarse(suggestion: Suggestion) -> bool:
+            size = self.image.shape[-len(suggestion.spatial) :]
+            return max(length / cells for length, cells in zip(size, suggestion.spatial)) > 1.5 * _COARSE
+
+        keep = next((i for i, one in enumerate(suggestions) if one.depends and not coarse(one)), 0)
+        if several and keep:
+            suggestions.insert(0, suggestions.pop(keep))
+
+    def _is_returned(self, name: str) -> bool:
+        """Whether the network returns a layer's output."""
+        output = self._group(name).output
+        return any(leaf is output for leaf in floating_leaves(self.run.outputs))
+
+    def _works_on(self, name: str) -> list[str]:
+        """Name the operations with parameters that begin after a layer has ended."""
+        return [ran.name for ran in self.run.calls if ran.works and ran.start > self._end(name)]
+
+
+def _groups(run: Watched) -> list[Group]:
+    """Group the calls of modules that ran once by the floating-point tensor that they returned, as it ended last."""
+    runs: dict[str, int] = {}
+    for ran in run.calls:
+        runs[ran.name] = runs.get(ran.name, 0) + 1
+    same_tensor: dict[int, list[Any]] = {}
+    for ran in run.calls:
+        if len(ran.outputs) == 1 and ran.outputs[0].is_floating_point():
+            # a layer that adds in place returns the tensor of an earlier layer: the group moves to the later's turn
+            key = id(ran.outputs[0])
+            same_tensor[key] = [*same_tensor.pop(key, []), ran]
+    found = []
+    for calls in same_tensor.values():
+        named = [
+            ran for ran in calls if ran.name and runs[ran.name] == 1 and not _class_matches(_PASSES_ON, ran.module)
+        ]
+        if not named or _class_matches(_NO_FEATURES, named[0].module):
+            continue
+        outermost = min(reversed(named), key=lambda ran: ran.name.count("."))
+        found.append(Group(outermost.name, outermost.module, outermost.outputs[0], named))
+    return found
+
+
+def _class_matches(pattern: re.Pattern[str], module: nn.Module) -> bool:
+    """Whether the lower-case name of a module's class matches a pattern."""
+    return pattern.search(type(module).__name__.lower()) is not None
+
+
+def _read(conditions: dict[str, list[Tensor]]) -> list[str]:
+    """Name what has a condition, a tensor () of bool, that is true; all are read at once, which waits once."""
+    names = [name for name, each in conditions.items() for _ in each]
+    if not names:
+        return []
+    flags = torch.stack([one.cpu() for each in conditions.values() for one in each]).tolist()
+    return list(dict.fromkeys(name for name, flag in zip(names, flags) if flag))
+
+

@@ -1,0 +1,135 @@
+"""Run a network once with every module watched: what each call read, what it returned, and what the image changes."""
+
+# tested in tests/test_layers.py
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .._cut.graft import graft
+from .._cut.layer_checks import naming_what_has_no_data
+from .._shared.errors import CamfnError
+from .._shared.inputs import Images, all_images_of, call, copy_of, tensors_in
+
+
+class Read(NamedTuple):
+    """A tensor among the arguments of a call.
+
+    Attributes:
+        shape: its shape.
+        integer: whether it holds integers, such as word numbers.
+        source: the index in `Watched.calls` of the call that returned it; None where no module did.
+    """
+
+    shape: tuple[int, ...]
+    integer: bool
+    source: int | None
+
+
+class Ran(NamedTuple):
+    """One call of one module.
+
+    Attributes:
+        name: dotted name of the module.
+        module: the module.
+        start: the moment at which the call began; moments count beginnings and ends of calls.
+        end: the moment at which it ended.
+        reads: the tensors among its arguments.
+        outputs: the tensors that it returned.
+    """
+
+    name: str
+    module: nn.Module
+    start: int
+    end: int
+    reads: tuple[Read, ...]
+    outputs: tuple[Tensor, ...]
+
+    @property
+    def works(self) -> bool:
+        """Whether the module is one operation with parameters of its own."""
+        return next(self.module.children(), None) is None and next(self.module.parameters(), None) is not None
+
+    def holds(self, other: Ran) -> bool:
+        """Whether another call ran inside of this one."""
+        return self.start < other.start and other.end < self.end
+
+
+class Watched(NamedTuple):
+    """A run of a network: its calls in the order in which they ended, and what it returned."""
+
+    calls: list[Ran]
+    outputs: Any
+
+
+def watch(model: nn.Module, inputs: Any) -> Watched:
+    """Run the model on copies of the inputs, and write down every call of its modules."""
+    calls: list[Ran] = []
+    open_calls: list[tuple[int, tuple[Read, ...]]] = []
+    source_of: dict[int, int] = {}
+    moment = 0
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+        nonlocal moment
+        moment += 1
+        reads = [
+            Read(tuple(x.shape), not x.is_floating_point() and x.dtype != torch.bool, source_of.get(id(x)))
+            for x in tensors_in((args, kwargs))
+        ]
+        open_calls.append((moment, tuple(reads)))
+
+    def leave(name: str, original: nn.Module) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            nonlocal moment
+            moment += 1
+            start, reads = open_calls.pop()
+            outputs = tuple(tensors_in(output))
+            # a tensor that several calls return, one inside the other or in place, comes from the first of them
+            # that still stands for it: the next reader looks the last one up
+            source_of.update({id(x): len(calls) for x in outputs})
+            calls.append(Ran(name, original, start, moment, reads, outputs))
+
+        return hook
+
+    names = {id(module): (name, module) for name, module in model.named_modules()}
+    watched = graft(model, set(names))
+    for key, module in watched.owned.items():
+        module.register_forward_pre_hook(enter, with_kwargs=True)
+        module.register_forward_hook(leave(*names[key]))
+    with torch.inference_mode(False), torch.no_grad(), naming_what_has_no_data(model, inputs):
+        outputs = call(watched, copy_of(inputs))
+    return Watched(calls, outputs)
+
+
+def changed_by_the_image(model: nn.Module, inputs: Any, images: Images | None, run: Watched) -> list[Tensor] | None:
+    """Say of each call whether another image changes what it returns: tensors () of bool; None if this is not known.
+
+    Position embeddings, anchors and masks stay, and so does a tower that reads the words.
+    """
+    try:
+        found, rebuild = all_images_of(inputs, None if images is None else [images])
+        with torch.random.fork_rng(devices=[]):
+            again = watch(model, rebuild([_another(image) for image in found]))
+    except (CamfnError, RuntimeError, ValueError, IndexError):
+        return None  # no image with space, or a network that cannot take this image
+    if [one.name for one in again.calls] != [one.name for one in run.calls]:
+        return None
+    return [_differ(one.outputs, other.outputs) for one, other in zip(run.calls, again.calls)]
+
+
+def _another(image: Tensor) -> Tensor:
+    """Make another image of the same range, without random numbers."""
+    wave = torch.arange(image.numel(), device=image.device).remainder(97).to(image.dtype).reshape(image.shape) / 96
+    return image.flip(tuple(range(2, image.ndim))) + wave * image.std(correction=0).clamp(min=1)
+
+
+def _differ(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Tensor:
+    """Whether the tensors of two calls differ."""
+    if [x.shape for x in one] != [x.shape for x in other]:
+        return torch.tensor(True)
+    pairs = [(a != b).any().cpu() for a, b in zip(one, other) if a.numel()]
+    return torch.stack(pairs).any() if pairs else torch.tensor(False)
