@@ -20,7 +20,7 @@ def head_over_levels(run: Watched, groups: Sequence[Group], image: Tensor) -> Ra
     """
     maps = {id(group.output): tuple(group.output.shape[2:]) for group in groups if _is_map(group.output, image)}
     for ran in run.calls:
-        sizes = {maps[key] for key in read_by(ran, run) if key in maps}
+        sizes = {maps[key] for key in read_by(ran) if key in maps}
         if len(sizes) < 2 or any(not ran.holds(group.calls[-1]) for group in groups if group.calls[-1].end > ran.start):
             continue
         if len({maps[id(x)] for x in ran.outputs if id(x) in maps}) < 2:
@@ -28,9 +28,9 @@ def head_over_levels(run: Watched, groups: Sequence[Group], image: Tensor) -> Ra
     return None
 
 
-def read_by(ran: Ran, run: Watched) -> set[int]:
+def read_by(ran: Ran) -> set[int]:
     """Return the ids of the tensors that a call read and that other calls returned."""
-    return {id(x) for read in ran.reads if read.source is not None for x in run.calls[read.source].outputs}
+    return {read.key for read in ran.reads if read.source is not None}
 
 
 def _is_map(x: Tensor, image: Tensor) -> bool:

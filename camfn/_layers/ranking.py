@@ -16,7 +16,7 @@ from .._cut.places import Laid, places_seen
 from .._layout.readings import as_map, images_among, possible_readings
 from .._shared.errors import CaptureError
 from .._shared.inputs import Images, floating_leaves
-from .._shared.vocabulary import Inputs, LayoutPair, Reading, Target
+from .._shared.vocabulary import LayoutPair, Reading, Target
 from .heads import head_over_levels, inside, read_by, towers
 from .reasons import Choice, left_out, no_layer_text, why_first
 from .scores import Group, is_score_map, projects, results
@@ -150,9 +150,11 @@ class Suggesting:
         suggestions = [self._suggestion(name, name in reached) for name in reversed(self.clear)]
         unread = [name for name in self.unread if name in reached]
         head = (
-            None if self.dense else head_over_levels(self.run, [self._group(name) for name in [*self.clear, *self.unclear]], self.image)
+            None
+            if self.dense
+            else head_over_levels(self.run, [self._group(name) for name in [*self.clear, *self.unclear]], self.image)
         )
-        read = read_by(head, self.run) if head else set()
+        read = read_by(head) if head else set()
         parts = [""] if self.dense else towers(self.run, self.inputs, self.image)
 
         # masks that are a product of the decoder's last features and of queries are as fine as these features
@@ -264,5 +266,3 @@ def _read(conditions: dict[str, list[Tensor]]) -> list[str]:
         return []
     flags = torch.stack([one.cpu() for each in conditions.values() for one in each]).tolist()
     return list(dict.fromkeys(name for name, flag in zip(names, flags) if flag))
-
-

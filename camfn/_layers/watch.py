@@ -23,11 +23,13 @@ class Read(NamedTuple):
         shape: its shape.
         integer: whether it holds integers, such as word numbers.
         source: the index in `Watched.calls` of the call that returned it; None where no module did.
+        key: its id, which is its own for the time of the run where a call returned it.
     """
 
     shape: tuple[int, ...]
     integer: bool
     source: int | None
+    key: int
 
 
 class Ran(NamedTuple):
@@ -77,7 +79,7 @@ def watch(model: nn.Module, inputs: Any) -> Watched:
         nonlocal moment
         moment += 1
         reads = [
-            Read(tuple(x.shape), not x.is_floating_point() and x.dtype != torch.bool, source_of.get(id(x)))
+            Read(tuple(x.shape), not x.is_floating_point() and x.dtype != torch.bool, source_of.get(id(x)), id(x))
             for x in tensors_in((args, kwargs))
         ]
         open_calls.append((moment, tuple(reads)))

@@ -44,6 +44,10 @@ class WithFeatures(nn.Module):
         return body.forward_head(features), features
 
 
+def _with_features(name: str) -> Callable[[], nn.Module]:
+    return lambda: WithFeatures(_timm(name, num_classes=5)())
+
+
 def _without_fc() -> nn.Module:
     import torchvision
 
@@ -94,8 +98,7 @@ def _timm_members() -> list[Made]:
         make = _timm(name, features_only=True)
         found.append(Made("timm", f"{name}, levels", make, plain(3, 64, 64), last_map, layer))
     for name, layer in (("resnet18", "body.layer4"), ("convnext_atto", "body.stages")):
-        make = lambda name=name: WithFeatures(_timm(name, num_classes=5)())  # noqa: E731
-        found.append(Made("timm", f"{name}, logits and features", make, layer=layer))
+        found.append(Made("timm", f"{name}, logits and features", _with_features(name), layer=layer))
     more: list[tuple[str, int, dict[str, Any]]] = [
         ("vit_small_patch16_dinov3", 64, {"img_size": 64, "depth": 3}),
         ("vit_base_patch16_clip_224", 64, {"img_size": 64, "depth": 3}),
@@ -234,9 +237,9 @@ def _yolo(config: str, task: str) -> Callable[[], nn.Module]:
 
 def boxes(outputs: Any) -> Tensor:
     """The sum of the scores of class 1 over all anchors (B, 4 + K, N), or of the boxes that are left (B, n, 6)."""
-    found = outputs
-    while isinstance(found, (list, tuple)):
-        found = found[0]
+    while isinstance(outputs, (list, tuple)):
+        outputs = outputs[0]
+    found: Tensor = outputs
     return found[..., 4].sum(1) if found.shape[-1] == 6 or found.shape[1] == 300 else found[:, 5].sum(1)
 
 
@@ -403,9 +406,11 @@ def _open_clip_members() -> list[Made]:
         return {"image": images(batch, 3, 64, 64), "text": torch.arange(1, 9).repeat(batch, 1)}
 
     def likeness(outputs: Any) -> Tensor:
-        if isinstance(outputs, dict):
-            return (outputs["image_features"] * outputs["text_features"]).sum(1)
-        return (outputs[0] * outputs[1]).sum(1)
+        image, text = (
+            outputs[:2] if isinstance(outputs, tuple) else (outputs["image_features"], outputs["text_features"])
+        )
+        found: Tensor = (image * text).sum(1)
+        return found
 
     return [
         Made("open_clip", name, _open_clip(name, vision, text, **more), inputs, likeness, layer)

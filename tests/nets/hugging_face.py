@@ -136,7 +136,7 @@ FEATURES = [
         net("ConvNextForImageClassification", "ConvNextConfig", **STAGES, num_labels=5),
         pixels((64, 96), output_hidden_states=True),
         first_class,
-        "convnext.encoder",
+        "convnext.encoder.stages.3",
     ),
     _made("SwinModel", net("SwinModel", "SwinConfig", **SWIN), pixels(), pooled, "layernorm"),
     _made("SwinBackbone", net("SwinBackbone", "SwinConfig", **SWIN_BACKBONE[1]), pixels(), first_map),

@@ -40,7 +40,7 @@ def everywhere(outputs: Any) -> Tensor:
 
 def detected(outputs: Any) -> Tensor:
     """The sum of the scores of class 1 over the queries or anchors (B, Q, K)."""
-    found = outputs["logits"] if isinstance(outputs, Mapping) else outputs
+    found: Tensor = outputs["logits"] if isinstance(outputs, Mapping) else outputs
     return found[..., 1].sigmoid().sum(1)
 
 
