@@ -1,4 +1,4 @@
-"""Boxes as corners x0, y0, x1, y1."""
+"""Boxes as corners: x0, y0, x1, y1 in an image, x0, x1 in a series, x0, y0, z0, x1, y1, z1 in a volume."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Divide the area that two boxes share by the area that they cover.
 
     Args:
-        boxes: (..., 4), x0, y0, x1, y1.
-        others: (..., 4); broadcasts to `boxes`.
+        boxes: (..., 2 D), the low corner, then the high one, as x0, y0, x1, y1.
+        others: (..., 2 D); broadcasts to `boxes`.
 
     Returns:
         The broadcast shape without its last dimension, in [0, 1]; 0 for two empty boxes.
@@ -22,7 +22,11 @@ def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
         >>> box_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0], [4.0, 4.0, 5.0, 5.0]]))
         tensor([0.3333, 0.0000])
     """
-    low, high = torch.maximum(boxes[..., :2], others[..., :2]), torch.minimum(boxes[..., 2:], others[..., 2:])
+    dims = boxes.shape[-1] // 2
+    low = torch.maximum(boxes[..., :dims], others[..., :dims])
+    high = torch.minimum(boxes[..., dims:], others[..., dims:])
     shared = (high - low).clamp(min=0).prod(-1)
-    area, other_area = ((corners[..., 2:] - corners[..., :2]).clamp(min=0).prod(-1) for corners in (boxes, others))
+    area, other_area = (
+        (corners[..., dims:] - corners[..., :dims]).clamp(min=0).prod(-1) for corners in (boxes, others)
+    )
     return safe_divide(shared, area + other_area - shared)

@@ -74,17 +74,23 @@ def to_boxes(heatmap: Tensor, *, threshold: float = 0.2, largest: bool = False) 
     work = as_maps(heatmap, "heatmap", spatial=2)
     if not is_concrete(work):
         raise CamfnError(f"to_boxes: expected a heatmap that can be read, got one on {work.device}, or under vmap")
-    masks = to_mask(work, threshold=threshold).cpu().numpy()
+    return boxes_of(work, threshold, largest)
+
+
+def boxes_of(maps: Tensor, threshold: float, largest: bool) -> list[Tensor]:
+    """Do the same for maps (B, *S) of any number of dimensions: (n, 2 D), the low corner and the high one, x first."""
+    masks = to_mask(maps, threshold=threshold).cpu().numpy()
     count = 1 if largest else None
-    return [tensor_on(torch.from_numpy(_component_boxes(mask)[:count]), heatmap.device) for mask in masks]
+    return [tensor_on(torch.from_numpy(_component_boxes(mask)[:count]), maps.device) for mask in masks]
 
 
 def _component_boxes(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return half-open (n, 4) boxes of the 8-connected parts of an (H, W) mask, most pixels first."""
+    """Return half-open (n, 2 D) boxes of the parts of a mask that touch, also at a corner, most pixels first."""
     with extra("SciPy", "to_boxes"):
         from scipy import ndimage
 
-    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    labels, count = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
     pixels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    boxes = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
-    return np.array(boxes, dtype=np.int64).reshape(-1, 4)[np.argsort(-pixels, kind="stable")]
+    spans = [part[::-1] for part in ndimage.find_objects(labels)]
+    boxes = [[*(span.start for span in part), *(span.stop for span in part)] for part in spans]
+    return np.array(boxes, dtype=np.int64).reshape(-1, 2 * mask.ndim)[np.argsort(-pixels, kind="stable")]

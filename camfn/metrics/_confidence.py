@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import function, number, same_device
-from .._shared.devices import brought
+from .._shared.devices import brought, tensor_on
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ..image._checks import within_unit
@@ -69,7 +69,7 @@ def baseline_of(what: str, baseline: Baseline, images: Tensor) -> Tensor:
     value = baseline(images) if callable(baseline) else baseline
     if not isinstance(value, Tensor):
         number(f"{what}: baseline", value, advice="Or pass a tensor, or a function of the images such as blur")
-        value = torch.as_tensor(value)
+        value = tensor_on(value, images.device, images.dtype)
     if value.is_complex() or (value.ndim and value.device != images.device):
         same_device(f"{what}: baseline", value, images, "images")
         raise CamfnError(f"{what}: baseline: expected real numbers, got {value.dtype}")

@@ -12,8 +12,10 @@ from torch.nn import functional
 from .._shared.checks import number, whole
 from .._shared.devices import tensor_on
 from .._shared.errors import CamfnError
+from .._shared.maps import widen
 from .._shared.rows import ChunkSize, Progress
 from ._confidence import Baseline, baseline_of
+from ._filter import gaussian
 from ._order import as_images, on_images, ranks
 from ._scores import ScoreOf, score_rows
 
@@ -52,8 +54,8 @@ def blur(images: Tensor, kernel_size: int = 11, std: float = 5.0) -> Tensor:
     darkens its border; this function reflects the image at its border.
 
     Args:
-        images: (B, C, H, W).
-        kernel_size: odd, in pixels; at most twice the smaller side less one.
+        images: (B, C, *T), of one to three spatial dimensions.
+        kernel_size: odd, in pixels; at most twice the smallest side less one.
         std: standard deviation of the Gaussian in pixels.
 
     Returns:
@@ -71,15 +73,12 @@ def blur(images: Tensor, kernel_size: int = 11, std: float = 5.0) -> Tensor:
     number("blur: std", std, "(0, inf)")
     if kernel_size % 2 == 0:
         raise CamfnError(f"blur: kernel_size: expected an odd number of pixels, got {kernel_size}")
-    if images.ndim != 4 or min(images.shape[2:]) <= kernel_size // 2:
+    if images.ndim < 3 or min(images.shape[2:]) <= kernel_size // 2:
         raise CamfnError(
-            f"blur: expected images (B, C, H, W) of more than {kernel_size // 2} pixels a side for a kernel of "
+            f"blur: expected images (B, C, *T) of more than {kernel_size // 2} pixels a side for a kernel of "
             f"{kernel_size}, got {tuple(images.shape)}; for others: baseline=lambda x: blur(x, kernel_size=3)"
         )
-    from kornia.filters import gaussian_blur2d
-
-    blurred: Tensor = gaussian_blur2d(images, (kernel_size, kernel_size), (std, std))
-    return blurred
+    return gaussian(widen(images), kernel_size, std).to(images.dtype)
 
 
 def removal_curve(
@@ -236,7 +235,7 @@ def pixel_flipping(
     """Pixel flipping, or region perturbation: deletion by whole squares; its `.aopc` is the metric, higher is better.
 
     Source: arXiv 1509.06321, eq. 9 to 12, with squares of 9 x 9. Squares at the right and the lower border
-    are smaller where the image ends.
+    are smaller where the image ends. In a series they are intervals, in a volume cubes.
     The paper replaces 100 squares by uniform noise, 10 times over: for that, pass a noise tensor as `baseline` and
     cut the curve.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._shared.checks import number, same_device, shapes_agree, tensor
 from .._shared.errors import CamfnError
-from .._shared.maps import widen
+from .._shared.maps import safe_divide, widen
 from ..image._checks import require_finite
 from ._multigrid import Array, cycle, framed, grids_of, inside, laplacian, namespace, ratio, run
 from ._order import as_images
@@ -31,16 +31,17 @@ def impute(images: Tensor, missing: Tensor, *, tolerance: float = 1e-5) -> Tenso
     Source: arXiv 2202.00449, section 4 and the authors' code.
 
     Args:
-        images: (B, C, H, W).
-        missing: (B, H, W), bool. `impute` does not read missing pixels, unless all pixels of an image are missing.
+        images: (B, C, H, W), or a series (B, C, L), where this is linear interpolation.
+        missing: (B, H, W) or (B, L), bool. `impute` does not read missing pixels, unless an image has no
+            others.
         tolerance: for each channel, the norm of the residual relative to the residual of the mean of the known pixels.
 
     Returns:
-        (B, C, H, W) with the known pixels unchanged, without a derivative. An image without a known pixel becomes its
+        Images with the known pixels unchanged, without a derivative. An image without a known pixel becomes its
         mean, channel by channel.
 
     Raises:
-        CamfnError: other shapes or types; NaN or infinity in the images, naming the samples.
+        CamfnError: other shapes or types, volumes; NaN or infinity in the images, naming the samples.
         RuntimeError: the tolerance was not reached.
 
     Example:
@@ -54,17 +55,44 @@ def impute(images: Tensor, missing: Tensor, *, tolerance: float = 1e-5) -> Tenso
     tensor("impute: missing", missing)
     number("impute: tolerance", tolerance, "(0, 1)")
     same_device("impute: missing", missing, images, "images")
-    if images.ndim != 4 or not images.is_floating_point() or missing.dtype != torch.bool:
+    refuse_volumes("impute", images)
+    if images.ndim not in (3, 4) or not images.is_floating_point() or missing.dtype != torch.bool:
         raise CamfnError(
-            f"impute: expected floating-point images (B, C, H, W) and missing (B, H, W) of bool, got "
+            f"impute: expected floating-point images (B, C, *T) and missing (B, *T) of bool, got "
             f"{tuple(images.shape)} of {images.dtype} and {tuple(missing.shape)} of {missing.dtype}"
         )
     shapes_agree("impute: missing", missing.shape, (images.shape[0], *images.shape[2:]))
     require_finite(images, "impute: images")
     wide = widen(images.detach())
+    if images.ndim == 3:
+        return torch.where(missing[:, None], _interpolated(wide, missing).to(images.dtype), images)
     mask = missing[:, None].to(wide)
     filled = _solve_on_cpu(wide, mask, tolerance) if wide.device.type == "cpu" else _solved(wide, mask, tolerance)
     return torch.where(missing[:, None], filled.to(images.dtype), images)
+
+
+def refuse_volumes(what: str, images: Tensor) -> None:
+    """Refuse three spatial dimensions, for which the source gives the neighbors no weights."""
+    if images.ndim == 5:
+        raise CamfnError(
+            f"{what}: expected series (B, C, L) or images (B, C, H, W), got volumes {tuple(images.shape)}: ROAD weighs "
+            "the 8 neighbors of a pixel, and says nothing of the 26 of a voxel. For volumes: deletion(score, volumes, "
+            "heatmap, baseline=blur), or one slice at a time"
+        )
+
+
+def _interpolated(series: Tensor, missing: Tensor) -> Tensor:
+    """Solve the system of a line (B, C, L): linear between known values, constant beyond them, the mean without any."""
+    length = series.shape[2]
+    place = torch.arange(length, device=series.device)
+    before = torch.where(missing, -1, place).cummax(1).values
+    after = torch.where(missing, length, place).flip(1).cummin(1).values.flip(1)
+    left = torch.where(before < 0, after, before).clamp(max=length - 1)
+    right = torch.where(after == length, before, after).clamp(min=0)
+    first, last = (series.gather(2, at[:, None].expand_as(series)) for at in (left, right))
+    share = safe_divide((place - left).to(series), (right - left).to(series))[:, None]
+    between = first + share * (last - first)
+    return torch.where(missing.all(1)[:, None, None], series.mean(2, keepdim=True), between)
 
 
 def _solve_on_cpu(images: Tensor, missing: Tensor, tolerance: float) -> Tensor:

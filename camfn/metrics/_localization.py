@@ -7,7 +7,6 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .._shared.boxes import box_iou
 from .._shared.checks import (
@@ -26,19 +25,25 @@ from .._shared.checks import (
 from .._shared.devices import brought
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
-from ..image import to_boxes, to_mask
+from ..image import to_mask
 from ..image._checks import as_maps
+from ..image._regions import boxes_of
 
 Boxes: TypeAlias = "Tensor | Sequence[Tensor]"
-"""x0, y0, x1, y1 in pixels of the heatmap, half-open: (B, 4), (B, n, 4), or a sequence with an (n, 4) a sample."""
+"""Boxes in pixels of the heatmap, half-open: (B, 4), (B, n, 4), or a sequence with an (n, 4) a sample.
+
+x0, y0, x1, y1 in an image; x0, x1 in a series; x0, y0, z0, x1, y1, z1 in a volume, z along its first dimension.
+"""
+
+_CALLS = {1: "x0 x1", 2: "x0 y0 x1 y1", 3: "x0 y0 z0 x1 y1 z1"}
 
 
 def boxes_in_pixels(fractions: Tensor, size: Sequence[int]) -> Tensor:
     """Scale boxes from fractions of the image to pixels.
 
     Args:
-        fractions: (..., 4), x0, y0, x1, y1 in [0, 1].
-        size: (height, width) in pixels.
+        fractions: (..., 4), x0, y0, x1, y1 in [0, 1]; (..., 2) or (..., 6) for a series or a volume.
+        size: (height, width) in pixels; (length,) or (depth, height, width).
 
     Returns:
         Same shape, in pixels, not rounded.
@@ -51,13 +56,14 @@ def boxes_in_pixels(fractions: Tensor, size: Sequence[int]) -> Tensor:
         tensor([[ 50.,  50., 150., 100.]])
     """
     tensor("boxes_in_pixels: fractions", fractions)
-    height, width = space("boxes_in_pixels: size", size, 2)
-    if not fractions.is_floating_point() or fractions.shape[-1:] != (4,) or not within(fractions, 0.0, 1.0):
+    sides = _space("boxes_in_pixels: size", size)
+    numbers = 2 * len(sides)
+    if not fractions.is_floating_point() or fractions.shape[-1:] != (numbers,) or not within(fractions, 0.0, 1.0):
         raise CamfnError(
-            f"boxes_in_pixels: expected floats (..., 4) in [0, 1], got {tuple(fractions.shape)} of {fractions.dtype}"
-            f"{_span(fractions)}; divide pixels by the size of the photo first"
+            f"boxes_in_pixels: expected floats (..., {numbers}) in [0, 1], got {tuple(fractions.shape)} of "
+            f"{fractions.dtype}{_span(fractions)}; divide pixels by the size of the photo first"
         )
-    return fractions * fractions.new_tensor([width, height, width, height])
+    return fractions * fractions.new_tensor([*reversed(sides)] * 2)
 
 
 def box_masks(boxes: Boxes, size: Sequence[int]) -> Tensor:
@@ -65,11 +71,11 @@ def box_masks(boxes: Boxes, size: Sequence[int]) -> Tensor:
 
     Args:
         boxes: x0, y0, x1, y1 in pixels, as `image.to_boxes` returns them: (B, 4), (B, n, 4), or a sequence with an
-            (n, 4) a sample; integers or fractions of a pixel.
-        size: (height, width) in pixels.
+            (n, 4) a sample; integers or fractions of a pixel. 2 or 6 numbers for a series or a volume.
+        size: (height, width) in pixels; (length,) or (depth, height, width).
 
     Returns:
-        (B, height, width), bool, the union of each sample's boxes.
+        (B, *size), bool, the union of each sample's boxes.
 
     Raises:
         CamfnError: boxes of another shape, empty or outside the image, naming the sample.
@@ -79,20 +85,26 @@ def box_masks(boxes: Boxes, size: Sequence[int]) -> Tensor:
         tensor([[[0, 1, 1, 0],
                  [0, 0, 0, 0]]], dtype=torch.int32)
     """
-    return _region_masks("box_masks", boxes, space("box_masks: size", size, 2))
+    return _region_masks("box_masks", boxes, _space("box_masks: size", size))
 
 
 def _region_masks(what: str, boxes: Boxes, size: Sequence[int]) -> Tensor:
     """Mark the pixels of the boxes of each sample; an error names the function."""
-    height, width = size
-    masks = []
-    for x0, y0, x1, y1 in (each.unbind(-1) for each in _boxes_by_sample(what, boxes, size)):
-        rows = torch.arange(height, device=x0.device)[:, None] + 0.5
-        columns = torch.arange(width, device=x0.device) + 0.5
-        tall = (y0[:, None, None] <= rows) & (rows < y1[:, None, None])
-        wide = (x0[:, None, None] <= columns) & (columns < x1[:, None, None])
-        masks.append((tall & wide).any(0))
+    dims, masks = len(size), []
+    for each in _boxes_by_sample(what, boxes, size):
+        inside = torch.ones(len(each), *(1,) * dims, dtype=torch.bool, device=each.device)
+        for axis, side in enumerate(reversed(size)):
+            centers = torch.arange(side, device=each.device) + 0.5
+            within_box = (each[:, axis, None] <= centers) & (centers < each[:, axis + dims, None])
+            inside = inside & within_box.reshape(len(each), *(1,) * (dims - 1 - axis), side, *(1,) * axis)
+        masks.append(inside.any(0))
     return torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.bool)
+
+
+def _space(name: str, size: Sequence[int]) -> tuple[int, ...]:
+    """Return a spatial shape of one to three dimensions; refuse anything else."""
+    sides = space(name, size)
+    return sides if len(sides) <= 3 else space(name, size, 3)
 
 
 def pointing_game(heatmap: Tensor, region: Boxes, *, tolerance: float = 0.0) -> Tensor:
@@ -104,8 +116,8 @@ def pointing_game(heatmap: Tensor, region: Boxes, *, tolerance: float = 0.0) -> 
     Source: Zhang et al., IJCV 2018 (1608.00507), with a tolerance of 15 pixels around the point; 2301.07002 has none.
 
     Args:
-        heatmap: (B, H, W), raw or normalized.
-        region: boxes in pixels of the heatmap (see `box_masks`), or a bool mask (B, H, W).
+        heatmap: (B, H, W), or (B, *S) of one to three dimensions; raw or normalized.
+        region: boxes in pixels of the heatmap (see `box_masks`), or a bool mask (B, *S).
         tolerance: largest distance of a hit from the nearest pixel of the object, in pixels.
 
     Returns:
@@ -123,8 +135,8 @@ def pointing_game(heatmap: Tensor, region: Boxes, *, tolerance: float = 0.0) -> 
     maps, masks = _on_region("pointing_game", heatmap, region)
     if tolerance > 0:
         masks = _grown(masks, tolerance)
-    top = maps == maps.amax((1, 2), keepdim=True)
-    hits, all_ = (x.flatten(1).sum(1) for x in (top & masks, top))
+    top = maps == maps.amax(tuple(range(1, maps.ndim)), keepdim=True)
+    hits, all_ = (x.flatten(1).sum(1).to(maps) for x in (top & masks, top))
     return (hits / all_).to(heatmap.dtype)
 
 
@@ -134,8 +146,8 @@ def energy_in_box(heatmap: Tensor, region: Boxes) -> Tensor:
     Source: arXiv 1910.01279, section 4.3. The authors' code swaps the two axes of the box.
 
     Args:
-        heatmap: (B, H, W), not negative.
-        region: boxes in pixels of the heatmap (see `box_masks`), or a bool mask (B, H, W).
+        heatmap: (B, H, W), or (B, *S) of one to three dimensions; not negative.
+        region: boxes in pixels of the heatmap (see `box_masks`), or a bool mask (B, *S).
 
     Returns:
         (B,), in [0, 1], higher is better: the area of the object for a constant map, 0 for a map of zeros.
@@ -150,16 +162,16 @@ def energy_in_box(heatmap: Tensor, region: Boxes) -> Tensor:
     maps, masks = _on_region("energy_in_box", heatmap, region)
     if seen_false(maps >= 0):
         raise CamfnError("energy_in_box: expected a heatmap without negative values; pass camfn.image.normalize(cam)")
-    total = maps.sum((1, 2))
-    return safe_divide((maps * masks).sum((1, 2)), total).to(heatmap.dtype)
+    inside, total = (x.flatten(1).sum(1) for x in (maps * masks, maps))
+    return safe_divide(inside, total).to(heatmap.dtype)
 
 
 def iou(heatmap: Tensor, region: Boxes, *, threshold: float = 0.2) -> Tensor:
     """Intersection over union of the object and the pixels where the heatmap exceeds a share of its maximum.
 
     Args:
-        heatmap: (B, H, W).
-        region: boxes in pixels of the heatmap (see `box_masks`), or a bool mask (B, H, W).
+        heatmap: (B, H, W), or (B, *S) of one to three dimensions.
+        region: boxes in pixels of the heatmap (see `box_masks`), or a bool mask (B, *S).
         threshold: share of each map's maximum; values must be larger, as in `image.to_mask`.
 
     Returns:
@@ -174,7 +186,8 @@ def iou(heatmap: Tensor, region: Boxes, *, threshold: float = 0.2) -> Tensor:
     """
     maps, masks = _on_region("iou", heatmap, region)
     above = to_mask(maps, threshold=threshold)
-    return ((above & masks).sum((1, 2)) / (above | masks).sum((1, 2))).to(heatmap.dtype)
+    both, either = (x.flatten(1).sum(1).to(maps) for x in (above & masks, above | masks))
+    return (both / either).to(heatmap.dtype)
 
 
 def box_ious(
@@ -190,7 +203,7 @@ def box_ious(
     the connected parts, on the CPU.
 
     Args:
-        heatmap: (B, H, W).
+        heatmap: (B, H, W), or (B, *S) of one to three dimensions.
         boxes: in pixels of the heatmap (see `box_masks`).
         thresholds: shares of the maximum; values must be larger. By default k / 255 for k = 0 to 254, since the authors
             round maps to 8 bits.
@@ -200,7 +213,7 @@ def box_ious(
         (B, T); 0 where nothing exceeds the threshold.
 
     Raises:
-        CamfnError: as `image.to_boxes` and `box_masks`, or other `parts`.
+        CamfnError: as `box_masks`, or other `parts`; NaN or infinity, naming the samples.
         ImportError: SciPy is missing.
 
     Example:
@@ -212,14 +225,14 @@ def box_ious(
     levels = (
         [k / 255 for k in range(255)] if thresholds is None else _levels("box_ious: thresholds", thresholds, "[0, 1)")
     )
-    maps = as_maps(heatmap, "box_ious: heatmap", spatial=2)
+    maps = _of_space(heatmap, "box_ious")
     truth = _boxes_by_sample("box_ious", boxes, maps.shape[1:])
     length_matches("box_ious: boxes", len(truth), len(maps))
     # SciPy finds the parts on the host, for each level
     maps, truth = maps.cpu(), [each.cpu() for each in truth]
     columns = []
     for level in levels:
-        drawn = to_boxes(maps, threshold=level, largest=parts == "largest")
+        drawn = boxes_of(maps, level, parts == "largest")
         best = [_best_iou(ours.to(maps), theirs.to(maps)) for ours, theirs in zip(drawn, truth)]
         columns.append(torch.stack(best) if best else maps.new_zeros(0))
     return brought(torch.stack(columns, 1), heatmap)
@@ -294,46 +307,58 @@ def pxap(heatmap: Tensor, masks: Tensor, *, pooled: bool = False) -> Tensor:
     positive = truth.gather(1, order)
     # the number of pixels that are at least as large
     above = torch.searchsorted(ordered, ordered.contiguous(), right=True)
-    precision = positive.cumsum(1).gather(1, above - 1) / above
+    precision = positive.cumsum(1).gather(1, above - 1).to(values) / above
     average = ((precision * positive).sum(1) / positive.sum(1)).to(heatmap.dtype)
     return average[0] if pooled else average
 
 
 def _boxes_by_sample(what: str, boxes: Boxes, size: Sequence[int]) -> list[Tensor]:
-    """Check boxes, and return one (n, 4) for each sample."""
-    height, width = size
+    """Check boxes, and return one (n, 2 D) for each sample."""
+    dims = len(size)
+    numbers, corners = 2 * dims, _CALLS[dims]
     if not isinstance(boxes, (Tensor, list, tuple)) or not all(isinstance(b, Tensor) for b in boxes):
         raise ArgumentTypeError(
-            f"{what}: boxes: expected x0 y0 x1 y1 in pixels as (B, 4), (B, n, 4), or a list with an (n, 4) a sample, "
-            f"got {describe(boxes)}"
+            f"{what}: boxes: expected {corners} in pixels as (B, {numbers}), (B, n, {numbers}), or a list with an "
+            f"(n, {numbers}) a sample, got {describe(boxes)}"
         )
-    by_sample = [each.reshape(-1, 4) if each.shape[-1:] == (4,) else each for each in boxes]
+    by_sample = [each.reshape(-1, numbers) if each.shape[-1:] == (numbers,) else each for each in boxes]
     for index, each in enumerate(by_sample):
         shape = tuple(each.shape)
-        if each.ndim != 2 or each.shape[1] != 4 or not each.numel() or each.is_complex():
-            raise CamfnError(f"{what}: boxes: expected (n, 4) with n > 0 for sample {index}, got {shape}")
-        x0, y0, x1, y1 = each.unbind(1)
-        inside = (x0 >= 0) & (y0 >= 0) & (x1 <= width) & (y1 <= height) & (x0 < x1) & (y0 < y1)
+        if each.ndim != 2 or each.shape[1] != numbers or not each.numel() or each.is_complex():
+            raise CamfnError(
+                f"{what}: boxes: expected (n, {numbers}), {corners}, with n > 0 for sample {index}, got {shape}"
+            )
+        low, high = each[:, :dims], each[:, dims:]
+        inside = ((low >= 0) & (low < high)).all(1)
+        for axis, side in enumerate(reversed(size)):
+            inside = inside & (high[:, axis] <= side)
         if seen_false(inside):
             bad = each[~inside][0].tolist()
+            ordered = " and ".join(f"{axis}0 < {axis}1" for axis in "xyz"[:dims])
             raise CamfnError(
-                f"{what}: boxes: expected x0 < x1 and y0 < y1 within {width} x {height} pixels of the heatmap, got "
-                f"{bad} for sample {index}; upsample the heatmap to the photo, or scale the boxes"
+                f"{what}: boxes: expected {ordered} within {' x '.join(map(str, reversed(size)))} pixels of the "
+                f"heatmap, got {bad} for sample {index}; upsample the heatmap to the photo, or scale the boxes"
             )
     return by_sample
 
 
 def _on_region(what: str, heatmap: Tensor, region: Boxes) -> tuple[Tensor, Tensor]:
     """Check maps and their objects; return the maps in a type to compute in, and the masks of the objects."""
-    maps = as_maps(heatmap, f"{what}: heatmap", spatial=2)
+    maps = _of_space(heatmap, what)
     # a map may be four pixels wide, but no box is a bool
     is_mask = isinstance(region, Tensor) and (
-        region.dtype == torch.bool or (region.shape == maps.shape and region.shape[-1] != 4)
+        region.dtype == torch.bool or (region.shape == maps.shape and region.shape[-1] != 2 * (maps.ndim - 1))
     )
     masks = region if isinstance(region, Tensor) and is_mask else _region_masks(what, region, maps.shape[1:])
     same_device(f"{what}: region", masks, maps, "heatmap")
     _check_masks(what, masks, maps)
     return maps, masks
+
+
+def _of_space(heatmap: Tensor, what: str) -> Tensor:
+    """Check maps (B, *S) of one to three dimensions."""
+    maps = as_maps(heatmap, f"{what}: heatmap")
+    return maps if maps.ndim <= 4 else as_maps(heatmap, f"{what}: heatmap", spatial=3)
 
 
 def _check_masks(what: str, masks: Tensor, maps: Tensor) -> None:
@@ -367,10 +392,17 @@ def _levels(name: str, values: Sequence[float], interval: str) -> list[float]:
 
 def _grown(masks: Tensor, tolerance: float) -> Tensor:
     """Add to each mask all pixels that are at most `tolerance` away."""
-    reach = int(tolerance)
-    line = torch.arange(-reach, reach + 1, device=masks.device)
-    disk = (line[:, None] ** 2 + line**2 <= tolerance**2).float()[None, None]
-    return functional.conv2d(masks[:, None].float(), disk, padding=reach)[:, 0] > 0.5
+    squared = torch.where(masks, 0.0, torch.inf)
+    for dim in range(1, masks.ndim):
+        # the squared distance along one more dimension, no further than the tolerance and the image
+        length, reach = squared.shape[dim], min(int(tolerance), squared.shape[dim] - 1)
+        edge = torch.full_like(squared.narrow(dim, 0, 1), torch.inf).expand(
+            *(reach if axis == dim else -1 for axis in range(masks.ndim))
+        )
+        wide = torch.cat([edge, squared, edge], dim)
+        for step in range(2 * reach + 1):
+            squared = torch.minimum(squared, wide.narrow(dim, step, length) + (step - reach) ** 2)
+    return squared <= tolerance**2
 
 
 def _best_iou(drawn: Tensor, truth: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from .._shared.errors import ArgumentTypeError
 from .._shared.noise import draw_normal, one_source
 from .._shared.rows import no_nan, one_score
 from ._curves import Curve
-from ._impute import impute
+from ._impute import impute, refuse_volumes
 from ._order import count_of, on_images, ranks
 from ._scores import ScoreOf, for_runs
 
@@ -45,22 +45,22 @@ def road(
     Source: arXiv 2202.00449.
 
     Args:
-        score: images (B, C, H, W) to (B,), as `scores_of(model, images)` makes it.
-        images: (B, C, H, W), as the model takes them.
-        heatmap: (B, h, w), raw or normalized; resized linearly to the images where the size differs.
+        score: images (B, C, *T) to (B,), as `scores_of(model, images)` makes it.
+        images: (B, C, H, W) or series (B, C, L), as the model takes them.
+        heatmap: (B, h, w) or (B, l), raw or normalized; resized linearly to the images where the size differs.
         shares: of the pixels to remove, ascending.
         least: remove the least relevant first: `road(-heatmap)`.
         std: standard deviation of the noise on imputed pixels, in the units of the images; 0 adds none.
         generator: draws the noise, on its own device.
-        noise: (C, H, W), standard normal numbers in place of a generator.
+        noise: (C, H, W) or (C, L), standard normal numbers in place of a generator.
         tolerance: relative residual of the imputation.
 
     Returns:
         A `Curve`; its `.average` is the metric, lower is better (higher with `least`).
 
     Raises:
-        CamfnError: other shapes, a share outside [0, 1], neither or both of generator and noise, NaN in the map or
-            from `score`.
+        CamfnError: other shapes, volumes, a share outside [0, 1], neither or both of generator and noise, NaN in the
+            map or from `score`.
 
     Example:
         >>> images, heatmap = torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4)
@@ -69,6 +69,7 @@ def road(
         tensor([[1., 0.]])
     """
     maps = on_images("road", heatmap, images)
+    refuse_volumes("road", images)
     maps = -maps if least else maps
     shares = _shares(shares)
     number("road: std", std, "[0, inf)")
@@ -104,8 +105,8 @@ def road_combined(
 
     Args:
         score: as in `road`; with probabilities the result is within [-0.5, 0.5].
-        images: (B, C, H, W).
-        heatmap: (B, h, w).
+        images: (B, C, H, W) or (B, C, L).
+        heatmap: (B, h, w) or (B, l).
         shares: as in `road`.
         std: as in `road`; both halves draw noise, one after the other.
         generator: as in `road`.
@@ -156,7 +157,7 @@ def _shares(shares: Sequence[float]) -> tuple[float, ...]:
 
 
 def _filled(images: Tensor, missing: Tensor, tolerance: float) -> Iterable[Tensor]:
-    """Impute the pixels that are missing for each share, (shares, B, H, W)."""
+    """Impute the pixels that are missing for each share, (shares, B, *T)."""
     if images.device.type == "cpu":
         return (impute(images, gone, tolerance=tolerance) for gone in missing)
     # each check of a residual waits for an accelerator, so that all shares are solved at once
@@ -165,7 +166,7 @@ def _filled(images: Tensor, missing: Tensor, tolerance: float) -> Iterable[Tenso
 
 
 def _noise(std: float, generator: torch.Generator | None, given: Tensor | None, images: Tensor) -> Tensor | None:
-    """Return the noise of all samples, (C, H, W): a sample's score does not depend on its place in the batch."""
+    """Return the noise of all samples, (C, *T): a sample's score does not depend on its place in the batch."""
     if not std:
         return None
     source = one_source("road", generator, given, arguments="...")

@@ -15,6 +15,7 @@ from .._shared.devices import brought
 from .._shared.errors import ArgumentTypeError, CamfnError
 from ..image._checks import as_maps, within_unit
 from ._complexity import correlation
+from ._filter import gaussian
 
 Redraw: TypeAlias = Callable[[str, Tensor, torch.Generator], Tensor]
 """Name of a parameter, its value and a generator, to a value of the same shape."""
@@ -202,11 +203,12 @@ def spearman(first: Tensor, second: Tensor, *, absolute: bool = False) -> Tensor
 def ssim(first: Tensor, second: Tensor, *, window: int = 11) -> Tensor:
     """Structural similarity of heatmaps, the mean of the SSIM index over the image.
 
-    Source: arXiv 1810.03292, section 3.1.1; kornia computes the index.
+    Source: arXiv 1810.03292, section 3.1.1. The index is kornia's: a Gaussian window of deviation 1.5, the border
+    mirrored, constants 0.01^2 and 0.03^2.
 
     Args:
-        first: (B, H, W) in [0, 1].
-        second: (B, H, W) in [0, 1].
+        first: (B, *S) in [0, 1].
+        second: (B, *S) in [0, 1].
         window: side of the Gaussian window in pixels, odd.
 
     Returns:
@@ -220,7 +222,7 @@ def ssim(first: Tensor, second: Tensor, *, window: int = 11) -> Tensor:
         >>> ssim(heatmap, heatmap)
         tensor([1., 1.])
     """
-    maps = [as_maps(each, f"ssim: {name}", spatial=2) for each, name in ((first, "first"), (second, "second"))]
+    maps = [as_maps(each, f"ssim: {name}") for each, name in ((first, "first"), (second, "second"))]
     shapes_agree("ssim: second", second.shape, first.shape)
     same_device("ssim: second", second, first, "first maps")
     whole("ssim: window", window)
@@ -231,10 +233,12 @@ def ssim(first: Tensor, second: Tensor, *, window: int = 11) -> Tensor:
             f"ssim: window: expected an odd side, at most {2 * min(first.shape[1:]) - 1} for maps of "
             f"{tuple(first.shape[1:])}, got {window}"
         )
-    from kornia.metrics import ssim as index
-
-    by_pixel: Tensor = index(maps[0][:, None], maps[1][:, None], window)
-    return by_pixel.flatten(1).mean(1).to(first.dtype)
+    x, y = maps[0][:, None], maps[1][:, None]
+    mean_x, mean_y, xx, yy, xy = (gaussian(each, window, 1.5) for each in (x, y, x * x, y * y, x * y))
+    bias, slack = 0.01**2, 0.03**2
+    likeness = (2 * mean_x * mean_y + bias) * (2 * (xy - mean_x * mean_y) + slack)
+    most = (mean_x**2 + mean_y**2 + bias) * (xx - mean_x**2 + yy - mean_y**2 + slack)
+    return (likeness / most).flatten(1).mean(1).to(first.dtype)
 
 
 def _mean_ranks(rows: Tensor) -> Tensor:
