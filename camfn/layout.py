@@ -7,12 +7,13 @@ from __future__ import annotations
 from torch import nn
 
 from ._cut.capture import observe
+from ._cut.graft import bare
 from ._cut.layer_checks import layer_name
+from ._cut.layouts import reading_for
 from ._layout.pairs import channels_last as channels_last
 from ._layout.pairs import tokens as tokens
 from ._layout.pairs import unrolled as unrolled
 from ._layout.pairs import windows as windows
-from ._layout.readings import the_reading
 from ._shared.inputs import Images, check_images
 from ._shared.vocabulary import Inputs, Select
 from ._shared.vocabulary import Reading as Reading
@@ -30,7 +31,9 @@ def find(
 
     The facts come from the model: the stride of the convolution that reads the image, the class, distillation and
     register tokens among its parameters (timm's `num_prefix_tokens`), the numbers of channels of the layer's parts, the
-    windows of a block; and from the shapes of the image and of the layer's output. Runs one forward.
+    windows of a block; and from the shapes of the image and of the layer's output. Runs one forward. What rests on a
+    count alone, as of tokens, is tried: some places must change when their own parts of the image do, which takes up to
+    seven forwards of one sample, once for a layer and its shapes.
 
     Args:
         model: any module; `find` does not change it.
@@ -44,7 +47,8 @@ def find(
         The reading, with its layout and, as its reason, the facts.
 
     Raises:
-        CaptureError: the facts allow no reading, or several; lists each with the call that asks for it.
+        CaptureError: the facts allow no reading, or several, or the places do not see their own parts; lists each
+            reading with the call that asks for it.
 
     Example:
         >>> import torch
@@ -54,5 +58,6 @@ def find(
     """
     check_images(images)
     name = layer_name(model, layer)
-    raw, _ = observe(model, name, select=select, layout=None)(inputs)
-    return the_reading(model, name, raw, inputs, images)
+    look = observe(model, name, select=select, layout=None, images=images)
+    raw, _ = look(inputs)
+    return reading_for(look, bare(model), name, raw, inputs)

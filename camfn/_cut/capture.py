@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .._layout.readings import as_map, layout_for
+from .._layout.readings import as_map
 from .._shared.checks import batch_sizes, keeps_graph, one_of, one_score_a_sample
 from .._shared.errors import CaptureError
 from .._shared.inputs import Images, replace_tensor
@@ -29,6 +29,7 @@ from .layer_checks import (
     layer_name,
     layer_names,
 )
+from .layouts import ReadingOptions, layouts_for
 from .lost import no_gradient
 from .taps import Tapped, planter
 
@@ -107,7 +108,7 @@ class observe(AtLayer):
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
             outputs, activations = run_to_end(layer_planter(model, [self.name])(), inputs, self.select, self.call)
         ((name, raw),) = activations.items()
-        return map_maker(model, name, raw, inputs, self.layout, self.images)(raw), outputs
+        return map_maker(model, name, raw, inputs, self)(raw), outputs
 
 
 @frozen
@@ -240,7 +241,7 @@ def _capture(
     captured = {}
     for name, activations in derived.kept.items():
         grads = [grad for point, grad in derived.grads.items() if point[0] == name]
-        to_map = map_maker(model, name, activations, inputs, of.layout, of.images)
+        to_map = map_maker(model, name, activations, inputs, of)
         captured[name] = Captured(to_map(activations), to_map(grads), derived.outputs)
     return captured
 
@@ -295,11 +296,10 @@ def map_maker(
     name: str,
     activations: list[Tensor],
     inputs: Inputs,
-    layout: AnyLayout,
-    images: Images | None,
+    options: ReadingOptions,
 ) -> Callable[[list[Tensor]], Tensor]:
     """Decide the layout of a layer once; return a function that lays out the tensors of its runs and joins them."""
-    layouts = [layout_for(layout, model, name, raw, inputs, images) for raw in activations]
+    layouts = layouts_for(options, model, name, activations, inputs)
     return lambda values: joined(name, [as_map(layout, value) for value, layout in zip(values, layouts)])
 
 

@@ -95,7 +95,7 @@ class capture_each(Value):
                 grads.append(gradients(row, leaves, of=model, retain_graph=True, missing=absent))
         raw = raw.detach()
         tensors, rebuild = tensors_of(outputs)
-        to_map = map_maker(model, name, [raw], inputs, self.layout, self.images)
+        to_map = map_maker(model, name, [raw], inputs, self)
         return Captured(
             to_map([raw]), torch.stack([to_map(row) for row in grads]), rebuild([x.detach() for x in tensors])
         )

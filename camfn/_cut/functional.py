@@ -15,6 +15,7 @@ from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.spelling import near
 from .._shared.value import Value, frozen
 from .graft import bare, with_tensors
+from .layouts import share_verdicts
 from .traced import traced_with
 
 
@@ -68,7 +69,9 @@ class pure(Value):
             with traced_with(bare(model), params):
                 return self.explain(*args, **kwargs)
         _check_names(params, bare(model))
-        explain: Any = _with_model(self.explain, model, with_tensors(bare(model), params))
+        changed = with_tensors(bare(model), params)
+        share_verdicts(bare(model), changed)
+        explain: Any = _with_model(self.explain, model, changed)
         return explain(*args, **kwargs)
 
 

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,9 @@ from torch.utils import _pytree as pytree
 
 from .._layout.readings import as_map
 from .._shared.checks import is_concrete
+from .._shared.errors import CamfnError
 from .._shared.inputs import call as run_with
-from .._shared.inputs import copy_of
+from .._shared.inputs import copy_of, replace_tensor
 from .._shared.levels import level_of_func
 from .._shared.vocabulary import Call, Inputs, LayoutPair, Select
 from .graft import bare, graft
@@ -37,6 +38,10 @@ _SLACK = 3
 
 RIGHT = 0.65
 """A reading is right where at least this part of its places see their own part: 4 of 6, or 3 of 4."""
+
+
+_Part: TypeAlias = "tuple[tuple[int, int, int], ...]"
+"""A part of an image: along each axis the axis, the first position and the one after the last."""
 
 
 class Laid(NamedTuple):
@@ -102,19 +107,34 @@ def places_seen(
     Returns:
         For each layer and layout the places; None where no value can be read, or the network does not run.
     """
-    model = bare(model)
-    unknown: dict[str, list[Places | None]] = {name: [None] * len(layouts) for name, layouts in laid.items()}
+    found: dict[str, list[Places | None]] = {name: [None] * len(layouts) for name, layouts in laid.items()}
+    for trial in trials(model, list(laid), inputs, images, select, call):
+        for name, layouts in laid.items():
+            for i, one in enumerate(layouts):
+                found[name][i] = found[name][i] or trial.places(name, one)
+        if all(one is not None for each in found.values() for one in each):
+            break
+    return found
+
+
+def trials(
+    model: nn.Module,
+    names: Sequence[str],
+    inputs: Inputs,
+    images: Sequence[Tensor],
+    select: Select | None,
+    call: Call | None,
+) -> Iterator[Trial]:
+    """Yield a trial on the first sample, and one on the whole batch; none where no value can be read."""
     leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    if torch.compiler.is_compiling() or level_of_func() is not None or not all(map(is_concrete, leaves)):
-        return unknown
-    batch = images[0].shape[0] if images else 0
+    if not images or torch.compiler.is_compiling() or level_of_func() is not None or not all(map(is_concrete, leaves)):
+        return
+    batch = images[0].shape[0]
     first = pytree.tree_map(lambda leaf: leaf[:1] if _has_batch(leaf, batch) else leaf, inputs)
     for given in [first, inputs] if batch > 1 else [inputs]:
         # a network may take no single sample, and one that is cut from others may not run at all
-        with suppress(Exception), torch.inference_mode(False), torch.no_grad():
-            trial = _Trial(model, list(laid), given, images, select, call)
-            return {name: [trial.places(name, one) for one in layouts] for name, layouts in laid.items()}
-    return unknown
+        with suppress(Exception):
+            yield Trial(bare(model), names, given, images, select, call)
 
 
 def _has_batch(leaf: Any, batch: int) -> bool:
@@ -125,8 +145,8 @@ class _Reached(Exception):
     """Ends a run at the last of the layers in question."""
 
 
-class _Trial:
-    """Runs of a network up to some layers, with parts of the image overwritten."""
+class Trial:
+    """Runs of a network up to some layers, with a part of the image or one place of a layer's map overwritten."""
 
     def __init__(
         self,
@@ -137,72 +157,100 @@ class _Trial:
         select: Select | None,
         call: Call | None,
     ) -> None:
-        self.inputs, self.select, self.call = inputs, select, call
+        self.model, self.names, self.inputs, self.select, self.call = model, names, inputs, select, call
         self.shapes = {tuple(image.shape[1:]) for image in images}
-        self.size = next(iter(images)).shape
+        self.size = images[0].shape
         self.graft = graft(model, {id(module) for module in model.modules()})
-        self.model = model
-        self.outputs: dict[str, list[Tensor]] = {}
         for module in self.graft.owned.values():
             module.training = False
-        waiting = set(names)
+        self.outputs: dict[str, list[Tensor]] = {name: [] for name in names}
+        self.struck: tuple[str, LayoutPair | None, tuple[int, ...]] | None = None
         for name in names:
             own = self.graft.owned[id(model.get_submodule(name))]
-            own.register_forward_hook(self._keeper(name, waiting), prepend=True)
-        self.names = list(names)
-        self.waiting = waiting
+            own.register_forward_hook(self._keeper(name), prepend=True)
         self.same_draws = same_draws(images[0].device)
-        self.base = self._run(None)
-        self.runs: dict[tuple[tuple[int, int, int], ...], dict[str, Tensor]] = {}
+        self.base = self._run()
+        self.runs: dict[_Part, dict[str, Tensor]] = {}
 
-    def _keeper(self, name: str, waiting: set[str]) -> Callable[[nn.Module, Any, Any], None]:
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
-            self.outputs.setdefault(name, []).append(chosen_tensor(name, output, self.select).clone())
-            waiting.discard(name)
-            if not waiting and self.call in (None, 0):
+    def _keeper(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def keep(module: nn.Module, args: Any, output: Any) -> Any:
+            try:
+                picked = chosen_tensor(name, output, self.select)
+            except CamfnError:
+                return output  # an outer module may return several tensors
+            self.outputs[name].append(picked.clone())
+            if self.call in (None, 0) and all(self.outputs.values()):
                 raise _Reached
+            if self.struck and self.struck[0] == name:
+                _, layout, cell = self.struck
+                struck = as_map(layout, picked).clone()
+                _overwrite(struck, tuple((2 + axis, i, i + 1) for axis, i in enumerate(cell)))
+                return replace_tensor(output, picked, layout.from_map(struck, picked) if layout else struck)
+            return output
 
         return keep
 
-    def _run(self, part: Sequence[tuple[int, int, int]] | None) -> dict[str, Tensor]:
+    def _run(self, part: _Part = ()) -> dict[str, Tensor]:
         """Return the outputs of the layers with a part of the image overwritten, given as (axis, start, stop)."""
-        self.outputs.clear()
-        self.waiting.update(self.names)
+        for runs in self.outputs.values():
+            runs.clear()
         inputs = copy_of(self.inputs)
-        if part is not None:
-            for leaf in pytree.tree_leaves(inputs):
-                if isinstance(leaf, Tensor) and leaf.is_floating_point() and tuple(leaf.shape[1:]) in self.shapes:
-                    _overwrite(leaf, part)
-        with suppress(_Reached), self.same_draws():
+        for leaf in pytree.tree_leaves(inputs) if part else ():
+            if isinstance(leaf, Tensor) and leaf.is_floating_point() and tuple(leaf.shape[1:]) in self.shapes:
+                _overwrite(leaf, part)
+        with torch.inference_mode(False), torch.no_grad(), suppress(_Reached), self.same_draws():
             run_with(self.graft, inputs)
-        chosen = None if self.call == "all" else self.call
+        wanted = 0 if self.call in (None, "all") else self.call
         return {
-            name: runs[chosen_calls(name, len(runs), chosen or 0, self.model)[0]] for name, runs in self.outputs.items()
+            name: runs[chosen_calls(name, len(runs), wanted, self.model)[0]]
+            for name, runs in self.outputs.items()
+            if runs
         }
 
     def places(self, name: str, laid: Laid) -> Places | None:
-        """Try some places of a layer's map."""
-        base = self.base.get(name)
-        if base is None or not is_concrete(base):
-            return None
-        before = as_map(laid.layout, base)[:1]
-        grid = tuple(before.shape[2:])
-        axes = laid.axes or range(len(self.size) - len(grid), len(self.size))
-        cells = spread(grid, _PLACES)
-        changes = []
-        for cell in cells:
+        """Try some places of a layer's map, of which each stands for a part of the image."""
+
+        def after(cell: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
+            axes = laid.axes or range(len(self.size) - len(grid), len(self.size))
             part = tuple(_own_part(axis, i, n, self.size[axis]) for axis, i, n in zip(axes, cell, grid))
             if part not in self.runs:
                 self.runs[part] = self._run(part)
-            after = as_map(laid.layout, self.runs[part][name])[:1]
-            changes.append((after.double() - before.double()).flatten(2)[0])
-        change = _projected(torch.stack(changes))
-        if not bool(change.isfinite().all()):
+            return self.runs[part][name]
+
+        return self._tried(name, laid, after)
+
+    def handed_on(self, name: str, laid: Laid, outer: str, outer_laid: Laid) -> Places | None:
+        """Try whether places of a layer's map change the same places of another's."""
+
+        def after(cell: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
+            self.struck = (name, laid.layout, cell)
+            try:
+                return self._run()[outer]
+            finally:
+                self.struck = None
+
+        return self._tried(outer, outer_laid, after)
+
+    def _tried(
+        self, name: str, laid: Laid, after: Callable[[tuple[int, ...], tuple[int, ...]], Tensor]
+    ) -> Places | None:
+        """Look where a layer's map changes, at places whose own parts `after` overwrites; None if that fails."""
+        base = self.base.get(name)
+        if base is None or not is_concrete(base):
             return None
-        # a large kernel of random weights has its largest entry off the center
-        slack = _SLACK if base.ndim == before.ndim else 0
-        seeing = _sees_own(change, cells, grid, slack) if len(cells) > 1 else change.any()[None]
-        return Places(int(seeing.sum()), len(cells), bool(change.any()))
+        with suppress(Exception):  # of a layout that does not fit, or of a network that takes no such image
+            before = as_map(laid.layout, base)[:1].double()
+            grid = tuple(before.shape[2:])
+            cells = spread(grid, _PLACES)
+            changes = [(as_map(laid.layout, after(cell, grid))[:1].double() - before).flatten(2)[0] for cell in cells]
+            change = _projected(torch.stack(changes))
+            if not bool(change.isfinite().all()):
+                return None
+            # a large kernel of random weights has its largest entry off the center
+            slack = _SLACK if base.ndim == before.ndim else 0
+            seeing = _sees_own(change, cells, grid, slack) if len(cells) > 1 else change.any()[None]
+            return Places(int(seeing.sum()), len(cells), bool(change.any()))
+        return None
 
 
 def _own_part(axis: int, i: int, cells: int, size: int) -> tuple[int, int, int]:

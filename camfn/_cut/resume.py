@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .._layout.readings import as_map, layout_for
+from .._layout.readings import as_map
 from .._shared.checks import batch_sizes, keeps_graph, shapes_agree, tensor
 from .._shared.inputs import call as run_on
 from .._shared.inputs import copy_of, repeated, zero_like
@@ -20,6 +20,7 @@ from .._shared.vocabulary import Call, Inputs, LayoutPair
 from .capture import AtLayer, joined
 from .graft import bare, graft, replace_forward
 from .layer_checks import check_call, chosen_calls, chosen_tensor, naming_what_has_no_data
+from .layouts import layouts_for
 from .record import Change, Kept, Recorder
 from .traced import outside_the_compiler
 
@@ -97,7 +98,7 @@ def _recorded(of: AtLayer, inputs: Inputs) -> Recorded:
         outputs = recorder.run(copy_of(inputs))
     answers, earlier, cuts, given = recorder.finished()
     raws = [chosen_tensor(name, cut.value(), of.select) for cut in cuts]
-    layouts = [layout_for(of.layout, model, name, raw, inputs, of.images) for raw in raws]
+    layouts = layouts_for(of, model, name, raws, inputs)
     maps = [as_map(found, raw) for raw, found in zip(raws, layouts)]
     rest = tail(
         model,

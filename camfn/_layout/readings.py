@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from .._shared.errors import ArgumentTypeError, CaptureError
 from .._shared.inputs import Images, floating_leaves, images_of, named_inputs
-from .._shared.vocabulary import AnyLayout, LayoutPair, Reading
+from .._shared.vocabulary import LayoutPair, Reading
 from .facts import LayerContext, channel_axis, is_norm, read_by_tower, width_of
 from .pairs import channels_last
 from .tokens import token_readings
@@ -56,23 +56,6 @@ def _same_shape(one: Tensor, other: Tensor) -> bool:
     return len(one.shape) == len(other.shape) and all(a == b for a, b in zip(one.shape, other.shape))
 
 
-def layout_for(
-    layout: AnyLayout, model: nn.Module, name: str, raw: Tensor, inputs: Any, which: Images | None = None
-) -> LayoutPair | None:
-    """Return the layout that the caller chose; for "auto", find the layout of the layer whose output is `raw`.
-
-    A layer's activations and its gradients have one shape: decide once, and apply `as_map` to each.
-
-    Raises:
-        CaptureError: as `the_reading`.
-    """
-    if isinstance(layout, str) and layout == "auto":
-        return the_reading(model, name, raw, inputs, which).layout
-    check_layout(layout)
-    images_among(inputs, which)
-    return layout
-
-
 def check_layout(layout: Any) -> None:
     """Refuse anything but "auto", None, or a pair of functions to_map and from_map."""
     if layout is None or (isinstance(layout, str) and layout == "auto") or _is_pair(layout):
@@ -93,18 +76,29 @@ def as_map(layout: LayoutPair | None, raw: Tensor) -> Tensor:
     return raw if layout is None else layout.to_map(raw)
 
 
-def the_reading(model: nn.Module, name: str, raw: Tensor, inputs: Any, which: Images | None = None) -> Reading:
-    """Find the one reading that the facts allow for a layer whose output is `raw`.
+class Found(NamedTuple):
+    """The readings that facts allow for a layer's output, and the images that they were read from.
+
+    Attributes:
+        readings: in the order of their likelihood.
+        images: the images that the layer may have been computed from; empty where the inputs hold none.
+    """
+
+    readings: list[Reading]
+    images: list[Tensor]
+
+
+def found_by_facts(model: nn.Module, name: str, raw: Tensor, inputs: Any, which: Images | None = None) -> Found:
+    """List the readings that the facts allow for a layer whose output is `raw`: none, one or several.
 
     Raises:
-        CaptureError: the facts allow no reading, or several, or others for each of several images; lists each with the
-            call that asks for it.
+        CaptureError: there is no image among the inputs, or the readings differ between several images.
     """
     shape = tuple(raw.shape)
     images = images_read(model, name, len(shape), inputs, which)
     if not images:
         if len(shape) in (3, 4, 5) and channel_axis(model.get_submodule(name), shape) == 1:
-            return _channels_first(shape)
+            return Found([_channels_first(shape)], [])
         raise CaptureError(
             f"the layout of layer {name!r} {shape} cannot be found without an image (B, C, *spatial) among the inputs: "
             "pass layout=None if it is (B, C, *spatial), or a layout of camfn.layout"
@@ -112,12 +106,38 @@ def the_reading(model: nn.Module, name: str, raw: Tensor, inputs: Any, which: Im
     readings, *others = [readings_of(model, name, shape, inputs, image) for image in images]
     if any([*map(_what, other)] != [*map(_what, readings)] for other in others):
         raise CaptureError(several_images_text(f"the layout of layer {name!r} {shape}", inputs, images, which))
+    return Found(readings, images)
+
+
+def the_only(readings: Sequence[Reading], name: str, shape: tuple[int, ...], images: Sequence[Tensor]) -> Reading:
+    """Return the one reading of a layer's output; refuse none, or list several with the call that asks for each."""
     if len(readings) == 1:
         return readings[0]
     if not readings:
         raise CaptureError(_no_map_text(name, shape, images[0]))
-    listed = "; or ".join(f"{reading.reason}: {reading.call}" for reading in readings)
-    raise CaptureError(f"layer {name!r} gives {shape}, which can be read in {len(readings)} ways: {listed}")
+    raise CaptureError(f"layer {name!r} gives {shape}, which can be read in {len(readings)} ways: {listed(readings)}")
+
+
+def listed(readings: Sequence[Reading]) -> str:
+    """List readings, each with the call that asks for it."""
+    return "; or ".join(f"{reading.reason}: {reading.call}" for reading in readings)
+
+
+def rests_on_a_count(model: nn.Module, name: str, shape: Sequence[int], reading: Reading) -> bool:
+    """Whether nothing but numbers that agree supports a reading.
+
+    It is so for tokens, since queries, frames or instances may be as many as the patches are; and for a map whose
+    channels the layer does not state, in a network that may hold other tensors of four dimensions, such as attention
+    matrices.
+    """
+    if reading.name == "tokens":
+        return True
+    if reading.name not in ("channels first", "channels last"):
+        return False
+    module = model.get_submodule(name)
+    if channel_axis(module, shape) is not None or width_of(module) == reading.channels:
+        return False
+    return _has_norms(model)
 
 
 def several_images_text(what: str, inputs: Any, images: Sequence[Tensor], which: Images | None) -> str:

@@ -1,0 +1,79 @@
+"""Verdicts on layouts that rest on a count: what is refused, when places are tried, and what they leave alone."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+
+from camfn import CaptureError, capture, explainer, functional
+from camfn._cut import layouts
+from camfn._cut.places import places_seen
+from camfn.layout import find
+from camfn.methods import grad_cam
+from tests.layout.test_places import Patches, size
+from tests.nets.small import seeded, unchanged
+
+
+def test_tokens_that_are_places_and_queries_that_are_none() -> None:
+    model, x = seeded(Patches), size()
+    with unchanged(model):
+        assert find(model, "blocks.1", x).spatial == (4, 6)
+        with pytest.raises(CaptureError, match=r"see their own part of the image.*tokens\(\(4, 6\), prefix=0"):
+            find(model, "norm", x)
+        with pytest.raises(CaptureError, match="nothing in it depends on the image"):
+            capture(model, "position")(x, 0)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("around", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_gradients_are_not_needed(cut: bool, dtype: torch.dtype, around: Callable[[], torch.no_grad]) -> None:
+    model, x = seeded(lambda: Patches(cut=cut)).requires_grad_(False).to(dtype), size().to(dtype)
+    with around():
+        assert find(model, "blocks.0", x).prefix == 1
+        with pytest.raises(CaptureError, match="see their own part"):
+            find(model, "norm", x)
+
+
+def test_asked_once_and_forgotten_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = seeded(Patches), size()
+    calls = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return places_seen(*args, **kwargs)
+
+    monkeypatch.setattr(layouts, "places_seen", counted)
+    explain = explainer(grad_cam, model, "blocks.0.norm1")
+    for _ in range(3):
+        explain(x, 1)
+    assert len(calls) == 1
+    params, pure = functional(explain)
+    assert torch.allclose(pure(params, x, 1), explain(x, 1), atol=1e-5)
+    assert len(calls) == 1
+    explain(size(3), 1)
+    assert len(calls) == 2
+    gone = weakref.ref(model)
+    del model, explain, pure
+    gc.collect()
+    assert gone() is None
+
+
+def test_where_no_value_can_be_read_the_facts_decide() -> None:
+    model, x = seeded(Patches), size()
+    maps = torch.vmap(lambda one: explainer(grad_cam, model, "blocks.0.norm1")(one[None], 1)[0])(x)
+    assert torch.allclose(maps, explainer(grad_cam, model, "blocks.0.norm1")(x, 1), atol=1e-5)
+    assert find(seeded(Patches).to("meta"), "norm", x.to("meta")).spatial == (4, 6)
+
+
+def test_several_threads_ask_at_once() -> None:
+    model, x = seeded(Patches), size()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: find(model, "blocks.1", x).spatial, range(4)))
+    assert found == [(4, 6)] * 4
