@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from .._shared.devices import brought
 from .._shared.errors import CaptureError
-from .._shared.levels import inside_transform
+from .._shared.levels import inside_transform, refuses_levels
 from .layer_checks import refuse_quantized_cut
 
 Result = TypeVar("Result")
@@ -207,13 +207,8 @@ def at_own_level(compute: Callable[..., Result], image: Tensor | None = None, *,
 
 
 def _refuses_levels(error: RuntimeError) -> bool:
-    """Whether a level of torch.func was refused, where plain autograd works.
-
-    Custom operators (torchvision's roi_align), autograd functions and full backward hooks refuse it, and so do hooks of
-    saved tensors (`save_on_cpu`, checkpoints), `retain_grad` and `requires_grad_`.
-    """
-    refusals = ("setup_context", "saved tensor hooks", "inside of a function being transformed")
-    if not any(text in str(error) for text in refusals):
+    """Whether a level of torch.func was refused, where plain autograd works; inside a transform that is an error."""
+    if not refuses_levels(error):
         return False
     if inside_transform():
         raise CaptureError(

@@ -6,17 +6,20 @@ import math
 
 from torch import Tensor
 
-from .._shared.checks import describe, is_concrete, length_matches, tensor
+from .._shared.checks import describe, is_concrete, length_matches, one_of, tensor
+from .._shared.chunks import Engine
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.vocabulary import Captured
 
 
-def diagnose(captured: Captured, cam: Tensor) -> list[str | None]:
+def diagnose(captured: Captured, cam: Tensor, *, engine: Engine | None = None) -> list[str | None]:
     """Say why each sample's map is blank or useless, if it is.
 
     Args:
         captured: what the map was made of; `grads` may be None for methods that use none.
         cam: the raw map, (B, *spatial).
+        engine: how the runs of a method that perturbs were made, as `explainer` tells `progress`: "folded", "vmapped"
+            or "one by one". The sentence on a map of zeros then names it.
 
     Returns:
         For each sample a sentence, or None where the map is fine.
@@ -41,10 +44,11 @@ def diagnose(captured: Captured, cam: Tensor) -> list[str | None]:
             f"{cam.dtype} on {cam.device}"
         )
     length_matches("diagnose: cam", cam.shape[0], captured.activations.shape[0])
-    return [_why(captured, cam, i) for i in range(cam.shape[0])]
+    one_of("diagnose: engine", engine, (None, "folded", "vmapped", "one by one"))
+    return [_why(captured, cam, i, engine) for i in range(cam.shape[0])]
 
 
-def _why(captured: Captured, cam: Tensor, i: int) -> str | None:
+def _why(captured: Captured, cam: Tensor, i: int, engine: Engine | None) -> str | None:
     heat, activations = cam[i].detach(), captured.activations[i].detach()
     grads = None if captured.grads is None else captured.grads[i].detach()
     if not heat.isfinite().all():
@@ -55,7 +59,7 @@ def _why(captured: Captured, cam: Tensor, i: int) -> str | None:
             "Take an earlier layer."
         )
     if not heat.any():
-        return _zero(captured, activations, grads)
+        return _zero(captured, activations, grads, engine)
     if bool((heat <= 0).all()):
         return (
             "the map is negative everywhere: at this layer nothing speaks for the target, only against it, and a "
@@ -66,11 +70,13 @@ def _why(captured: Captured, cam: Tensor, i: int) -> str | None:
     return None
 
 
-def _zero(captured: Captured, activations: Tensor, grads: Tensor | None) -> str:
+def _zero(captured: Captured, activations: Tensor, grads: Tensor | None, engine: Engine | None) -> str:
     """Say why a map is zero; of the gradient only where it decides, since not every method reads it."""
     text = "the map is zero everywhere"
     if not activations.any():
         return f"{text}: so are the activations, its units are all inactive. Take another layer, or look at the photo."
+    if engine is not None:
+        return f"{text}: the method made runs of the network, {engine}, and their scores leave nothing of it."
     if grads is None:
         return f"{text}."
     if not grads.any():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .._shared.checks import keeps_graph
 from .._shared.inputs import copy_of, images_of
+from .._shared.rows import Progress
 from .._shared.value import frozen
 from .._shared.vocabulary import Inputs, Target
 from ..targets import pin
@@ -50,7 +51,9 @@ class explainer(Options):
             only one with space.
         chunk_size: how many perturbed forwards run at once, for the methods that perturb: a number, or "auto" for what
             fits a quarter of the free memory; None leaves it to the method.
-        progress: called with (done, in all) after each chunk of perturbed forwards, for the methods that perturb.
+        progress: called with (done, in all) after each chunk of perturbed forwards, for the methods that perturb. If it
+            has a keyword `engine`, it is told how they run: "folded" into one larger batch, "vmapped", or "one by one",
+            the first of these that a trial on two of them shows to be right.
         differentiable: keep the outer graph through the map, so that it may be part of a loss.
         unused: as for `capture`.
         has_aux: return `(cam, outputs)`, with the outputs that the model gave on the way.
@@ -76,7 +79,7 @@ class explainer(Options):
     layer: str | nn.Module
     _: KW_ONLY
     chunk_size: int | Literal["auto"] | None = None
-    progress: Callable[[int, int], None] | None = None
+    progress: Progress | None = None
     unused: Literal["error", "zeros"] = "error"
     has_aux: bool = False
     _needs: MethodNeeds = field(init=False)

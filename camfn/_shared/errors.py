@@ -23,6 +23,10 @@ class CaptureError(CamfnError):
     """camfn cannot capture a layer in this way; the message says what to ask instead."""
 
 
+class DerivativeError(CamfnError, NotImplementedError):
+    """An operation of the network does not have the derivative that a method needs; the message names what works."""
+
+
 class LoadError(CamfnError):
     """camfn cannot load a model in this way; the message says what to ask instead."""
 

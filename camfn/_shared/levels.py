@@ -40,3 +40,20 @@ def is_open(transform: Literal["Grad", "Jvp"]) -> bool:
     """Whether a transform of this kind is on: reverse mode or forward mode."""
     levels = torch._C._functorch.get_interpreter_stack() or []
     return any(level.key() == getattr(torch._C._functorch.TransformType, transform) for level in levels)
+
+
+_REFUSALS = (
+    "setup_context",
+    "saved tensor hooks",
+    "inside of a function being transformed",
+    "that doesn't have storage",
+)
+
+
+def refuses_levels(error: RuntimeError) -> bool:
+    """Whether a level of torch.func was refused, where plain autograd works.
+
+    Custom operators (torchvision's roi_align), autograd functions and full backward hooks refuse it, and so do hooks of
+    saved tensors (`save_on_cpu`, checkpoints), `retain_grad` and `requires_grad_`, and operators that read the memory.
+    """
+    return any(text in str(error) for text in _REFUSALS)

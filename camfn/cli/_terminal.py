@@ -59,16 +59,18 @@ def progress_bars() -> Progress:
     )
 
 
-def second_bar(progress: Progress, task: TaskID) -> Callable[[int, int], None]:
+def second_bar(progress: Progress, task: TaskID) -> Callable[..., None]:
     """Return a callback (done, total) for the bar of perturbed forwards, which shows only while they run."""
     last = 0
 
-    def show_progress(done: int, total: int) -> None:
+    def show_progress(done: int, total: int, *, engine: str = "") -> None:
         nonlocal last
         if done <= last:
             progress.reset(task)  # another method or photo begins, and the time starts at zero
         last = done if done < total else 0
-        progress.update(task, completed=done, total=total, visible=done < total)
+        # folded and vmapped runs are the rule; a loop may take long, and the bar says so
+        title = "perturbing one by one" if engine == "one by one" else "perturbing"
+        progress.update(task, completed=done, total=total, visible=done < total, description=title)
 
     return show_progress
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vjp
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from .._shared.pullback import pullback
 
 _SAME = {
     "_adaptive_avg_pool2d",
@@ -190,6 +191,5 @@ def _memory(x: Tensor) -> int:
 
 def gradient_of(tail: Callable[[Tensor], Tensor], activations: Tensor) -> Tensor:
     """Return the derivative of the scores of a tail with respect to the activations, (B, C, *S)."""
-    score, pull = vjp(tail, activations)  # type: ignore[misc]
-    (grads,) = pull(torch.ones_like(score))
-    return torch.as_tensor(grads)
+    score, pull = pullback(tail, activations)
+    return pull(torch.ones_like(score))

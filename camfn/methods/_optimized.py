@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import number, progress_bar
+from .._shared.chunks import telling
 from .._shared.maps import safe_divide, safe_sqrt, weighted_sum, widen
+from .._shared.pullback import pullback
 from .._shared.rows import Progress, no_nan, one_score, readable
 from ._channels import mask, minus_minimum
 from ._checks import at_least_one, fits_inputs, lays_over_images
@@ -47,7 +49,7 @@ def opti_cam(
         activations: (B, C, *S), one to three spatial dimensions.
         grads: not used.
         outputs: not used.
-        forward: the whole network and the target, inputs to scores (B,); must be differentiable by `torch.func`.
+        forward: the whole network and the target, inputs to scores (B,); must be differentiable.
         inputs: (B, channels, *T), what the network was run on, with as many spatial dimensions as the activations.
         steps: maps tried, the first with uniform weights.
         learning_rate: the learning rate of Adam.
@@ -74,6 +76,7 @@ def opti_cam(
     number("opti_cam: learning_rate", learning_rate, "(0, inf)")
     fits_inputs("opti_cam", activations, inputs, forward)
     progress_bar("opti_cam", progress)
+    tell = telling(progress, "one by one")
     batch = activations.shape[0]
     a = widen(activations)
     from_zero = minus_minimum(a)
@@ -92,18 +95,17 @@ def opti_cam(
     mean, square, best = u, u, u
     highest, stale = torch.full_like(u[:, 0], -torch.inf), torch.zeros_like(u[:, 0])
     for step in range(1, steps + 1):
-        scores, pullback = torch.func.vjp(score, u)  # type: ignore[misc]
+        scores, pull = pullback(score, u)
         no_nan("opti_cam: forward", scores[:, None], activations, inputs)
         better = (stale < limit) & (scores > highest)
         best = torch.where(better[:, None], u, best)
         highest = torch.where(better, scores, highest)
         stale = torch.where(better, 0.0, stale + 1)
         done = step == steps or (readable(stale) and bool((stale >= limit).all()))
-        if progress:
-            progress(steps if done else step, steps)
+        tell(steps if done else step, steps)
         if done:
             break
-        (slope,) = pullback(torch.ones_like(scores))
+        slope = pull(torch.ones_like(scores))
         mean = 0.9 * mean + 0.1 * slope
         square = 0.999 * square + 0.001 * slope.square()
         u = u + learning_rate * safe_divide(mean / (1 - 0.9**step), safe_sqrt(square / (1 - 0.999**step)))

@@ -10,6 +10,7 @@ from einops import einsum
 from torch import Tensor
 
 from .._shared.checks import function, number, progress_bar
+from .._shared.chunks import telling
 from .._shared.devices import brought, tensor_on
 from .._shared.errors import CamfnError
 from .._shared.maps import resize, widen
@@ -138,6 +139,7 @@ def d_rise(
     """
     build, count = _masks("d_rise", forward, inputs, samples, grid, probability, generator, masks)
     progress_bar("d_rise", progress)
+    tell = telling(progress, "one by one")
     total = torch.zeros_like(widen(inputs[:, 0]))
     every: list[Tensor] = []
     for i in range(count):
@@ -146,8 +148,7 @@ def d_rise(
         # later scores are checked together, since each check waits for an accelerator
         every.append(widen(scores if every else no_nan("d_rise: forward", scores, inputs)))
         total = total + einsum(every[-1].to(total.dtype), mask, "b, ... -> b ...")
-        if progress:
-            progress(i + 1, count)
+        tell(i + 1, count)
     no_nan("d_rise: forward", torch.stack(every, 1), inputs)
     return total.to(inputs.dtype)
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from .._shared.checks import function
 from .._shared.devices import tensor_on
+from .._shared.errors import DerivativeError
 from .._shared.maps import channel_sum, spatial_mean, spatial_sum, weighted_sum, widen
+from .._shared.pullback import pullback, slope_and_curvature
 from .._shared.quadrature import gauss_legendre
 from .._shared.rows import ChunkSize, Progress, no_nan, one_score, refusing_chance, run_in_chunks
 from ._checks import TAIL, at_least_one, checked
@@ -34,7 +36,8 @@ def shapley_cam(
     The paper's target is `targets.rest`. Its outer ReLU is not applied.
 
     `g` and `H A` come from one forward-over-reverse pass through the tail, about two backwards; `grads` are not needed.
-    A tail with a fused attention kernel that has no forward derivative needs the math kernel:
+    Where an operation has no forward derivative, they come from two backwards. A fused attention kernel allows neither
+    and needs the math kernel:
     `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`. pytorch-grad-cam has the method; its ReST target subtracts the
     mean cross-entropy of the batch.
 
@@ -45,7 +48,7 @@ def shapley_cam(
         grads: not used.
         outputs: not used.
         tail: the network after the layer and the target, activations (B, C, *S) to scores (B,); must be twice
-            differentiable by `torch.func`.
+            differentiable.
         elementwise: weight place by place instead of by the channel's mean.
 
     Returns:
@@ -53,7 +56,7 @@ def shapley_cam(
 
     Raises:
         CamfnError: if the tail does not return one score a sample, or NaN, or for a derivative that is NaN.
-        NotImplementedError: if the tail has an operation without a forward derivative.
+        DerivativeError: if the tail has an operation without a second derivative.
 
     Example:
         >>> import torch
@@ -65,17 +68,18 @@ def shapley_cam(
     checked("shapley_cam", activations)
     function("shapley_cam: tail", tail, TAIL)
 
-    def total(a: Tensor) -> tuple[Tensor, Tensor]:
-        scores = one_score("shapley_cam: tail", tail(a), a.shape[0])
-        return scores.sum(), scores
+    def scored(a: Tensor) -> Tensor:
+        return one_score("shapley_cam: tail", tail(a), a.shape[0])
 
-    slope = torch.func.grad(total, has_aux=True)
     try:
-        gradient, curved, scores = torch.func.jvp(slope, (activations,), (activations,), has_aux=True)  # type: ignore[misc]
-    except NotImplementedError as error:
-        raise NotImplementedError(
-            "shapley_cam: the tail has an operation without a forward derivative. If it is fused attention, run it as "
-            "with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH): ..."
+        scores, gradient, curved = slope_and_curvature(scored, activations)
+    except RuntimeError as error:
+        if not _has_no_second(error):
+            raise
+        raise DerivativeError(
+            "shapley_cam: the tail has an operation without a second derivative. If it is fused attention, run it as "
+            "with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH): ...; if it pools boxes, as "
+            "torchvision's two-stage detectors do, take lift_cam"
         ) from error
     no_nan("shapley_cam: tail", scores[:, None], activations)
     a, g, ha = widen(activations, gradient, curved)
@@ -115,8 +119,8 @@ def lift_cam(
         activations: (B, C, *S), one to three spatial dimensions.
         grads: not used.
         outputs: not used.
-        tail: the network after the layer and the target, activations (B, C, *S) to scores (B,); must run under
-            `torch.vmap` and `torch.func.vjp`.
+        tail: the network after the layer and the target, activations (B, C, *S) to scores (B,); runs under
+            `torch.vmap` where it can.
         steps: nodes of the integral; 1 is exact over an affine tail. Tails with many ReLUs want more.
         chunk_size: nodes evaluated at once; None is all, "auto" as many as memory allows.
         progress: called with the nodes done and `steps`.
@@ -141,8 +145,8 @@ def lift_cam(
 
     def contribution(t: Tensor) -> Tensor:
         """Return `sum_p A_k g_k(t A)` for each channel, and the score beside it: (B, C + 1)."""
-        scores, pullback = torch.func.vjp(tail, activations * t)  # type: ignore[misc]
-        (slope,) = pullback(torch.ones_like(one_score("lift_cam: tail", scores, a.shape[0])))
+        scores, pull = pullback(tail, activations * t)
+        slope = pull(torch.ones_like(one_score("lift_cam: tail", scores, a.shape[0])))
         return torch.cat([spatial_sum(a * widen(slope)), scores[:, None].to(a.dtype)], 1)
 
     rows = tensor_on(nodes, activations.device, activations.dtype)
@@ -152,3 +156,10 @@ def lift_cam(
     weights = einsum(terms[..., :-1], tensor_on(lengths, a.device, a.dtype), "n b c, n -> b c")
     no_nan("lift_cam: the derivative of tail", weights, activations)
     return weighted_sum(a, weights).to(activations.dtype)
+
+
+def _has_no_second(error: RuntimeError) -> bool:
+    """Whether an operation was met that cannot be differentiated twice."""
+    return isinstance(error, NotImplementedError) or any(
+        text in str(error) for text in ("not implemented", "not supported", "not differentiable twice")
+    )

@@ -188,6 +188,10 @@ def test_the_second_bar_shows_perturbed_forwards_while_they_run() -> None:
         bar = progress.tasks[task]
         seen.append((bar.completed, bar.total, bar.visible))
     assert seen == [(2, 6, True), (4, 6, True), (6, 6, False), (3, 9, True), (9, 9, False)]
+    show_progress(1, 6, engine="one by one")
+    assert progress.tasks[task].description == "perturbing one by one"
+    show_progress(2, 6, engine="folded")
+    assert progress.tasks[task].description == "perturbing"
 
 
 def test_a_method_that_perturbs_tells_the_bar(net: Net, noise: Noise, tmp_path: Path, monkeypatch: Any) -> None:

@@ -275,3 +275,13 @@ def test_a_map_of_zeros_that_the_gradient_did_not_make(net: Pooled) -> None:
     flat = Captured(captured.activations, torch.zeros_like(captured.grads), captured.outputs)
     # a method that reads no gradient has a fine map where the gradient is zero
     assert diagnose(flat, eigen_cam(captured.activations)) == [None, None]
+
+
+def test_how_the_runs_were_made_is_said_of_a_map_of_zeros() -> None:
+    captured = Captured(images(1, 4, 3, 3), None, None)  # type: ignore[arg-type]
+    (said,) = diagnose(captured, torch.zeros(1, 3, 3), engine="one by one")
+    assert said is not None
+    assert "made runs of the network, one by one," in said
+    assert diagnose(captured, images(1, 3, 3).abs(), engine="folded") == [None]
+    with pytest.raises(ValueError, match="diagnose: engine"):
+        diagnose(captured, torch.zeros(1, 3, 3), engine="looped")  # type: ignore[arg-type]

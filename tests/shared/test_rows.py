@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from camfn import explainer, resume
 from camfn._layout.pairs import channels_last
-from camfn._shared import rows as _rows
+from camfn._shared import chunks as _chunks
+from camfn._shared import memory as _memory
 from camfn._shared.rows import run_in_chunks, score_variants
 from camfn.methods import ablation_cam, score_cam
 from tests.nets.small import Net, images, seeded, unchanged
@@ -56,8 +57,9 @@ def test_every_chunk_gives_what_the_loop_gives(chunk_size: Any) -> None:
     assert told.calls[-1] == (7, 7)
     assert all(total == 7 for _, total in told.calls)
     if chunk_size != "auto":
-        size = min(chunk_size or 7, 7)
-        assert told.chunks == [size] * (7 // size) + [7 % size] * (7 % size > 0)
+        # two rows are tried, and five are left
+        size = min(chunk_size or 5, 5)
+        assert told.chunks == [2] + [size] * (5 // size) + [5 % size] * (5 % size > 0)
 
 
 @pytest.mark.parametrize("chunk_size", [0, -1, True, 2.0, "all"])
@@ -106,23 +108,23 @@ def doubled(row: Tensor) -> Tensor:
 @pytest.mark.parametrize(("free", "largest"), [(4 * 80_000, 10**9), (10**12, 40_000)])
 def test_auto_takes_as_many_rows_as_fit(monkeypatch: pytest.MonkeyPatch, free: int, largest: int) -> None:
     rows, told = torch.ones(50, 1000), Told()
-    monkeypatch.setattr(_rows, "_free", lambda device: free)
-    monkeypatch.setattr(_rows, "_LARGEST", largest)
+    monkeypatch.setattr(_chunks, "free_bytes", lambda device: free)
+    monkeypatch.setattr(_chunks, "_LARGEST", largest)
     torch.testing.assert_close(run_in_chunks(doubled, rows, progress=told), torch.full((50, 1), 4000.0))
-    assert told.chunks[0] == 1
+    assert told.chunks[0] == 2
     assert told.chunks[1] in (9, 10)
 
 
 def test_auto_never_takes_less_than_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told()
-    monkeypatch.setattr(_rows, "_free", lambda device: 1)
+    monkeypatch.setattr(_chunks, "free_bytes", lambda device: 1)
     run_in_chunks(wave, ROWS, progress=told)
-    assert told.chunks == [1] * 7
+    assert told.chunks == [2, 1, 1, 1, 1, 1]
 
 
 def test_what_is_alive_at_once_is_counted_and_no_view_of_what_was_there() -> None:
     given = torch.ones(1000)
-    with _rows._Allocated() as allocated:
+    with _memory.Allocated() as allocated:
         kept = given.reshape(10, 100).T + 1
         kept.mul_(2)
         assert (allocated.live, allocated.peak) == (4000, 4000)
@@ -133,8 +135,8 @@ def test_what_is_alive_at_once_is_counted_and_no_view_of_what_was_there() -> Non
 
 
 def test_some_memory_is_free() -> None:
-    assert _rows._free(torch.device("cpu")) > 0
-    assert _rows._free(torch.device("meta")) > 0
+    assert _memory.free_bytes(torch.device("cpu")) > 0
+    assert _memory.free_bytes(torch.device("meta")) > 0
 
 
 # ---------------------------------------------------------------------------------------------------- out of memory

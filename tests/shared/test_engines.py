@@ -1,0 +1,206 @@
+"""Engines: the first of folded, vmapped and one by one that a trial shows to be right, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from camfn import CamfnError, explainer, methods
+from camfn._shared.rows import run_in_chunks, score_variants
+from tests.nets.small import Net, images, seeded, unchanged
+
+ROWS = images(5, 2, 6)
+
+
+class Told:
+    """What a progress function with the keyword `engine` was told."""
+
+    def __init__(self) -> None:
+        self.engines: list[str] = []
+        self.calls: list[tuple[int, int]] = []
+
+    def __call__(self, done: int, total: int, *, engine: str) -> None:
+        self.engines.append(engine)
+        self.calls.append((done, total))
+
+
+def boolean_mask(x: Tensor) -> Tensor:
+    return torch.stack([row[row > 0].sum() for row in x])
+
+
+def fresh(x: Tensor) -> Tensor:
+    """Write batched values into a fresh tensor."""
+    out = torch.zeros(x.shape[0])
+    out[:] = x.square().sum(1)
+    return out
+
+
+def numbers(x: Tensor) -> Tensor:
+    """Read the data in Python."""
+    return torch.tensor([float(row.sum()) if float(row[0]) > 0 else 0.0 for row in x])
+
+
+def array(x: Tensor) -> Tensor:
+    return torch.from_numpy(x.numpy().sum(1))
+
+
+def none_zero(x: Tensor) -> Tensor:
+    return x.flatten().nonzero().sum()[None].expand(x.shape[0]).float()
+
+
+UNBATCHED = [boolean_mask, fresh, numbers, array, none_zero]
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 2, "auto"])
+@pytest.mark.parametrize("scores", UNBATCHED)
+def test_what_vmap_refuses_runs_one_by_one(scores: Callable[[Tensor], Tensor], chunk_size: Any) -> None:
+    told = Told()
+    found = score_variants("f", scores, lambda row: row, ROWS, chunk_size=chunk_size, progress=told)
+    torch.testing.assert_close(found, torch.stack([scores(row) for row in ROWS]))
+    assert set(told.engines) == {"one by one"}
+    assert told.calls == [(2, 5), (3, 5), (4, 5), (5, 5)]
+
+
+def test_what_vmap_gives_wrong_runs_one_by_one() -> None:
+    class Wrong(torch.autograd.Function):
+        """Its rule for `vmap` adds one."""
+
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return x.sum(-1)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Any, x: Tensor) -> tuple[Tensor, int]:
+            return x.sum(-1) + 1, 0
+
+    told = Told()
+    found = run_in_chunks(Wrong.apply, ROWS, progress=told)
+    torch.testing.assert_close(found, ROWS.sum(-1))
+    assert set(told.engines) == {"one by one"}
+
+
+def test_the_engine_is_told() -> None:
+    class Many:
+        def __call__(self, x: Tensor) -> Tensor:
+            return x.sin().sum(1)
+
+        def score_many(self, batches: Tensor) -> Tensor:
+            return batches.sin().sum(2)
+
+    for scores, engine in ((Many(), "folded"), (lambda x: x.sin().sum(1), "vmapped")):
+        told = Told()
+        score_variants("f", scores, lambda row: row, ROWS, progress=told)
+        assert set(told.engines) == {engine}
+        assert told.calls[-1] == (5, 5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_few_rows_are_enough(count: int) -> None:
+    for scores in (lambda x: x.sin().sum(1), boolean_mask):
+        told = Told()
+        found = score_variants("f", scores, lambda row: row, ROWS[:count], progress=told)
+        torch.testing.assert_close(found, torch.stack([scores(row) for row in ROWS[:count]]))
+        assert told.calls[-1] == (count, count)
+
+
+def test_an_error_of_the_function_is_raised_as_it_is() -> None:
+    def refused(x: Tensor) -> Tensor:
+        raise CamfnError("not so")
+
+    def broken(x: Tensor) -> Tensor:
+        return x @ x
+
+    for scores, kind, text in ((refused, CamfnError, "not so"), (broken, RuntimeError, "shapes cannot be multiplied")):
+        with pytest.raises(kind, match=text):
+            score_variants("f", scores, lambda row: row, ROWS)
+
+
+def test_running_out_of_memory_is_not_hidden() -> None:
+    def full(x: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("full")
+
+    with pytest.raises(torch.OutOfMemoryError, match="full"):
+        score_variants("f", full, lambda row: row, ROWS)
+
+
+def test_one_row_at_a_time_under_vmap_if_two_do_not_fit() -> None:
+    class One(torch.autograd.Function):
+        """A device on which one row fits."""
+
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return x.sum(-1)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Any, x: Tensor) -> tuple[Tensor, int]:
+            if info.batch_size > 1:
+                raise torch.OutOfMemoryError("two rows")
+            return x.sum(-1), 0
+
+    told = Told()
+    found = run_in_chunks(One.apply, ROWS, chunk_size=1, progress=told)
+    torch.testing.assert_close(found, ROWS.sum(-1))
+    assert set(told.engines) == {"vmapped"}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_draws_is_refused_in_every_engine(masked: bool) -> None:
+    def scores(x: Tensor) -> Tensor:
+        noisy = nn.functional.dropout(x, 0.5, training=True)
+        return boolean_mask(noisy) if masked else noisy.sum(1)
+
+    def numbered(x: Tensor) -> Tensor:
+        """Draw where `vmap` does not come."""
+        return boolean_mask(x) + torch.rand(x.shape[0])
+
+    for draws in (scores, numbered):
+        with pytest.raises(CamfnError, match="random numbers"):
+            score_variants("f", draws, lambda row: row, ROWS)
+
+
+def test_derivatives_go_through_the_trial() -> None:
+    for scores in (lambda x: x.sin().sum(1), boolean_mask):
+        rows = ROWS.clone().requires_grad_()
+        (found,) = torch.autograd.grad(score_variants("f", scores, lambda row: row, rows).sum(), rows)
+        (expected,) = torch.autograd.grad(torch.stack([scores(row) for row in rows]).sum(), rows)
+        torch.testing.assert_close(found, expected)
+
+
+class Detecting(nn.Module):
+    """A network that keeps the places whose activation is positive, as suppression of boxes does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = seeded(Net)
+
+    def forward(self, x: Tensor) -> Any:
+        logits = self.net(x)
+        return [{"scores": row[row > row.mean()]} for row in logits]
+
+
+@pytest.mark.parametrize("name", ["ablation_cam", "recipro_cam", "lift_cam", "score_cam", "poly_cam", "fd_cam"])
+def test_methods_on_a_network_that_reads_data(name: str) -> None:
+    net, x, told = Detecting().eval(), images(2, 3, 12, 10), Told()
+
+    def target(outputs: Any) -> Tensor:
+        return torch.stack([one["scores"].square().sum() for one in outputs])
+
+    explain = explainer(getattr(methods, name), net, "net.blocks.0", progress=told)
+    with unchanged(net):
+        cam = explain(x, target)
+    assert told.engines
+    assert set(told.engines) == {"one by one" if name == "lift_cam" else "folded"}
+    for i in range(2):
+        torch.testing.assert_close(explain(x[i : i + 1], target), cam[i : i + 1], rtol=1e-3, atol=1e-5)
