@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from camfn import (
     CamfnError,
+    Checked,
     Layout,
     capture,
     capture_each,
@@ -294,6 +295,32 @@ for _name in ("smooth_grad", "smooth_full_grad"):
         partial(getattr(network, _name), CLASSES, samples=2, noise=torch.ones(2)),
         partial(getattr(network, _name), CLASSES, samples=2, noise=torch.zeros(2)),
     )
+_ZERO = torch.zeros(1)
+_CHECKED: dict[str, Any] = {
+    "cam": _ZERO,
+    "score": _ZERO,
+    "classes": None,
+    "runner_up": None,
+    "head": None,
+    "again": _ZERO,
+    "other_class": None,
+    "redrawn": None,
+    "noisy": _ZERO,
+    "kept": None,
+    "removed": None,
+    "border": _ZERO,
+    "together": _ZERO,
+    "marked": _ZERO,
+    "blank": _ZERO,
+    "share": 0.2,
+    "maps": 15,
+    "forwards": 41,
+    "missing": {},
+}
+VALUES[
+    "Checked(tensor([0.]), tensor([0.]), None, None, None, tensor([0.]), None, None, tensor([0.]), None, None, "
+    "tensor([0.]), tensor([0.]), tensor([0.]), tensor([0.]), 0.2, 15, 41, {})"
+] = (partial(Checked, **_CHECKED), partial(Checked, **_CHECKED | {"maps": 14}))
 every_value = pytest.mark.parametrize("text", VALUES)
 
 
