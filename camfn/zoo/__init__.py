@@ -5,8 +5,11 @@ torchvision:NAME    any classifier, detector or segmenter of torchvision
 timm:NAME           any model of timm, with or without a tag: timm:resnet50.a1_in1k
 hf:NAME             an image classifier of Hugging Face, by repository or folder: hf:google/vit-base-patch16-224
 tiny:NAME           cnn, vit, segmenter or detector of `camfn.tiny`, for scenes of digits; their weights ship with them
+FILE.py:NAME        a function of yours that returns a module; also package.module:NAME
+FILE.pt2            an exported program, by `torch.export.save`
 """
 
 from .._shared.errors import LoadError as LoadError
-from ._load import Loaded as Loaded
 from ._load import load as load
+from ._load import of as of
+from ._loaded import Loaded as Loaded

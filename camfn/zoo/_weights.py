@@ -1,13 +1,10 @@
-"""State dicts from local files, and the errors of weights that cannot be read or fetched."""
+"""Errors of weights that cannot be fetched, and of libraries that are not installed."""
 
 # tested in tests/zoo/test_load.py
 
 from __future__ import annotations
 
-import os
-import pickle
 import urllib.request
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -17,7 +14,6 @@ from urllib.error import HTTPError
 from urllib.parse import urlparse
 
 import torch
-from torch import Tensor, nn
 
 from .._shared.errors import LoadError
 from .._shared.optional import extra
@@ -33,70 +29,6 @@ def library(name: str, *, extra_name: str = "cli") -> Any:
     """
     with extra(name, "this model", name=extra_name, error=LoadError):
         return import_module(name)
-
-
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read a state dict: tensors by name, no code (`weights_only=True`).
-
-    Args:
-        path: a .safetensors file, or a file of `torch.save`. A checkpoint may hold the state dict under "state_dict"
-            or "model", and its names may begin with the "module." of a data-parallel wrapper.
-
-    Raises:
-        LoadError: no such file, or not a state dict.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise LoadError(f"no weights at {os.fspath(path)}: {INSTEAD}")
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(file)
-        else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise LoadError(
-            f"{file} holds more than tensors, or no tensors: save model.state_dict() and give that"
-        ) from error
-    except Exception as error:
-        # safetensors and torch.load each have errors of their own for a damaged file
-        raise LoadError(f"cannot read the weights {file}: {reason(error)}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise LoadError(f"{file} is not a state dict: save model.state_dict() and give that")
-    wrapped = all(key.startswith("module.") for key in content)
-    return {key.removeprefix("module."): value for key, value in content.items()} if wrapped else content
-
-
-def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load a state dict that must fit exactly.
-
-    Raises:
-        LoadError: counts the names that are missing, unexpected, or of another shape, with an example of each.
-    """
-    own = model.state_dict()
-    reshaped = [
-        f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if reshaped:
-        missing, unexpected = [key for key in own if key not in state], [key for key in state if key not in own]
-    else:
-        if not hasattr(state, "_metadata"):
-            # versions of the modules, which safetensors does not keep and MNASNet insists on
-            state = OrderedDict(state)
-            state._metadata = own._metadata  # type: ignore[attr-defined]
-        missing, unexpected = model.load_state_dict(state, strict=False)
-        # older than torch 0.4.1; only training reads it
-        missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    misfits = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    if any(misfits.values()):
-        counts = ", ".join(f"{len(keys)} {what} (as {keys[0]})" for what, keys in misfits.items() if keys)
-        raise LoadError(f"the weights {source} do not fit this {type(model).__name__}: {counts}")
 
 
 def reachable(model: str, url: str | None, instead: str = INSTEAD) -> None:

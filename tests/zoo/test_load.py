@@ -19,8 +19,9 @@ pytest.importorskip("torchvision", reason="needs torchvision: pip install 'camfn
 
 from camfn._shared.errors import LoadError
 from camfn.zoo import Loaded, _weights, load
-from camfn.zoo._load import _from_timm
+from camfn.zoo._libraries import from_timm
 from camfn.zoo._names import imagenet_classes, synonyms
+from camfn.zoo._request import Given
 
 
 @pytest.fixture
@@ -153,10 +154,10 @@ def test_a_state_dict_that_does_not_fit_counts_what_does_not(tmp_path: Path) -> 
     torch.save(state, tmp_path / "a.pth")
     with pytest.raises(LoadError, match=r"2 missing \(as conv1.weight\), 1 unexpected \(as extra\)$"):
         load("torchvision:resnet18", weights=tmp_path / "a.pth")
-    state["fc.weight"] = torch.zeros(10, 512)
+    state["fc.weight"] = torch.zeros(10, 256)
     torch.save(state, tmp_path / "b.pth")
     with pytest.raises(
-        LoadError, match=r"2 missing .*1 of another shape \(as fc.weight \(10, 512\) for \(1000, 512\)\)"
+        LoadError, match=r"2 missing .*1 of another shape \(as fc.weight \(10, 256\) for \(1000, 512\)\)"
     ):
         load("torchvision:resnet18", weights=tmp_path / "b.pth")
 
@@ -203,7 +204,7 @@ def test_without_network_says_what_to_pass(offline: list[str], spec: str, host: 
 
 
 def test_a_library_s_own_failure_says_what_to_pass(offline: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("camfn.zoo._load.reachable", lambda *_: None)
+    monkeypatch.setattr("camfn.zoo._libraries.reachable", lambda *_: None)
     with pytest.raises(LoadError, match=r"--weights PATH.*--weights none"):
         load("torchvision:resnet18")
     assert len(offline) == 1
@@ -246,9 +247,9 @@ def test_a_timm_model_without_weights_of_its_own(offline: list[str]) -> None:
         ("lite1", "Did you mean lite2 or lite0"),
         ("resnet50", "torchvision:resnet50"),
         ("torchvison:resnet50", "torchvision:resnet50"),
-        ("torchvision:", "expected lite0, lite2, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME"),
-        ("lite0:x", "expected lite0, lite2, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME"),
-        ("", "expected lite0, lite2, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME"),
+        ("torchvision:", "expected lite0, lite2, torchvision:NAME, timm:NAME, hf:NAME, tiny:NAME"),
+        ("lite0:x", "expected lite0, lite2, torchvision:NAME, timm:NAME, hf:NAME, tiny:NAME"),
+        ("", "expected lite0, lite2, torchvision:NAME, timm:NAME, hf:NAME, tiny:NAME"),
         ("torchvision:resnet5", "'resnet50'"),
         ("torchvision:fasterrcnn_resnet50", "'fasterrcnn_resnet50_fpn'"),
         ("timm:resnet5", "'resnet50'"),
@@ -292,6 +293,12 @@ CROPS: list[dict[str, Any]] = [
 SIZES = [(451, 300), (300, 451), (120, 90), (64, 512)]
 
 
+def as_loaded(given: Given) -> Loaded:
+    assert given.preprocess
+    assert given.view
+    return Loaded(given.model, given.preprocess, given.view, given.classes, "")
+
+
 def agrees(loaded: Loaded, size: tuple[int, int]) -> None:
     """Compare the view with what the network gets, on a photo whose colors are its coordinates."""
     across, down = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
@@ -319,7 +326,7 @@ def test_the_view_is_what_the_network_sees(spec: str, size: tuple[int, int]) -> 
 @pytest.mark.parametrize("crop", CROPS)
 def test_the_view_follows_every_crop_of_timm(crop: dict[str, Any], size: tuple[int, int]) -> None:
     config = {"crop_pct": 0.875, "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3} | crop
-    agrees(_from_timm(pytest.importorskip("timm"), nn.Identity(), config), size)
+    agrees(as_loaded(from_timm(pytest.importorskip("timm"), nn.Identity(), config)), size)
 
 
 def test_the_view_keeps_the_photo_s_resolution(lite0: Loaded) -> None:
