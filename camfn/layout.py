@@ -10,10 +10,14 @@ from ._cut.capture import observe
 from ._cut.graft import bare
 from ._cut.layer_checks import layer_name
 from ._cut.layouts import reading_for
+from ._layout.folded import frames as frames
+from ._layout.folded import tiles as tiles
 from ._layout.pairs import channels_last as channels_last
 from ._layout.pairs import tokens as tokens
 from ._layout.pairs import unrolled as unrolled
 from ._layout.pairs import windows as windows
+from ._layout.scattered import packed as packed
+from ._layout.scattered import spans as spans
 from ._shared.inputs import Images, check_images
 from ._shared.vocabulary import Inputs, Select
 from ._shared.vocabulary import Reading as Reading

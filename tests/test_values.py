@@ -39,7 +39,7 @@ from camfn.attention import (
     le_grad,
     observe_attention,
 )
-from camfn.layout import channels_last, tokens, unrolled, windows
+from camfn.layout import channels_last, frames, packed, spans, tiles, tokens, unrolled, windows
 from camfn.methods import ablation_cam, grad_cam, score_cam
 from camfn.targets import (
     BoxHead,
@@ -185,6 +185,16 @@ VALUES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "tokens((14, 14), prefix=0)": (lambda: tokens([14, 14], prefix=0), lambda: tokens((14, 14))),
     "unrolled((4, 4), ((2, 2),))": (lambda: unrolled([4, 4], [[2, 2]]), lambda: unrolled((4, 4), [(4, 4)])),
     "channels_last()": (lambda: channels_last(), lambda: tokens((2, 2))),
+    "frames(4)": (lambda: frames(4), lambda: frames(4, each=channels_last())),
+    "tiles(2, 3, after=1)": (lambda: tiles(2, 3, after=1), lambda: tiles(2, 3)),
+    "packed(((1, 4, 6),), 2, order='rows')": (
+        lambda: packed([[1, 4, 6]], 2, order="rows"),
+        lambda: packed([[1, 4, 6]], 2),
+    ),
+    "spans((range(0, 4), range(5, 9)), (2, 4))": (
+        lambda: spans([0, 1, 2, 3, range(5, 9)], [2, 4]),
+        lambda: spans([range(8)], [2, 4]),
+    ),
     "windows((14, 14), (7, 7), shift=(3, 3))": (
         lambda: windows((14, 14), (7, 7), shift=(3, 3)),
         lambda: windows((14, 14), (7, 7)),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from camfn import Layout, capture, resume
-from camfn._layout.pairs import channels_last, tokens, windows
+from camfn.layout import channels_last, frames, packed, spans, tiles, tokens, windows
 from tests.nets.small import images
 
 LAYOUTS: list[Any] = [
@@ -28,6 +28,20 @@ LAYOUTS += [
     pytest.param(windows((4, 6), (2, 3)), (8, 6, 4), (2, 4, 4, 6), id="windows"),
     pytest.param(windows((4, 6), (2, 2), shift=(1, 1)), (12, 2, 2, 4), (2, 4, 4, 6), id="shifted windows"),
     pytest.param(windows((3, 5), (2, 2), shift=(1, 1)), (12, 4, 4), (2, 4, 3, 5), id="padded windows"),
+]
+LAYOUTS += [
+    pytest.param(frames(3), (6, 4, 5), (2, 4, 3, 5), id="frames of a signal"),
+    pytest.param(frames(3), (6, 4, 2, 5), (2, 4, 3, 2, 5), id="frames"),
+    pytest.param(frames(3, each=tokens((2, 2))), (6, 5, 4), (2, 4, 3, 2, 2), id="frames of tokens"),
+    pytest.param(tiles(3), (6, 4, 5), (2, 4, 15), id="tiles of a signal"),
+    pytest.param(tiles(2, 3, before=1), (14, 4, 2, 5), (2, 4, 4, 15), id="tiles"),
+    pytest.param(tiles(1, 2, planes=2), (8, 4, 2, 3, 2), (2, 4, 4, 3, 4), id="tiles of a volume"),
+    pytest.param(tiles(2, 2, each=channels_last()), (8, 2, 3, 4), (2, 4, 4, 6), id="tiles with channels last"),
+    pytest.param(spans([4, 1, 2], [3]), (2, 6, 4), (2, 4, 3), id="spans of a signal"),
+    pytest.param(spans([range(2), range(3, 5)], (2, 2)), (2, 6, 4), (2, 4, 2, 2), id="spans"),
+    pytest.param(spans([range(t, 8, 2) for t in range(2)], (2, 2, 2)), (2, 9, 4), (2, 4, 2, 2, 2), id="spans 3-D"),
+    pytest.param(packed([(1, 4, 6)] * 2, 2), (48, 4), (2, 4, 4, 6), id="packed"),
+    pytest.param(packed([(2, 4, 6)], 2, order="merged"), (1, 12, 4), (1, 4, 2, 2, 3), id="packed video"),
 ]
 every_layout = pytest.mark.parametrize(("layout", "raw_shape", "map_shape"), LAYOUTS)
 
