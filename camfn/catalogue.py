@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any, Literal, NamedTuple
 
 from . import attention, methods, network
+from ._cut.signature import read_signature
 from ._shared.errors import CamfnError
 from ._shared.spelling import near
 
@@ -50,6 +52,11 @@ class MethodInfo(NamedTuple):
     def perturbs(self) -> bool:
         """Whether the method runs the network, or its tail, again on changed values."""
         return not self.needs.isdisjoint({"tail", "forward"})
+
+    @property
+    def explains_class(self) -> bool:
+        """Whether the map depends on the target; others read activations or attention alone."""
+        return not self.needs.isdisjoint({"gradients", "tail", "forward", "head", "model"})
 
 
 METHODS: tuple[MethodInfo, ...] = (
@@ -130,27 +137,67 @@ def find(name: str) -> MethodInfo:
 
 
 def info_of(function: Callable[..., Any]) -> MethodInfo:
-    """Find the row of a function, which may have options bound by `functools.partial`.
+    """Find the row of a function, which may have options bound by `functools.partial`, or make one of its signature.
+
+    A function of yours is a method on a layer, `(activations, grads, outputs)`, as `camfn.explainer` reads it; on
+    attention where its first parameter is called `records`; of a whole network where it is called `model`.
 
     Args:
-        function: a method of the catalogue, or a `functools.partial` of one.
+        function: a method of the catalogue, a function of yours, or a `functools.partial` of one.
 
     Returns:
         The row of the method.
 
     Raises:
-        CamfnError: the function is not in the catalogue.
+        CamfnError: the function is no method: its signature cannot be read, or requires what nothing binds.
 
     Example:
         >>> info_of(partial(methods.score_cam, top_k=0.1)).name
         'score_cam'
+        >>> def mine(activations, grads, outputs=None, *, tail): ...
+        >>> sorted(info_of(mine).needs)
+        ['gradients', 'tail']
     """
-    while isinstance(function, partial):
-        function = function.func
+    plain: Any = function
+    while isinstance(plain, partial):
+        plain = plain.func
     for row in METHODS:
-        if row.function is function:
+        if row.function is plain:
             return row
-    raise CamfnError(
-        f"{getattr(function, '__name__', function)!r} is no method of camfn.catalogue: give one of camfn.methods, "
-        "camfn.attention or camfn.network, or a functools.partial of one"
-    )
+    return _read(function, plain)
+
+
+_OF_FIRST: dict[str, tuple[Kind, frozenset[Need]]] = {
+    "records": ("attention", frozenset({"attention", "gradients"})),
+    "model": ("network", frozenset({"gradients", "model"})),
+}
+"""Kind and needs of a function by the name of its first parameter; of any other name it is a method on a layer."""
+
+
+def _read(function: Callable[..., Any], plain: Any) -> MethodInfo:
+    """Make a row for a function that is not in the catalogue; `plain` is the function without bound options."""
+    name = getattr(plain, "__name__", type(plain).__name__)
+    given = partial(function, generator=None) if _draws(plain) else function
+    try:
+        parameters = list(signature(function).parameters)
+    except (TypeError, ValueError):
+        parameters = []
+    first = parameters[0] if parameters else ""
+    if first in _OF_FIRST:
+        kind, needs = _OF_FIRST[first]
+        needs |= {"layer"} if kind == "network" and "layer" in parameters else set()
+        return MethodInfo(name, plain, kind, "map", needs, _draws(plain))
+    read = read_signature(given)
+    words: dict[str, Need] = {"tail": "tail", "forward": "forward", "inputs": "forward", "weights": "head"}
+    asked: set[Need] = {words[key] for key in read.context if key in words}
+    asked |= {"gradients"} if read.gradients else set()
+    return MethodInfo(name, plain, "layer", "map", frozenset(asked), _draws(plain))
+
+
+def _draws(function: Callable[..., Any]) -> bool:
+    """Whether a function has a keyword `generator`."""
+    try:
+        found = signature(function).parameters.get("generator")
+    except (TypeError, ValueError):
+        return False
+    return found is not None and found.kind is Parameter.KEYWORD_ONLY

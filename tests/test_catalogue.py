@@ -87,5 +87,5 @@ def test_a_row_is_found_by_name_and_by_function() -> None:
 def test_unknown_methods_are_refused() -> None:
     with pytest.raises(CamfnError, match="Did you mean 'grad_cam'"):
         find("gradcam")
-    with pytest.raises(CamfnError, match=r"'relu' is no method of camfn\.catalogue"):
+    with pytest.raises(CamfnError, match="relu has no signature that can be read"):
         info_of(torch.relu)

@@ -4,21 +4,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial, wraps
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from .. import Captured, attention, capture_each, diagnose, explainer
+from .. import Captured, attention, capture_each, diagnose, explainer, observe
+from .._cut.head import find_head, head_rows
+from .._cut.signature import read_signature
+from .._shared.checks import describe
 from .._shared.errors import UsageError
 from ..catalogue import info_of
-from ..targets import logits_of
 from ..transforms import augment, eigen_smooth, fuse, smooth
 from ..transforms._fuse import Fusion
-from .classes import ClassChoice
-from .head import check_cam, head_rows
+from .classes import ClassChoice, Picked, columns_of
+from .halves import in_halves
 from .layer import ALL, Layer
 
 
@@ -44,23 +47,35 @@ class Changes(NamedTuple):
 
 _NONE = Changes()
 _AT_ONCE = 16
-"""Number of classes whose gradients at the layer are in memory at the same time."""
+"""Number of targets whose gradients at the layer are in memory at the same time."""
 
 
 class Explained(NamedTuple):
     """The explanations of one photo.
 
     Attributes:
-        logits: (K,).
-        classes: the explained classes.
-        cams: one raw map, (h, w), or one picture, (3, H, W), for each class.
-        problems: for each class the reason why its map is useless, or None.
+        logits: (K,); empty for a model without classes.
+        classes: the explained classes; None for a target of no class or of several, and for a method that explains
+            none.
+        cams: one raw map, (h, w), or one picture, (3, H, W), for each target.
+        problems: for each target the reason why its map is useless, or None.
+        scores: the value of each target; None for a method that explains none.
     """
 
     logits: Tensor
-    classes: list[int]
+    classes: list[int | None]
     cams: list[Tensor]
     problems: list[str | None]
+    scores: list[float | None]
+
+
+class _Map(NamedTuple):
+    """The maps of a batch for one target, and what `diagnose` and the record read."""
+
+    cam: Tensor
+    captured: Captured
+    outputs: Any
+    picked: Picked | None
 
 
 def explain_batch(
@@ -74,80 +89,150 @@ def explain_batch(
     chunk_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Explained]:
-    """Explain each photo of a batch for its own classes.
+    """Explain each photo of a batch for its own targets; a batch that memory does not hold runs as halves.
+
+    A method that reads activations and gradients costs one forward for up to 16 targets, and a backward of the tail for
+    each; `cam` and methods that explain no class cost one forward.
 
     Args:
-        method: a method of `camfn.catalogue`, or a partial of one; a method that needs "head" gets the rows of the
-            model's last linear layer.
-        model: a classifier, on the device of `inputs`.
+        method: a method of `camfn.catalogue`, a function of one's own, or a partial of either.
+        model: the network, on the device of `inputs`.
         layer: the layer to explain at; None for a method that takes no layer.
         inputs: (B, 3, H, W).
-        choice: the classes.
+        choice: the targets; a method that explains no class makes one map and leaves them aside.
         changes: transformations of the method.
         chunk_size: number of perturbed forwards that run at once.
         progress: called with (done, total) after each chunk of perturbed forwards.
     """
-    with torch.no_grad():
-        logits = logits_of(model(inputs)).float()
-    classes = _class_indices(logits, choice)
-    cams: list[list[Tensor]] = [[] for _ in inputs]
-    problems: list[list[str | None]] = [[] for _ in inputs]
-    info = info_of(method)
-    maps: Iterator[tuple[Tensor, Captured]]
-    if (
-        layer is not None
-        and info.kind == "layer"
-        and info.needs == {"gradients"}
-        and changes == Changes(seed=changes.seed)
-    ):
-        maps = _maps_of_one_forward(method, model, layer, inputs, classes)
-    else:
-        maps = _maps_one_by_one(method, model, layer, inputs, classes, changes, chunk_size, progress)
-    for target, (cam, captured) in zip(classes.T, maps, strict=True):
-        if layer is not None and "head" in info.needs:
-            check_cam(model, layer, cam, target, logits)
-        for i, problem in enumerate(diagnose(captured, cam)):
-            cams[i].append(cam[i].float().cpu())
-            problems[i].append(problem if logits[i].isfinite().all() else "the model's scores are not finite.")
-    rows = zip(logits.cpu(), classes.tolist(), cams, problems, strict=True)
-    return [Explained(*row) for row in rows]
+
+    def run(part: Tensor) -> list[Explained]:
+        results = list(_maps(method, model, layer, part, choice, changes, chunk_size, progress))
+        return _by_photo(results, len(part))
+
+    return in_halves(run, inputs)
 
 
-def _maps_one_by_one(
+def _maps(
     method: Callable[..., Tensor],
     model: nn.Module,
     layer: Layer | None,
     inputs: Tensor,
-    classes: Tensor,
+    choice: ClassChoice,
     changes: Changes,
     chunk_size: int | None,
     progress: Callable[[int, int], None] | None,
-) -> Iterator[tuple[Tensor, Captured]]:
-    """Yield the maps of each column of `classes`, (B, K), with the tensors that `diagnose` looks at."""
-    for target in classes.T:
-        explain, captured = compose(method, model, layer, target, changes, chunk_size, progress)
-        cam = explain(inputs, target)
-        yield cam, captured_or_map(captured, cam)
+) -> Iterator[_Map]:
+    """Yield the maps of each target, in the way that runs the network least."""
+    info = info_of(method)
+    plain = layer is not None and info.kind == "layer" and changes == Changes(seed=changes.seed)
+    if layer is not None and plain and info.needs == {"gradients"}:
+        yield from _from_gradients(method, model, layer, inputs, choice)
+    elif layer is not None and plain and info.needs == {"head"} and "weights" in read_signature(method).context:
+        yield from _from_rows(method, model, layer, inputs, choice)
+    else:
+        yield from _one_by_one(method, model, layer, inputs, choice, changes, chunk_size, progress)
 
 
-def _maps_of_one_forward(
-    method: Callable[..., Tensor], model: nn.Module, layer: Layer, inputs: Tensor, classes: Tensor
-) -> Iterator[tuple[Tensor, Captured]]:
-    """Yield what `_maps_one_by_one` yields for a gradient method, with one forward for up to `_AT_ONCE` classes."""
-    capture = capture_each(model, layer.name, layout=layer.layout)
-    columns = list(classes.T)
-    for start in range(0, len(columns), _AT_ONCE):
-        activations, grads, outputs = capture(inputs, columns[start : start + _AT_ONCE])
-        for gradient in grads:
+def _from_gradients(
+    method: Callable[..., Tensor], model: nn.Module, layer: Layer, inputs: Tensor, choice: ClassChoice
+) -> Iterator[_Map]:
+    """Explain with a method of activations and gradients: one forward for up to `_AT_ONCE` targets."""
+    for start in range(0, choice.best, _AT_ONCE):
+        picked: list[Picked] = []
+
+        def scores(outputs: Any, start: int = start, picked: list[Picked] = picked) -> Tensor:
+            picked[:] = choice.pick(outputs)[start : start + _AT_ONCE]
+            return torch.stack([each.score(outputs) for each in picked])
+
+        activations, grads, outputs = capture_each(model, layer.name, layout=layer.layout)(inputs, scores)
+        for each, gradient in zip(picked, grads, strict=True):
+            captured = Captured(activations, gradient, outputs)
             with torch.no_grad():
-                yield method(activations, gradient, outputs), Captured(activations, gradient, outputs)
+                cam = method(*captured[: read_signature(method).positional])
+                _check_map(cam, len(inputs), activations.ndim - 1)
+                yield _Map(cam, captured, outputs, each)
+
+
+def _from_rows(
+    method: Callable[..., Tensor], model: nn.Module, layer: Layer, inputs: Tensor, choice: ClassChoice
+) -> Iterator[_Map]:
+    """Explain with a method of activations and rows of the head: one forward."""
+    with torch.no_grad():
+        activations, outputs = observe(model, layer.name, layout=layer.layout)(inputs)
+        head = find_head(model, layer.name, activations, outputs)
+        for each in choice.pick(outputs):
+            cam = method(activations, weights=head_rows(head, each.score, outputs))
+            _check_map(cam, len(inputs), activations.ndim - 1)
+            yield _Map(cam, Captured(activations, cast("Tensor", None), outputs), outputs, each)
+
+
+def _one_by_one(
+    method: Callable[..., Tensor],
+    model: nn.Module,
+    layer: Layer | None,
+    inputs: Tensor,
+    choice: ClassChoice,
+    changes: Changes,
+    chunk_size: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[_Map]:
+    """Explain each target by itself; a method that explains no class runs once."""
+    explains_class = info_of(method).explains_class
+    outputs: Any = None
+    targets: Sequence[Picked | None] = [None]
+    if explains_class or layer is None or info_of(method).kind != "layer":
+        with torch.no_grad():
+            outputs = model(inputs)
+        targets = choice.pick(outputs) if explains_class else targets
+    for picked in targets:
+        explain, captured = compose(method, model, layer, changes, chunk_size, progress)
+        cam = explain(inputs, picked.score if picked else no_class)
+        _check_map(cam, len(inputs), captured[-1].activations.ndim - 1 if captured else None)
+        yield _Map(cam, captured_or_map(captured, cam), captured[-1].outputs if outputs is None else outputs, picked)
+
+
+def no_class(outputs: Any) -> Tensor:
+    """Score all photos alike, (B,): the target of a method that explains no class."""
+    return next(leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)).flatten(1)[:, 0]
+
+
+def _by_photo(maps: Sequence[_Map], batch: int) -> list[Explained]:
+    """Turn the maps of each target into the explanations of each photo."""
+    logits = _logits_or_none(maps[0].outputs, batch)
+    photos = [Explained(row, [], [], [], []) for row in logits]
+    for each in maps:
+        given = None if each.picked is None else each.picked.score(each.outputs).detach().float().cpu()
+        classes = None if each.picked is None or each.picked.classes is None else each.picked.classes.tolist()
+        for i, (photo, problem) in enumerate(zip(photos, diagnose(each.captured, each.cam), strict=True)):
+            photo.cams.append(each.cam[i].detach().float().cpu())
+            photo.classes.append(classes[i] if classes else None)
+            photo.scores.append(None if given is None else float(given[i]))
+            finite = bool(photo.logits.isfinite().all())
+            photo.problems.append(problem if finite else "the model's scores are not finite.")
+    return photos
+
+
+def _logits_or_none(outputs: Any, batch: int) -> Tensor:
+    """Return the logits, (B, K), or (B, 0) of a model that has none."""
+    try:
+        return columns_of(outputs).detach().float().cpu()
+    except UsageError:
+        return torch.empty(batch, 0)
+
+
+def _check_map(cam: Any, batch: int, dimensions: int | None) -> None:
+    """Refuse what a function of one's own returns in the place of a map."""
+    fits = isinstance(cam, Tensor) and cam.ndim > 1 and len(cam) == batch and cam.is_floating_point()
+    if not fits or dimensions not in (None, cam.ndim):
+        raise UsageError(
+            f"the method returned {describe(cam)}: expected the raw map of each photo, floats of shape ({batch}, h, w)"
+        )
 
 
 def compose(
     method: Callable[..., Any],
     model: nn.Module,
     layer: Layer | None,
-    target: Tensor,
     changes: Changes,
     chunk_size: int | None,
     progress: Callable[[int, int], None] | None,
@@ -168,8 +253,7 @@ def compose(
         explain = attention.attention_explainer(method, model, None if layer.name == ALL else layer.name)
     else:
         context: dict[str, Any] = {"layout": layer.layout, "chunk_size": chunk_size, "progress": progress}
-        bound = partial(method, weights=head_rows(model, layer, target)) if "head" in info.needs else method
-        recording = _record_arguments(eigen_smooth(bound) if changes.eigen_smooth else bound, captured)
+        recording = _record_arguments(eigen_smooth(method) if changes.eigen_smooth else method, captured)
         if changes.layers:
             # each of the layers has its own layout
             explain = fuse(recording, model, changes.layers, how=changes.how, **context | {"layout": "auto"})
@@ -189,22 +273,12 @@ def captured_or_map(captured: list[Captured], cam: Tensor) -> Captured:
     return captured[-1] if captured else Captured(cam[:, None], cast("Tensor", None), None)
 
 
-def _class_indices(logits: Tensor, choice: ClassChoice) -> Tensor:
-    """Return the classes to explain for each photo, (B, K)."""
-    batch, count = logits.shape
-    if choice.best > count or (choice.chosen or 0) >= count:
-        raise UsageError(f"the model has {count} classes, 0 to {count - 1}, fewer than the target asks for")
-    if choice.chosen is None:
-        return logits.topk(choice.best).indices
-    return torch.full((batch, 1), choice.chosen, device=logits.device)
-
-
 def _record_arguments(method: Callable[..., Tensor], captured: list[Captured]) -> Callable[..., Tensor]:
     """Append the arguments of each call to `captured`, so that `diagnose` needs no second forward."""
 
     @wraps(method)  # `explainer` reads the signature
-    def recording(activations: Tensor, grads: Any = None, outputs: Any = None, **context: Any) -> Tensor:
-        captured.append(Captured(activations, grads, outputs))
-        return method(activations, grads, outputs, **context)
+    def recording(*given: Any, **context: Any) -> Tensor:
+        captured.append(Captured(*given, *(None,) * (3 - len(given))))
+        return method(*given, **context)
 
     return recording

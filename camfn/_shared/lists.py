@@ -32,36 +32,59 @@ def split_list(words: str, what: str) -> list[str]:
         if after_comma and items and ":" in items[-1] and _OPTION.match(part):
             items[-1] += f",{part}"
         else:
-            items.append(_unquoted(part))
+            items.append(unquoted(part))
     if not items:
-        raise UsageError(f"{what}: expected names separated by commas, got {words!r}")
+        raise UsageError(f"{what}: expected names separated by commas, as in a,b; got {words!r}")
     return list(dict.fromkeys(items))
+
+
+def split_at(words: str, mark: str, what: str, *, brackets: bool = True) -> list[str]:
+    """Split words at a mark, but not inside of quotes, nor of brackets unless these are letters like others.
+
+    Example:
+        >>> split_at("cells=(3,4),by='a,b'", ",", "options")
+        ['cells=(3,4)', "by='a,b'"]
+    """
+    parts, start = [], 0
+    for place, letter in _outside(words, what, brackets):
+        if letter == mark:
+            parts.append(words[start:place])
+            start = place + 1
+    return [*parts, words[start:]]
+
+
+def unquoted(part: str) -> str:
+    """Take the quotes around a whole part off."""
+    whole = len(part) > 1 and part[0] == part[-1] and part[0] in "\"'" and part[0] not in part[1:-1]
+    return part[1:-1] if whole else part
 
 
 def _parts(words: str, what: str) -> list[tuple[str, bool]]:
     """Split words at commas and spaces outside of quotes and brackets, and say which parts follow a comma."""
     parts: list[tuple[str, bool]] = []
-    part, quote, depth, comma = "", "", 0, False
-    for letter in f"{words} ":
-        if not quote and not depth and (letter.isspace() or letter == ","):
-            if part:
-                parts.append((part, comma))
-                part, comma = "", False
+    start, comma = 0, False
+    for place, letter in [*_outside(words, what), (len(words), " ")]:
+        if letter.isspace() or letter == ",":
+            if place > start:
+                parts.append((words[start:place], comma))
+                comma = False
             comma = comma or letter == ","
-            continue
-        part += letter
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "\"'" and (len(part) == 1 or part[-2] in "=(,[:|+"):
-            quote = letter
-        else:
-            depth += (letter in _OPENING) - (letter in _CLOSING)
-    if quote or depth:
-        raise UsageError(f"{what}: {'a quote' if quote else 'a bracket'} is open in {words!r}")
+            start = place + 1
     return parts
 
 
-def _unquoted(part: str) -> str:
-    """Take the quotes around a whole item off."""
-    whole = len(part) > 1 and part[0] == part[-1] and part[0] in "\"'" and part[0] not in part[1:-1]
-    return part[1:-1] if whole else part
+def _outside(words: str, what: str, brackets: bool = True) -> list[tuple[int, str]]:
+    """List the letters outside of quotes and brackets, with their places; a quote opens only where a word begins."""
+    found, quote, depth = [], "", 0
+    for place, letter in enumerate(words):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'" and (not place or words[place - 1] in " \t\n=(,[:|+"):
+            quote = letter
+        elif brackets and letter in _OPENING + _CLOSING:
+            depth += 1 if letter in _OPENING else -1
+        elif depth <= 0:
+            found.append((place, letter))
+    if quote or depth > 0:
+        raise UsageError(f"{what}: {'a quote' if quote else 'a bracket'} is open in {words!r}")
+    return found

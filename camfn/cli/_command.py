@@ -30,7 +30,13 @@ WeightsOption = Annotated[
     ),
 ]
 
-
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        help="What to explain: a class name or index, top, top:K, contrast:A or contrast:A,B, probability:A, rest:A, "
+        "higher:N or lower:N of a regression, labels A+B, or 'text:WORDS' with CLIP."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
 
 

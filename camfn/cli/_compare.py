@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ def comparison(
     layer_name: str | None,
     device: torch.device,
     *,
-    strict: bool,
+    lenient: Container[str],
     chunk_size: int | None,
     look: tuple[float, str],
     progress: Callable[[int, int], None],
@@ -43,7 +43,7 @@ def comparison(
         choice: the class to explain.
         layer_name: a dotted name, or None for the suggested layer.
         device: the device of the model.
-        strict: raise the error of a method that cannot explain the model; otherwise leave that method out.
+        lenient: names of methods to leave out where they cannot explain the model; of others the error is raised.
         chunk_size: number of perturbed forwards that run at once.
         look: opacity and colormap of the overlays.
         progress: called with (done, total) after each chunk of perturbed forwards.
@@ -54,7 +54,7 @@ def comparison(
 
     Raises:
         UsageError: no method gives a map.
-        CamfnError: a method cannot explain the model, and `strict` is set.
+        CamfnError: a method that is not in `lenient` cannot explain the model.
     """
     inputs = loaded.preprocess(photo)[None].to(device)
     view = torch.from_numpy(np.array(loaded.view(photo))).permute(2, 0, 1) / 255
@@ -70,7 +70,7 @@ def comparison(
                 method, loaded.model, layer, inputs, choice, chunk_size=chunk_size, progress=progress
             )
         except CamfnError as error:
-            if strict:
+            if name not in lenient:
                 raise
             messages.append(f"{name} is left out: {' '.join(str(error).split())}")
             continue
@@ -79,7 +79,8 @@ def comparison(
         layer_message = f"layer {layer.name}: {layer.reason}"
         if layer_message not in messages:
             messages.append(layer_message)
-        label = loaded.classes[explained.classes[0]] if loaded.classes else f"class {explained.classes[0]}"
+        explains_class = explained.scores[0] is not None
+        label = choice.label(explained.classes[0], loaded.classes) if explains_class else "no class"
         problem = explained.problems[0]
         if problem is None:
             heatmap = image.normalize(explained.cams[0][None], signed=look[1] == "seismic")

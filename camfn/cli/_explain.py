@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._command import MODELS, DeviceOption, ModelOption, WeightsOption, app, header
+from ._command import MODELS, DeviceOption, ModelOption, TargetOption, WeightsOption, app, header
 from ._terminal import refusals, run_job
 
 if TYPE_CHECKING:
@@ -43,9 +43,12 @@ def explain(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("maps"),
     model: ModelOption = "lite0",
-    method: Annotated[str, typer.Option(help="See: camfn methods.")] = "grad_cam",
+    method: Annotated[
+        str,
+        typer.Option(help="A name (see: camfn methods), with options as in score_cam:top_k=0.1, or file.py:function."),
+    ] = "grad_cam",
     layer: Annotated[str, typer.Option(help="A dotted name (see: camfn layers), or auto.")] = "auto",
-    target: Annotated[str, typer.Option(help="A class index, a class name, top, or top:K for the K best.")] = "top",
+    target: TargetOption = "top",
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 8,
@@ -85,15 +88,22 @@ def explain(
     was written whole; with 70 after a bug or an accident, such as a full disk.
     """
     with refusals():
-        from .._photos.classes import pick_target
+        from .._photos.classes import NO_CLASS, pick_target
         from .._photos.explain import Changes
-        from .._photos.methods import pick_method
+        from .._photos.methods import label_of, pick_method
         from .._shared.errors import UsageError
         from ..catalogue import info_of
         from ..zoo import load
         from ._files import plan_files
         from ._job import Job
-        from ._options import pick_colormap, pick_device, pick_layer, pick_layers, refuse_layer, refuse_task
+        from ._options import (
+            pick_colormap,
+            pick_device,
+            pick_layer,
+            pick_layers,
+            refuse_layer,
+            refuse_task,
+        )
 
         chosen, place = pick_method(method, seed), pick_device(device)
         pick_colormap(colormap)
@@ -103,6 +113,10 @@ def explain(
             raise UsageError(f"{method} is of the whole network: leave --layers and --eigen-smooth out")
         loaded = load(model, weights=weights)
         choice = pick_target(target, loaded)
+        if not info.explains_class:
+            if target != "top":
+                print(f"{method} explains no class: its map is the same for every target")
+            choice, target = NO_CLASS, ""
         if several is not None and (layer != "auto" or "head" in info.needs or info.kind == "attention"):
             raise UsageError(
                 "--layers fuses several layers: give no --layer beside it, and another method than cam or one "
@@ -121,7 +135,7 @@ def explain(
 
             kind = partial(TaskJob, task=task.value, like=like)
         job = kind(
-            plans=plan_files(photos, out, method, choice, force),
+            plans=plan_files(photos, out, label_of(method), choice, force),
             out=out,
             loaded=loaded,
             method=chosen,
@@ -138,7 +152,7 @@ def explain(
                 weights,
                 place,
                 method=method,
-                target=target,
+                target=target or None,
                 **({} if task is TaskOption.classify else {"task": task.value}),
                 **_changes_record(changes._asdict()),
             ),

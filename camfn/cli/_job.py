@@ -115,17 +115,19 @@ class Job:
         self.out.mkdir(parents=True, exist_ok=True)
         view = torch.from_numpy(np.array(self.loaded.view(photo))).permute(2, 0, 1) / 255
         explanations = []
-        results = (explained.classes, explained.cams, explained.problems)
-        for base, index, cam, problem in zip(item.bases, *results, strict=True):
+        results = (explained.classes, explained.cams, explained.problems, explained.scores)
+        names = self.loaded.classes
+        for base, index, cam, problem, score in zip(item.bases, *results, strict=True):
             raw, overlay = with_ending(base, "npy"), with_ending(base, "png")
             write_whole(raw, partial(np.save, arr=cam.numpy()))
             if problem is None:
                 write_whole(overlay, partial(image.save, self._draw(view, cam)))
             explanations.append(
-                self._class_record(explained.logits, index)
+                self.choice.record(index, score, explained.logits, names)
                 | {"map": raw.name, "overlay": None if problem else overlay.name, "problem": problem}
             )
-        best = explained.logits.topk(min(5, len(explained.logits))).indices.tolist()
+        several = len(explained.logits) > 1 and self.choice.form not in ("higher", "lower")
+        best = explained.logits.topk(min(5, len(explained.logits))).indices.tolist() if several else []
         return {"top": [self._class_record(explained.logits, index) for index in best], "explanations": explanations}
 
     def _draw(self, view: Tensor, cam: Tensor) -> Tensor:

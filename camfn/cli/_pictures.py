@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ._command import DeviceOption, ModelOption, WeightsOption, app, header
+from ._command import DeviceOption, ModelOption, TargetOption, WeightsOption, app, header
 from ._terminal import progress_bars, refusals, run_job, second_bar
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def guided(
         ),
     ] = "guided_grad_cam",
     layer: Annotated[str, typer.Option(help="Of guided_grad_cam: a dotted name, or auto.")] = "auto",
-    target: Annotated[str, typer.Option(help="A class index, a class name, top, or top:K for the K best.")] = "top",
+    target: TargetOption = "top",
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 8,
@@ -43,7 +43,7 @@ def guided(
     """
     with refusals():
         from .._photos.classes import pick_target
-        from .._photos.methods import pick_picture
+        from .._photos.methods import label_of, pick_picture
         from ..zoo import load
         from ._files import plan_files
         from ._job import Job
@@ -54,7 +54,7 @@ def guided(
         loaded = load(model, weights=weights)
         choice = pick_target(target, loaded)
         job = Job(
-            plans=plan_files(photos, out, method, choice, force),
+            plans=plan_files(photos, out, label_of(method), choice, force),
             out=out,
             loaded=loaded,
             method=chosen,
@@ -143,11 +143,15 @@ def compare(
     photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="An image file.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("compare.png"),
     methods: Annotated[
-        str, typer.Option(help="Names separated by commas; cheap, those that run the network once; or all.")
+        str,
+        typer.Option(
+            help="Separated by commas: names with options as in score_cam:top_k=0.1, file.py:function, or cheap, all, "
+            "capped, attention."
+        ),
     ] = "cheap",
     model: ModelOption = "lite0",
     layer: Annotated[str, typer.Option(help="A dotted name (see: camfn layers), or auto.")] = "auto",
-    target: Annotated[str, typer.Option(help="A class index, a class name, or top.")] = "top",
+    target: TargetOption = "top",
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     chunk_size: Annotated[int | None, typer.Option(min=1, help="Perturbed forwards at a time.")] = None,
@@ -159,11 +163,12 @@ def compare(
     """Draw one photo's maps by several methods side by side, each with its method and class below.
 
     With all, the methods that perturb the photo or the layer thousands of times are run as well, with a progress bar;
-    the command skips a method that cannot explain this model, and prints why.
+    capped takes fewer samples for these. The command skips a method of such a group that cannot explain this model, and
+    prints why.
     """
     with refusals():
         from .._photos.classes import pick_target
-        from .._photos.methods import pick_methods
+        from .._photos.methods import from_groups, pick_methods
         from .._photos.read import read_photo
         from .._shared.errors import UsageError
         from .._shared.files import write_whole
@@ -180,7 +185,7 @@ def compare(
         loaded = load(model, weights=weights)
         choice = pick_target(target, loaded)
         if choice.best > 1:
-            raise UsageError(f"compare draws one class: give --target top, an index or a name, not {target!r}")
+            raise UsageError(f"compare draws one target: give --target top, an index or a name, not {target!r}")
         loaded.model.to(place)
         with progress_bars() as progress:
             tasks = progress.add_task("methods", total=len(chosen)), progress.add_task("perturbing", visible=False)
@@ -191,7 +196,7 @@ def compare(
                 choice,
                 pick_layer(loaded.model, layer),
                 place,
-                strict=methods not in ("all", "cheap"),
+                lenient=from_groups(methods),
                 chunk_size=chunk_size,
                 look=(alpha, colormap),
                 progress=second_bar(progress, tasks[1]),

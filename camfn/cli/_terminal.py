@@ -83,19 +83,36 @@ def _print_record(record: dict[str, Any], out: Path) -> int:
         best = largest["classes"][0]["name"]
         print(f"{record['photo']}: most of it {best} (concept {largest['concept']}): {out / record['picture']}")
     for explanation in record.get("explanations", ()):
-        label = (
-            f"{explanation['name']} ({explanation['index']})"
-            if explanation["name"]
-            else f"class {explanation['index']}"
-        )
+        label = _label(explanation)
         if explanation["problem"]:
-            problems.append(f"{record['photo']}: no overlay for {label}: {explanation['problem']}")
+            problems.append(
+                f"{record['photo']}: no overlay{f' for {label}' if label else ''}: {explanation['problem']}"
+            )
         else:
-            probability, overlay = explanation["probability"], out / explanation["overlay"]
-            print(f"{record['photo']}: {label}, probability {probability:.3g}: {overlay}")
+            print(
+                ": ".join(
+                    filter(None, [record["photo"], label + _number(explanation), str(out / explanation["overlay"])])
+                )
+            )
     for problem in problems:
         print(f"camfn: {problem}", file=sys.stderr)
     return len(problems)
+
+
+def _label(explanation: dict[str, Any]) -> str:
+    """Write what was explained; a method that explains no class has an empty label."""
+    name, index = explanation["name"], explanation["index"]
+    if index is None:
+        return name or ""
+    return f"{name} ({index})" if name else f"class {index}"
+
+
+def _number(explanation: dict[str, Any]) -> str:
+    """Write the probability of a class, or the score of another target."""
+    for key in ("probability", "score"):
+        if explanation[key] is not None:
+            return f", {key} {explanation[key]:.3g}"
+    return ""
 
 
 @contextmanager

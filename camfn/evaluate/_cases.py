@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Iterable
-from functools import partial
-from inspect import Parameter, signature
-from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .._cut.signature import CONTEXT
+from .._photos.methods import CAPPED as CAPPED
+from .._photos.methods import GROUPS, PICTURES, MethodWords, function_of, read_methods, words_of
 from .._shared.errors import UsageError
-from .._shared.spelling import near
-from ..catalogue import METHODS, find
-
-CAPPED: dict[str, str] = {
-    "score_cam": "top_k=0.05",
-    "ss_cam": "samples=4,top_k=0.02",
-    "is_cam": "steps=4,top_k=0.02",
-    "poly_cam": "top_k=0.05",
-    "opti_cam": "steps=30",
-    "rise": "samples=200",
-    "d_rise": "samples=200",
-    "smooth_full_grad": "samples=5",
-}
-"""Options of `capped` for the methods that cost most; `capped` runs all other methods with their defaults."""
+from .._shared.lists import split_list
+from ..catalogue import METHODS, MethodInfo, info_of
 
 
 class Case(NamedTuple):
@@ -36,19 +21,27 @@ class Case(NamedTuple):
     Attributes:
         model: the name of a model, as `zoo.load` takes it.
         layer: a dotted name, or "auto".
-        method: the name of a method, or of a baseline: "center" or "random".
+        method: the name of a method or of a baseline, "center" or "random"; `file.py:name` or `package.module:name`
+            for a function of yours.
         options: options of the method, as in "top_k=0.1,by='gradient'"; empty for none.
+        function: the function itself, where `cases` was given one in place of a name.
     """
 
     model: str
     layer: str
     method: str
     options: str = ""
+    function: Callable[..., Any] | None = None
 
     @property
     def name(self) -> str:
         """The method with its options, as the command line takes it."""
         return f"{self.method}:{self.options}" if self.options else self.method
+
+    @property
+    def info(self) -> MethodInfo:
+        """The row of the method, of the catalogue or of the function's signature."""
+        return info_of(self.function or function_of(self.method))
 
     def __str__(self) -> str:
         return f"{self.model} {self.layer} {self.name}"
@@ -76,31 +69,45 @@ BASELINES = ("center", "random")
 """Maps to compare every method with: `center`, and uniform noise with one value for every 32 pixels."""
 
 
-def cases(models: Iterable[str], names: Iterable[str], layers: Iterable[str] = ("auto",)) -> list[Case]:
+def cases(
+    models: str | Iterable[str],
+    names: str | Callable[..., Any] | Iterable[str | Callable[..., Any]],
+    layers: str | Iterable[str] = ("auto",),
+) -> list[Case]:
     """Cross models, methods and layers, and add the two baselines.
 
     Args:
-        models: names of models, as `zoo.load` takes them.
+        models: names of models, as `zoo.load` takes them; a list, or words separated by commas.
         names: methods, as in "grad_cam" or "score_cam:top_k=0.1"; `|` between values gives one case for each value, as
-            in "score_cam:top_k=0.05|0.1". "all" stands for all methods on a layer or of the whole network, "cheap" for
-            the methods that run the network once, "capped" for all methods with the options of `CAPPED`, which take
-            fewer samples (every table shows the options).
+            in "score_cam:top_k=0.05|0.1". Functions of yours, by themselves or as "file.py:name". "all" stands for all
+            methods that explain any network, "cheap" for those on a layer that run the network once, "capped" for all
+            with the options of `CAPPED`, which take fewer samples (every table shows the options), "attention" for
+            those on attention.
         layers: dotted names, or "auto".
 
     Returns:
         Each case once, in the order of the arguments, baselines last.
 
     Raises:
-        UsageError: an unknown method or option.
+        UsageError: an unknown method or option, or two functions of one name.
 
     Example:
         >>> [str(case) for case in cases(["lite0"], ["score_cam:top_k=0.05|0.1"])][:2]
         ['lite0 auto score_cam:top_k=0.05', 'lite0 auto score_cam:top_k=0.1']
+        >>> def mine(activations, grads, outputs=None, *, power=2): ...
+        >>> cases("lite0", mine)[0].name
+        'mine'
     """
-    layers = list(layers)
-    chosen = [spec for name in names for spec in _methods_and_options(name)]
+    models, layers = _listed(models, "models"), _listed(layers, "layers")
+    given: list[Any] = _listed(names, "methods") if isinstance(names, str) or not callable(names) else [names]
+    chosen = [pair for name in given for pair in _methods(name)]
+    _refuse_one_name_twice(chosen)
     crossed = [
-        Case(model, layer, *spec) for model in models for layer in layers for spec in chosen if spec[0] not in BASELINES
+        Case(model, layer, *method, function)
+        for model in models
+        for layer in layers
+        for method, function in chosen
+        if method.name not in BASELINES
     ]
     crossed += [
         Case(model, "auto", name) for model in dict.fromkeys(case.model for case in crossed) for name in BASELINES
@@ -110,54 +117,37 @@ def cases(models: Iterable[str], names: Iterable[str], layers: Iterable[str] = (
 
 def method_of(case: Case, generator: torch.Generator) -> Callable[..., Tensor]:
     """Return the function of a case, with its options and, for a method that draws, the generator bound."""
-    info = find(case.method)
-    options = dict(_parsed(case.method, case.options))
-    if info.draws:
-        options.setdefault("generator", generator)
-    return partial(info.function, **options) if options else info.function
+    return MethodWords(case.method, case.options).bound(generator, case.function)
 
 
-def _methods_and_options(name: str) -> list[tuple[str, str]]:
-    """List the (method, options) that one entry of `names` stands for."""
-    if name in ("all", "cheap", "capped"):
-        maps = [row for row in METHODS if row.gives == "map" and row.kind != "attention"]
-        chosen = [row.name for row in maps if name != "cheap" or (row.kind == "layer" and not row.perturbs)]
-        return [(key, _canonical(key, CAPPED.get(key, "") if name == "capped" else "")) for key in chosen]
+def _listed(given: Any, what: str) -> list[Any]:
+    """Return a list of what was given as a list, or as words."""
+    return split_list(given, what) if isinstance(given, str) else list(given)
+
+
+def _methods(name: str | Callable[..., Any]) -> list[tuple[MethodWords, Callable[..., Any] | None]]:
+    """List the methods that one entry of `names` stands for, with its function if it is one of the caller's own."""
+    if callable(name):
+        words = words_of(name)
+        row = info_of(name)
+        of_catalogue = row in METHODS
+        function = None if of_catalogue else row.function
+        if not of_catalogue and words.name in {*BASELINES, *GROUPS, *(known.name for known in METHODS)}:
+            raise UsageError(f"method {words.name!r} is the name of another method already: rename the function")
+        return [(words, function)]
     method, _, options = name.partition(":")
     if method in BASELINES and not options:
-        return [(method, "")]
-    names = [row.name for row in METHODS]
-    if method not in names:
-        raise UsageError(f"no method {method!r}. {near(method, [*names, *BASELINES])} Or all, cheap, capped")
-    if find(method).gives == "picture":
-        raise UsageError(f"{method} gives a picture, and the metrics need a map")
-    alternatives = [
-        [f"{part.partition('=')[0]}={value}" for value in part.partition("=")[2].split("|")]
-        for part in filter(None, options.split(","))
-    ]
-    return [(method, _canonical(method, ",".join(values))) for values in product(*alternatives)]
+        return [(MethodWords(method), None)]
+    found = read_methods(name)
+    picture = next((words.name for words in found if words.name in PICTURES), None)
+    if picture:
+        raise UsageError(f"{picture} gives a picture, and the metrics need a map")
+    return [(words, None) for words in found]
 
 
-def _canonical(method: str, options: str) -> str:
-    """Sort options and write each value in one way, so that equal cases have equal names."""
-    return ",".join(f"{key}={value!r}" for key, value in sorted(_parsed(method, options)))
-
-
-def _parsed(method: str, options: str) -> list[tuple[str, Any]]:
-    """Read options, and check that the method has them."""
-    parameters = signature(find(method).function).parameters.values()
-    known = [p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.name not in (*CONTEXT, "generator")]
-    pairs = []
-    for part in filter(None, options.split(",")):
-        key, equals, text = part.partition("=")
-        if not equals or key not in known:
-            has = f"its options are {', '.join(known)}" if known else "it has none"
-            raise UsageError(
-                f"{method} has no option {part!r}: {has}. Write {method}:{known[0] if known else 'KEY'}=VALUE"
-            )
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-        pairs.append((key, value))
-    return pairs
+def _refuse_one_name_twice(chosen: Iterable[tuple[MethodWords, Callable[..., Any] | None]]) -> None:
+    """Refuse two functions of one name: the results of one would stand for those of the other."""
+    known: dict[str, Any] = {}
+    for method, function in chosen:
+        if known.setdefault(method.name, function) is not function:
+            raise UsageError(f"two functions are called {method.name!r}: rename one, for results are stored by name")

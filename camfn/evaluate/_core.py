@@ -11,12 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import diagnose
-from .._photos.classes import pick_target
 from .._photos.explain import Changes, captured_or_map, compose
-from .._photos.head import check_cam
 from .._photos.layer import Layer, choose_layer
+from .._photos.names import class_of_photo
 from .._shared.errors import PhotoError, UsageError
-from ..catalogue import find, info_of
+from ..catalogue import info_of
 from ..metrics import boxes_in_pixels
 from ..targets import logits_of
 from ..zoo import Loaded
@@ -113,7 +112,7 @@ def evaluate_photo(
             if case.method in BASELINES:
                 row = row._replace(layer="", forwards=0.0, seconds=0.0, cam=photo_run.baseline()[0].cpu())
             else:
-                row = _explained(row, photo_run, one_forward, logits)
+                row = _explained(row, photo_run, one_forward)
         except (ValueError, RuntimeError) as error:
             yield row._replace(problem=_line(error))
             continue
@@ -131,11 +130,7 @@ def class_of(photo: Photo, loaded: Loaded, protocol: Protocol) -> int | None:
         return None
     if photo.label is None:
         raise UsageError(f"{photo.name}: its class is not known: put photos in CLASS/PHOTO, or take --target top")
-    try:
-        return pick_target(photo.label, loaded).chosen
-    except UsageError:
-        # folders are often named with underscores
-        return pick_target(photo.label.replace("_", " "), loaded).chosen
+    return class_of_photo(photo.label, loaded)
 
 
 def layer_of(
@@ -212,21 +207,18 @@ class _PhotoRun:
             return self.baseline(), [None]
         target = torch.tensor([self.index], device=images.device)
         chunk = self.protocol.chunk_size
-        explain, captured = compose(self.method(), model, self.layer, target, Changes(), chunk, None)
+        explain, captured = compose(self.method(), model, self.layer, Changes(), chunk, None)
         cam = explain(images, target)
         return cam, diagnose(captured_or_map(captured, cam), cam)
 
 
-def _explained(row: Row, photo_run: _PhotoRun, one_forward: int, logits: Tensor) -> Row:
+def _explained(row: Row, photo_run: _PhotoRun, one_forward: int) -> Row:
     """Explain the photo, and add the map, its cost and its problem to the row."""
     started = perf_counter()
     (cam, problems), count = flops_of(lambda: photo_run.explain_and_diagnose(photo_run.model, photo_run.images))
     if cam.is_cuda:
         torch.cuda.synchronize(cam.device)
     seconds = perf_counter() - started
-    if photo_run.layer is not None and "head" in find(photo_run.case.method).needs:
-        target = torch.tensor([photo_run.index], device=cam.device)
-        check_cam(photo_run.model, photo_run.layer, cam, target, logits)
     return row._replace(
         layer=photo_run.layer.name if photo_run.layer else "",
         forwards=count / one_forward if one_forward else None,

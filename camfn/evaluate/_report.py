@@ -169,8 +169,8 @@ def _strip(store: Store, photo: Photo, columns: Iterable[str], loaded: Loaded, l
         corners = (x0 * view.width, y0 * view.height, x1 * view.width - 1, y1 * view.height - 1)
         ImageDraw.Draw(boxed).rectangle(corners, outline=(255, 235, 0), width=2)
     label = photo.label or ""
-    if label.isdecimal() and loaded.classes:
-        label = loaded.classes[int(label)]
+    if label.isdecimal() and int(label) < len(loaded.classes or ()):
+        label = (loaded.classes or ())[int(label)]
     figures = [_figure(boxed, f"{photo.name}: {label}")]
     rows = {row.case: row for row in store.rows if row.photo == photo.name}
     tensor = torch.from_numpy(np.array(view)).permute(2, 0, 1) / 255

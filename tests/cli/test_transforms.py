@@ -133,8 +133,8 @@ def test_compare_leaves_out_what_a_method_cannot_do_unless_it_was_named(net: Net
     ("options", "words"),
     [
         (["--methods", "grad_cam,score"], ["no method 'score'"]),
-        (["--methods", ","], ["all, cheap"]),
-        (["--target", "top:2"], ["one class"]),
+        (["--methods", ","], ["all, cheap, capped"]),
+        (["--target", "top:2"], ["one target"]),
         (["--out", "x.txt"], [".png or .jpg"]),
         (["--layer", "lost"], ["lost"]),
     ],
