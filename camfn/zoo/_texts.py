@@ -1,5 +1,7 @@
 """Models that compare images with texts (CLIP, SigLIP of Hugging Face): the image tower, and texts as embeddings."""
 
+# tested in tests/photos/test_texts.py
+
 from __future__ import annotations
 
 from typing import Any
