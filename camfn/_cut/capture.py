@@ -24,6 +24,7 @@ from .layer_checks import (
     check_picks,
     chosen_calls,
     chosen_tensor,
+    dequantized,
     floating,
     inner_transform,
     layer_name,
@@ -278,9 +279,9 @@ def run_to_end(
     def leave(name: str, output: Any) -> Any:
         if level_of_func() != level:
             raise inner_transform(name)
-        picked = floating(name, chosen_tensor(name, output, select))
+        picked = chosen_tensor(name, output, select)
         # the network may overwrite its own
-        activations[name].append(picked.clone())
+        activations[name].append(floating(name, picked if handed_on else dequantized(picked)).clone())
         if handed_on is None:
             return output
         return replace_tensor(output, picked, handed_on((name, len(activations[name]) - 1), picked))

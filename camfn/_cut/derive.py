@@ -17,7 +17,7 @@ from torch.func import vjp
 from torch.utils import _pytree as pytree
 
 from .._shared.devices import brought
-from .._shared.errors import CaptureError
+from .._shared.errors import CaptureError, DerivativeError
 from .._shared.levels import inside_transform, refuses_levels
 from .layer_checks import refuse_quantized_cut
 
@@ -147,6 +147,8 @@ def _from_the_cut(
     def watched(zero: Zero) -> tuple[Any, Any]:
         try:
             found = run(zero)
+        except DerivativeError:
+            raise
         except CaptureError as error:
             raise _Lost from error
         if lost or not torch.is_grad_enabled():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .._shared.errors import CaptureError
+from .._shared.errors import CaptureError, DerivativeError
 from .._shared.inputs import call, clone_as_batched_as, floating_leaves, tensors_in, zero_like
 from .._shared.levels import is_differentiated, is_open
 from .batch_norm import arithmetic, is_plain_norm, mend_backward
@@ -324,11 +324,16 @@ def is_quantized(module: nn.Module) -> bool:
     return "quantized" in type(module).__module__
 
 
-def no_derivative(module: nn.Module, model: nn.Module) -> CaptureError:
+WITHOUT_GRADIENTS = (
+    "Take a method without gradients (ablation_cam, recipro_cam, score_cam, eigen_cam), or the model before it was "
+    "quantized"
+)
+
+
+def no_derivative(module: nn.Module, model: nn.Module) -> DerivativeError:
     """Say that a quantized module cuts the score off from the layer."""
     name = next((name for name, other in model.named_modules() if other is module), type(module).__name__)
-    return CaptureError(
-        f"the score has no derivative at the layer, for {name!r} is a quantized module, which has none. Take a "
-        "method without gradients (ablation_cam, recipro_cam, score_cam, eigen_cam), or the model before it was "
-        "quantized"
+    return DerivativeError(
+        f"the score has no derivative at the layer, for {name!r} is a quantized module, which has none. "
+        f"{WITHOUT_GRADIENTS}"
     )

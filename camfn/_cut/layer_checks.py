@@ -17,15 +17,22 @@ from torch.utils import _pytree as pytree
 
 from .._layout.readings import check_layout
 from .._shared.checks import describe
-from .._shared.errors import ArgumentTypeError, CaptureError
+from .._shared.errors import ArgumentTypeError, CaptureError, DerivativeError
 from .._shared.inputs import check_images
+from .._shared.levels import is_differentiated
 from .._shared.spelling import near
 from .folded import FOLDED_BY
-from .graft import bare, is_quantized, no_derivative
+from .graft import WITHOUT_GRADIENTS, bare, is_quantized, no_derivative
 
 
 def check_model(model: nn.Module) -> None:
     """Refuse a model that is no module, or that has lazy modules."""
+    if type(model).__name__ == "ExportedProgram":
+        raise ArgumentTypeError(
+            "model: expected a torch.nn.Module, got an ExportedProgram, which is a graph without modules: "
+            "torch.export.unflatten(program) makes a module of it whose layers have the names of the original, and "
+            "can be cut as exactly"
+        )
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"model: expected a torch.nn.Module, got {describe(model)}")
     if isinstance(model, torch.jit.ScriptModule):
@@ -51,6 +58,33 @@ def naming_what_has_no_data(model: nn.Module, inputs: Any) -> Iterator[None]:
                 "model.to_empty(device='cpu') and load_state_dict. For shapes alone, pass inputs on the meta device too"
             ) from error
         raise
+
+
+def dequantized(activations: Tensor) -> Tensor:
+    """Return a quantized layer's output in floating point; any other as it is."""
+    return activations.dequantize() if activations.is_quantized else activations
+
+
+def quantized_like(name: str, activations: Tensor, raw: Tensor) -> Tensor:
+    """Quantize activations with the scale and zero point of the layer's own output, if that is quantized.
+
+    torch would return a zero derivative: where one is taken, that is an error.
+    """
+    if not raw.is_quantized:
+        return activations
+    if is_differentiated(activations) or (torch.is_grad_enabled() and activations.requires_grad):
+        raise DerivativeError(_no_derivative_of(name, raw))
+    if torch._C._functorch.is_batchedtensor(activations):
+        # torch would run its quantized operations in a loop each, with a warning for each
+        raise CaptureError(f"layer {name!r} returns {raw.dtype}, a quantized tensor, for which vmap has no rules")
+    if raw.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return torch.quantize_per_tensor(activations, raw.q_scale(), raw.q_zero_point(), raw.dtype)
+    scales, zeros, axis = raw.q_per_channel_scales(), raw.q_per_channel_zero_points(), raw.q_per_channel_axis()
+    return torch.quantize_per_channel(activations, scales, zeros, axis, raw.dtype)
+
+
+def _no_derivative_of(name: str, raw: Tensor) -> str:
+    return f"layer {name!r} returns {raw.dtype}, a quantized tensor, which has no derivative. {WITHOUT_GRADIENTS}"
 
 
 _COMPILED_PART = re.compile(r"(^|\.)_orig_mod(?=\.|$)")
@@ -242,6 +276,8 @@ def floating(name: str, activations: Tensor) -> Tensor:
     """Refuse activations that have no derivative."""
     if activations.is_floating_point():
         return activations
+    if activations.is_quantized:
+        raise DerivativeError(_no_derivative_of(name, activations))
     raise CaptureError(f"layer {name!r} returns {activations.dtype}, in which nothing can be differentiated")
 
 

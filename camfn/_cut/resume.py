@@ -19,7 +19,14 @@ from .._shared.value import Value, frozen
 from .._shared.vocabulary import Call, Inputs, LayoutPair
 from .capture import AtLayer, joined
 from .graft import bare, graft, replace_forward
-from .layer_checks import check_call, chosen_calls, chosen_tensor, naming_what_has_no_data
+from .layer_checks import (
+    check_call,
+    chosen_calls,
+    chosen_tensor,
+    dequantized,
+    naming_what_has_no_data,
+    quantized_like,
+)
 from .layouts import layouts_for
 from .record import Change, Kept, Recorder
 from .traced import outside_the_compiler
@@ -98,8 +105,9 @@ def _recorded(of: AtLayer, inputs: Inputs) -> Recorded:
         outputs = recorder.run(copy_of(inputs))
     answers, earlier, cuts, given = recorder.finished()
     raws = [chosen_tensor(name, cut.value(), of.select) for cut in cuts]
-    layouts = layouts_for(of, model, name, raws, inputs)
-    maps = [as_map(found, raw) for raw, found in zip(raws, layouts)]
+    shown = [dequantized(raw) for raw in raws]
+    layouts = layouts_for(of, model, name, shown, inputs)
+    maps = [as_map(found, raw) for raw, found in zip(shown, layouts)]
     rest = tail(
         model,
         name,
@@ -201,11 +209,11 @@ class Cuts(NamedTuple):
     layouts: list[LayoutPair | None]
     maps: list[Tensor]
 
-    def replayed(self, replacements: list[Tensor], change: Change) -> list[Any]:
-        """Return what the layer returns in the replay, run by run."""
+    def replayed(self, name: str, replacements: list[Tensor], change: Change) -> list[Any]:
+        """Return what the layer of this name returns in the replay, run by run."""
         answers = [kept.value(change) for kept in self.earlier]
         for cut, raw, own in zip(self.outputs, self.raws, replacements):
-            put = own.clone() if any(cut.written) else own
+            put = quantized_like(name, own.clone() if any(cut.written) else own, raw)
             answers.append(
                 pytree.tree_map(
                     lambda leaf, raw=raw, put=put: put if leaf is raw else repeated(leaf, change.times, change.batches),
@@ -224,7 +232,7 @@ def _split_activations(name: str, activations: Tensor, cuts: Cuts) -> tuple[list
     for part, raw, layout, like in zip(parts, cuts.raws, cuts.layouts, cuts.maps):
         # a detector may have found nothing
         times = part.shape[0] // like.shape[0] if like.shape[0] else 1
-        replacement = layout.from_map(part, repeated(raw, times, {raw.shape[0]})) if layout else part
+        replacement = layout.from_map(part, repeated(dequantized(raw), times, {raw.shape[0]})) if layout else part
         shapes_agree(f"tail at layer {name!r}, beyond the batch", replacement.shape[1:], raw.shape[1:])
         replacements.append(replacement)
     return replacements, times
@@ -237,7 +245,7 @@ def _replay(of: tail, inputs: Any, replacements: list[Tensor], change: Change) -
     replaying = graft(of.model, {*answers, id(layer)}, zero_like(change.activations))
     for key, values in answers.items():
         _let_answer(replaying.owned[key], [kept and partial(kept.value, change) for kept in values])
-    outputs = of.cuts.replayed(replacements, change)
+    outputs = of.cuts.replayed(of.layer, replacements, change)
     _let_answer(replaying.owned[id(layer)], [partial(lambda output: output, output) for output in outputs])
     try:
         return run_on(replaying, inputs)

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._shared.levels import is_differentiated
 from .._shared.rows import score_as_one_batch
 from .._shared.vocabulary import ScoreFn
 from .folded import rows_at_once
+from .graft import is_quantized, no_derivative
 
 
 class _Scores:
@@ -25,7 +27,13 @@ class _Scores:
         self.model, self.run, self.score = model, run, score
 
     def __call__(self, changed: Tensor) -> Tensor:
-        return self.score(self.run(changed))
+        scores = self.score(self.run(changed))
+        if _is_followed(changed) and not _is_followed(scores):
+            # torch quantizes in silence what it cannot differentiate
+            cut = next(filter(is_quantized, self.model.modules()), None)
+            if cut is not None:
+                raise no_derivative(cut, self.model)
+        return scores
 
     def drawing(self) -> str:
         """Name a module in training mode that may draw random numbers; "" if all are in evaluation mode."""
@@ -85,9 +93,19 @@ def _scores(
 ) -> _Scores:
     """A function of one batch, and of several unless the network is training: `many` then runs them as one."""
     # a BatchNorm in training would see the other batches, and a dropout would draw anew
-    training = any(module.training for module in model.modules())
     return (
         _Scores(model, run, score)
-        if training
+        if _trains(model)
         else _Folding(model, run, score, many, has_convolutions_left=has_convolutions_left)
     )
+
+
+def _trains(model: nn.Module) -> bool:
+    """Whether a module is in training mode; torch makes its quantized modules so, which do not ask for it."""
+    quantized = {id(part) for module in model.modules() if is_quantized(module) for part in module.modules()}
+    return any(module.training and id(module) not in quantized for module in model.modules())
+
+
+def _is_followed(x: Any) -> bool:
+    """Whether a derivative is taken through a tensor."""
+    return is_differentiated(x) or (isinstance(x, Tensor) and torch.is_grad_enabled() and x.requires_grad)

@@ -23,7 +23,7 @@ class CaptureError(CamfnError):
     """camfn cannot capture a layer in this way; the message says what to ask instead."""
 
 
-class DerivativeError(CamfnError, NotImplementedError):
+class DerivativeError(CaptureError, NotImplementedError):
     """An operation of the network does not have the derivative that a method needs; the message names what works."""
 
 

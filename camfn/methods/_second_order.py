@@ -73,6 +73,8 @@ def shapley_cam(
 
     try:
         scores, gradient, curved = slope_and_curvature(scored, activations)
+    except DerivativeError:
+        raise
     except RuntimeError as error:
         if not _has_no_second(error):
             raise

@@ -323,3 +323,39 @@ def test_a_part_in_torchscript(how: str, part: str) -> None:
         own = {name: value for name, value in changed.items() if not name.startswith(part)}
         plain.load_state_dict(own, strict=False)
     torch.testing.assert_close(pure(own, X, 1), explainer(grad_cam, plain, "blocks.0")(X, 1))
+
+
+# --------------------------------------------------------------------------------------------------------- exported
+
+
+def exported() -> tuple[nn.Module, Any, Tensor]:
+    net, x = seeded(Net), images(2, 3, 8, 8)
+    return net, torch.export.export(net, (x,)), x
+
+
+@pytest.mark.parametrize("layer", ["stem", "blocks.0", "blocks.1.conv"])
+def test_an_exported_program_is_cut_by_unflatten(layer: str) -> None:
+    net, program, x = exported()
+    whole = torch.export.unflatten(program)
+    found, expected = capture(whole, layer)(x, 1), capture(net, layer)(x, 1)
+    assert all(map(torch.equal, found, expected))
+    tail = resume(whole, layer)(x)
+    assert torch.equal(tail(found.activations), net(x))
+    for method in (grad_cam, ablation_cam, score_cam):
+        torch.testing.assert_close(explainer(method, whole, layer)(x, 1), explainer(method, net, layer)(x, 1))
+
+
+def test_an_exported_program_itself_is_refused_with_the_call_that_works() -> None:
+    _, program, x = exported()
+    doors: list[Callable[[], Any]] = [
+        lambda: capture(program, "stem"),
+        lambda: observe(program, "stem"),
+        lambda: resume(program, "stem"),
+        lambda: capture_each(program, "stem"),
+        lambda: explainer(grad_cam, program, "stem"),
+        lambda: layers.suggest(program, x),
+        lambda: network.full_grad(program),
+    ]
+    for door in doors:
+        with pytest.raises(TypeError, match=r"ExportedProgram.*torch\.export\.unflatten\(program\)"):
+            door()
