@@ -23,10 +23,11 @@ from .._shared.levels import is_differentiated
 from .._shared.spelling import near
 from .folded import FOLDED_BY
 from .graft import WITHOUT_GRADIENTS, bare, is_quantized, no_derivative
+from .wrappers import is_wrapper, network_in
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse a model that is no module, or that has lazy modules."""
+    """Refuse a model that is no module, one that wraps a network in a call of its own, and lazy modules."""
     if type(model).__name__ == "ExportedProgram":
         raise ArgumentTypeError(
             "model: expected a torch.nn.Module, got an ExportedProgram, which is a graph without modules: "
@@ -34,7 +35,12 @@ def check_model(model: nn.Module) -> None:
             "can be cut as exactly"
         )
     if not isinstance(model, nn.Module):
-        raise ArgumentTypeError(f"model: expected a torch.nn.Module, got {describe(model)}")
+        raise ArgumentTypeError(f"model: expected a torch.nn.Module, got {describe(model)}{network_in(model)}")
+    if is_wrapper(model):
+        raise ArgumentTypeError(
+            f"model: expected a network, got a {type(model).__name__}, which has no forward and does more than run one "
+            f"when it is called{network_in(model)}"
+        )
     if isinstance(model, torch.jit.ScriptModule):
         raise ArgumentTypeError(
             "model: expected a torch.nn.Module of Python, got a TorchScript module, whose layers no hook can tap: pass "

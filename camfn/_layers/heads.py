@@ -19,11 +19,13 @@ def head_over_levels(run: Watched, groups: Sequence[Group], image: Tensor) -> Ra
     A neck reads such maps too, but other layers come after it, or the maps that it returns are the network's own.
     """
     maps = {id(group.output): tuple(group.output.shape[2:]) for group in groups if _is_map(group.output, image)}
-    for ran in run.calls:
-        sizes = {maps[key] for key in read_by(ran) if key in maps}
+    for ran in reversed(run.calls):
+        read = read_by(ran)
+        sizes = {maps[key] for key in read if key in maps}
         if len(sizes) < 2 or any(not ran.holds(group.calls[-1]) for group in groups if group.calls[-1].end > ran.start):
             continue
-        if len({maps[id(x)] for x in ran.outputs if id(x) in maps}) < 2:
+        made = {maps[id(x)] for x in ran.outputs if id(x) in maps and id(x) not in read}
+        if len(made) < 2 and any(ran.holds(one) and one.works for one in run.calls):
             return ran
     return None
 

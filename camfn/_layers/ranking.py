@@ -19,7 +19,7 @@ from .._shared.inputs import Images, floating_leaves
 from .._shared.vocabulary import LayoutPair, Reading, Target
 from .heads import head_over_levels, inside, read_by, towers
 from .reasons import Choice, left_out, no_layer_text, why_first
-from .scores import Group, is_score_map, projects, results
+from .scores import Group, Result, is_score_map, projects, results
 from .watch import Watched, changed_by_the_image, watch
 
 _PASSES_ON = re.compile("dropout|droppath|identity")
@@ -72,22 +72,34 @@ class Suggesting:
         self.run = watch(model, inputs)
         self.results = results(self.run.outputs, image)
         groups = _groups(self.run)
-        changed = changed_by_the_image(model, inputs, images, self.run)
-        if changed is not None:
-            where = {id(ran): place for place, ran in enumerate(self.run.calls)}
-            moved = _read({group.name: [changed[where[id(group.calls[-1])]]] for group in groups})
-            groups = [group for group in groups if group.name in moved] or groups
+        self.moved = self._moved(images)
+        where = {id(ran): place for place, ran in enumerate(self.run.calls)}
+        groups = [group for group in groups if where[id(group.calls[-1])] in self.moved] or groups
         self.layers = self._seen({group.name: self._known(group, images) for group in groups}, images)
         maps = {name: layer for name, layer in self.layers.items() if layer.readings}
-        every = {name: is_score_map(layer.group, self.results, self.run) for name, layer in self.layers.items()}
-        scores = _read(every)
+        features = {id(layer.group.output) for layer in maps.values() if not projects(layer.group.calls[0], self.run)}
+        self.results = [one for one in self.results if one.whole or id(one.scores) not in features]
+        dense = self._score_maps([result for result in self.results if result.dense])
+        scores = dense + self._score_maps([result for result in self.results if not result.dense])
         self.unclear = [name for name, layer in maps.items() if len(layer.readings) > 1 and name not in scores]
         clear = {name: layer.readings[0] for name, layer in maps.items() if len(layer.readings) == 1}
-        scores += self._added_up({name: reading for name, reading in clear.items() if name not in scores})
+        dense += self._added_up({name: reading for name, reading in clear.items() if name not in scores})
+        scores += dense
         self.clear = {name: reading for name, reading in clear.items() if name not in scores}
-        self.dense = any(result.dense for result in self.results) and bool(scores)
+        self.dense = bool(dense)
         self.unread = [name for name, layer in self.layers.items() if layer.spread and name not in scores]
         self.target = target
+
+    def _moved(self, images: Images | None) -> set[int]:
+        """Return the places of the calls whose outputs another image changes; all where this is not known."""
+        changed = changed_by_the_image(self.model, self.inputs, images, self.run)
+        if changed is None:
+            return set(range(len(self.run.calls)))
+        return {place for place, flag in enumerate(torch.stack(changed).tolist()) if flag}
+
+    def _score_maps(self, found: Sequence[Result]) -> list[str]:
+        """Name the layers that are maps of one of these scores."""
+        return _read({name: is_score_map(layer.group, found, self.run) for name, layer in self.layers.items()})
 
     def _known(self, group: Group, images: Images | None) -> _Layer:
         """List the readings of a layer, without those of a single place."""
@@ -115,7 +127,7 @@ class Suggesting:
         return layers
 
     def _added_up(self, clear: dict[str, Reading]) -> list[str]:
-        """Name the projections of a segmentation network whose channel k reaches only the scores of class k.
+        """Name the layers of a segmentation network whose channel k reaches only the scores of class k.
 
         Some networks add such maps up to the scores, so that none of the maps is equal to the model's output.
         """
@@ -125,7 +137,7 @@ class Suggesting:
             for name, reading in clear.items()
             if result is not None
             and reading.channels == result.channels
-            and projects(self.layers[name].group.calls[0], self.run)
+            and (result.whole or projects(self.layers[name].group.calls[0], self.run))
         ]
         if result is None or not names:
             return []
@@ -227,8 +239,11 @@ class Suggesting:
         return any(leaf is output for leaf in floating_leaves(self.run.outputs))
 
     def _works_on(self, name: str) -> list[str]:
-        """Name the operations with parameters that begin after a layer has ended."""
-        return [ran.name for ran in self.run.calls if ran.works and ran.start > self._end(name)]
+        """Name the operations with parameters that begin after a layer has ended, and that the image reaches."""
+        end, calls = self._end(name), enumerate(self.run.calls)
+        if any(self._end(other) > end for other in self.unread):
+            return []  # which have more than one place
+        return [ran.name for place, ran in calls if ran.works and ran.start > end and place in self.moved]
 
 
 def _groups(run: Watched) -> list[Group]:
@@ -244,14 +259,17 @@ def _groups(run: Watched) -> list[Group]:
             same_tensor[key] = [*same_tensor.pop(key, []), ran]
     found = []
     for calls in same_tensor.values():
-        named = [
-            ran for ran in calls if ran.name and runs[ran.name] == 1 and not _class_matches(_PASSES_ON, ran.module)
-        ]
+        named = [ran for ran in calls if ran.name and runs[ran.name] == 1 and not _passes_on(ran.module)]
         if not named or _class_matches(_NO_FEATURES, named[0].module):
             continue
         outermost = min(reversed(named), key=lambda ran: ran.name.count("."))
         found.append(Group(outermost.name, outermost.module, outermost.outputs[0], named))
     return found
+
+
+def _passes_on(module: nn.Module) -> bool:
+    """Whether a module returns what it got: dropout in evaluation, an identity, a sequence of nothing."""
+    return _class_matches(_PASSES_ON, module) or (isinstance(module, nn.Sequential) and not len(module))
 
 
 def _class_matches(pattern: re.Pattern[str], module: nn.Module) -> bool:

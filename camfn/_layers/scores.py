@@ -15,7 +15,7 @@ from .._shared.inputs import floating_leaves
 from .._shared.maps import resize
 from .watch import Ran, Watched
 
-_FEATURES = re.compile("hidden|feature|embed|pooler|encoder|backbone")
+_FEATURES = re.compile("hidden|feat|embed|pooler|encoder|backbone")
 """Keys of a network's outputs that are features, whatever layer they come from."""
 _CONVOLUTION = re.compile("^(lazy)?conv")
 _PASSES = re.compile("dropout|droppath|identity|relu|gelu|silu|sigmoid|tanh|softmax|activation|upsampl|pixelshuffle")
@@ -69,9 +69,11 @@ def results(outputs: Any, image: Tensor) -> list[Result]:
 
 def _scores_in(outputs: Any) -> list[Tensor]:
     """List the floating-point tensors of a tree that stand under no key of features."""
-    if not isinstance(outputs, Mapping):
-        return floating_leaves(outputs)
-    return [leaf for key, value in outputs.items() if not _FEATURES.search(str(key)) for leaf in _scores_in(value)]
+    if isinstance(outputs, Mapping):
+        return [leaf for key, value in outputs.items() if not _FEATURES.search(str(key)) for leaf in _scores_in(value)]
+    if isinstance(outputs, (tuple, list)):
+        return [leaf for value in outputs for leaf in _scores_in(value)]
+    return floating_leaves(outputs)
 
 
 def is_score_map(group: Group, found: Sequence[Result], run: Watched) -> list[Tensor]:

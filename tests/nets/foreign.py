@@ -286,7 +286,7 @@ def _ultralytics_members() -> list[Made]:
         if task == "cls":
             score = lambda out: (out[0] if isinstance(out, tuple) else out)[:, 1]  # noqa: E731
         if task == "rtdetr":
-            score = lambda out: out[0][..., 5].sum(1)  # noqa: E731
+            score = lambda out: out[0][..., 4].sum(1)  # noqa: E731
         vmaps = task != "rtdetr" and "26" not in name
         found.append(Made("ultralytics", name, _yolo(name, task), plain(3, 128, 128), score, layer, vmaps))
     return found
@@ -382,8 +382,8 @@ def _open_clip_members() -> list[Made]:
         ("ViT", vit, {}, {}, "visual.transformer.resblocks.2.ln_1"),
         ("ViT, average", vit | {"pool_type": "avg"}, {}, {}, ""),
         (
-            "ViT, no class token",
-            vit | {"pool_type": "none", "attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2},
+            "ViT, attentional pool",
+            vit | {"attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2},
             {},
             {},
             "",
@@ -396,8 +396,8 @@ def _open_clip_members() -> list[Made]:
         (
             "CoCa",
             vit | {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 16, "output_tokens": True},
-            {"embed_cls": True, "output_tokens": True},
-            {"multimodal_cfg": {"context_length": 8, "vocab_size": 99, "width": 32, "heads": 2, "layers": 2}},
+            {"embed_cls": True, "output_tokens": True, "width": 16},
+            {"multimodal_cfg": {"context_length": 8, "vocab_size": 99, "width": 16, "heads": 2, "layers": 2}},
             "",
         ),
     ]
