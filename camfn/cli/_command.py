@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ._options import ModelOptions
+
 if TYPE_CHECKING:
     import torch
+
+    from ..zoo import Loaded
 
 
 app = typer.Typer(
@@ -20,16 +24,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-MODELS = "lite0, torchvision:NAME, timm:NAME, hf:NAME or tiny:NAME."
+MODELS = (
+    "lite0, torchvision:NAME, timm:NAME, hf:NAME, tiny:NAME; a function of yours, file.py:function or "
+    "package.module:function; or an exported program, FILE.pt2."
+)
 ModelOption = Annotated[str, typer.Option("--model", help=MODELS)]
-WeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        help="A local state dict (.pth, .safetensors), or `none` for random weights. [default: the library's own]",
-        show_default=False,
-    ),
-]
-
 TargetOption = Annotated[
     str,
     typer.Option(
@@ -56,8 +55,10 @@ def _common(
     """Class activation maps: where in a photo a network sees a class."""
 
 
-def header(model: str, weights: str | None, device: torch.device, **options: Any) -> dict[str, Any]:
+def header(model: str, options: ModelOptions, loaded: Loaded, device: torch.device, **others: Any) -> dict[str, Any]:
     """Return the part of a run's record that describes the model, the options, the device and the versions."""
     from .._shared.files import versions
 
-    return {"model": model, "weights": weights or "default", **options, "device": str(device), "versions": versions()}
+    own = {key: value for key, value in options._asdict().items() if value is not None and key != "weights"}
+    record = {"model": model, "weights": options.weights or "default"} | own | others
+    return record | {"about": loaded.about, "device": str(device), "versions": versions()}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._command import DeviceOption, app
+from ._options import NO_OPTIONS, ModelOptions, model_options
 from ._terminal import progress_bars, refusals
 
 if TYPE_CHECKING:
@@ -71,12 +72,14 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Throw away the resul
 
 
 @app.command()
+@model_options
 def evaluate(
     photos: PhotosArgument = "builtin",
     out: Annotated[Path, typer.Option(help="Folder of the results; the same again goes on where it was left.")] = Path(
         "evaluation"
     ),
     models: Annotated[str, typer.Option("--models", help="Names separated by spaces, as for explain.")] = "lite0",
+    options: ModelOptions = NO_OPTIONS,
     methods: MethodsOption = "cheap",
     layers: LayersOption = "auto",
     metrics: Annotated[str, typer.Option(help="Names separated by spaces, or all.")] = "all",
@@ -108,7 +111,7 @@ def evaluate(
         from ..evaluate import rank as ranked
         from ._options import pick_device
 
-        place = str(pick_device(device))
+        place, loader = str(pick_device(device)), options.loader(models.split())
         protocol = _protocol(
             metrics,
             target,
@@ -122,25 +125,29 @@ def evaluate(
         _check_ranking(protocol, by)
         photo_list = read_photos(photos)
         case_list = cases(models.split(), methods.split(), layers.split())
-        options: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
+        settings: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
         store = _run_with_bar(
             "evaluating",
-            lambda progress: run(photo_list, case_list, out, protocol=protocol, progress=progress, **options),
+            lambda progress: run(
+                photo_list, case_list, out, protocol=protocol, progress=progress, **loader, **settings
+            ),
         )
         for model in dict.fromkeys(case.model for case in case_list):
             _print_standings(model, ranked(store.rows, model, by=by, seed=seed))
-        for path in [*write_tables(store, by=by), write_report(store, photo_list, by=by)]:
+        for path in [*write_tables(store, by=by), write_report(store, photo_list, by=by, **loader)]:
             print(path)
         problems = _print_problems(store)
     raise typer.Exit(1 if problems else 0)
 
 
 @app.command()
+@model_options
 def tune(
     photos: PhotosArgument = "builtin",
     metric: Annotated[str, typer.Option(help="The metric to do well on.")] = "energy_in_box",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("tuning"),
     model: Annotated[str, typer.Option("--model", help="As for explain.")] = "lite0",
+    options: ModelOptions = NO_OPTIONS,
     methods: MethodsOption = "cheap score_cam:top_k=0.02|0.05",
     layers: LayersOption = "auto",
     share: Annotated[float, typer.Option(min=0, max=1, help="Of the photos that is held out.")] = 0.5,
@@ -163,14 +170,22 @@ def tune(
         from ..evaluate import tune as tuned
         from ._options import pick_device
 
-        place = str(pick_device(device))
+        place, loader = str(pick_device(device)), options.loader([model])
         protocol = _protocol(metric, target, removed, step=step, seed=seed, chunk_size=chunk_size)
         photo_list, case_list = read_photos(photos), cases([model], methods.split(), layers.split())
-        options: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
+        settings: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
         best = _run_with_bar(
             "tuning",
             lambda progress: tuned(
-                photo_list, case_list, metric, out, share=share, protocol=protocol, progress=progress, **options
+                photo_list,
+                case_list,
+                metric,
+                out,
+                share=share,
+                protocol=protocol,
+                progress=progress,
+                **loader,
+                **settings,
             ),
         )
         _print_standings(f"{model}, {len(photo_list) - len(best.photos)} photos to choose with", best.tuning, (metric,))

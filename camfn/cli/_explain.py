@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._command import MODELS, DeviceOption, ModelOption, TargetOption, WeightsOption, app, header
+from ._command import MODELS, DeviceOption, ModelOption, TargetOption, app, header
+from ._options import NO_OPTIONS, ModelOptions, model_options
 from ._terminal import refusals, run_job
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class FusionOption(str, Enum):
 
 
 @app.command()
+@model_options
 def explain(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("maps"),
@@ -49,7 +51,7 @@ def explain(
     ] = "grad_cam",
     layer: Annotated[str, typer.Option(help="A dotted name (see: camfn layers), or auto.")] = "auto",
     target: TargetOption = "top",
-    weights: WeightsOption = None,
+    options: ModelOptions = NO_OPTIONS,
     device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 8,
     chunk_size: Annotated[int | None, typer.Option(min=1, help="Perturbed forwards at a time.")] = None,
@@ -93,7 +95,6 @@ def explain(
         from .._photos.methods import label_of, pick_method
         from .._shared.errors import UsageError
         from ..catalogue import info_of
-        from ..zoo import load
         from ._files import plan_files
         from ._job import Job
         from ._options import (
@@ -111,7 +112,7 @@ def explain(
         info = info_of(chosen)
         if info.kind == "network" and (several is not None or eigen_smooth):
             raise UsageError(f"{method} is of the whole network: leave --layers and --eigen-smooth out")
-        loaded = load(model, weights=weights)
+        loaded = options.load(model)
         choice = pick_target(target, loaded)
         if not info.explains_class:
             if target != "top":
@@ -142,14 +143,15 @@ def explain(
             choice=choice,
             layer_name=pick_layer(loaded.model, layer),
             device=place,
-            batch_size=batch_size,
+            batch_size=loaded.batch or batch_size,
             chunk_size=chunk_size,
             alpha=alpha,
             colormap=colormap,
             changes=changes,
             header=header(
                 model,
-                weights,
+                options,
+                loaded,
                 place,
                 method=method,
                 target=target or None,
@@ -176,9 +178,10 @@ def list_methods() -> None:
 
 
 @app.command("layers")
+@model_options
 def list_layers(
     model: Annotated[str, typer.Argument(help=MODELS, show_default=False)],
-    weights: WeightsOption = None,
+    options: ModelOptions = NO_OPTIONS,
 ) -> None:
     """List the layers of a model that can be explained, the one that `--layer auto` takes first."""
     with refusals():
@@ -188,9 +191,8 @@ def list_layers(
         from rich.table import Table
 
         from .. import layers
-        from ..zoo import load
 
-        loaded = load(model, weights=weights)
+        loaded = options.load(model)
         noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
         suggestions = layers.suggest(loaded.model, loaded.preprocess(Image.fromarray(noise))[None])
     table = Table("layer", "map", "channels", "reason", title=f"{model}: layers, the best first")

@@ -1,31 +1,161 @@
-"""Checks of the options of the commands, before any forward runs."""
+"""Options that the commands share, and their checks before any forward runs."""
 
-# tested in tests/cli/test_cli.py
+# tested in tests/cli/test_options.py and test_cli.py
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
-import torch
-from torch import nn
+import typer
 
-from .. import image
-from .._cut.layer_checks import layer_name
-from .._shared.errors import UsageError
-from ..catalogue import info_of
-from ..transforms._fuse import matching
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ..zoo import Loaded
+
+
+class ModelOptions(NamedTuple):
+    """What a user says of a model beside its name; the fields are options of every command that loads one.
+
+    Attributes:
+        weights: a checkpoint, "none" for random weights, or None for the library's own.
+        classes: a file of class names.
+        input_size: side or HxW of the input.
+        resize: the shorter side, or HxW, before the crop.
+        mean: numbers separated by commas, or "imagenet".
+        std: the same.
+        preprocess: file.py:function.
+    """
+
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="A local checkpoint (.pth, .ckpt, .safetensors), whose head and prefix are found; `none` for random "
+            "weights. [default: the library's own]",
+            show_default=False,
+        ),
+    ] = None
+    classes: Annotated[
+        str | None, typer.Option(help="A file of class names: one a line, or JSON.", show_default=False)
+    ] = None
+    input_size: Annotated[
+        str | None, typer.Option(help="Of the network's input: 224, or HEIGHTxWIDTH.", show_default=False)
+    ] = None
+    resize: Annotated[
+        str | None,
+        typer.Option(help="The photo's shorter side before the center crop, or HEIGHTxWIDTH.", show_default=False),
+    ] = None
+    mean: Annotated[
+        str | None, typer.Option(help="Of the photos, in 0..1: 0.5, or one a channel, or imagenet.", show_default=False)
+    ] = None
+    std: Annotated[str | None, typer.Option(help="Their deviation, likewise.", show_default=False)] = None
+    preprocess: Annotated[
+        str | None,
+        typer.Option(help="Instead of these: file.py:function, a photo to (C, H, W).", show_default=False),
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `zoo.load` that were given.
+
+        Raises:
+            UsageError: a text that is no size, or no number.
+        """
+        given = {key: value for key, value in self._asdict().items() if value is not None}
+        for key in ("input_size", "resize"):
+            if key in given:
+                given[key] = _size(key, given[key])
+        for key in ("mean", "std"):
+            if key in given and given[key] != "imagenet":
+                given[key] = _numbers(key, given[key])
+        return given
+
+    def load(self, model: str) -> Loaded:
+        """Load a model with these options."""
+        from ..zoo import load
+
+        return load(model, **self.arguments())
+
+    def loader(self, models: list[str]) -> dict[str, Any]:
+        """Return the argument `loader` of `evaluate.run` for several models; none without options.
+
+        Raises:
+            UsageError: weights or class names, which are one model's, for several.
+        """
+        from .._shared.errors import UsageError
+        from ..zoo import load
+
+        own = [f"--{key}" for key in ("weights", "classes") if getattr(self, key) not in (None, "none")]
+        if own and len(models) > 1:
+            raise UsageError(f"{' and '.join(own)}: of one model, and there are {len(models)}: {', '.join(models)}")
+        return {"loader": partial(load, **self.arguments())} if self.arguments() else {}
+
+
+NO_OPTIONS = ModelOptions()
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command an option for each field of `ModelOptions`, in the place of its parameter `options`."""
+    hints = get_type_hints(command, include_extras=True)
+    fields = get_type_hints(ModelOptions, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name == "options":
+            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+            parameters += [inspect.Parameter(key, kind, default=None, annotation=hint) for key, hint in fields.items()]
+        else:
+            parameters.append(parameter.replace(annotation=hints[name]))
+
+    @wraps(command)
+    def called(**given: Any) -> Any:
+        options = ModelOptions(**{key: given.pop(key) for key in fields})
+        return command(**given, options=options)
+
+    vars(called)["__signature__"] = inspect.Signature(parameters)
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return called
+
+
+def _size(name: str, text: str) -> int | tuple[int, int]:
+    """Read 224, or 224x320."""
+    sides = [int(side) for side in text.lower().split("x") if side.isdecimal() and side.isascii()]
+    if len(sides) != text.lower().count("x") + 1 or len(sides) > 2 or 0 in sides:
+        raise _refusal(f"--{name.replace('_', '-')} {text!r}: expected a number of pixels, as 224, or 224x320")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    """Read numbers separated by commas."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise _refusal(f"--{name} {text!r}: expected numbers, as 0.5 or 0.485,0.456,0.406, or imagenet") from error
+
+
+def _refusal(message: str) -> Exception:
+    from .._shared.errors import UsageError
+
+    return UsageError(message)
 
 
 def refuse_layer(method: Callable[..., Any], name: str, layer: str) -> None:
     """Raise an error if a user names a layer and the method takes none."""
+    from .._shared.errors import UsageError
+    from ..catalogue import info_of
+
     if layer != "auto" and not info_of(method).takes_layer:
         raise UsageError(f"{name} is of the whole network and takes no layer: leave --layer out")
 
 
 def refuse_task(task: str, like: Path | None, method: Callable[..., Any], changed: bool) -> None:
     """Raise an error if the options do not fit the task."""
+    from .._shared.errors import UsageError
+    from ..catalogue import info_of
+
     if (task == "similar") != (like is not None):
         raise UsageError("--task similar needs --like PHOTO, the photo to be like; other tasks take none")
     if like is not None and not like.is_file():
@@ -37,6 +167,10 @@ def refuse_task(task: str, like: Path | None, method: Callable[..., Any], change
 
 def pick_device(name: str) -> torch.device:
     """Find the device with this name, or the best one for "auto"; raise an error if this machine lacks it."""
+    import torch
+
+    from .._shared.errors import UsageError
+
     kind, _, number = name.partition(":")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -50,15 +184,23 @@ def pick_device(name: str) -> torch.device:
 
 def pick_colormap(name: str) -> None:
     """Check that the colormap exists."""
+    import torch
+
+    from .. import image
+
     image.colorize(torch.zeros(1, 1, 1), name)
 
 
 def pick_layer(model: nn.Module, name: str) -> str | None:
     """Check that the model has this layer; return None for "auto"."""
+    from .._cut.layer_checks import layer_name
+
     return None if name == "auto" else layer_name(model, name)
 
 
 def pick_layers(model: nn.Module, names: str) -> tuple[str, ...]:
     """Check names and patterns of several layers, separated by commas, and return the names of the layers."""
+    from ..transforms._fuse import matching
+
     given = tuple(filter(None, (name.strip() for name in names.split(","))))
     return tuple(matching(model, given))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ._command import DeviceOption, ModelOption, TargetOption, WeightsOption, app, header
+from ._command import DeviceOption, ModelOption, TargetOption, app, header
+from ._options import NO_OPTIONS, ModelOptions, model_options
 from ._terminal import progress_bars, refusals, run_job, second_bar
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@model_options
 def guided(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("maps"),
@@ -29,7 +31,7 @@ def guided(
     ] = "guided_grad_cam",
     layer: Annotated[str, typer.Option(help="Of guided_grad_cam: a dotted name, or auto.")] = "auto",
     target: TargetOption = "top",
-    weights: WeightsOption = None,
+    options: ModelOptions = NO_OPTIONS,
     device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the method that draws: smooth_grad.")] = 0,
@@ -44,14 +46,13 @@ def guided(
     with refusals():
         from .._photos.classes import pick_target
         from .._photos.methods import label_of, pick_picture
-        from ..zoo import load
         from ._files import plan_files
         from ._job import Job
         from ._options import pick_device, pick_layer, refuse_layer
 
         chosen, place = pick_picture(method, seed), pick_device(device)
         refuse_layer(chosen, method, layer)
-        loaded = load(model, weights=weights)
+        loaded = options.load(model)
         choice = pick_target(target, loaded)
         job = Job(
             plans=plan_files(photos, out, label_of(method), choice, force),
@@ -61,13 +62,14 @@ def guided(
             choice=choice,
             layer_name=pick_layer(loaded.model, layer),
             device=place,
-            batch_size=batch_size,
+            batch_size=loaded.batch or batch_size,
             chunk_size=None,
             alpha=1.0,
             colormap="turbo",
             header=header(
                 model,
-                weights,
+                options,
+                loaded,
                 place,
                 method=method,
                 target=target,
@@ -78,6 +80,7 @@ def guided(
 
 
 @app.command()
+@model_options
 def factorize(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("maps"),
@@ -88,7 +91,7 @@ def factorize(
         bool, typer.Option("--together/--apart", help="The same concepts in all photos, or own ones in each.")
     ] = True,
     negative: Annotated[str, typer.Option(help="Negative activations: error, or relu to set them to 0.")] = "error",
-    weights: WeightsOption = None,
+    options: ModelOptions = NO_OPTIONS,
     device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 8,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the strongest colors.")] = 0.8,
@@ -106,14 +109,13 @@ def factorize(
     with refusals():
         from .._photos.classes import ClassChoice
         from .._shared.errors import UsageError
-        from ..zoo import load
         from ._factorize_job import RECORD, FactorizeJob
         from ._files import plan_files
         from ._options import pick_device, pick_layer
 
         if negative not in ("error", "relu"):
             raise UsageError(f"--negative {negative!r}: expected error or relu")
-        place, loaded = pick_device(device), load(model, weights=weights)
+        place, loaded = pick_device(device), options.load(model)
         job = FactorizeJob(
             plans=plan_files(photos, out, "concepts", ClassChoice(None), force, RECORD),
             out=out,
@@ -123,11 +125,12 @@ def factorize(
             negative=cast("Negative", negative),
             layer_name=pick_layer(loaded.model, layer),
             device=place,
-            batch_size=batch_size,
+            batch_size=loaded.batch or batch_size,
             alpha=alpha,
             header=header(
                 model,
-                weights,
+                options,
+                loaded,
                 place,
                 rank=rank,
                 together=together,
@@ -139,6 +142,7 @@ def factorize(
 
 
 @app.command()
+@model_options
 def compare(
     photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="An image file.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("compare.png"),
@@ -152,7 +156,7 @@ def compare(
     model: ModelOption = "lite0",
     layer: Annotated[str, typer.Option(help="A dotted name (see: camfn layers), or auto.")] = "auto",
     target: TargetOption = "top",
-    weights: WeightsOption = None,
+    options: ModelOptions = NO_OPTIONS,
     device: DeviceOption = "auto",
     chunk_size: Annotated[int | None, typer.Option(min=1, help="Perturbed forwards at a time.")] = None,
     seed: Annotated[int, typer.Option(help="Of the methods that draw: random_cam, ss_cam, rise, ...")] = 0,
@@ -173,7 +177,6 @@ def compare(
         from .._shared.errors import UsageError
         from .._shared.files import write_whole
         from ..image import save
-        from ..zoo import load
         from ._compare import comparison
         from ._files import check_writable
         from ._options import pick_colormap, pick_device, pick_layer
@@ -182,7 +185,7 @@ def compare(
         pick_colormap(colormap)
         check_writable(out, force)
         picture = read_photo(photo)
-        loaded = load(model, weights=weights)
+        loaded = options.load(model)
         choice = pick_target(target, loaded)
         if choice.best > 1:
             raise UsageError(f"compare draws one target: give --target top, an index or a name, not {target!r}")

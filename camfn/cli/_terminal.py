@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import typer
 
 from .._shared.errors import CamfnError
 from ._accidents import EXIT_CODE, report_accident
+from ._options import ModelOptions
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -37,11 +38,21 @@ def run_job(job: Job | FactorizeJob) -> int:
         job.progress = second_bar(progress, progress.add_task("perturbing", visible=False))
         for record in progress.track(job.run(), total=len(job.plans), task_id=photos):
             if job.layer and not announced:
+                for line in _told(job.header):
+                    print(line)
                 print(f"layer {job.layer.name}: {job.layer.reason}")
                 announced = True
             problems += _print_record(record, job.out)
     print(f"record of the run: {job.record_file}")
     return problems
+
+
+def _told(header: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what was decided about a model for which a user gave more than a name of the zoo."""
+    about = header.get("about", {})
+    asked = set(header) & set(ModelOptions._fields) - {"weights"}
+    if asked or about.get("weights") not in (None, "the library's own", "random"):
+        yield from (f"{key}: {about[key]}" for key in ("weights", "head", "photos", "classes") if key in about)
 
 
 def progress_bars() -> Progress:

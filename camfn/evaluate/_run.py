@@ -77,7 +77,7 @@ def run(
     if not photos or not cases:
         raise UsageError("nothing to evaluate: expected at least one photo and one case")
     measured(protocol)
-    store = Store(out, header_of(protocol, device), force=force)
+    store = Store(out, header_of(protocol, device, loader), force=force)
     works = plan(photos, cases, store.done)
     total = sum(len(work.cases) for work in works)
     if not works:

@@ -7,9 +7,10 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ class Store:
         before = self._read_header()
         now = json.loads(json.dumps(self.header))
         for key in now:
-            if key != "photos" and before.get(key) != now[key]:
+            if key != "photos" and before.get(key, {}) != now[key]:
                 difference = _difference(key, before.get(key), now[key])
                 raise UsageError(
                     f"the results in {self.folder} have other settings: {difference}. Choose another --out, or give "
@@ -163,10 +164,26 @@ class Store:
             raise UsageError(f"{self.file} is damaged: {error}. Choose another --out, or give --force") from error
 
 
-def header_of(protocol: Protocol, device: str) -> dict[str, Any]:
-    """Make the header of a folder: protocol, versions, device and threads."""
+def header_of(protocol: Protocol, device: str, loader: Callable[..., Any] | None = None) -> dict[str, Any]:
+    """Make the header of a folder: protocol, versions, device, threads, and what is said of the model."""
     record = asdict(protocol) | {"metrics": measured(protocol)}
-    return {"protocol": record, "versions": versions(), "device": device, "threads": torch.get_num_threads()}
+    header = {"protocol": record, "versions": versions(), "device": device, "threads": torch.get_num_threads()}
+    return header | {"model": _said_of_models(loader)}
+
+
+def _said_of_models(loader: Callable[..., Any] | None) -> dict[str, str]:
+    """List the options of a loader, and what its weights are: others under the same name are another model."""
+    if not isinstance(loader, partial):
+        return {}
+    said = {key: getattr(value, "__qualname__", None) or str(value) for key, value in loader.keywords.items()}
+    file = Path(said.get("weights", ""))
+    if file.is_file():
+        with file.open("rb") as opened:
+            digest = sha256()
+            while block := opened.read(1 << 20):
+                digest.update(block)
+        said["weights"] += f", sha256 {digest.hexdigest()[:16]}"
+    return said
 
 
 def _row(line: dict[str, str]) -> Row:

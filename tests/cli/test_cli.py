@@ -206,7 +206,12 @@ def test_the_record_says_how_it_was_made(photos: dict[str, Path], tmp_path: Path
     made = record(tmp_path)
     assert set(made["versions"]) == {"camfn", "torch", "torchvision", "timm"}
     assert made["versions"]["torch"] == torch.__version__.partition("+")[0]
-    del made["versions"], made["photos"], made["layer"]["reason"]
+    assert made["about"] == {
+        "weights": "random",
+        "photos": "shorter side to 256, center 224 x 224, mean 0.498, 0.498, 0.498, deviation 0.502, 0.502, 0.502, "
+        "bicubic, of lite0's training",
+    }
+    del made["versions"], made["photos"], made["layer"]["reason"], made["about"]
     assert made == {
         "model": "lite0",
         "weights": "none",
