@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from .._shared.checks import describe
 from .._shared.errors import CamfnError, UsageError
@@ -151,6 +152,17 @@ NO_CLASS = ClassChoice(None)
 """The choice for a method that explains no class."""
 
 
+def first_score(choice: ClassChoice) -> ScoreFn:
+    """Return the score of the first target of a choice as a function of the outputs, for the search of a layer."""
+    return lambda outputs: choice.pick(outputs)[0].score(outputs)
+
+
+def no_class(outputs: Any) -> Tensor:
+    """Score photos by all that the model returns, (B,): the target of a method that explains no class."""
+    tensor = next(leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    return tensor.flatten(1).sum(1) if tensor.ndim > 1 else tensor
+
+
 def pick_target(text: str, loaded: Loaded) -> ClassChoice:
     """Read a target in words.
 
@@ -161,6 +173,10 @@ def pick_target(text: str, loaded: Loaded) -> ClassChoice:
         UsageError: no such target, or words that can be read in two ways.
     """
     text = text.strip()
+    if isinstance(loaded.model, ImageTower) and not text.startswith("text:"):
+        raise UsageError(
+            f"{loaded.name} compares images with texts and has no classes: give words, as in --target 'text:a red car'"
+        )
     literal = None if text.isdecimal() else _class_called(text, loaded)
     try:
         parsed = _parsed(text, loaded)

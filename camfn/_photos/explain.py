@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from .. import Captured, attention, capture_each, diagnose, explainer, observe
 from .._cut.head import find_head, head_rows
@@ -20,7 +19,7 @@ from .._shared.errors import UsageError
 from ..catalogue import info_of
 from ..transforms import augment, eigen_smooth, fuse, smooth
 from ..transforms._fuse import Fusion
-from .classes import ClassChoice, Picked, columns_of
+from .classes import ClassChoice, Picked, columns_of, no_class
 from .halves import in_halves
 from .layer import ALL, Layer
 
@@ -189,11 +188,6 @@ def _one_by_one(
         cam = explain(inputs, picked.score if picked else no_class)
         _check_map(cam, len(inputs), captured[-1].activations.ndim - 1 if captured else None)
         yield _Map(cam, captured_or_map(captured, cam), captured[-1].outputs if outputs is None else outputs, picked)
-
-
-def no_class(outputs: Any) -> Tensor:
-    """Score all photos alike, (B,): the target of a method that explains no class."""
-    return next(leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)).flatten(1)[:, 0]
 
 
 def _by_photo(maps: Sequence[_Map], batch: int) -> list[Explained]:

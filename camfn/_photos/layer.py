@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import CaptureError, LayoutPair, attention, layers, layout, methods
 from .._shared.errors import UsageError
+from .._shared.vocabulary import Target
 from ..catalogue import info_of
 from ..transforms._fuse import matching
 
@@ -35,9 +36,20 @@ class Layer(NamedTuple):
 
 
 def choose_layer(
-    model: nn.Module, inputs: Tensor, name: str | None, method: Callable[..., Tensor] = methods.grad_cam
+    model: nn.Module,
+    inputs: Tensor,
+    name: str | None,
+    method: Callable[..., Tensor] = methods.grad_cam,
+    target: Target = None,
 ) -> Layer:
     """Choose the named layer, or the first suggested layer; for a method on attention, the named one or all.
+
+    Args:
+        model: the network.
+        inputs: (B, 3, H, W), of which the first is run.
+        name: a dotted name, or None for the suggested layer.
+        method: a method on a layer or on attention.
+        target: what the suggested layer is to depend on; None for the top class.
 
     Raises:
         UsageError: the named layer never runs, or gives no map of the image.
@@ -50,7 +62,7 @@ def choose_layer(
             reason = f"{len(records)} attentions, from {records[0].name} to {records[-1].name}"
         return Layer(name or ALL, 0, None, reason)
     if name is None:
-        best = layers.suggest(model, inputs)[0]
+        best = layers.suggest(model, inputs[:1], target)[0]
         return Layer(best.name, best.channels, best.layout, best.reason)
     advice = "name another (see: camfn layers MODEL), or take --layer auto"
     try:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import image
-from .._photos.classes import ClassChoice
+from .._photos.classes import ClassChoice, first_score
 from .._photos.explain import explain_batch
 from .._photos.layer import Layer, choose_layer
 from .._shared.errors import CamfnError, UsageError
@@ -64,7 +64,9 @@ def comparison(
         try:
             at_attention = info_of(method).kind == "attention"
             if at_attention not in chosen_layers:
-                chosen_layers[at_attention] = choose_layer(loaded.model, inputs, layer_name, method)
+                chosen_layers[at_attention] = choose_layer(
+                    loaded.model, inputs, layer_name, method, first_score(choice)
+                )
             layer = chosen_layers[at_attention]
             (explained,) = explain_batch(
                 method, loaded.model, layer, inputs, choice, chunk_size=chunk_size, progress=progress

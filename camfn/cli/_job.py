@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import image
-from .._photos.classes import ClassChoice
+from .._photos.classes import ClassChoice, first_score, no_class
 from .._photos.explain import Changes, Explained, explain_batch
 from .._photos.layer import Layer, choose_layer, choose_layers
 from .._photos.read import read_or_error
@@ -106,7 +106,8 @@ class Job:
             if self.changes.layers:
                 self.layer = choose_layers(model, inputs, self.changes.layers)
             else:
-                self.layer = choose_layer(model, inputs, self.layer_name, self.method)
+                target = first_score(self.choice) if info_of(self.method).explains_class else no_class
+                self.layer = choose_layer(model, inputs, self.layer_name, self.method, target)
         options: dict[str, Any] = {"chunk_size": self.chunk_size, "progress": self.progress, "changes": self.changes}
         return explain_batch(self.method, model, self.layer, inputs, self.choice, **options)
 

@@ -10,8 +10,10 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from .._shared.errors import LoadError
 from ._recipe import Recipe
 from ._request import Given, Request
+from ._texts import ImageTower, is_image_text
 from ._view import center_view
 from ._weights import fetching, library, reachable
 
@@ -35,6 +37,8 @@ def of_hugging_face(name: str, request: Request) -> Given:
         config = transformers.AutoConfig.from_pretrained(name)
         _change(config, request)
         processor = transformers.AutoImageProcessor.from_pretrained(name)
+        if is_image_text(config):
+            return _image_tower(transformers, name, config, processor, request)
         build = transformers.AutoModelForImageClassification
         model = build.from_pretrained(name) if request.pretrained else build.from_config(config)
     labels = [config.id2label[i] for i in range(config.num_labels)]
@@ -43,6 +47,17 @@ def of_hugging_face(name: str, request: Request) -> Given:
     names = None if unnamed else labels
     given = preprocess(processor), partial(view, processor=processor)
     return Given(model, *given, names, config.num_labels, _recipe(processor), source)
+
+
+def _image_tower(transformers: Any, name: str, config: Any, processor: Any, request: Request) -> Given:
+    """Build the image side of a model that compares images with texts."""
+    if request.classes is not None:
+        raise LoadError(f"hf:{name} compares images with texts and has no head of classes: --target 'text:a dog'")
+    build = transformers.AutoModel
+    model = build.from_pretrained(name) if request.pretrained else build.from_config(config)
+    tower = ImageTower(model, transformers.AutoTokenizer.from_pretrained(name))
+    given = preprocess(processor), partial(view, processor=processor)
+    return Given(tower, *given, None, None, _recipe(processor), f"the image processor of {name}")
 
 
 def _change(config: Any, request: Request) -> None:

@@ -17,13 +17,13 @@ class ImageTower(nn.Module):
 
     Args:
         model: the whole model of transformers, with `get_image_features` and `get_text_features`.
-        processor: its processor, or its tokenizer alone: texts to token tensors.
+        tokenizer: its tokenizer, texts to tensors of tokens.
     """
 
-    def __init__(self, model: nn.Module, processor: Any) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         super().__init__()
         self.model = model
-        self.processor = processor
+        self.tokenizer = tokenizer
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
         """Embed images, (B, 3, H, W)."""
@@ -42,7 +42,7 @@ class ImageTower(nn.Module):
         length = getattr(text, "max_position_embeddings", None)
         # SigLIP was trained on texts padded to the full length, and reads its last token
         padded = {"padding": "max_length", "max_length": length} if "siglip" in model.config.model_type else {}
-        tokens = self.processor(text=[words], return_tensors="pt", **padded)
+        tokens = self.tokenizer([words], return_tensors="pt", **padded)
         if length is not None and tokens["input_ids"].shape[1] > length:
             raise LoadError(
                 f"the text {words!r} has {tokens['input_ids'].shape[1]} tokens, and the model reads {length}"
@@ -52,9 +52,13 @@ class ImageTower(nn.Module):
         return _embeddings(model.get_text_features(**kept))[0]
 
 
-def is_image_text(model_type: str) -> bool:
-    """Whether a model of transformers compares images with texts by two embeddings."""
-    return model_type in ("clip", "siglip", "siglip2", "altclip", "chinese_clip", "align", "metaclip_2", "mobileclip")
+def is_image_text(config: Any) -> bool:
+    """Whether a configuration of transformers is of a model with an embedding of images and one of texts."""
+    classifies = any("ForImageClassification" in name for name in config.architectures or ())
+    return config.model_type in _TYPES and not classifies
+
+
+_TYPES = ("clip", "siglip", "altclip", "chinese_clip", "align", "metaclip_2")
 
 
 def _embeddings(found: Any) -> Tensor:
