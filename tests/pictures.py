@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/tasks.md: `python -m tests.pictures` runs the page, and saves what each block calls `picture`."""
+"""Draw the pictures of docs/tasks.md: `python -m tests.pictures` runs the page, and saves each `picture` of a block."""
 
 from __future__ import annotations
 
