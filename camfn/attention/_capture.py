@@ -408,7 +408,9 @@ def _own_gradients(
         return wanted, _gradients_of_own_scores(of, wanted, of.readout, score, keep, missing)
     of_image = images_among(inputs)
     towers = {id(site): tower(model, site.name, of_image) for site in sites}
-    ends = [site for site in sites if site.block and towers[id(site)] == towers[id(wanted[-1])]]
+    own = [site for site in sites if site.block and towers[id(site)] == towers[id(wanted[-1])]]
+    # attention that pools gives no tokens for a head behind it
+    ends = [site for site in own if site.q.shape[-2] == site.k.shape[-2]] or own
     for tries, last in enumerate(reversed(ends)):
         used = [site for site in wanted if sites.index(site) <= sites.index(last)]
         _check_same_tokens(wanted, last)
@@ -500,5 +502,7 @@ def _gradients_of_own_scores(
     for site in wanted:
         assert site.tokens is not None
         mean = site.tokens.mean(site.per_token, keepdim=True).expand_as(site.tokens)
-        grads += _gradients([site], score(readout(mean if of.average else site.tokens)), create_graph, missing)
+        # networks may view the tokens of a block in other shapes
+        tokens = mean.contiguous() if of.average else site.tokens
+        grads += _gradients([site], score(readout(tokens)), create_graph, missing)
     return grads

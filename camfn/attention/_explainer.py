@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, field
 from functools import partial
@@ -16,15 +15,18 @@ from torch import Tensor, nn
 
 from .._cut.graft import bare
 from .._cut.traced import outside_the_compiler
-from .._layout.readings import images_read, readings_of, several_images_text
-from .._shared.checks import describe, function, keeps_graph, space, whole
-from .._shared.errors import CaptureError
+from .._layout.readings import check_layout
+from .._shared.checks import function, keeps_graph, space, whole
+from .._shared.errors import CamfnError, CaptureError
 from .._shared.inputs import Images, check_images
 from .._shared.value import Value, frozen
-from .._shared.vocabulary import Inputs, Reading, Target
+from .._shared.vocabulary import Inputs, LayoutPair, Target
 from . import _methods as relevance
-from ._capture import Layers, capture_attention, observe_attention
+from ._capture import Layers, capture_attention, captured, observe, observe_attention
+from ._places import Asked, Plan, plan
+from ._query import averages, read_by_gradient, read_by_outputs, without_unread
 from ._records import AttentionRecord
+from ._rows import Positions, Query, Where, check_positions, check_query
 
 METHODS: Mapping[str, Callable[..., Tensor]] = {
     method.__name__: method
@@ -38,8 +40,8 @@ METHODS: Mapping[str, Callable[..., Tensor]] = {
 }
 """The methods on attention, by name; the command line offers them beside those of `camfn.methods`."""
 
-_INSTEAD = "Take a class activation map: camfn.explainer(camfn.methods.grad_cam, model, layer)"
 _FORWARD_ONLY = (relevance.raw_attention, relevance.attention_rollout)
+_OF_ONE = (relevance.raw_attention, relevance.grad_eclip)
 
 
 @frozen
@@ -48,19 +50,28 @@ class attention_explainer(Value):
 
     Call the function it returns as that of `camfn.explainer`. It computes only the gradients that the method needs:
     none for raw attention and rollout, those of each layer's own score for LeGrad. Your own method gets the records of
-    `capture_attention`, and the keywords `prefix` and `query` if its signature has them.
+    `capture_attention`, and the keywords `prefix`, `positions` and `query` if its signature has them.
+
+    Which attentions are over the image, and where its patches stand, is found once for a model and a shape of inputs:
+    by the facts of the model, and by forwards with a blank image. What is said is not searched for: `grid` with
+    `prefix`, `suffix` or `positions`, or `layout`.
 
     Args:
         method: one of `camfn.attention.METHODS`, a `functools.partial` of one, or your own function from records to
-            (B, N - prefix).
+            (B, N), or (Q, B, N).
         model: any module with attention over the whole image; the explainer does not change it.
-        layers: attentions, or modules that hold some; None takes all attentions.
-        grid: number of patches along each dimension, (height, width); None reads it from the image and the number of
-            tokens.
-        prefix: number of tokens before the patches that stand for no place; None reads it from the model, or from the
-            number of tokens.
-        query: the token whose row the method reads; None for the mean over patches; "auto" takes the first token where
-            there are prefix tokens, unless the model states that it averages patches.
+        layers: attentions, or modules that hold some, by name, by pattern ("blocks.*.attn", as in `fnmatch`) or as
+            modules; None takes those over the image.
+        grid: number of patches along each dimension, (height, width) for images, (time,) for sound.
+        prefix: number of tokens before the patches that stand for no place; 0 where a suffix is given.
+        suffix: number of tokens after the patches that stand for no place; 0 where a prefix is given.
+        positions: where the patches stand in the sequence, row by row, where text stands around the image: a slice,
+            indices (N,), or those of each sample, (B, N).
+        layout: a layout of `camfn.layout` for (B, tokens, C), in place of all these.
+        query: the token whose row the method reads, -1 for the last; several, (Q,), or those of each sample, (Q, B), or
+            "all" give a map each; None for the mean over patches. "auto" finds the token that the network reads: the
+            first before the patches that the score (for raw attention and rollout, an output) depends on, or else the
+            mean over patches. For LeGrad, None, which "auto" stands for, takes all queries, and a query its own row.
         images: which of the inputs is the image, where several have space and the grid depends on which: an index, a
             key, a path of these such as ("pixels", 0), or a function of the inputs.
         readout: for LeGrad, function from tokens to outputs, as for `capture_attention`; saves a forward.
@@ -69,11 +80,12 @@ class attention_explainer(Value):
         has_aux: return `(cam, outputs)`, with the outputs that the model gave on the way.
 
     Returns:
-        A function of the inputs and a target that returns the raw map, (B, *grid).
+        A function of the inputs and a target that returns the raw map, (B, *grid), or (Q, B, *grid).
 
     Raises:
-        CaptureError: no attention ran, or its tokens are no grid of the image.
-        CamfnError: the attention is over windows.
+        CaptureError: no attention over the image is found, or several, or its tokens are no grid of the image; lists
+            them, and what to pass.
+        CamfnError: the attention is over windows, or the network reads several tokens and `query` does not say which.
 
     Example:
         >>> import torch
@@ -95,7 +107,10 @@ class attention_explainer(Value):
     _: KW_ONLY
     grid: Sequence[int] | None = None
     prefix: int | None = None
-    query: int | Literal["auto"] | None = "auto"
+    suffix: int | None = None
+    positions: Positions | None = None
+    layout: LayoutPair | None = None
+    query: Query | Literal["auto"] = "auto"
     images: Images | None = None
     readout: Callable[[Tensor], Any] | None = None
     differentiable: bool = False
@@ -107,23 +122,39 @@ class attention_explainer(Value):
         function("method", self.method, "one of camfn.attention.METHODS, or a function of records")
         if self.grid is not None:
             object.__setattr__(self, "grid", space("attention_explainer: grid", self.grid))
-        if self.prefix is not None:
-            whole("attention_explainer: prefix", self.prefix, 0)
-        if self.query is not None and not (isinstance(self.query, str) and self.query == "auto"):
-            whole("attention_explainer: query ('auto', None or an index)", self.query, 0)
+        for name in ("prefix", "suffix"):
+            if getattr(self, name) is not None:
+                whole(f"attention_explainer: {name}", getattr(self, name), 0)
+        if self.positions is not None:
+            check_positions("attention_explainer", self.positions)
+        check_layout(self.layout)
+        self._refuse_twice()
+        if not (isinstance(self.query, str) and self.query == "auto"):
+            check_query("attention_explainer", self.query)
         check_images(self.images)
-        plain = self.method
-        while isinstance(plain, partial):
-            plain = plain.func
+        plain = _plain(self.method)
         run: observe_attention | capture_attention
         if plain in _FORWARD_ONLY:
             run = observe_attention(self.model, self.layers, differentiable=self.differentiable)
         else:
             scores: Literal["model", "layers"] = "layers" if plain is relevance.le_grad else "model"
             options: dict[str, Any] = {"differentiable": self.differentiable, "unused": self.unused}
+            # a query of LeGrad is a token with a score of its own
+            options["average"] = self.query is None or (isinstance(self.query, str) and self.query == "auto")
             run = capture_attention(self.model, self.layers, scores=scores, readout=self.readout, **options)
         object.__setattr__(self, "_capture", run)
         object.__setattr__(self, "layers", run.layers)
+
+    def _refuse_twice(self) -> None:
+        """Refuse two statements of where the patches are."""
+        said = [name for name in ("prefix", "suffix", "grid") if getattr(self, name) is not None]
+        if self.layout is not None and (said or self.positions is not None):
+            raise CamfnError(
+                "attention_explainer: layout= says where the patches are: leave out "
+                + ", ".join(f"{name}=" for name in [*said, "positions"])
+            )
+        if self.positions is not None and set(said) - {"grid"}:
+            raise CamfnError("attention_explainer: positions= stands in place of prefix= and suffix=")
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
         """Return the raw map, (B, *grid); with `has_aux`, the map and the model's outputs."""
@@ -134,84 +165,88 @@ class attention_explainer(Value):
 
 @outside_the_compiler
 def _explain(of: attention_explainer, inputs: Inputs, target: Target) -> tuple[Tensor, Any]:
-    """Capture the attention, find the grid of its tokens, and call the method."""
+    """Find the attentions and the patches, capture them, and call the method."""
     keep = keeps_graph("attention_explainer", of.model, inputs, of.differentiable)
     with torch.inference_mode(False), torch.set_grad_enabled(keep):
-        run = of._capture
-        records, outputs = run(inputs) if isinstance(run, observe_attention) else run(inputs, target)
-        spatial, before = _grid_and_prefix(of, inputs, records[-1])
-        query = None if isinstance(run, capture_attention) and run.scores == "layers" else _query(of.model, before)
-        context = {"prefix": before, "query": query if of.query == "auto" else of.query}
-        parameters = signature(of.method).parameters
-        relevances = of.method(records, **{key: value for key, value in context.items() if key in parameters})
-    return relevances.reshape(relevances.shape[0], *spatial), outputs
+        run, model = of._capture, bare(of.model)
+        found = plan(model, inputs, _asked(of))
+        choice = None if of.layers is not None and not _has_pattern(of.layers) else found.choice
+        if isinstance(run, observe_attention):
+            found = found if choice is None else without_unread(model, inputs, found)
+            records, outputs = observe(run, inputs, choice and found.choice)
+        else:
+            records, outputs = captured(run, inputs, target, choice)
+        _check_tokens(records, found)
+        relevances = _relevances(of, model, inputs, records, found)
+    return relevances.reshape(*relevances.shape[:-1], *found.places.spatial), outputs
 
 
-def _grid_and_prefix(of: attention_explainer, inputs: Inputs, last: AttentionRecord) -> tuple[tuple[int, ...], int]:
-    """Find the grid of the patches, and the number of tokens before them."""
-    shape = tuple(last.probabilities.shape)
-    images = images_read(bare(of.model), last.name, 3, inputs, of.images)
-    if not images:
-        raise CaptureError(f"expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
-    if all(shape[0] != image.shape[0] for image in images):
+def _asked(of: attention_explainer) -> Asked:
+    """Return what the caller says of the attentions and of the patches."""
+    method = _plain(of.method)
+    name = getattr(method, "__name__", type(method).__name__)
+    grid = None if of.grid is None else tuple(of.grid)
+    said = (grid, of.prefix, of.suffix, of.positions, of.layout, of.images)
+    return Asked(name, of.layers, *said, of_one=method in _OF_ONE, pools=method is not relevance.le_grad)
+
+
+def _plain(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function inside of partial ones."""
+    while isinstance(method, partial):
+        method = method.func
+    return method
+
+
+def _has_pattern(layers: Layers) -> bool:
+    return any(set("*?[") & set(name) for name in cast(tuple[str, ...], layers))
+
+
+def _check_tokens(records: Sequence[AttentionRecord], found: Plan) -> None:
+    """Refuse a run with other tokens than the forward that found the patches."""
+    last, tokens = records[-1], found.seen[found.choice.places[-1]].keys
+    if last.probabilities.shape[-1] != tokens:
         raise CaptureError(
-            f"attention in {last.name!r} is {shape} for {images[0].shape[0]} images: it is in windows, whose tokens "
-            f"are not all the places of the image. {_INSTEAD}"
+            f"attention in {last.name!r} is over {last.probabilities.shape[-1]} tokens in training mode, and over "
+            f"{tokens} in evaluation mode: call model.eval()"
         )
-    spatial = tuple(of.grid) if of.grid is not None else _grid(of, inputs, images, last)
-    before = shape[-1] - math.prod(spatial)
-    if before < 0 or (of.prefix is not None and of.prefix != before):
-        raise CaptureError(
-            f"attention in {last.name!r} is over {shape[-1]} tokens, which are not a grid of {spatial} behind "
-            f"{'any number of' if of.prefix is None else of.prefix} tokens"
-        )
-    return spatial, before
 
 
-def _grid(of: attention_explainer, inputs: Inputs, images: Sequence[Tensor], last: AttentionRecord) -> tuple[int, ...]:
-    """Find the grid of the patches: from the prefix and the image, or without a prefix as `layout.find` does."""
-    tokens = last.probabilities.shape[-1]
-    if of.prefix is not None:
-        found = [_grid_after_prefix(of.prefix, tokens, image.shape[2:]) for image in images]
-    else:
-        shape = (last.probabilities.shape[0], tokens, last.v.shape[1] * last.v.shape[-1])
-        each = [readings_of(bare(of.model), last.name, shape, inputs, image) for image in images]
-        found = [[one.spatial for one in readings if _is_row_by_row(one, shape)] for readings in each]
-    grids = found[0]
-    if any(other != grids for other in found):
-        raise CaptureError(several_images_text(f"the grid of attention in {last.name!r}", inputs, images, of.images))
-    if len(grids) == 1:
-        return grids[0]
-    which = " or ".join(map(str, grids)) if grids else "no grid"
-    behind = "" if of.prefix is None else f", behind {of.prefix} tokens"
-    size = " x ".join(map(str, images[0].shape[2:]))
-    raise CaptureError(
-        f"attention in {last.name!r} is over {tokens} tokens, in which there is {which} of a {size} image, row by "
-        f"row{behind}: pass grid=(height, width) and prefix=. Attention over channels (XCiT) or in windows (Swin, "
-        f"MaxViT) has none. {_INSTEAD}"
+def _relevances(
+    of: attention_explainer, model: nn.Module, inputs: Inputs, records: Sequence[AttentionRecord], found: Plan
+) -> Tensor:
+    """Call the method, with the positions of the patches and the query."""
+    method, where = _plain(of.method), found.places.where
+    parameters = signature(of.method).parameters
+    known: dict[str, Any] = {"positions": where}
+    if "positions" not in parameters:
+        known = {"prefix": _only_prefix(of, where, records[-1].probabilities.shape[-1])}
+
+    def call(query: Query) -> Tensor:
+        context = {**known, "query": query}
+        return of.method(records, **{key: item for key, item in context.items() if key in parameters})
+
+    amid_text = of.positions is not None
+    if not (isinstance(of.query, str) and of.query == "auto"):
+        return call(of.query)
+    if method is relevance.le_grad or averages(model) or "query" not in parameters:
+        return call(None)
+    if method in (relevance.gradient_rollout, relevance.grad_eclip):
+        return read_by_gradient(call, _last_of(of, records), where, amid_text=amid_text)
+    return call(read_by_outputs(model, inputs, found, amid_text=amid_text))
+
+
+def _last_of(of: attention_explainer, records: Sequence[AttentionRecord]) -> AttentionRecord:
+    """Return the record whose row is read: the last, or that of the method's `layer`."""
+    layer = of.method.keywords.get("layer", -1) if isinstance(of.method, partial) else -1
+    return records[layer if isinstance(layer, int) and -len(records) <= layer < len(records) else -1]
+
+
+def _only_prefix(of: attention_explainer, where: Where, tokens: int) -> int:
+    """Return the number of tokens before the patches, for a method that knows no positions."""
+    if isinstance(where, slice) and where.stop == tokens:
+        return int(where.start)
+    name = getattr(of.method, "__name__", repr(of.method))
+    raise CamfnError(
+        f"{name}: the patches are not all tokens behind a prefix, so the method needs a keyword `positions`, which it "
+        "does not have"
     )
-
-
-def _grid_after_prefix(prefix: int, tokens: int, size: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return the grid of one integer stride that the tokens after the prefix make up: a list of one, or empty."""
-    if tokens <= prefix:
-        return []
-    stride = max(round((math.prod(size) / (tokens - prefix)) ** (1 / len(size))), 1)
-    grid = tuple(length // stride for length in size)
-    return [grid] if prefix + math.prod(grid) == tokens else []
-
-
-def _is_row_by_row(reading: Reading, shape: tuple[int, int, int]) -> bool:
-    """Whether a reading of (B, tokens, C) puts all tokens after its prefix on the map row by row."""
-    if reading.layout is None:
-        return False
-    numbers = torch.arange(shape[1])
-    numbers_on_the_map = reading.layout.to_map(numbers[:, None].expand(shape))
-    return torch.equal(numbers_on_the_map[0, 0].flatten(), numbers[reading.prefix :])
-
-
-def _query(model: nn.Module, prefix: int) -> int | None:
-    """Return the token that the model's head reads: 0, or None where timm or Hugging Face state that it averages."""
-    averages = str(getattr(model, "global_pool", "")).startswith(("avg", "max"))
-    averages = averages or getattr(getattr(model, "config", None), "use_mean_pooling", False)
-    return None if averages or not prefix else 0

@@ -1,0 +1,277 @@
+"""What a few forwards tell: which attentions run, which of their tokens see the image, which tokens the outputs read.
+
+NaN spreads to whatever depends on it. So a token comes from the image exactly if NaN in the image makes it NaN.
+"""
+
+# tested in tests/attention/test_places.py
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextvars import copy_context
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .._layout.facts import tower
+from .._layout.readings import images_among
+from .._shared.checks import is_concrete
+from .._shared.inputs import Images, images_of, tensors_in
+from .._shared.vocabulary import Inputs
+from ._capture import forward, leading_sizes
+from ._watch import Site
+
+Result = TypeVar("Result")
+Mask = tuple[tuple[bool, ...], ...]
+"""Of each token of each sample, whether it is NaN: (B, N)."""
+
+
+class Seen(NamedTuple):
+    """What a forward tells of one attention.
+
+    Attributes:
+        name: dotted name of the module in which it ran.
+        tower: dotted name of the tower that it is a part of.
+        is_global: whether it has a row for each sample, and no windows.
+        queries: number of queries.
+        keys: number of keys.
+        width: number of channels of a key.
+    """
+
+    name: str
+    tower: str
+    is_global: bool
+    queries: int
+    keys: int
+    width: int
+
+
+def survey(model: nn.Module, inputs: Inputs) -> tuple[Seen, ...]:
+    """Run the network once, and list its attentions."""
+
+    def look() -> tuple[Seen, ...]:
+        images = images_among(inputs)
+        sizes = [image.shape[0] for image in images] or leading_sizes(inputs)
+        with torch.no_grad():
+            _, sites = forward(model, (), inputs, evaluate=True)
+        return tuple(_seen(site, tower(model, site.name, images), sizes) for site in sites)
+
+    return _remembered(model, ("survey", _shapes(inputs)), look)
+
+
+def _seen(site: Site, path: str, sizes: Sequence[int]) -> Seen:
+    rows = site.q.shape[0]
+    is_global = any(rows == n or (site.q.ndim == 3 and rows % n == 0) for n in sizes)
+    heads = site.k.shape[1] if site.k.ndim > 3 else 1
+    return Seen(site.name, path, is_global, site.q.shape[-2], site.k.shape[-2], heads * site.k.shape[-1])
+
+
+class Sight(NamedTuple):
+    """Which tokens see the image, and which a part of it.
+
+    Attributes:
+        whole: which tokens depend on the image.
+        part: which depend on the part of it that is the first half along the first dimension, and the first third
+            along each other.
+        was_mixed: whether an attention of another tower over the image ran before.
+    """
+
+    whole: Mask
+    part: Mask
+    was_mixed: bool
+
+
+def sights(
+    model: nn.Module, inputs: Inputs, which: Images | None, seen: Sequence[Seen], needed: Sequence[tuple[int, bool]]
+) -> dict[tuple[int, bool], Sight]:
+    """Look at some attentions with the image, and then a part of it, blanked.
+
+    Args:
+        model: the model.
+        inputs: of the model.
+        which: the image, where it is named.
+        seen: all attentions.
+        needed: places among them, each with whether to look at its queries or at its keys.
+
+    Returns:
+        What was seen at each; nothing where no value can be read, or no input is an image.
+    """
+    images = _blankable(inputs, which)
+    if not needed or not images or not may_look(model, inputs):
+        return {}
+
+    def look() -> dict[tuple[int, bool], Sight]:
+        end = max(place for place, _ in needed)
+        whole, part = (_first_attentions(model, _blanked(inputs, images, box), end) for box in (False, True))
+        touched = [bool(site.q.isnan().any()) for site in whole]
+        batch = images[0].shape[0]
+        return {
+            (place, queries): Sight(
+                _mask(whole[place], queries, batch),
+                _mask(part[place], queries, batch),
+                any(touched[i] and seen[i].tower != seen[place].tower for i in range(place)),
+            )
+            for place, queries in needed
+        }
+
+    places = tuple(index for index, leaf in enumerate(pytree.tree_leaves(_plain(inputs))) if _among(leaf, images))
+    key = ("sights", _shapes(inputs), _numbers(inputs), places, tuple(needed))
+    return _remembered(model, key, look)
+
+
+def may_look(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether Python may read what the network computes: outside of `vmap` over images or parameters, and of traces."""
+    return all(map(is_concrete, [*tensors_in(_plain(inputs)), *model.parameters()]))
+
+
+def outputs_read(
+    model: nn.Module, inputs: Inputs, seen: Sequence[Seen], place: int, tokens: Sequence[int] | None = None
+) -> bool:
+    """Whether the outputs of the network depend on some tokens of what an attention returns; None stands for all.
+
+    Of the outputs, those with a place for each token are looked at only where there are no others.
+    """
+    name, count = seen[place].name, seen[place].queries
+
+    def look() -> bool:
+        ended = 0
+
+        def zero(x: Tensor) -> Tensor:
+            added = torch.zeros_like(x)
+            if ended == place:  # the probabilities of this attention, ahead of its end
+                rows = range(x.shape[-2]) if tokens is None else tokens
+                added.index_fill_(-2, torch.tensor(list(rows), device=x.device), torch.nan)
+            return added
+
+        def count_up(sites: list[Site]) -> None:
+            nonlocal ended
+            ended = len(sites)
+
+        with torch.no_grad():
+            outputs, _ = forward(model, (name,), inputs, zero, count_up, evaluate=True)
+        leaves = [leaf for leaf in tensors_in(outputs) if leaf.is_floating_point()]
+        pooled = [leaf for leaf in leaves if not any(abs(n - count) <= _UNPLACED for n in leaf.shape[1:-1])]
+        return any(bool(leaf.isnan().any()) for leaf in pooled or leaves)
+
+    key = ("read", _shapes(inputs), _numbers(inputs), place, None if tokens is None else tuple(tokens))
+    return _remembered(model, key, look)
+
+
+_UNPLACED = 8
+"""States of tokens are as many as the attention's, or fewer by their class tokens and registers."""
+
+
+def _first_attentions(model: nn.Module, inputs: Inputs, end: int) -> list[Site]:
+    """Run the network until its attention number `end` has ended; return the attentions so far."""
+    found: list[Site] = []
+
+    def ended(sites: list[Site]) -> None:
+        if len(sites) > end:
+            found.extend(sites)
+            raise _Enough
+
+    try:
+        with torch.no_grad():
+            # transformers keeps what it collects in a context, which the end of a run by an exception does not restore
+            copy_context().run(forward, model, (), inputs, ended=ended, evaluate=True)
+    except _Enough:
+        pass
+    return found
+
+
+class _Enough(BaseException):
+    """The network has run as far as it is needed; no network catches this as an error of its own."""
+
+
+def _mask(site: Site, queries: bool, batch: int) -> Mask:
+    """Tell which queries or keys are NaN, of each sample."""
+    x = (site.q if queries else site.k).isnan().any(-1)
+    x = x.reshape(batch, -1, x.shape[-1]) if x.shape[0] % batch == 0 else x.reshape(1, -1, x.shape[-1])
+    rows: list[list[bool]] = x.any(1).tolist()
+    return tuple(map(tuple, rows))
+
+
+def _blankable(inputs: Inputs, which: Images | None) -> list[Tensor]:
+    """Return the inputs to blank: the one that is named, or all images, or without an image all floating tensors."""
+    if which is not None:
+        return [images_of(inputs, which)[0]]
+    leaves = [leaf for leaf in pytree.tree_leaves(_plain(inputs)) if isinstance(leaf, Tensor) and leaf.ndim > 1]
+    leaves = [leaf for leaf in leaves if leaf.is_floating_point()]
+    return next((kept for least in (4, 3, 2) if (kept := [leaf for leaf in leaves if leaf.ndim >= least])), [])
+
+
+def _blanked(inputs: Inputs, images: Sequence[Tensor], part: bool) -> Any:
+    """Return the inputs with NaN in the images, or in a part of them."""
+
+    def change(leaf: Any) -> Any:
+        if not _among(leaf, images):
+            return leaf
+        changed = leaf.detach().clone()
+        box = changed
+        if part:
+            for i in range(min(2, leaf.ndim - 1), leaf.ndim):
+                box = box.narrow(i, 0, part_of(leaf.shape[i], i == 2))
+        box.fill_(torch.nan)
+        return changed
+
+    return pytree.tree_map(change, _plain(inputs))
+
+
+def part_of(length: int, is_first: bool) -> int:
+    """Return how much of a dimension of the image is blanked, where a part of it is."""
+    return max(length // 2 if is_first else length // 3, 1)
+
+
+def _among(leaf: Any, images: Sequence[Tensor]) -> bool:
+    return any(leaf is image for image in images)
+
+
+def _plain(inputs: Any) -> Any:
+    return dict(inputs) if isinstance(inputs, Mapping) else inputs
+
+
+_known: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()
+_MOST_KNOWN = 256
+
+
+def _remembered(model: nn.Module, key: Hashable, look: Callable[[], Result]) -> Result:
+    """Return what `look` found before for this model and key, or let it look."""
+    known = _known.setdefault(model, {})
+    full = (_settings(model), key)
+    if full not in known:
+        found = look()
+        if len(known) >= _MOST_KNOWN:
+            known.clear()
+        known[full] = found
+        return found
+    result: Result = known[full]
+    return result
+
+
+def _settings(model: nn.Module) -> int:
+    """Return a number that is another one once a setting of the model, or one of its modules, is another one."""
+    config = getattr(model, "config", None)
+    holders = [vars(module) for module in model.modules()] + [vars(config) if hasattr(config, "__dict__") else {}]
+    plain = (str, int, float, bool, type(None))
+    return hash(
+        (
+            tuple(map(id, model.modules())),
+            tuple((key, item) for held in holders for key, item in held.items() if isinstance(item, plain)),
+        )
+    )
+
+
+def _shapes(inputs: Inputs) -> Hashable:
+    """Return the shapes of the tensors among the inputs, the other inputs, and the structure of them all."""
+    leaves, spec = pytree.tree_flatten(_plain(inputs))
+    told = ((tuple(leaf.shape), leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves)
+    return str(spec), tuple(told)
+
+
+def _numbers(inputs: Inputs) -> Hashable:
+    """Return the numbers of the whole-number inputs, such as texts: where the image stands may depend on them."""
+    whole = [leaf for leaf in tensors_in(_plain(inputs)) if not leaf.is_floating_point()]
+    return tuple(tuple(leaf.flatten().tolist()) if is_concrete(leaf) else id(leaf) for leaf in whole)
