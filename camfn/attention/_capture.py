@@ -418,7 +418,7 @@ def _own_gradients(
         try:
             found = _gradients_of_own_scores(of, used or wanted, rest, score, keep, missing)
         except _NoGradient:
-            if tries == min(_UNUSED_BLOCKS, len(ends) - 1):
+            if tries == min(UNUSED_BLOCKS, len(ends) - 1):
                 raise
             continue
         if len(used) < len(wanted) and not may_end_early:
@@ -427,7 +427,7 @@ def _own_gradients(
     raise AssertionError("the last block wanted is one of the ends")
 
 
-_UNUSED_BLOCKS = 3
+UNUSED_BLOCKS = 3
 """A network may read its features from so many blocks ahead of the last."""
 
 

@@ -112,10 +112,11 @@ def plan(model: nn.Module, inputs: Inputs, asked: Asked) -> Plan:
         groups = [group for group in groups if inside[-1] in group.at]
     finder = _Finder(model, inputs, asked, seen, groups)
     found = [(group, places) for group in groups if (places := finder.places(group)) is not None]
-    if any(places.is_seen for _, places in found):
-        found = [(group, places) for group, places in found if places.is_seen]
+    surest = {group.tower for group, places in found if places.is_seen}
+    if surest:
+        found = [(group, places) for group, places in found if group.tower in surest]
     if len({group.tower for group, _ in found}) == 1 and asked.of_one:
-        found = found[-1:]
+        found = [max(found, key=lambda one: one[0].at[-1])]
     if len(found) != 1:
         raise CaptureError(finder.refusal([group for group, _ in found]))
     ((group, places),) = found
@@ -152,8 +153,11 @@ def _groups(seen: Sequence[Seen], inside: Sequence[int], *, every: bool = False)
 
 
 def _names(seen: Sequence[Seen], at: Iterable[int]) -> str:
-    """Return the argument that names attentions."""
-    names = list(dict.fromkeys(pattern(seen[i].name) for i in at))
+    """Return the argument that names attentions: by patterns, unless these fit others too."""
+    at = set(at)
+    names = list(dict.fromkeys(pattern(seen[i].name) for i in sorted(at)))
+    if any(pattern(one.name) in names for i, one in enumerate(seen) if i not in at):
+        names = list(dict.fromkeys(seen[i].name for i in sorted(at)))
     return repr(names[0] if len(names) == 1 else names)
 
 
@@ -206,6 +210,8 @@ class _Finder:
             return None
 
     def _places(self, group: _Group) -> Places:
+        if any(self.seen[i].is_piece for i in group.at):
+            raise _NoPlaces("for each of several images or frames that are packed into one input: pass one at a time")
         asked, shape = self.asked, (self._batch(), 1, group.tokens, group.tokens)
         if asked.layout is not None:
             return self._laid_out(group, asked.layout)
@@ -256,7 +262,9 @@ class _Finder:
             return self._at_rest(group, asked.grid, tokens - count)
         images = images_read(self.model, name, 3, self.inputs, asked.images)
         if not images:
-            raise _NoPlaces(f"expected an image (B, C, *spatial) among the inputs, got {describe(self.inputs)}")
+            raise _NoPlaces(
+                f"expected an image (B, C, *spatial) among the inputs, or grid=, got {describe(self.inputs)}"
+            )
         if asked.prefix is not None or asked.suffix is not None:
             before, after = asked.prefix or 0, asked.suffix or 0
             each = [_of_one_stride(tokens - before - after, image.shape[2:]) for image in images]
@@ -288,6 +296,8 @@ class _Finder:
         last = self.seen[group.at[-1]]
         shape = (image.shape[0], tokens, last.width)
         found: dict[tuple[tuple[int, ...], tuple[int, ...]], None] = {}
+        if image.ndim == 3 and LayerContext(self.model, last.name, image.shape).facts.stem is None:
+            return []  # a signal, or patches that are packed in the input
         for reading in readings_of(self.model, last.name, shape, self.inputs, image):
             if reading.layout is not None:
                 numbers = torch.arange(tokens)[:, None].expand(shape)
@@ -323,15 +333,23 @@ class _Finder:
                     raise _NoPlaces("of which others come from the image in each sample: pass positions=")
                 same = [(grid, tuple(own[i] for i in order)) for grid, order in self._by_count(group, len(own))]
             if not same:
-                raise _NoPlaces(f"of which {_span(at[0])} come from the image, and are no grid of it")
+                raise _NoPlaces(
+                    f"of which {_span(at[0])} come from the image: {len(at[0])} are no grid of it that the model "
+                    f"states. Pass {_call(at[0])} and grid=(height, width)"
+                )
             found = same
         is_local = part != whole
         if is_local:
-            found = [one for one in found if self._is_where_it_says(one, part)]
+            claimed, found = found, [one for one in found if self._is_where_it_says(one, part)]
+            if claimed and not found:
+                raise _NoPlaces(
+                    f"of which {_span(at[0])} come from the image, but not row by row: the tokens that see a corner of "
+                    f"the image are no corner of a grid of {claimed[0][0]}. Pass positions= and grid=, or layout="
+                )
         elif sight.was_mixed:
-            span = _span(at[0])
             raise _NoPlaces(
-                f"of which {span} come from the image, mixed by the attention of another tower: pass positions="
+                f"of which {_span(at[0])} come from the image, through the attention of another tower. If these are "
+                f"its patches row by row, pass {_call(at[0])} and grid=(height, width)"
             )
         return self._one(group, found, is_local)
 
@@ -407,3 +425,9 @@ def _span(at: Sequence[int]) -> str:
     """Say which tokens positions are."""
     where = _tidy(at)
     return f"{at[0]} to {at[-1]}" if isinstance(where, slice) else f"{len(at)} from {at[0]} to {at[-1]}"
+
+
+def _call(at: Sequence[int]) -> str:
+    """Return the argument that says these positions."""
+    where = _tidy(at)
+    return f"positions=slice({where.start}, {where.stop})" if isinstance(where, slice) else f"positions={list(at)}"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .._shared.checks import is_concrete
 from .._shared.errors import CamfnError
 from .._shared.vocabulary import Inputs
+from ._capture import UNUSED_BLOCKS
 from ._places import Plan
 from ._records import AttentionRecord
 from ._rows import Query, Where
@@ -83,8 +84,11 @@ def read_by_outputs(model: nn.Module, inputs: Inputs, plan: Plan, *, amid_text: 
             return 0
         raise CamfnError("query='auto' cannot be found inside vmap or a trace: pass query=, such as query=0")
 
+    # hidden states tell nothing of what the head reads
+    pooled = outputs_read(model, inputs, plan.seen, place, pooled=True)
+
     def read(tokens: Sequence[int]) -> bool:
-        return outputs_read(model, inputs, plan.seen, place, tokens)
+        return outputs_read(model, inputs, plan.seen, place, tokens, pooled=pooled)
 
     if not read(others):
         return None
@@ -106,13 +110,19 @@ def _first_read(tokens: Sequence[int], read: Callable[[Sequence[int]], bool]) ->
 
 
 def without_unread(model: nn.Module, inputs: Inputs, plan: Plan) -> Plan:
-    """Leave out the last attentions where no output depends on them, as of a tower whose last block but one is read."""
+    """Leave out the last attentions where no output depends on them, as of a tower whose last block but one is read.
+
+    Outputs without a place for each token are asked first, since hidden states of the last block may be among the rest.
+    """
     places = plan.choice.places
     if not may_look(model, inputs):
         return plan
-    while len(places) > 1 and not outputs_read(model, inputs, plan.seen, places[-1]):
-        places = places[:-1]
-    return plan._replace(choice=plan.choice._replace(places=places))
+    for pooled in (True, False):
+        for unread in range(min(UNUSED_BLOCKS + 1, len(places))):
+            end = len(places) - unread
+            if outputs_read(model, inputs, plan.seen, places[end - 1], pooled=pooled):
+                return plan._replace(choice=plan.choice._replace(places=places[:end]))
+    return plan
 
 
 def _others(where: Where, tokens: int) -> list[int]:

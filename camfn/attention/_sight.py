@@ -7,8 +7,9 @@ NaN spreads to whatever depends on it. So a token comes from the image exactly i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextvars import copy_context
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -16,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .._cut.random_state import same_draws
 from .._layout.facts import tower
 from .._layout.readings import images_among
 from .._shared.checks import is_concrete
 from .._shared.inputs import Images, images_of, tensors_in
 from .._shared.vocabulary import Inputs
-from ._capture import forward, leading_sizes
+from ._capture import forward
 from ._watch import Site
 
 Result = TypeVar("Result")
@@ -39,6 +41,8 @@ class Seen(NamedTuple):
         queries: number of queries.
         keys: number of keys.
         width: number of channels of a key.
+        is_piece: whether it takes a piece of the queries and keys that others take pieces of, as where the patches of
+            several images are packed into one sequence.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Seen(NamedTuple):
     queries: int
     keys: int
     width: int
+    is_piece: bool
 
 
 def survey(model: nn.Module, inputs: Inputs) -> tuple[Seen, ...]:
@@ -54,19 +59,32 @@ def survey(model: nn.Module, inputs: Inputs) -> tuple[Seen, ...]:
 
     def look() -> tuple[Seen, ...]:
         images = images_among(inputs)
-        sizes = [image.shape[0] for image in images] or leading_sizes(inputs)
-        with torch.no_grad():
-            _, sites = forward(model, (), inputs, evaluate=True)
-        return tuple(_seen(site, tower(model, site.name, images), sizes) for site in sites)
+        sizes = [image.shape[0] for image in images]
+        _, sites = _run(model, (), inputs)
+        held = Counter(map(_storage, sites))
+        return tuple(
+            _seen(site, tower(model, site.name, images), sizes)._replace(is_piece=held[_storage(site)] > 1)
+            for site in sites
+        )
 
     return _remembered(model, ("survey", _shapes(inputs)), look)
 
 
 def _seen(site: Site, path: str, sizes: Sequence[int]) -> Seen:
     rows = site.q.shape[0]
-    is_global = any(rows == n or (site.q.ndim == 3 and rows % n == 0) for n in sizes)
+    # a dimension more counts windows; without an image, nothing tells windows from samples
+    fits = any((site.q.ndim == 4 and rows == n) or (site.q.ndim == 3 and rows % n == 0) for n in sizes)
+    is_global = site.q.ndim in (2, 3, 4) and (fits or not sizes)
     heads = site.k.shape[1] if site.k.ndim > 3 else 1
-    return Seen(site.name, path, is_global, site.q.shape[-2], site.k.shape[-2], heads * site.k.shape[-1])
+    return Seen(site.name, path, is_global, site.q.shape[-2], site.k.shape[-2], heads * site.k.shape[-1], False)
+
+
+def _storage(site: Site) -> tuple[str, int, int]:
+    """Return what the attentions on pieces of the same queries and keys have in common."""
+    try:
+        return site.name, site.q.untyped_storage().data_ptr(), site.k.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # inside a transform, or without data
+        return site.name, id(site), 0
 
 
 class Sight(NamedTuple):
@@ -128,11 +146,23 @@ def may_look(model: nn.Module, inputs: Inputs) -> bool:
 
 
 def outputs_read(
-    model: nn.Module, inputs: Inputs, seen: Sequence[Seen], place: int, tokens: Sequence[int] | None = None
+    model: nn.Module,
+    inputs: Inputs,
+    seen: Sequence[Seen],
+    place: int,
+    tokens: Sequence[int] | None = None,
+    *,
+    pooled: bool = False,
 ) -> bool:
-    """Whether the outputs of the network depend on some tokens of what an attention returns; None stands for all.
+    """Whether the outputs of the network depend on some tokens of what an attention returns.
 
-    Of the outputs, those with a place for each token are looked at only where there are no others.
+    Args:
+        model: the model.
+        inputs: of the model.
+        seen: all attentions.
+        place: of the attention, among them.
+        tokens: the tokens; None for all.
+        pooled: whether to look at those outputs alone that have no place for each token.
     """
     name, count = seen[place].name, seen[place].queries
 
@@ -150,13 +180,13 @@ def outputs_read(
             nonlocal ended
             ended = len(sites)
 
-        with torch.no_grad():
-            outputs, _ = forward(model, (name,), inputs, zero, count_up, evaluate=True)
+        outputs, _ = _run(model, (name,), inputs, zero, count_up)
         leaves = [leaf for leaf in tensors_in(outputs) if leaf.is_floating_point()]
-        pooled = [leaf for leaf in leaves if not any(abs(n - count) <= _UNPLACED for n in leaf.shape[1:-1])]
-        return any(bool(leaf.isnan().any()) for leaf in pooled or leaves)
+        if pooled:
+            leaves = [leaf for leaf in leaves if not any(0 <= count - n <= _UNPLACED for n in leaf.shape[1:-1])]
+        return any(bool(leaf.isnan().any()) for leaf in leaves)
 
-    key = ("read", _shapes(inputs), _numbers(inputs), place, None if tokens is None else tuple(tokens))
+    key = ("read", _shapes(inputs), _numbers(inputs), place, None if tokens is None else tuple(tokens), pooled)
     return _remembered(model, key, look)
 
 
@@ -173,13 +203,16 @@ def _first_attentions(model: nn.Module, inputs: Inputs, end: int) -> list[Site]:
             found.extend(sites)
             raise _Enough
 
-    try:
-        with torch.no_grad():
-            # transformers keeps what it collects in a context, which the end of a run by an exception does not restore
-            copy_context().run(forward, model, (), inputs, ended=ended, evaluate=True)
-    except _Enough:
-        pass
+    with suppress(_Enough):
+        _run(model, (), inputs, ended=ended)
     return found
+
+
+def _run(model: nn.Module, *args: Any, **options: Any) -> tuple[Any, list[Site]]:
+    """Run `forward` in evaluation mode, without a graph, and without taking random numbers from the process."""
+    tensors = [x for x in tensors_in(_plain(args[1])) if x.device.type != "cpu"]
+    with torch.no_grad(), same_draws(tensors[0].device if tensors else torch.device("cpu"))():
+        return forward(model, *args, **options, evaluate=True)
 
 
 class _Enough(BaseException):
@@ -189,7 +222,8 @@ class _Enough(BaseException):
 def _mask(site: Site, queries: bool, batch: int) -> Mask:
     """Tell which queries or keys are NaN, of each sample."""
     x = (site.q if queries else site.k).isnan().any(-1)
-    x = x.reshape(batch, -1, x.shape[-1]) if x.shape[0] % batch == 0 else x.reshape(1, -1, x.shape[-1])
+    tokens = x.shape[-1]
+    x = x.reshape(1 if x.numel() // tokens % batch else batch, -1, tokens)
     rows: list[list[bool]] = x.any(1).tolist()
     return tuple(map(tuple, rows))
 

@@ -584,9 +584,9 @@ def test_windows_are_told_what_to_take() -> None:
     model = timm.create_model("swin_tiny_patch4_window7_224", embed_dim=12, num_classes=7).eval()
     x = images(2, 3, 224, 224)
     for method in (attention_rollout, gradient_rollout):
-        with pytest.raises(ValueError, match=r"same tokens of the whole image.*\(128, 3, 49, 49\).*Swin.*grad_cam"):
+        with pytest.raises(ValueError, match=r"same tokens of the whole image.*49 tokens, in windows.*grad_cam"):
             attention_explainer(method, model)(x)
-    with pytest.raises(CaptureError, match="windows"):
+    with pytest.raises(CamfnError, match="windows"):
         attention_explainer(le_grad, model)(x)
     with pytest.raises(CaptureError, match=r"in windows.*grad_cam"):
         attention_explainer(raw_attention, model, "layers.0")(x)
@@ -622,19 +622,10 @@ def test_a_grid_that_does_not_fit() -> None:
     for options in ({"grid": (4, 4)}, {"grid": (3, 4), "prefix": 2}):
         with pytest.raises(CaptureError, match="13 tokens, which are not a grid"):
             attention_explainer(raw_attention, net, **options)(x)
-    with pytest.raises(CaptureError, match=r"no grid of a 12 x 16 image, row by row, behind 3 tokens: pass grid"):
+    with pytest.raises(CaptureError, match=r"1 to 12 come from the image: 12 are no grid"):
         attention_explainer(raw_attention, net, prefix=3)(x)
     with pytest.raises(CaptureError, match=r"expected an image"):
         attention_explainer(raw_attention, nn.MultiheadAttention(8, 2))([torch.ones(3, 8)] * 3)
-
-
-def test_tokens_that_do_not_follow_each_other_row_by_row() -> None:
-    """Hiera's are in the order of the strides that they were unrolled by, but for its last stage."""
-    model = timm.create_model("hiera_tiny_224", img_size=(64, 96), stages=(1, 1, 2, 2), embed_dim=16, num_heads=1)
-    x = images(2, 3, 64, 96)
-    assert attention_explainer(raw_attention, model.eval(), "blocks.5")(x).shape == (2, 2, 3)
-    with pytest.raises(CaptureError, match=r"over 24 tokens, in which there is no grid .* row by row"):
-        attention_explainer(raw_attention, model, "blocks.3")(x)
 
 
 def test_the_registry_names_the_methods_of_the_module() -> None:
