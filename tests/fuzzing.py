@@ -310,6 +310,7 @@ VALUES = [
     "Layout",
     "Method",
     "Curve",
+    "WindowScores",
     "Cascade",
     "Concepts",
     "NamedClass",
