@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._command import DeviceOption, app
-from ._options import NO_OPTIONS, ModelOptions, model_options
+from ._options import AS_THEY_ARE, NO_OPTIONS, ModelOptions, ReadOptions, option_groups
 from ._terminal import progress_bars, refusals
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Throw away the resul
 
 
 @app.command()
-@model_options
+@option_groups
 def evaluate(
     photos: PhotosArgument = "builtin",
     out: Annotated[Path, typer.Option(help="Folder of the results; the same again goes on where it was left.")] = Path(
@@ -80,6 +80,7 @@ def evaluate(
     ),
     models: Annotated[str, typer.Option("--models", help="Names separated by spaces, as for explain.")] = "lite0",
     options: ModelOptions = NO_OPTIONS,
+    reading: ReadOptions = AS_THEY_ARE,
     methods: MethodsOption = "cheap",
     layers: LayersOption = "auto",
     metrics: Annotated[str, typer.Option(help="Names separated by spaces, or all.")] = "all",
@@ -123,7 +124,7 @@ def evaluate(
             chunk_size=chunk_size,
         )
         _check_ranking(protocol, by)
-        photo_list = read_photos(photos)
+        photo_list = [photo._replace(read_as=reading.read_as()) for photo in read_photos(photos)]
         case_list = cases(models.split(), methods.split(), layers.split())
         settings: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
         store = _run_with_bar(
@@ -141,13 +142,14 @@ def evaluate(
 
 
 @app.command()
-@model_options
+@option_groups
 def tune(
     photos: PhotosArgument = "builtin",
     metric: Annotated[str, typer.Option(help="The metric to do well on.")] = "energy_in_box",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("tuning"),
     model: Annotated[str, typer.Option("--model", help="As for explain.")] = "lite0",
     options: ModelOptions = NO_OPTIONS,
+    reading: ReadOptions = AS_THEY_ARE,
     methods: MethodsOption = "cheap score_cam:top_k=0.02|0.05",
     layers: LayersOption = "auto",
     share: Annotated[float, typer.Option(min=0, max=1, help="Of the photos that is held out.")] = 0.5,
@@ -172,7 +174,8 @@ def tune(
 
         place, loader = str(pick_device(device)), options.loader([model])
         protocol = _protocol(metric, target, removed, step=step, seed=seed, chunk_size=chunk_size)
-        photo_list, case_list = read_photos(photos), cases([model], methods.split(), layers.split())
+        photo_list = [photo._replace(read_as=reading.read_as()) for photo in read_photos(photos)]
+        case_list = cases([model], methods.split(), layers.split())
         settings: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
         best = _run_with_bar(
             "tuning",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._command import MODELS, DeviceOption, ModelOption, TargetOption, app, header
-from ._options import NO_OPTIONS, ModelOptions, model_options
+from ._command import MODELS, PHOTOS, DeviceOption, ModelOption, TargetOption, app, header
+from ._options import AS_THEY_ARE, NO_OPTIONS, ModelOptions, ReadOptions, named_photos, option_groups
 from ._terminal import refusals, run_job
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ class FusionOption(str, Enum):
 
 
 @app.command()
-@model_options
+@option_groups
 def explain(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.", show_default=False)],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help=PHOTOS, show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("maps"),
     model: ModelOption = "lite0",
     method: Annotated[
@@ -52,6 +52,7 @@ def explain(
     layer: Annotated[str, typer.Option(help="A dotted name (see: camfn layers), or auto.")] = "auto",
     target: TargetOption = "top",
     options: ModelOptions = NO_OPTIONS,
+    reading: ReadOptions = AS_THEY_ARE,
     device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 8,
     chunk_size: Annotated[int | None, typer.Option(min=1, help="Perturbed forwards at a time.")] = None,
@@ -106,12 +107,13 @@ def explain(
             refuse_task,
         )
 
-        chosen, place = pick_method(method, seed), pick_device(device)
+        chosen, place, read_as = pick_method(method, seed), pick_device(device), reading.read_as()
         pick_colormap(colormap)
         refuse_layer(chosen, method, layer)
         info = info_of(chosen)
         if info.kind == "network" and (several is not None or eigen_smooth):
             raise UsageError(f"{method} is of the whole network: leave --layers and --eigen-smooth out")
+        photos, told = named_photos(photos)
         loaded = options.load(model)
         choice = pick_target(target, loaded)
         if not info.explains_class:
@@ -144,6 +146,7 @@ def explain(
             layer_name=pick_layer(loaded.model, layer),
             device=place,
             batch_size=loaded.batch or batch_size,
+            read_as=read_as,
             chunk_size=chunk_size,
             alpha=alpha,
             colormap=colormap,
@@ -153,13 +156,14 @@ def explain(
                 options,
                 loaded,
                 place,
+                **reading.record(),
                 method=method,
                 target=target or None,
                 **({} if task is TaskOption.classify else {"task": task.value}),
                 **_changes_record(changes._asdict()),
             ),
         )
-        problems = run_job(job)
+        problems = run_job(job, told)
     raise typer.Exit(1 if problems else 0)
 
 
@@ -178,7 +182,7 @@ def list_methods() -> None:
 
 
 @app.command("layers")
-@model_options
+@option_groups
 def list_layers(
     model: Annotated[str, typer.Argument(help=MODELS, show_default=False)],
     options: ModelOptions = NO_OPTIONS,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import image, observe, resume
 from .._photos.layer import Layer, choose_layer
-from .._photos.read import read_or_error, read_photo
+from .._photos.read import DEFAULT, ReadAs, read_or_error, read_photo
 from .._shared.errors import UsageError
 from .._shared.files import write_whole
 from ..factorize import NamedClass, Negative, deep_feature_factorization, tail_scores, top_classes
@@ -59,6 +59,7 @@ class FactorizeJob:
         batch_size: number of photos that run at once.
         alpha: opacity of the colors.
         header: the part of the record that describes model, options, device and versions.
+        read_as: the window of gray values, and the frame.
         progress: not used, since no forward is perturbed; `run_job` sets it on every job.
         layer: the layer, after the first batch.
         records: the records of the photos so far, in order.
@@ -75,6 +76,7 @@ class FactorizeJob:
     batch_size: int
     alpha: float
     header: Record
+    read_as: ReadAs = DEFAULT
     progress: Callable[[int, int], None] | None = None
     layer: Layer | None = None
     records: list[Record] = field(default_factory=list)
@@ -91,7 +93,7 @@ class FactorizeJob:
         inputs: list[Tensor] = []
         problems: list[str | None] = []
         for item in plans:
-            photo = read_or_error(item.photo)
+            photo = read_or_error(item.photo, self.read_as)
             readable = isinstance(photo, Image.Image)
             problems.append(None if readable else str(photo))
             if isinstance(photo, Image.Image):
@@ -154,7 +156,10 @@ class FactorizeJob:
         seen = bool(result.maps.any())
         if seen:
             # The photo is read again, because a large set of photos does not fit in memory.
-            view = torch.from_numpy(np.array(self.loaded.view(read_photo(item.photo)))).permute(2, 0, 1) / 255
+            view = (
+                torch.from_numpy(np.array(self.loaded.view(read_photo(item.photo, self.read_as)))).permute(2, 0, 1)
+                / 255
+            )
             labels = [_label(classes) for classes in result.classes]
             drawn = image.concepts(view, result.maps[None], labels, alpha=self.alpha, scale=result.scale)
             write_whole(picture, partial(image.save, drawn[0]))

@@ -40,9 +40,9 @@ def plan_files(
         for photo, stem in zip(photos, _unique(photo.stem for photo in photos), strict=True)
     ]
     files = [with_ending(base, end) for item in plans for base in item.bases for end in ("png", "npy")] + [out / record]
-    inputs = {photo.resolve() for photo in photos}
+    inputs = {os.path.realpath(photo) for photo in photos}
     for file in files:
-        if file.resolve() in inputs:
+        if os.path.realpath(file) in inputs:
             raise UsageError(f"the output {file} would replace a photo given: choose another --out")
         if os.path.lexists(file) and not force:
             raise UsageError(f"{file} exists already: give --force to replace it, or choose another --out")

@@ -21,7 +21,7 @@ from .. import image
 from .._photos.classes import ClassChoice, first_score, no_class
 from .._photos.explain import Changes, Explained, explain_batch
 from .._photos.layer import Layer, choose_layer, choose_layers
-from .._photos.read import read_or_error
+from .._photos.read import DEFAULT, ReadAs, read_or_error
 from .._shared.errors import PhotoError
 from .._shared.files import write_whole
 from ..catalogue import info_of
@@ -49,6 +49,7 @@ class Job:
         colormap: colormap of the overlay.
         header: the part of the record that describes model, options, device and versions.
         changes: transformations of the method.
+        read_as: the window of gray values, and the frame.
         progress: called with (done, total) after each chunk of perturbed forwards.
         layer: the layer, after the first batch.
         records: the records of the photos so far, in order.
@@ -66,6 +67,7 @@ class Job:
     alpha: float
     colormap: str
     header: Record
+    read_as: ReadAs = DEFAULT
     changes: Changes = field(default_factory=Changes)
     progress: Callable[[int, int], None] | None = None
     layer: Layer | None = None
@@ -76,7 +78,7 @@ class Job:
         self.loaded.model.to(self.device)
         plans = iter(self.plans)
         while batch := list(islice(plans, self.batch_size)):
-            photos = [read_or_error(item.photo) for item in batch]
+            photos = [read_or_error(item.photo, self.read_as) for item in batch]
             explained = self._explain_all(photos)
             for item, photo in zip(batch, photos, strict=True):
                 record: Record = {"photo": str(item.photo), "problem": None, "top": [], "explanations": []}

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from .._photos.read import ReadAs
     from ..zoo import Loaded
 
 
@@ -95,29 +97,79 @@ class ModelOptions(NamedTuple):
         return {"loader": partial(load, **self.arguments())} if self.arguments() else {}
 
 
-NO_OPTIONS = ModelOptions()
+class ReadOptions(NamedTuple):
+    """How photos are read; the fields are options of every command that reads photos.
+
+    Attributes:
+        window: LOW,HIGH, full or auto.
+        frame: of several frames, counted from 1.
+    """
+
+    window: Annotated[
+        str | None,
+        typer.Option(
+            help="Gray values to show of photos of 16 bits and DICOM: LOW,HIGH; full; or auto, each photo's own range.",
+            show_default=False,
+        ),
+    ] = None
+    frame: Annotated[int | None, typer.Option(min=1, help="Of several frames, counted from 1.", show_default=False)] = (
+        None
+    )
+
+    def record(self) -> dict[str, Any]:
+        """Return the options that were given."""
+        return {key: value for key, value in self._asdict().items() if value is not None}
+
+    def read_as(self) -> ReadAs:
+        """Return how photos are read.
+
+        Raises:
+            UsageError: a window that is none.
+        """
+        from .._photos.read import ReadAs
+        from .._photos.window import read_window
+
+        return ReadAs(read_window(self.window), self.frame)
 
 
-def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command an option for each field of `ModelOptions`, in the place of its parameter `options`."""
+NO_OPTIONS, AS_THEY_ARE = ModelOptions(), ReadOptions()
+_GROUPS = (ModelOptions, ReadOptions)
+
+
+def option_groups(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command an option for each field of its parameters that are `ModelOptions` or `ReadOptions`."""
     hints = get_type_hints(command, include_extras=True)
-    fields = get_type_hints(ModelOptions, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if hint in _GROUPS}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
-        if name == "options":
-            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        if name in groups:
+            kind, fields = inspect.Parameter.POSITIONAL_OR_KEYWORD, get_type_hints(groups[name], include_extras=True)
             parameters += [inspect.Parameter(key, kind, default=None, annotation=hint) for key, hint in fields.items()]
         else:
             parameters.append(parameter.replace(annotation=hints[name]))
 
     @wraps(command)
     def called(**given: Any) -> Any:
-        options = ModelOptions(**{key: given.pop(key) for key in fields})
-        return command(**given, options=options)
+        made = {name: group(**{key: given.pop(key) for key in group._fields}) for name, group in groups.items()}
+        return command(**given, **made)
 
     vars(called)["__signature__"] = inspect.Signature(parameters)
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called
+
+
+def named_photos(words: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Find the photos that a user named, and say at once which are missing.
+
+    Returns:
+        The photos, and the lines that were printed.
+    """
+    from .._photos.find import find_photos
+
+    photos, problems = find_photos(words)
+    for problem in problems:
+        print(f"camfn: {problem}", file=sys.stderr)
+    return photos, problems
 
 
 def _size(name: str, text: str) -> int | tuple[int, int]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ._command import DeviceOption, ModelOption, TargetOption, app, header
-from ._options import NO_OPTIONS, ModelOptions, model_options
+from ._command import PHOTOS, DeviceOption, ModelOption, TargetOption, app, header
+from ._options import AS_THEY_ARE, NO_OPTIONS, ModelOptions, ReadOptions, named_photos, option_groups
 from ._terminal import progress_bars, refusals, run_job, second_bar
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 @app.command()
-@model_options
+@option_groups
 def guided(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.", show_default=False)],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help=PHOTOS, show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("maps"),
     model: ModelOption = "lite0",
     method: Annotated[
@@ -32,6 +32,7 @@ def guided(
     layer: Annotated[str, typer.Option(help="Of guided_grad_cam: a dotted name, or auto.")] = "auto",
     target: TargetOption = "top",
     options: ModelOptions = NO_OPTIONS,
+    reading: ReadOptions = AS_THEY_ARE,
     device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the method that draws: smooth_grad.")] = 0,
@@ -50,8 +51,9 @@ def guided(
         from ._job import Job
         from ._options import pick_device, pick_layer, refuse_layer
 
-        chosen, place = pick_picture(method, seed), pick_device(device)
+        chosen, place, read_as = pick_picture(method, seed), pick_device(device), reading.read_as()
         refuse_layer(chosen, method, layer)
+        photos, told = named_photos(photos)
         loaded = options.load(model)
         choice = pick_target(target, loaded)
         job = Job(
@@ -63,6 +65,7 @@ def guided(
             layer_name=pick_layer(loaded.model, layer),
             device=place,
             batch_size=loaded.batch or batch_size,
+            read_as=read_as,
             chunk_size=None,
             alpha=1.0,
             colormap="turbo",
@@ -71,18 +74,19 @@ def guided(
                 options,
                 loaded,
                 place,
+                **reading.record(),
                 method=method,
                 target=target,
             ),
         )
-        problems = run_job(job)
+        problems = run_job(job, told)
     raise typer.Exit(1 if problems else 0)
 
 
 @app.command()
-@model_options
+@option_groups
 def factorize(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.", show_default=False)],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help=PHOTOS, show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("maps"),
     model: ModelOption = "lite0",
     rank: Annotated[int, typer.Option(min=1, max=10, help="Number of concepts.")] = 5,
@@ -92,6 +96,7 @@ def factorize(
     ] = True,
     negative: Annotated[str, typer.Option(help="Negative activations: error, or relu to set them to 0.")] = "error",
     options: ModelOptions = NO_OPTIONS,
+    reading: ReadOptions = AS_THEY_ARE,
     device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 8,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the strongest colors.")] = 0.8,
@@ -115,7 +120,9 @@ def factorize(
 
         if negative not in ("error", "relu"):
             raise UsageError(f"--negative {negative!r}: expected error or relu")
-        place, loaded = pick_device(device), options.load(model)
+        place, read_as = pick_device(device), reading.read_as()
+        photos, told = named_photos(photos)
+        loaded = options.load(model)
         job = FactorizeJob(
             plans=plan_files(photos, out, "concepts", ClassChoice(None), force, RECORD),
             out=out,
@@ -126,23 +133,25 @@ def factorize(
             layer_name=pick_layer(loaded.model, layer),
             device=place,
             batch_size=loaded.batch or batch_size,
+            read_as=read_as,
             alpha=alpha,
             header=header(
                 model,
                 options,
                 loaded,
                 place,
+                **reading.record(),
                 rank=rank,
                 together=together,
                 negative=negative,
             ),
         )
-        problems = run_job(job)
+        problems = run_job(job, told)
     raise typer.Exit(1 if problems else 0)
 
 
 @app.command()
-@model_options
+@option_groups
 def compare(
     photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="An image file.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("compare.png"),
@@ -157,6 +166,7 @@ def compare(
     layer: Annotated[str, typer.Option(help="A dotted name (see: camfn layers), or auto.")] = "auto",
     target: TargetOption = "top",
     options: ModelOptions = NO_OPTIONS,
+    reading: ReadOptions = AS_THEY_ARE,
     device: DeviceOption = "auto",
     chunk_size: Annotated[int | None, typer.Option(min=1, help="Perturbed forwards at a time.")] = None,
     seed: Annotated[int, typer.Option(help="Of the methods that draw: random_cam, ss_cam, rise, ...")] = 0,
@@ -184,7 +194,7 @@ def compare(
         chosen, place = pick_methods(methods, seed), pick_device(device)
         pick_colormap(colormap)
         check_writable(out, force)
-        picture = read_photo(photo)
+        picture = read_photo(photo, reading.read_as())
         loaded = options.load(model)
         choice = pick_target(target, loaded)
         if choice.best > 1:

@@ -92,7 +92,7 @@ class TaskJob(Job):
         if self.task == "similar":
             assert self.like is not None
             with torch.no_grad():
-                given = self.loaded.preprocess(read_photo(self.like))[None].to(self.device)
+                given = self.loaded.preprocess(read_photo(self.like, self.read_as))[None].to(self.device)
                 reference = embedding_of(self.loaded)(given)[0]
             target = similarity(reference)
             return [(target, self._facts(0, target(outputs)[0]) | {"name": str(self.like)})]

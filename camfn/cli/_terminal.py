@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rich  # noqa: F401  # its parts are imported on use, and a missing package is said first
 import typer
 
 from .._shared.errors import CamfnError
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
     from ._job import Job
 
 
-def run_job(job: Job | FactorizeJob) -> int:
+def run_job(job: Job | FactorizeJob, told: Sequence[str] = ()) -> int:
     """Run a job and print a line for each explanation as soon as its files are written.
 
     Args:
         job: the photos, the model and the options of one command.
+        told: problems that were printed before.
 
     Returns:
         The number of photos that could not be read and of maps that show nothing.
@@ -42,7 +44,7 @@ def run_job(job: Job | FactorizeJob) -> int:
                     print(line)
                 print(f"layer {job.layer.name}: {job.layer.reason}")
                 announced = True
-            problems += _print_record(record, job.out)
+            problems += _print_record(record, job.out, told)
     print(f"record of the run: {job.record_file}")
     return problems
 
@@ -86,7 +88,7 @@ def second_bar(progress: Progress, task: TaskID) -> Callable[..., None]:
     return show_progress
 
 
-def _print_record(record: dict[str, Any], out: Path) -> int:
+def _print_record(record: dict[str, Any], out: Path, told: Sequence[str]) -> int:
     """Print the explanations of one photo, and its problems on stderr; return the number of problems."""
     problems = [record["problem"]] if record["problem"] else []
     if record.get("picture"):
@@ -106,7 +108,8 @@ def _print_record(record: dict[str, Any], out: Path) -> int:
                 )
             )
     for problem in problems:
-        print(f"camfn: {problem}", file=sys.stderr)
+        if problem not in told:
+            print(f"camfn: {problem}", file=sys.stderr)
     return len(problems)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from .._photos.read import decode_photo
+from .._photos.read import DEFAULT, ReadAs, bytes_of, decode_photo
 from .._shared.errors import PhotoError, UsageError
 
 Box = tuple[float, float, float, float]
@@ -31,6 +31,7 @@ class Photo(NamedTuple):
         label: a class index or name, as `--target` takes them; None if it is unknown.
         boxes: boxes of the class, as fractions of the upright photo; empty if they are unknown.
         member: the file's name inside the archive; None for a file of its own.
+        read_as: the window of deep gray values, and the frame.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Photo(NamedTuple):
     label: str | None = None
     boxes: tuple[Box, ...] = ()
     member: str | None = None
+    read_as: ReadAs = DEFAULT
 
     def read(self) -> Image.Image:
         """Decode the photo, upright, as RGB.
@@ -46,7 +48,7 @@ class Photo(NamedTuple):
             PhotoError: the file is missing, truncated, or not an image.
         """
         if self.member is None:
-            return decode_photo(self.path.read_bytes, self.name)
+            return decode_photo(lambda: bytes_of(self.path), self.name, self.read_as)
 
         def extract() -> bytes:
             with tarfile.open(self.path) as archive:
@@ -55,7 +57,7 @@ class Photo(NamedTuple):
                     raise OSError(f"{self.member} is no file of the archive")
                 return file.read()
 
-        return decode_photo(extract, self.name)
+        return decode_photo(extract, self.name, self.read_as)
 
 
 def read_photos(source: str | Path) -> list[Photo]:
@@ -217,7 +219,7 @@ def _in_pixels(
 def _size(path: Path) -> tuple[int, int] | None:
     """Read the size of the upright photo; None if that fails, which `run` then records."""
     try:
-        return decode_photo(path.read_bytes, str(path)).size
+        return decode_photo(lambda: bytes_of(path), str(path), ReadAs("full")).size
     except PhotoError:
         return None
 

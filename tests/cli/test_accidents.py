@@ -85,7 +85,8 @@ def test_a_command_ends_with_70_where_a_library_fails(monkeypatch: pytest.Monkey
         raise ValueError("a library's own")
 
     monkeypatch.setattr("camfn.zoo.load", broken)
-    result = CliRunner().invoke(app, ["explain", str(tmp_path / "a.png"), "--out", str(tmp_path)])
+    (tmp_path / "a.png").touch()
+    result = CliRunner().invoke(app, ["explain", str(tmp_path / "a.png"), "--out", str(tmp_path / "out")])
     assert result.exit_code == 70
     assert "ValueError: a library's own" in result.stderr
 

@@ -348,12 +348,14 @@ def test_a_folder_that_cannot_be(net: Net, noise: Callable[..., Path]) -> None:
 def test_unreadable_photos_are_named_and_the_others_kept(net: Net, noise: Callable[..., Path], tmp_path: Path) -> None:
     text = tmp_path / "notes.jpg"
     text.write_text("not an image")
-    given = [text, noise("a.png", 1), tmp_path / "absent.png", noise("b.png", 2), tmp_path]
+    loop = tmp_path / "loop.png"
+    loop.symlink_to(loop)
+    given = [text, noise("a.png", 1), tmp_path / "absent.png", noise("b.png", 2), loop]
     out = tmp_path / "out"
     for size in (1, 2, 8):
         result = run("explain", *given, "--out", out, "--batch-size", size, "--force")
         assert result.exit_code == 1
-        for path, words in ((text, "not an image"), (given[2], "No such file"), (tmp_path, "directory")):
+        for path, words in ((text, "not an image"), (given[2], "No such file"), (loop, "symbolic links")):
             assert any(f"{path}:" in line and words in line for line in result.stderr.splitlines())
         assert len(result.stderr.splitlines()) == 3
         made = record(out)
@@ -364,10 +366,18 @@ def test_unreadable_photos_are_named_and_the_others_kept(net: Net, noise: Callab
         assert (out / "b.grad_cam.png").is_file()
 
 
+def test_a_missing_photo_is_found_before_the_model_is_loaded(net: Net, tmp_path: Path, forwards: list[str]) -> None:
+    result = run("explain", tmp_path / "absent.png", "--out", tmp_path / "out", "--model", "timm:nothing_of_this_name")
+    refused(result, "there is no photo", "absent.png")
+    assert forwards == []
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_readable_photo_at_all(net: Net, tmp_path: Path, forwards: list[str]) -> None:
-    result = run("explain", tmp_path / "absent.png", "--out", tmp_path / "out")
+    (tmp_path / "notes.png").write_text("no photo")
+    result = run("explain", tmp_path / "notes.png", "--out", tmp_path / "out")
     assert result.exit_code == 1
-    assert "absent.png" in result.stderr
+    assert "notes.png" in result.stderr
     assert forwards == []
     made = record(tmp_path / "out")
     assert made["layer"] is None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camfn._photos.read import read_photo, to_rgb
-from camfn._shared.errors import PhotoError
+from camfn._photos.read import ReadAs, read_photo, to_rgb
+from camfn._photos.window import read_window
+from camfn._shared.errors import PhotoError, UsageError
 
 Pixel = tuple[int, int, int]
 
@@ -105,9 +109,123 @@ def test_sixteen_bits_are_scaled(tmp_path: Path, name: str) -> None:
     assert loaded(image, tmp_path / name) == gray(0, 1, 100, 255)
 
 
-def test_a_dark_sixteen_bit_photo_stays_dark(tmp_path: Path) -> None:
-    image = Image.fromarray(np.array([[0, 257, 514]], np.uint16))
-    assert loaded(image, tmp_path / "x.png") == gray(0, 1, 2)
+def test_twelve_bits_in_sixteen_are_never_black_in_silence(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.fromarray(np.array([[0, 819, 4095]], np.uint16)).save(path)
+    with pytest.raises(PhotoError, match=r"0 to 4095 of 0 to 65535.*--window 0,4095.*auto.*full"):
+        read_photo(path)
+
+    def row_of(window: str) -> list[int]:
+        row: list[int] = np.asarray(read_photo(path, ReadAs(read_window(window))))[0, :, 0].tolist()
+        return row
+
+    assert row_of("0,4095") == [0, 51, 255]
+    assert row_of("auto") == [0, 51, 255]
+    assert row_of("full") == [0, 3, 16]
+    assert row_of("819,2457") == [0, 0, 255]
+    for wrong in ("5", "5,5", "9,1", "a,b", "nan,1", "Full", "1,2,3"):
+        with pytest.raises(UsageError, match="expected LOW,HIGH"):
+            read_window(wrong)
+
+
+@pytest.mark.parametrize("values", [[0, 1000, 16383], [30000, 31000, 32000], [7, 7, 7]])
+def test_a_range_below_a_quarter_is_refused(tmp_path: Path, values: list[int]) -> None:
+    for kind in (np.uint16, np.int32):
+        Image.fromarray(np.array([values], kind)).save(tmp_path / "x.tif")
+        with pytest.raises(PhotoError, match="less than a quarter"):
+            read_photo(tmp_path / "x.tif")
+    Image.fromarray(np.array([values], np.float32) / 65535).save(tmp_path / "y.tif")
+    with pytest.raises(PhotoError, match="less than a quarter"):
+        read_photo(tmp_path / "y.tif")
+
+
+def test_colors_of_sixteen_bits_are_never_black_in_silence(tmp_path: Path) -> None:
+    pixels = np.zeros((1, 3, 3), np.uint16)
+    for high, fine in ((4095, False), (65535, True)):
+        pixels[0, 2] = high
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+        path = tmp_path / f"{high}.png"
+        path.write_bytes(png(3, 1, 16, 2, rows))
+        if fine:
+            assert np.asarray(read_photo(path)).max() == 255
+        else:
+            with pytest.raises(PhotoError, match="colors of 16 bits"):
+                read_photo(path)
+            assert np.asarray(read_photo(path, ReadAs("full"))).max() == 15
+
+
+def png(width: int, height: int, bits: int, color: int, rows: bytes) -> bytes:
+    """Write a PNG, which Pillow cannot with 16 bits a color."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_a_chosen_frame(tmp_path: Path) -> None:
+    path = tmp_path / "x.gif"
+    Image.new("L", (2, 2), 30).save(path, save_all=True, append_images=[Image.new("L", (2, 2), 200)])
+    assert np.asarray(read_photo(path, ReadAs(frame=2)))[0, 0].tolist() == [200, 200, 200]
+    with pytest.raises(PhotoError, match="it has 2 frames, and --frame 3"):
+        read_photo(path, ReadAs(frame=3))
+
+
+# nothing is started, and nothing ends the run
+
+
+def test_no_program_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("Popen", "run", "call", "check_call", "check_output"):
+        monkeypatch.setattr(f"subprocess.{name}", lambda *_, **__: pytest.fail("a program was started"))
+    monkeypatch.setattr("os.system", lambda *_: pytest.fail("a program was started"))
+    text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    for name in ("cat.jpg", "cat.png", "cat.eps", "cat.ps", "cat", "cat.tif", "cat.wmf", "cat.xyz"):
+        (tmp_path / name).write_bytes(text)
+        with pytest.raises(PhotoError, match=name):
+            read_photo(tmp_path / name)
+
+
+def test_a_name_that_is_wrong_about_its_format(tmp_path: Path) -> None:
+    Image.new("RGB", (3, 2), "red").save(tmp_path / "x.png")
+    (tmp_path / "x.png").rename(tmp_path / "x.jpg")
+    assert read_photo(tmp_path / "x.jpg").getpixel((0, 0)) == (255, 0, 0)
+    Image.new("RGB", (3, 2), "red").save(tmp_path / "x.tga")
+    assert read_photo(tmp_path / "x.tga").getpixel((0, 0)) == (255, 0, 0)
+    (tmp_path / "x.tga").rename(tmp_path / "y.jpg")
+    with pytest.raises(PhotoError, match="not an image"):
+        read_photo(tmp_path / "y.jpg")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("first\nsecond"), NotImplementedError(), MemoryError(), RecursionError("deep")]
+)
+def test_whatever_a_decoder_raises_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    Image.new("RGB", (3, 2)).save(tmp_path / "x.png")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(PhotoError, match=r"x\.png: .") as caught:
+        read_photo(tmp_path / "x.png")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, words in (
+        (tmp_path / "loop.png", "symbolic links"),
+        (tmp_path / "pipe.png", "a pipe or a device"),
+        (Path("/dev/zero"), "a pipe or a device"),
+        (tmp_path / ("x" * 300), "too long"),
+        (tmp_path / "x\0y", "null"),
+    ):
+        with pytest.raises(PhotoError, match=words):
+            read_photo(path)
 
 
 def test_big_endian_sixteen_bits() -> None:
