@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .._layout.guesses import guesses
 from .._layout.readings import (
     Found,
     check_layout,
@@ -82,8 +83,8 @@ def reading_for(options: ReadingOptions, model: nn.Module, name: str, raw: Tenso
     if key in verdicts:
         return verdicts[key]
     found = found_by_facts(model, name, raw, inputs, options.images)
-    asked = [rests_on_a_count(model, name, shape, reading) for reading in found.readings]
-    if not found.images or not any(asked) or any(reading.name == "none" for reading in found.readings):
+    only = found.readings[0] if len(found.readings) == 1 else None
+    if not found.images or (only and not rests_on_a_count(model, name, shape, only)):
         return the_only(found.readings, name, shape, found.images)
     reading, certain = _tried(options, model, name, shape, inputs, found)
     if certain:
@@ -121,16 +122,40 @@ def _tried(
     options: ReadingOptions, model: nn.Module, name: str, shape: tuple[int, ...], inputs: Inputs, found: Found
 ) -> tuple[Reading, bool]:
     """Return the reading whose places see their own parts of the image, and whether values could be read to say so."""
-    laid = {name: [Laid(reading.layout) for reading in found.readings]}
-    places = places_seen(model, laid, inputs, found.images, select=options.select, call=_call(options))[name]
+    call = _call(options)
+
+    def seen(laid: list[Laid]) -> list[Places | None]:
+        return places_seen(model, {name: laid}, inputs, found.images, select=options.select, call=call)[name]
+
+    readings = [reading for reading in found.readings if reading.name != "none"]
+    places = seen([Laid(reading.layout) for reading in readings])
     if any(one is None for one in places):
         return the_only(found.readings, name, shape, found.images), False
-    right = [reading for reading, one in zip(found.readings, places) if one is not None and one.right]
-    if not right and any(one is not None and one.depends for one in places):
-        right = [one for one in found.readings if _is_branch(options, model, name, one, inputs, found.images)]
-    if not right:
-        raise CaptureError(_wrong_text(name, shape, found, [one for one in places if one is not None]))
-    return the_only(right, name, shape, found.images), True
+    right = clearest(readings, places)
+    if right:
+        return the_only(right, name, shape, found.images), True
+    if any(one is not None and one.depends for one in places):
+        right = [one for one in readings if _is_branch(options, model, name, one, inputs, found.images)]
+    guessed = [] if right else [one for image in found.images for one in guesses(model, name, shape, image.shape)]
+    tried = seen([Laid(guess.reading.layout, guess.axes, strict=True) for guess in guessed])
+    right = right or clearest([one.reading for one in guessed], tried)
+    if right or not found.readings:
+        return the_only(right, name, shape, found.images), True
+    if len(readings) < len(found.readings):
+        return the_only(found.readings, name, shape, found.images), False
+    raise CaptureError(_wrong_text(name, shape, found, [one for one in places if one is not None]))
+
+
+def clearest(readings: Sequence[Reading], places: Sequence[Places | None]) -> list[Reading]:
+    """Return the reading whose places see their own parts more clearly than those of any other do, or all that see."""
+    right: dict[LayoutPair | None, tuple[Reading, Places]] = {}
+    for reading, one in zip(readings, places):
+        if one is not None and one.right:
+            right.setdefault(reading.layout, (reading, one))
+    for reading, one in right.values():
+        if all(one is other or one.clearer_than(other) for _, other in right.values()):
+            return [reading]
+    return [reading for reading, _ in right.values()]
 
 
 def _is_branch(

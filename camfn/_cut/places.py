@@ -50,10 +50,12 @@ class Laid(NamedTuple):
     Attributes:
         layout: the layout; None where the output is a map.
         axes: for each spatial dimension of the map, the axis of the image that it lies along.
+        strict: whether the own place must change, and not one beside it, in a layer's output that is a map already.
     """
 
     layout: LayoutPair | None
     axes: Sequence[int] | None = None
+    strict: bool = False
 
 
 class Places(NamedTuple):
@@ -63,11 +65,13 @@ class Places(NamedTuple):
         seeing: the number that do.
         tried: the number of places that were tried.
         depends: whether any place of the map depends on any of these parts.
+        clearness: the share of the change that is at the own place, in the mean of the places.
     """
 
     seeing: int
     tried: int
     depends: bool
+    clearness: float
 
     @property
     def share(self) -> float:
@@ -78,6 +82,10 @@ class Places(NamedTuple):
     def right(self) -> bool:
         """Whether so many do that the map lies where the layout says."""
         return self.share >= RIGHT
+
+    def clearer_than(self, other: Places) -> bool:
+        """Whether another reading of the same output seems right by chance, as where half of it is off."""
+        return self.share > other.share + 0.1 or self.clearness > 1.5 * other.clearness
 
 
 def places_seen(
@@ -247,9 +255,11 @@ class Trial:
             if not bool(change.isfinite().all()):
                 return None
             # a large kernel of random weights has its largest entry off the center
-            slack = _SLACK if base.ndim == before.ndim else 0
-            seeing = _sees_own(change, cells, grid, slack) if len(cells) > 1 else change.any()[None]
-            return Places(int(seeing.sum()), len(cells), bool(change.any()))
+            slack = _SLACK if base.ndim == before.ndim and not laid.strict else 0
+            if len(cells) == 1:
+                return Places(int(change.any()), 1, bool(change.any()), 1.0)
+            seeing, clearness = _sees_own(change, cells, grid, slack)
+            return Places(int(seeing.sum()), len(cells), bool(change.any()), float(clearness))
         return None
 
 
@@ -278,8 +288,10 @@ def _projected(change: Tensor) -> Tensor:
     return torch.einsum("wc,kcn->kwn", matrix.to(change.device), change)
 
 
-def _sees_own(change: Tensor, cells: Sequence[tuple[int, ...]], grid: tuple[int, ...], slack: int) -> Tensor:
-    """Say for each part k whether the place cells[k] changes clearly, given the changes (K, W, N).
+def _sees_own(
+    change: Tensor, cells: Sequence[tuple[int, ...]], grid: tuple[int, ...], slack: int
+) -> tuple[Tensor, Tensor]:
+    """Say for each part k whether the place cells[k] changes clearly, and how clearly, given the changes (K, W, N).
 
     With slack, a place so many cells apart may change in its stead, but none more than a quarter of the grid apart.
     """
@@ -291,8 +303,9 @@ def _sees_own(change: Tensor, cells: Sequence[tuple[int, ...]], grid: tuple[int,
         for k, cell in enumerate(cells)
     ]
     here = torch.stack(around)
-    clear: Tensor = (here > 0) & (here >= _CLEAR * energy.flatten(1).amax(1))
-    return clear
+    own = torch.stack([energy[k][cell] for k, cell in enumerate(cells)])
+    share = own / energy.flatten(1).sum(1).clamp_min(torch.finfo(energy.dtype).tiny)
+    return (here > 0) & (here >= _CLEAR * energy.flatten(1).amax(1)), share.mean()
 
 
 def _around(i: int, reach: int) -> slice:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._cut.capture import capture_many
+from .._cut.layouts import clearest
 from .._cut.places import Laid, places_seen
 from .._layout.readings import as_map, images_among, possible_readings
 from .._shared.errors import CaptureError
@@ -122,7 +123,7 @@ class Suggesting:
         for name, readings in asked.items():
             if None in seen[name]:
                 continue
-            right = [one for one, places in zip(readings, seen[name]) if places is not None and places.right]
+            right = clearest(readings, seen[name])
             layers[name] = layers[name]._replace(readings=right, spread=not right)
         return layers
 

@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 
 _PREFIX_PARAMETER = re.compile(r"(^|\.|_)(cls|class|dist|distillation|reg|register)_?(tokens?|embedding)$")
 _SUFFIX_PARAMETER = re.compile(r"(^|\.|_)(detection)_tokens?$")
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CHANNELS_ON_AXIS_1 = (
-    *_CONVOLUTIONS,
+    *CONVOLUTIONS,
     nn.ConvTranspose1d,
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
@@ -126,18 +126,31 @@ def tower(model: nn.Module, name: str, images: Sequence[Tensor]) -> str:
 def _stem(path: str, part: nn.Module, image: Sequence[int]) -> Stem | None:
     """Find the first convolution in a module that takes as many channels and dimensions as the image (C, *spatial)."""
     for below, module in part.named_modules():
-        if not isinstance(module, _CONVOLUTIONS) or module.in_channels != image[0]:
+        if not isinstance(module, CONVOLUTIONS) or module.in_channels != image[0]:
             continue
         if len(module.kernel_size) != len(image) - 1:
             continue
-        grid = tuple(_convolved_length(module, i, size) for i, size in enumerate(image[1:]))
+        grid = tuple(convolved_length(module, i, size) for i, size in enumerate(image[1:]))
         stride = tuple(module.stride)
         name = f"{path}.{below}".strip(".")
         return Stem(name, grid, stride, module.out_channels, stride == tuple(module.kernel_size) and max(stride) > 1)
     return None
 
 
-def _convolved_length(module: Any, i: int, size: int) -> int:
+def reads_a_picture(layer: LayerContext) -> bool:
+    """Whether the part around a layer takes a spectrogram (B, time, frequency) for a picture of one channel."""
+    for _, part in layer.ancestors:
+        kinds = {type(module): module.in_channels for module in _last_first_convolutions(part)}
+        if kinds:
+            return kinds.get(nn.Conv2d) == 1 and nn.Conv1d not in kinds
+    return False
+
+
+def _last_first_convolutions(part: nn.Module) -> list[Any]:
+    return [module for module in reversed(list(part.modules())) if isinstance(module, CONVOLUTIONS)]
+
+
+def convolved_length(module: Any, i: int, size: int) -> int:
     """Length of a convolution's output along dimension `i`, for an input of length `size`."""
     stride: int = module.stride[i]
     if module.padding == "same":

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._shared.errors import ArgumentTypeError, CaptureError
 from .._shared.inputs import Images, floating_leaves, images_of, named_inputs
 from .._shared.vocabulary import LayoutPair, Reading
-from .facts import LayerContext, channel_axis, is_norm, read_by_tower, width_of
+from .facts import LayerContext, channel_axis, is_norm, read_by_tower, reads_a_picture, width_of
 from .pairs import channels_last
 from .tokens import token_readings
 from .windows import may_be_padded, window_cut, window_readings
@@ -130,7 +130,7 @@ def rests_on_a_count(model: nn.Module, name: str, shape: Sequence[int], reading:
     channels the layer does not state, in a network that may hold other tensors of four dimensions, such as attention
     matrices.
     """
-    if reading.name == "tokens":
+    if reading.name == "tokens" or (reading.name == "channels last" and len(shape) == 3):
         return True
     if reading.name not in ("channels first", "channels last"):
         return False
@@ -171,13 +171,31 @@ def _no_map_text(name: str, shape: tuple[int, ...], image: Tensor) -> str:
             "batch_first=False), or take the block around it"
         )
     if shape[0] != image.shape[0]:
-        return text + (
-            f"its first dimension is not the batch, {image.shape[0]}: windows of the map, perhaps. Take the block "
-            "around it, or pass layout=camfn.layout.windows(grid, window)"
-        )
+        return text + f"its first dimension is not the batch, {image.shape[0]}: {_folded_text(shape, image)}"
     return text + (
         "pass layout=None if it is (B, C, *spatial), layout=camfn.layout.channels_last() or "
         "layout=camfn.layout.tokens(grid, prefix=...), or take another layer"
+    )
+
+
+def _folded_text(shape: tuple[int, ...], image: Tensor) -> str:
+    """Say what may be folded into the first dimension of a layer's output, and what to pass."""
+    batch = image.shape[0]
+    if shape[0] % batch:
+        return (
+            "tokens packed in one sequence, perhaps. Pass layout=camfn.layout.packed(grid_thw, merge), or take the "
+            "block around it"
+        )
+    count = shape[0] // batch
+    if image.ndim == 5:
+        return (
+            f"{count} frames, views or instances of a sample, perhaps: pass layout=camfn.layout.frames({count}), with "
+            "each=camfn.layout.tokens(grid, prefix=...) where each is a sequence; or take the block around it"
+        )
+    return (
+        f"{count} windows of the map, tiles of the image or frames, perhaps. Take the block around it; or pass "
+        f"layout=camfn.layout.windows(grid, window), layout=camfn.layout.tiles(rows, cols) or "
+        f"layout=camfn.layout.frames({count})"
     )
 
 
@@ -197,6 +215,8 @@ def readings_of(model: nn.Module, name: str, shape: tuple[int, ...], inputs: Any
     if len(shape) < 3:
         return []
     layer = LayerContext(model, name, image.shape)
+    if len(image.shape) == 3 and reads_a_picture(layer):
+        return []
     cut = window_cut(layer)
     dimensions, samples = image.ndim - 2, image.shape[0]
     readings: list[Reading] = []

@@ -44,6 +44,8 @@ _TOKENS_FIRST = _Order(0, 2, " before the batch", "batch_first=False")
 
 def token_readings(layer: LayerContext, shape: Sequence[int], inputs: Any) -> list[Reading]:
     """List the readings as tokens that the facts allow for a layer's output of three dimensions."""
+    if len(layer.image) > 4 and layer.facts.stem is None:
+        return []  # of a video, with its time before the channels or in frames, numbers alone say nothing
     unrelated = unrelated_lengths(layer.model, inputs)
     batch = layer.image[0]
     readings: list[Reading] = []

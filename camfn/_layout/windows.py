@@ -56,14 +56,14 @@ def window_cut(layer: LayerContext) -> WindowCut | None:
 
 def _swin_cut(block: Any, path: str, child: str) -> WindowCut | None:
     size, shift = getattr(block, "window_size", None), getattr(block, "shift_size", None)
-    if size is None or shift is None:
+    if size is None or shift is None or not (_is_plane(size) and _is_plane(shift)):
         return None
     return WindowCut(f"window_size of {path}", _pair(size), shift=_pair(shift), adapts=True)
 
 
 def _timm_maxvit_cut(block: Any, path: str, child: str) -> WindowCut | None:
     size = getattr(block, "partition_size", None)
-    if size is None:
+    if size is None or not _is_plane(size):
         return None
     in_blocks = getattr(block, "partition_block", None)
     if in_blocks is None:
@@ -103,11 +103,16 @@ def may_be_padded(layer: LayerContext, shape: Sequence[int]) -> bool:
     """
     for _, block in layer.ancestors:
         size = getattr(block, "window_size", None)
-        if size and not hasattr(block, "shift_size"):
+        if size and _is_plane(size) and not hasattr(block, "shift_size"):
             window, stem = _pair(size), layer.facts.stem
             if stem and window != stem.grid and tuple(shape[1:-1]) in (window, (math.prod(window),)):
                 return "att" in layer.name or any(cells < length for cells, length in zip(stem.grid, window))
     return False
+
+
+def _is_plane(value: Any) -> bool:
+    """Whether a size is one number, or two; windows of volumes and videos have three."""
+    return isinstance(value, int) or (isinstance(value, Sequence) and len(value) == 2)
 
 
 def _pair(value: int | Iterable[int]) -> Pair:

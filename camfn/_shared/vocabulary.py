@@ -71,7 +71,7 @@ class Reading(NamedTuple):
     """How a layer's output may be read as a map.
 
     Attributes:
-        name: "channels first", "channels last", "tokens" or "windows".
+        name: "channels first", "channels last", "tokens", "windows" or "frames".
         spatial: the map's spatial shape.
         channels: number of the map's channels.
         prefix: number of tokens before the patches that stand for no place in the image.

@@ -53,9 +53,11 @@ def test_the_share_of_the_places() -> None:
     model, x = seeded(Patches), size()
     laid = {"blocks.0": [Laid(tokens((4, 6))), Laid(tokens((4, 6), prefix=0, suffix=1)), Laid(tokens((1, 24)))]}
     right, shifted, _ = places_seen(model, laid, x, [x])["blocks.0"]
-    assert right == (6, 6, True)
-    assert right.right
+    assert right is not None
     assert shifted is not None
+    assert right[:3] == (6, 6, True)
+    assert right.clearer_than(shifted)
+    assert right.right
     assert not shifted.right
     assert shifted.depends
 
