@@ -4,34 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY
-from fnmatch import fnmatchcase
-from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from .._cut.derive import at_own_level, expanded, gradients
-from .._cut.graft import bare, graft
+from .._cut.derive import at_own_level, expanded
+from .._cut.graft import bare
 from .._cut.layer_checks import check_model, fitting, layer_name
 from .._cut.lost import no_gradient
-from .._cut.resume import resume
 from .._cut.traced import outside_the_compiler
-from .._layout.facts import tower
 from .._layout.readings import images_among
 from .._shared.checks import describe, keeps_graph, one_of, one_score_a_sample
 from .._shared.errors import ArgumentTypeError, CaptureError
-from .._shared.inputs import call, copy_of, tensors_in
+from .._shared.inputs import tensors_in
 from .._shared.value import Value, frozen
-from .._shared.vocabulary import Inputs, ScoreFn, Target
+from .._shared.vocabulary import Inputs, Target
 from ..targets import as_score, pin
+from ._forward import Layers, check_ran, forward, leading_sizes, within
+from ._gradients import NoGradient, gradients_of_used, own_gradients
 from ._records import Attended, AttentionRecord
-from ._watch import Site, Watch
+from ._watch import Site
 
 Scores: TypeAlias = Literal["model", "layers"]
 """Which score is differentiated: the model's, or each layer's own."""
-
-Layers: TypeAlias = "Sequence[str | nn.Module] | str | nn.Module | None"
-"""Attentions, or modules that hold some, by name, by pattern or as modules; None for all attentions."""
 
 
 class Choice(NamedTuple):
@@ -164,7 +160,7 @@ def captured(of: capture_attention, inputs: Inputs, target: Target, choice: Choi
 
     def missing(site: Site) -> None:
         if of.unused == "error":
-            raise _NoGradient(site.name)
+            raise NoGradient(site.name)
 
     def compute(seed: Tensor, keep: bool) -> Attended:
         # a differentiable map needs a second derivative, which fused kernels lack: every attention is written out
@@ -174,10 +170,12 @@ def captured(of: capture_attention, inputs: Inputs, target: Target, choice: Choi
         score_values = one_score_a_sample(score(outputs), _score_sizes(inputs, wanted))
         may_end_early = choice is not None and of.unused == "error"
         if of.scores == "model":
-            wanted, grads = _gradients_of_used(wanted, score_values, keep, missing, may_end_early)
+            wanted, grads = gradients_of_used(wanted, score_values, keep, missing, may_end_early)
         else:
             own = pin(target, outputs)
-            wanted, grads = _own_gradients(of, model, sites, wanted, inputs, own, keep, missing, may_end_early)
+            wanted, grads = own_gradients(
+                of.readout, of.average, model, sites, wanted, inputs, own, keep, missing, may_end_early
+            )
         pairs = zip(wanted, grads[::2], grads[1::2])
         records = [_record(site, inputs, grad, output_grad) for site, grad, output_grad in pairs]
         return Attended(records, outputs)
@@ -186,18 +184,10 @@ def captured(of: capture_attention, inputs: Inputs, target: Target, choice: Choi
         keep = keeps_graph("capture_attention", model, inputs, of.differentiable)
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
             return at_own_level(lambda seed: compute(seed, keep), create_graph=keep)
-    except _NoGradient as found:
+    except NoGradient as found:
         name = found.name
     # outside of the level, where the network can be run again to find out why
     raise no_gradient(model, name, inputs, score, lambda output: tensors_in(output)[0])
-
-
-class _NoGradient(Exception):
-    """The graph of the score does not reach an attention."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
 
 
 def _checked_layers(model: nn.Module, layers: Layers) -> tuple[str, ...] | None:
@@ -228,78 +218,6 @@ def _listed(layers: str | nn.Module | Sequence[str | nn.Module]) -> Sequence[str
     return layers
 
 
-def within(name: str, layers: Layers) -> bool:
-    """Whether a module is in one of the checked layers, or in what fits one of the patterns; None stands for all."""
-    return layers is None or any(_inside(name, outer) for outer in cast(tuple[str, ...], layers))
-
-
-def _inside(name: str, outer: str) -> bool:
-    """Whether a module is the module `outer` or a part of it, by their dotted names; "" names the model."""
-    if not outer or name == outer or name.startswith(outer + "."):
-        return True
-    parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[: i + 1]), outer) for i in range(len(parts)))
-
-
-def forward(
-    model: nn.Module,
-    layers: Layers,
-    inputs: Inputs,
-    zero: Callable[[Tensor], Tensor] | None = None,
-    ended: Callable[[list[Site]], None] | None = None,
-    *,
-    evaluate: bool = False,
-) -> tuple[Any, list[Site]]:
-    """Run a copy of the model under a `Watch`; hooks on every module keep the name of the module that is running.
-
-    Args:
-        model: the model.
-        layers: of which the attentions are recorded in full.
-        inputs: of the model.
-        zero: as for `Watch`.
-        ended: called with the attentions so far whenever one has ended.
-        evaluate: whether the copy runs in evaluation mode.
-
-    Returns:
-        The outputs, and the sites of all attentions, in the order in which they ended.
-    """
-    sizes = leading_sizes(inputs)
-    running: list[tuple[str, int]] = []
-    watch = Watch(
-        where=lambda: running[-1][0] if running else "",
-        wanted=lambda name: within(name, layers),
-        zero=zero,
-        ended=ended,
-    )
-
-    def begin(name: str) -> Callable[..., None]:
-        return lambda module, args: running.append((name, len(watch.sites)))
-
-    def end(module: nn.Module, args: Any, output: Any) -> None:
-        name, before = running.pop()
-        if len(watch.sites) == before + 1:
-            _set_block(watch.sites[-1], name, output, sizes)
-
-    copy = graft(model, {id(module) for module in model.modules()})
-    labels = {id(module): name for name, module in model.named_modules()}
-    for key, module in copy.owned.items():
-        if evaluate:
-            module.training = False
-        module.register_forward_pre_hook(begin(labels[key]))
-        module.register_forward_hook(end)
-    inputs = copy_of(inputs)
-    with watch:
-        outputs = call(copy, inputs)
-    return outputs, watch.sites
-
-
-def leading_sizes(inputs: Inputs) -> list[int]:
-    """Return the first lengths of the tensors among the inputs, those of images first; 1 without such a tensor."""
-    images = images_among(inputs)
-    tensors = [*images, *(x for x in tensors_in(copy_of(inputs)) if x.ndim)]
-    return list(dict.fromkeys(x.shape[0] for x in tensors)) or [1]
-
-
 def _score_sizes(inputs: Inputs, wanted: Sequence[Site]) -> list[int]:
     """Return the lengths that a vector of scores may have: the number of images, or without an image of samples."""
     images = images_among(inputs)
@@ -308,59 +226,12 @@ def _score_sizes(inputs: Inputs, wanted: Sequence[Site]) -> list[int]:
     return [*leading_sizes(inputs), *(site.q.shape[0] for site in wanted[-1:])]
 
 
-def _set_block(site: Site, name: str, output: Any, sizes: Sequence[int]) -> None:
-    """Record a module as the block of the one attention inside it, if the module returns the attention's tokens.
-
-    A module further outside ends later, and replaces the block: the outermost such module is the block.
-    """
-    tokens = output[0] if isinstance(output, (tuple, list)) and output else output
-    if not isinstance(tokens, Tensor) or tokens.ndim not in (2, 3):
-        return
-    count, shape = site.q.shape[-2], tuple(tokens.shape[:2])
-    packed = tokens.ndim == 2 and shape[0] == count and site.q.shape[0] == 1
-    # folded into the batch, the heads are a factor of its length
-    batches = [n for n in sizes if (site.q.shape[0] % n == 0 if site.q.ndim == 3 else site.q.shape[0] == n)]
-    found = [n for n in batches if tokens.ndim == 3 and shape in ((n, count), (count, n))]
-    if found or packed:
-        site.block, site.per_token = name, 0 if packed or shape[1] != count else 1
-        site.batch = found[0] if found else 1
-        # the network may overwrite the tokens after the block
-        site.tokens = tokens.clone() if site.delta is not None else None
-
-
 def _wanted(layers: Layers, sites: list[Site], model: nn.Module, choice: Choice | None) -> list[Site]:
     """Return the attentions that are chosen, or else those in the layers."""
     check_ran(layers, sites, model)
     if choice is not None:
         return [sites[place] for place in choice.places]
     return [site for site in sites if site.full and within(site.name, layers)]
-
-
-def check_ran(layers: Layers, sites: Sequence[Site], model: nn.Module) -> None:
-    """Refuse a layer in which no attention ran."""
-    kind = type(model).__name__
-    if not sites:
-        raise CaptureError(
-            f"no attention ran in this {kind}: neither scaled_dot_product_attention, nor nn.MultiheadAttention, nor a "
-            "softmax between two matrix products was seen. For a convolutional network take a class activation map, "
-            "camfn.explainer(camfn.methods.grad_cam, model, layer); a transformer must not run on kernels of another "
-            "package (in Hugging Face, attn_implementation='sdpa')"
-        )
-    for name in () if layers is None else cast(tuple[str, ...], layers):
-        if not any(_inside(site.name, name) for site in sites):
-            raise CaptureError(
-                f"no attention ran in layer {name!r} of this {kind}. Attention ran in: {patterns_of(sites)}"
-            )
-
-
-def patterns_of(sites: Sequence[Site]) -> str:
-    """List the names of attentions, those that differ in numbers alone as one pattern."""
-    return ", ".join(dict.fromkeys(repr(pattern(site.name)) for site in sites)) or "none"
-
-
-def pattern(name: str) -> str:
-    """Return the name with "*" for each of its numbers."""
-    return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 def _record(
@@ -386,123 +257,3 @@ def _record(
         output=with_heads(site.output),
         output_grads=None if output_grads is None else with_heads(output_grads),
     )
-
-
-def _own_gradients(
-    of: capture_attention,
-    model: nn.Module,
-    sites: list[Site],
-    wanted: list[Site],
-    inputs: Inputs,
-    score: ScoreFn,
-    keep: bool,
-    missing: Callable[[Site], None],
-    may_end_early: bool,
-) -> tuple[list[Site], list[Tensor]]:
-    """Differentiate each attention's own score; return the attentions, and gradients as `_gradients` does.
-
-    The rest of the network is what follows the last block of the tower; of the last few blocks, the score may use none.
-    """
-    _check_blocks(wanted)
-    if of.readout is not None:
-        return wanted, _gradients_of_own_scores(of, wanted, of.readout, score, keep, missing)
-    of_image = images_among(inputs)
-    towers = {id(site): tower(model, site.name, of_image) for site in sites}
-    own = [site for site in sites if site.block and towers[id(site)] == towers[id(wanted[-1])]]
-    # attention that pools gives no tokens for a head behind it
-    ends = [site for site in own if site.q.shape[-2] == site.k.shape[-2]] or own
-    for tries, last in enumerate(reversed(ends)):
-        used = [site for site in wanted if sites.index(site) <= sites.index(last)]
-        _check_same_tokens(wanted, last)
-        rest = resume(model, last.block, layout=None, differentiable=keep)(inputs)
-        try:
-            found = _gradients_of_own_scores(of, used or wanted, rest, score, keep, missing)
-        except _NoGradient:
-            if tries == min(UNUSED_BLOCKS, len(ends) - 1):
-                raise
-            continue
-        if len(used) < len(wanted) and not may_end_early:
-            raise _NoGradient(wanted[-1].name)
-        return used, found
-    raise AssertionError("the last block wanted is one of the ends")
-
-
-UNUSED_BLOCKS = 3
-"""A network may read its features from so many blocks ahead of the last."""
-
-
-def _check_same_tokens(wanted: list[Site], last: Site) -> None:
-    """Refuse blocks with another number of tokens than the last, whose head cannot score them."""
-    for site in wanted:
-        if site.q.shape[-2] != last.q.shape[-2]:
-            raise CaptureError(
-                f"the network goes on from the {last.q.shape[-2]} tokens of {last.block!r}, but {site.block!r} gives "
-                f"{site.q.shape[-2]}, which the head after the last block cannot score. Name the layers with as many "
-                "tokens as the last block, or take scores='model'"
-            )
-
-
-def _check_blocks(wanted: list[Site]) -> None:
-    """Refuse an attention that is in no block: `scores="layers"` needs the tokens that its block returns."""
-    for site in wanted:
-        if not site.block:
-            raise CaptureError(
-                f"the attention in {site.name!r} is in no block that returns its {site.q.shape[-2]} tokens, (B, N, C), "
-                "so it has no score of its own. Attention in windows (Swin, MaxViT) and attention that pools have no "
-                "such block. Name layers with other attention, or take scores='model'"
-            )
-
-
-def _gradients(
-    sites: Sequence[Site], scores: Tensor, create_graph: bool, missing: Callable[[Site], None]
-) -> list[Tensor]:
-    """Differentiate the scores in the probabilities and in the output of each attention, one after the other."""
-    deltas = [delta for site in sites for delta in (site.delta, site.output_delta) if delta is not None]
-
-    def absent(places: list[int]) -> None:
-        # the probabilities of an attention reach the score through its output alone
-        for place in places:
-            if place % 2:
-                missing(sites[place // 2])
-
-    return gradients(scores, deltas, create_graph=create_graph, missing=absent)
-
-
-def _gradients_of_used(
-    wanted: list[Site], scores: Tensor, keep: bool, missing: Callable[[Site], None], may_end_early: bool
-) -> tuple[list[Site], list[Tensor]]:
-    """Differentiate the model's score; leave out the last attentions where the score does not use them, if allowed."""
-    lost: list[Site] = []
-    grads = _gradients(wanted, scores, keep, lost.append)
-    used = list(wanted)
-    while may_end_early and used and any(used[-1] is site for site in lost):
-        used.pop()
-    if not used:
-        used = list(wanted)
-    for site in lost:
-        if any(site is one for one in used):
-            missing(site)
-    return used, grads[: 2 * len(used)]
-
-
-def _gradients_of_own_scores(
-    of: capture_attention,
-    wanted: list[Site],
-    readout: Callable[[Tensor], Any],
-    score: ScoreFn,
-    create_graph: bool,
-    missing: Callable[[Site], None],
-) -> list[Tensor]:
-    """Differentiate, for each attention, the score of the mean of its block's tokens, or of these tokens.
-
-    Returns:
-        For each attention, the gradients of its probabilities and of its output, one after the other.
-    """
-    grads = []
-    for site in wanted:
-        assert site.tokens is not None
-        mean = site.tokens.mean(site.per_token, keepdim=True).expand_as(site.tokens)
-        # networks may view the tokens of a block in other shapes
-        tokens = mean.contiguous() if of.average else site.tokens
-        grads += _gradients([site], score(readout(tokens)), create_graph, missing)
-    return grads

@@ -18,7 +18,8 @@ from .._shared.checks import describe
 from .._shared.errors import CamfnError, CaptureError
 from .._shared.inputs import Images
 from .._shared.vocabulary import Inputs, LayoutPair
-from ._capture import Choice, Layers, check_ran, pattern, within
+from ._capture import Choice
+from ._forward import Layers, check_ran, pattern, within
 from ._rows import Positions, Where, patches
 from ._sight import Mask, Seen, Sight, part_of, sights, survey
 
@@ -105,7 +106,7 @@ def plan(model: nn.Module, inputs: Inputs, asked: Asked) -> Plan:
     """
     model = bare(model)
     seen = survey(model, inputs)
-    check_ran(asked.layers, seen, model)  # type: ignore[arg-type]
+    check_ran(asked.layers, seen, model)
     inside = [i for i, one in enumerate(seen) if within(one.name, asked.layers)]
     groups = _groups(seen, inside)
     if asked.layers is not None:

@@ -23,7 +23,7 @@ from .._layout.readings import images_among
 from .._shared.checks import is_concrete
 from .._shared.inputs import Images, images_of, tensors_in
 from .._shared.vocabulary import Inputs
-from ._capture import forward
+from ._forward import forward
 from ._watch import Site
 
 Result = TypeVar("Result")
@@ -60,7 +60,8 @@ def survey(model: nn.Module, inputs: Inputs) -> tuple[Seen, ...]:
     def look() -> tuple[Seen, ...]:
         images = images_among(inputs)
         sizes = [image.shape[0] for image in images]
-        _, sites = _run(model, (), inputs)
+        # under vmap the fused kernel has no rule, and is written out
+        _, sites = _run(model, () if may_look(model, inputs) else None, inputs)
         held = Counter(map(_storage, sites))
         return tuple(
             _seen(site, tower(model, site.name, images), sizes)._replace(is_piece=held[_storage(site)] > 1)
