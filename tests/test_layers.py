@@ -14,6 +14,9 @@ from camfn import CaptureError, capture
 from camfn.layers import suggest
 from camfn.methods import grad_cam
 from camfn.targets import class_score
+from tests.nets.foreign import FOREIGN
+from tests.nets.hugging_face import OTHERS
+from tests.nets.made import Made
 from tests.nets.small import Net, Shared, images, seeded, unchanged
 
 FIRST, LAST = "channels first", "channels last"
@@ -426,6 +429,204 @@ def test_signals_and_volumes(
 ) -> None:
     first = suggest(seeded(build), images(2, *shape))[0]
     assert (first.name, first.spatial, first.channels, first.layout) == (name, spatial, 4, None)
+
+
+# ------------------------------------------------------------------------------------------- what a person would name
+
+QUICK_NAMES = {
+    "ResNetModel", "ConvNext, hidden states", "Segformer, segmenter", "DepthAnything", "DETR", "LLaVA", "CLIPModel",
+    "resnet18, pooled", "resnet18, levels", "resnet18, logits and features", "resnet18, no fc",
+}  # fmt: skip
+
+
+def named(network: Made) -> Any:
+    return pytest.param(network, id=str(network), marks=[] if network.name in QUICK_NAMES else [pytest.mark.sweep])
+
+
+@pytest.mark.filterwarnings("ignore")  # the libraries' own
+@pytest.mark.parametrize("network", [named(network) for network in [*OTHERS, *FOREIGN] if network.layer])
+def test_names_the_layer_that_a_person_would_name(network: Made) -> None:
+    pytest.importorskip(network.package)
+    model, inputs = network.build(1)
+    first = suggest(model, inputs, network.score)[0]
+    assert (first.name, first.depends) == (network.layer, True)
+
+
+def test_there_are_names_for_networks_of_many_kinds() -> None:
+    assert sum(bool(network.layer) for network in [*OTHERS, *FOREIGN]) > 100
+
+
+class Returns(nn.Module):
+    """Features, and what is made of them."""
+
+    def __init__(self, result: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.net, self.result = Straight(), result
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.net.body(x)
+        return self.result(features, self.net.head(features.mean((2, 3))))
+
+
+RETURNS: list[Any] = [
+    pytest.param(lambda features, logits: features.mean((2, 3)), lambda out: out[:, 1], id="the mean of features"),
+    pytest.param(lambda features, logits: features, lambda out: out[:, 1].mean((1, 2)), id="features"),
+    pytest.param(lambda features, logits: (logits, features), lambda out: out[0][:, 1], id="logits and features"),
+    pytest.param(
+        lambda features, logits: {"last_hidden_state": features, "pooler_output": features.mean((2, 3))},
+        lambda out: out["pooler_output"].square().sum(1),
+        id="by name",
+    ),
+]
+
+
+@pytest.mark.parametrize(("result", "score"), RETURNS)
+def test_features_that_are_returned_are_no_scores(result: Any, score: Any) -> None:
+    model = seeded(lambda: Returns(result))
+    assert suggest(model, images(2, 3, 16, 24), score)[0].name == "net.body"
+
+
+class Levels(nn.Module):
+    """A detector of three levels, of which the coarsest is made of the one before, and a head with a part for each."""
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classes = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 3, 1)) for _ in range(3))
+
+        def forward(self, levels: list[Tensor]) -> Tensor:
+            return torch.cat([part(x).flatten(2) for part, x in zip(self.classes, levels)], 2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(3, 4, 8, 8), nn.Conv2d(4, 4, 3, 2, 1)
+        self.fine, self.coarse, self.extra = (nn.Conv2d(4, 4, 3, stride, 1) for stride in (1, 2, 2))
+        self.head = Levels.Head()
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = self.stem(x).relu()
+        fine = self.fine(stem)
+        coarse = self.coarse(self.down(fine).relu())
+        y: Tensor = self.head([fine, coarse, self.extra(coarse)])
+        return y
+
+
+def test_takes_a_level_that_the_head_of_a_detector_reads() -> None:
+    found = suggest(seeded(Levels), images(1, 3, 128, 192), lambda out: out[:, 1].sum(1))
+    assert (found[0].name, found[0].spatial) == ("coarse", (4, 6))
+    assert found[0].reason.startswith("the last level that the head head reads (Conv2d")
+    assert {one.name for one in found[:3]} == {"coarse", "extra", "fine"}
+
+
+class Decoded(nn.Module):
+    """Features as tokens, with embeddings of their places, that queries read, as in a transformer for detection."""
+
+    class Places(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(1, 6, 8, 12))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.weight.expand(len(x), -1, -1, -1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 2, 2), nn.ReLU())
+        self.places, self.queries = Decoded.Places(), nn.Parameter(torch.randn(1, 5, 6))
+        self.norm, self.last, self.head = nn.LayerNorm(6), nn.LayerNorm(6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.body(x)
+        tokens = (features + self.places(features)).flatten(2).mT
+        read = (self.queries @ tokens.mT).softmax(-1) @ tokens
+        y: Tensor = self.head(self.last(self.norm(read) + self.queries)).mean(1)
+        return y
+
+
+def test_says_which_later_layers_have_no_reading_and_leaves_out_what_the_image_does_not_change() -> None:
+    found = suggest(seeded(Decoded), images(1, 3, 16, 24))
+    assert [one.name for one in found] == ["body", "body.0"]
+    assert found[0].reason.startswith(
+        "the last layer that can be read as a grid; 2 later layers, norm to last, have no reading as a map of the "
+        "image (camfn.layout.find(model, 'last', inputs) says why): to take one, pass its name and its layout"
+    )
+
+
+class Deep(nn.Module):
+    """Depths (B, H, W) out of a head that ends in a squeeze."""
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.depth = nn.Conv2d(6, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.depth(self.mix(x).relu()).exp()
+            return y.squeeze(1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 6, 3, padding=1), Deep.Head()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.body(x))
+        return y
+
+
+def test_depths_are_no_features() -> None:
+    found = suggest(seeded(Deep), images(1, 3, 16, 24), lambda out: out.mean((1, 2)))
+    assert [one.name for one in found] == ["head.mix", "body"]
+    assert found[0].reason.startswith("the last features with a grid, just before the map of scores")
+
+
+class Masks(nn.Module):
+    """Masks that are products of queries and of the decoder's features, and a head that reads coarser features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 6, 4, 4), nn.Conv2d(6, 6, 4, 4)
+        self.query = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.fine(x).relu()
+        return torch.einsum("bqc,bchw->bqhw", self.query(self.coarse(fine).flatten(2).mT), fine)
+
+
+def test_features_as_fine_as_the_masks_come_first() -> None:
+    found = suggest(seeded(Masks), images(1, 3, 32, 48), lambda out: out[:, 1].mean((1, 2)))
+    assert [one.name for one in found] == ["fine", "coarse"]
+
+
+class Words(nn.Module):
+    """An image and words: a tower for the image, whose features stand among the words."""
+
+    class Tower(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.norm = nn.Conv2d(3, 6, 4, 4), nn.LayerNorm(6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.norm(self.patches(x).flatten(2).mT)
+            return y
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower, self.words = Words.Tower(), nn.Embedding(9, 6)
+        self.act, self.norm, self.head = nn.GELU(), nn.LayerNorm(6), nn.Linear(6, 5)
+
+    def forward(self, pixels: Tensor, ids: Tensor) -> Tensor:
+        tokens = torch.cat([self.words(ids), self.act(self.tower(pixels))], 1)
+        tokens = self.norm(tokens + tokens.mean(1, keepdim=True))
+        y: Tensor = self.head(tokens[:, -1])
+        return y
+
+
+def test_takes_the_tower_that_reads_the_image() -> None:
+    ids = torch.tensor([[1, 2, 3]])
+    for inputs in ({"pixels": images(1, 3, 16, 24), "ids": ids}, {"ids": ids, "pixels": images(1, 3, 16, 24)}):
+        first = suggest(seeded(Words), inputs, 1)[0]
+        assert first.name == "tower"
+        assert first.reason.startswith("the last layer of tower, which reads the image, that can be read as a grid")
 
 
 # ------------------------------------------------------------------------------------------------- targets and reasons

@@ -1,4 +1,4 @@
-"""Every torchvision model, a member of each family of timm, and Hugging Face architectures, held to docs/coverage.md.
+"""The networks of docs/coverage.md, held to the page: torchvision, timm, transformers, what `camfn[sweep]` installs.
 
 Weights are random, with a seed; images are small where the network allows. The quick half runs in `make test`, all of
 it in `make test-all`.
@@ -6,13 +6,13 @@ it in `make test-all`.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
 
-from tests.coverage import COLUMNS, PAGE, check
-from tests.nets.zoo import SWEEP, Member
+from tests.coverage import COLUMNS, NETWORKS, PAGE, check, part_of, right
+from tests.nets.made import Made
+from tests.nets.zoo import Member
 
 QUICK = {
     "resnet18", "densenet121", "googlenet", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5",
@@ -21,26 +21,47 @@ QUICK = {
 }  # fmt: skip
 
 
-def recorded() -> dict[str, dict[str, str]]:
-    """The table of the page, by name."""
-    rows = re.findall(r"^\| (\w+:\w+) \| (.*) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    return {name: dict(zip(COLUMNS, cells.split(" | "), strict=True)) for name, cells in rows}
+def written() -> dict[str, dict[str, Any]]:
+    """The rows of the page, by network."""
+    rows: dict[str, dict[str, Any]] = {}
+    package = ""
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        package = line[3:] if line.startswith("## ") else package
+        cells = line.strip("| ").split(" | ")
+        if package and len(cells) == 1 + len(COLUMNS) and cells[0] not in ("network", "---"):
+            name = f"{package}:{cells[0]}"
+            rows[name] = {"name": name} | dict(zip(COLUMNS, cells[1:], strict=True))
+    return rows
+
+
+ON_PAGE = written()
 
 
 def cases() -> list[Any]:
     return [
-        pytest.param(member, id=str(member), marks=[] if member.name in QUICK else [pytest.mark.sweep])
-        for member in SWEEP
+        pytest.param(network, id=str(network), marks=[] if network.name in QUICK else [pytest.mark.sweep])
+        for network in NETWORKS
+        if str(network) in ON_PAGE
     ]
 
 
 @pytest.mark.filterwarnings("ignore")  # the libraries' own, of networks that are no longer kept up
-@pytest.mark.parametrize("member", cases())
-def test_does_what_the_page_says(member: Member) -> None:
-    # over 5 s for one or two members: a network of real size, its layers, layouts and a map
-    found = check(member)
-    assert {column: found[column] for column in COLUMNS} == recorded()[str(member)]
+@pytest.mark.parametrize("network", cases())
+def test_does_what_the_page_says(network: Member | Made) -> None:
+    # over 5 s for one or two networks: of real size, their layers, layouts and a map
+    pytest.importorskip(network.package)
+    found = check(network)
+    page = ON_PAGE[str(network)]
+    assert {column: found[column].replace("|", "/") for column in COLUMNS} == {c: page[c] for c in COLUMNS}
 
 
-def test_the_page_is_in_step_with_the_families() -> None:
-    assert list(recorded()) == [str(member) for member in SWEEP]
+def test_every_row_of_the_page_is_of_a_network_and_is_right_or_refused() -> None:
+    assert set(ON_PAGE) <= set(map(str, NETWORKS))
+    assert [name for name, row in ON_PAGE.items() if not right(row)] == []
+
+
+def test_the_networks_have_names_of_their_own_and_come_in_parts() -> None:
+    assert len(set(map(str, NETWORKS))) == len(NETWORKS) > 400
+    parts = [part_of(NETWORKS, f"{i}/7") for i in range(1, 8)]
+    assert sorted(str(network) for part in parts for network in part) == sorted(map(str, NETWORKS))
+    assert {len(part) for part in parts} <= {len(NETWORKS) // 7, len(NETWORKS) // 7 + 1}

@@ -50,6 +50,8 @@ def why_first(choice: Choice) -> str:
         return f"{place} that can be read as a grid{_unread(choice.unread)}"
     if choice.no_longer:
         return f"the last layer whose places the score depends on; it no longer does at {choice.no_longer}"
+    if choice.tower:
+        return f"the last layer of {choice.tower}, which reads the image, that can be read as a grid"
     if choice.last_is_unclear:
         return "the last layer whose grid is clear"
     if choice.dense:

@@ -139,7 +139,13 @@ FEATURES = [
         "convnext.encoder.stages.3",
     ),
     _made("SwinModel", net("SwinModel", "SwinConfig", **SWIN), pixels(), pooled, "layernorm"),
-    _made("SwinBackbone", net("SwinBackbone", "SwinConfig", **SWIN_BACKBONE[1]), pixels(), first_map),
+    _made(
+        "SwinBackbone",
+        net("SwinBackbone", "SwinConfig", **SWIN_BACKBONE[1]),
+        pixels(),
+        first_map,
+        layer="hidden_states_norms.stage4",
+    ),
     _made("ViTModel", net("ViTModel", "ViTConfig", **VIT), pixels(), pooled, "layernorm"),
     _made("Dinov2Model", net("Dinov2Model", "Dinov2Config", **VIT), pixels(), pooled, "layernorm"),
     _made(
@@ -150,13 +156,20 @@ FEATURES = [
         "norm",
     ),
     _made("DINOv3ConvNextModel", net("DINOv3ConvNextModel", "DINOv3ConvNextConfig", **STAGES), pixels(128), pooled),
-    _made("SiglipVisionModel", net("SiglipVisionModel", "SiglipVisionConfig", **VIT), pixels(), pooled),
-    _made("CLIPVisionModel", net("CLIPVisionModel", "CLIPVisionConfig", **VIT), pixels(), pooled),
+    _made(
+        "SiglipVisionModel",
+        net("SiglipVisionModel", "SiglipVisionConfig", **VIT),
+        pixels(),
+        pooled,
+        layer="post_layernorm",
+    ),
+    _made("CLIPVisionModel", net("CLIPVisionModel", "CLIPVisionConfig", **VIT), pixels(), pooled, layer="encoder"),
     _made(
         "ViTMAEModel",
         net("ViTMAEModel", "ViTMAEConfig", **VIT, mask_ratio=0.0),
-        pixels(noise=torch.arange(16.0)[None]),
+        lambda batch: {"pixel_values": images(batch, 3, 64, 64), "noise": torch.arange(16.0).repeat(batch, 1)},
         pooled,
+        layer="layernorm",
     ),
     _made(
         "Hiera",
@@ -170,6 +183,7 @@ FEATURES = [
             num_labels=5,
         ),
         pixels(),
+        layer="hiera.encoder",
     ),
     _made(
         "Levit",
@@ -186,11 +200,19 @@ FEATURES = [
         pixels(128),
     ),
     _made(
-        "MobileNetV1", net("MobileNetV1ForImageClassification", "MobileNetV1Config", depth_multiplier=0.25), pixels()
+        "MobileNetV1",
+        net("MobileNetV1ForImageClassification", "MobileNetV1Config", depth_multiplier=0.25),
+        pixels(),
+        layer="mobilenet_v1.layer.25",
     ),
-    _made("TextNet", net("TextNetForImageClassification", "TextNetConfig", num_labels=5), pixels()),
-    _made("HGNetV2", net("HGNetV2ForImageClassification", "HGNetV2Config", num_labels=5), pixels()),
-    _made("Aimv2VisionModel", net("Aimv2VisionModel", "Aimv2VisionConfig", **VIT), pixels(), pooled),
+    _made(
+        "TextNet",
+        net("TextNetForImageClassification", "TextNetConfig", num_labels=5),
+        pixels(),
+        layer="textnet.encoder.stages.3",
+    ),
+    _made("HGNetV2", net("HGNetV2ForImageClassification", "HGNetV2Config", num_labels=5), pixels(), layer="encoder"),
+    _made("Aimv2VisionModel", net("Aimv2VisionModel", "Aimv2VisionConfig", **VIT), pixels(), pooled, layer="rms_norm"),
     _made(
         "Perceiver",
         net(
@@ -207,7 +229,6 @@ FEATURES = [
         ),
         lambda batch: {"inputs": images(batch, 3, 224, 224)},
     ),
-    _made("SuperPoint", net("SuperPointForKeypointDetection", "SuperPointConfig"), pixels(), everywhere),
     _made(
         "Swin2SR",
         net(
@@ -272,13 +293,22 @@ DENSE = [
     ),
     _made(
         "MobileViT, segmenter",
-        net("MobileViTForSemanticSegmentation", "MobileViTConfig", image_size=128, num_labels=5, aspp_out_channels=24),
+        net(
+            "MobileViTForSemanticSegmentation",
+            "MobileViTConfig",
+            image_size=128,
+            initializer_range=0.2,
+            num_labels=5,
+            aspp_out_channels=24,
+        ),
         pixels(128),
+        layer="segmentation_head.aspp",
     ),
     _made(
         "MobileNetV2, segmenter",
         net("MobileNetV2ForSemanticSegmentation", "MobileNetV2Config", depth_multiplier=0.35, num_labels=5),
         pixels(96),
+        layer="segmentation_head.conv_projection",
     ),
     _made(
         "Beit, segmenter",
@@ -291,6 +321,7 @@ DENSE = [
             pool_scales=[1, 2, 3, 6],
         ),
         pixels(),
+        layer="decode_head.fpn_bottleneck",
     ),
     _made(
         "DPT, segmenter",
@@ -305,6 +336,7 @@ DENSE = [
             is_hybrid=False,
         ),
         pixels(),
+        layer="head.head.2",
     ),
     _made(
         "DPT, depth",
@@ -342,6 +374,7 @@ DENSE = [
         net("GLPNForDepthEstimation", "GLPNConfig", **STAGES, decoder_hidden_size=16, num_attention_heads=[1, 2, 2, 2]),
         pixels(),
         everywhere,
+        layer="head.head.1",
     ),
     _made(
         "ZoeDepth",
@@ -378,6 +411,7 @@ DENSE = [
         ),
         pixels(text=6),
         everywhere,
+        layer="decoder.layers.2",
     ),
     _made(
         "MaskFormer",
@@ -401,6 +435,7 @@ DENSE = [
         ),
         pixels(),
         masks,
+        layer="model.pixel_level_module.decoder",
     ),
     _made(
         "Mask2Former",
@@ -421,6 +456,7 @@ DENSE = [
         pixels(),
         masks,
         vmaps=False,
+        layer="model.pixel_level_module.decoder.mask_projection",
     ),
     _made(
         "EoMT",
@@ -436,6 +472,7 @@ DENSE = [
         pixels(),
         masks,
         vmaps=False,
+        layer="layers.2",
     ),
     _made(
         "SAM",
@@ -497,6 +534,7 @@ DENSE = [
         ),
         lambda batch: {"pixel_values": images(batch, 4, 64, 64)},
         lambda out: out["alphas"].flatten(1).mean(1),
+        layer="decoder.matting_head.matting_convs.2",
     ),
 ]
 
@@ -584,28 +622,50 @@ DETECTORS = [
         net("ConditionalDetrForObjectDetection", "ConditionalDetrConfig", **DETR),
         pixels(128),
         detected,
+        layer="model.encoder",
     ),
     _made(
         "DAB-DETR",
         net("DabDetrForObjectDetection", "DabDetrConfig", **(DETR | {"hidden_size": 16})),
         pixels(128),
         detected,
+        layer="model.encoder",
     ),
     _made(
         "TableTransformer",
         net("TableTransformerForObjectDetection", "TableTransformerConfig", **DETR),
         pixels(128),
         detected,
+        layer="model.encoder",
     ),
     _made(
         "DeformableDETR",
         net("DeformableDetrForObjectDetection", "DeformableDetrConfig", **(DETR | {"d_model": 32})),
         pixels(128),
         detected,
+        layer="model.input_proj.2",
     ),
-    _made("RT-DETR", net("RTDetrForObjectDetection", "RTDetrConfig", **RT), pixels(128), detected),
-    _made("RT-DETRv2", net("RTDetrV2ForObjectDetection", "RTDetrV2Config", **RT), pixels(128), detected),
-    _made("D-FINE", net("DFineForObjectDetection", "DFineConfig", **DFINE), pixels(128), detected),
+    _made(
+        "RT-DETR",
+        net("RTDetrForObjectDetection", "RTDetrConfig", **RT),
+        pixels(128),
+        detected,
+        layer="model.decoder_input_proj.2",
+    ),
+    _made(
+        "RT-DETRv2",
+        net("RTDetrV2ForObjectDetection", "RTDetrV2Config", **RT),
+        pixels(128),
+        detected,
+        layer="model.decoder_input_proj.2",
+    ),
+    _made(
+        "D-FINE",
+        net("DFineForObjectDetection", "DFineConfig", **DFINE),
+        pixels(128),
+        detected,
+        layer="model.encoder.pan_blocks.1",
+    ),
     _made(
         "YOLOS",
         net(
@@ -617,6 +677,7 @@ DETECTORS = [
         ),
         pixels((64, 96)),
         detected,
+        layer="vit.encoder.layer.3.layernorm_before",
     ),
     _made(
         "OWL-ViT",
@@ -629,6 +690,7 @@ DETECTORS = [
         ),
         lambda batch: {"pixel_values": images(batch, 3, 64, 64), "input_ids": words(2 * batch)},
         detected,
+        layer="owlvit.vision_model.encoder",
     ),
     _made(
         "OWLv2",
@@ -641,6 +703,7 @@ DETECTORS = [
         ),
         lambda batch: {"pixel_values": images(batch, 3, 64, 64), "input_ids": words(2 * batch)},
         detected,
+        layer="owlv2.vision_model.encoder",
     ),
     _made(
         "GroundingDINO",
@@ -716,6 +779,7 @@ BOTH = [
         ),
         pixels(text=6),
         lambda out: out["logits_per_image"].diagonal(),
+        layer="vision_model.encoder.layers.3.layer_norm1",
     ),
     _made(
         "ALIGN",
@@ -728,6 +792,7 @@ BOTH = [
         ),
         pixels(text=6),
         lambda out: out["logits_per_image"].diagonal(),
+        layer="vision_model.encoder",
     ),
     _made(
         "GroupViT",
@@ -755,6 +820,7 @@ BOTH = [
         net("FlavaModel", "FlavaConfig", image_config=VIT, text_config=TEXT, multimodal_config=WIDTH, hidden_size=32),
         pixels(text=6),
         lambda out: out["multimodal_output"]["last_hidden_state"][:, 0].square().sum(1),
+        layer="image_model.encoder.layer.3",
     ),
     _made(
         "BLIP",
@@ -763,6 +829,7 @@ BOTH = [
         ),
         pixels(text=6),
         lambda out: out["itm_score"][:, 1],
+        layer="vision_model.encoder",
     ),
     _made(
         "BLIP-2",
@@ -777,6 +844,7 @@ BOTH = [
         ),
         prompted(98, 4),
         last_word,
+        layer="vision_model.encoder",
     ),
     _made(
         "ViLT",
@@ -847,6 +915,7 @@ BOTH = [
         ),
         prompted(98, 16, token_type_ids=lambda b: torch.zeros(b, 20).long()),
         last_word,
+        layer="model.vision_tower.post_layernorm",
     ),
     _made(
         "Gemma 3",
@@ -862,6 +931,7 @@ BOTH = [
         ),
         prompted(98, 4, token_type_ids=lambda b: torch.tensor([[0, 1, 1, 1, 1, 0, 0, 0]] * b)),
         last_word,
+        layer="model.vision_tower",
     ),
     _made(
         "Idefics3",
@@ -893,6 +963,7 @@ BOTH = [
         ),
         prompted(98, 4),
         last_word,
+        layer="model.vision_tower.encoder",
     ),
     _made(
         "Qwen2-VL",
@@ -915,7 +986,13 @@ BOTH = [
         last_word,
         vmaps=False,
     ),
-    _made("GIT", net("GitForCausalLM", "GitConfig", **TEXT, vision_config=VIT), pixels(text=6), last_word),
+    _made(
+        "GIT",
+        net("GitForCausalLM", "GitConfig", **TEXT, vision_config=VIT),
+        pixels(text=6),
+        last_word,
+        layer="git.image_encoder",
+    ),
     _made(
         "Kosmos-2",
         net(
@@ -934,6 +1011,7 @@ BOTH = [
         ),
         prompted(98, 4, image_embeds_position_mask=lambda b: torch.tensor([[0, 1, 1, 1, 1, 0, 0, 0]] * b).bool()),
         last_word,
+        layer="vision_model.model.encoder",
     ),
     _made(
         "VisionEncoderDecoder",
@@ -945,6 +1023,7 @@ BOTH = [
         ),
         lambda batch: {"pixel_values": images(batch, 3, 64, 64), "decoder_input_ids": words(batch)},
         last_word,
+        layer="encoder.layernorm",
     ),
     _made(
         "Florence-2",
@@ -984,6 +1063,7 @@ BOTH = [
             "decoder_input_ids": words(batch, 3),
         },
         last_word,
+        layer="model.vision_tower",
     ),
     _made(
         "Pix2Struct",

@@ -77,7 +77,7 @@ HUGGING_FACE = [
         {"image_size": 64, "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 64]},
         (64, 64),
     ),
-    _hf("MobileViTV2", {"image_size": 64, "width_multiplier": 0.5}, (64, 64)),
+    _hf("MobileViTV2", {"image_size": 64, "width_multiplier": 0.5, "initializer_range": 0.2}, (64, 64)),
     _hf("SwiftFormer", {"image_size": 64, "depths": [1, 1, 1, 1], "embed_dims": [16, 16, 32, 32]}, (64, 64)),
     _hf(
         "FocalNet",
