@@ -65,7 +65,10 @@ def suggest(
         inputs, target = _first_sample(inputs), _first_sample(target)
     model, image = bare(model), image_among(inputs, images)
     if image is None:
-        raise CaptureError(f"suggest: expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}")
+        raise CaptureError(
+            f"suggest: expected an image (B, C, *spatial) among the inputs, got {describe(inputs)}. Name a layer, and "
+            "pass its layout (camfn.layout.packed for images that are packed into rows of patches)"
+        )
     if not holds_data(image):
         raise CaptureError(
             "suggest: expected inputs with data, for it reads gradients; got fake, meta or traced tensors"

@@ -43,7 +43,11 @@ ROOT = Path(__file__).parents[1]
 PAGE, RECORD = ROOT / "docs" / "coverage.md", ROOT / "out" / "coverage.jsonl"
 LAYERS = 5
 COLUMNS = ("suggest", "places", "capture", "resume", "vmap", "layout")
-NETWORKS: list[Member | Made] = sorted([*SWEEP, *OTHERS, *FOREIGN], key=lambda network: network.package)
+NETWORKS: list[Member | Made] = sorted(
+    # CLIPSeg runs its tower without gradients, where the oracle has none to compare
+    [*SWEEP, *(network for network in OTHERS if network.name != "CLIPSeg"), *FOREIGN],
+    key=lambda network: network.package,
+)
 NAMED = {str(network): f"{network.layer}`" for network in [*OTHERS, *FOREIGN] if network.layer}
 """The layers that a person would name, by network."""
 
@@ -171,7 +175,7 @@ def one_image_is_two(model: nn.Module, layers: list[str], inputs: Any, target: A
                 close(one[layer].grads, expected, layer)
     for layer in layers:
         samples = one[layer].grads.shape[0]
-        if two[layer].grads.shape[0] == 2 * samples:
+        if two[layer].grads.shape == (2 * samples, *one[layer].grads.shape[1:]):
             close(one[layer].grads, two[layer].grads[:samples], layer)
 
 

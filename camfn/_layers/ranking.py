@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._cut.capture import capture_many
 from .._cut.layouts import clearest
 from .._cut.places import Laid, places_seen
-from .._layout.readings import as_map, images_among, possible_readings
+from .._layout.readings import as_map, images_among, possible_readings, same_stride
 from .._shared.errors import CaptureError
 from .._shared.inputs import Images, floating_leaves
 from .._shared.vocabulary import LayoutPair, Reading, Target
@@ -111,12 +111,17 @@ class Suggesting:
         spread = len(shape) > 2 and sum(length > 1 for length in shape[1:]) > 1 and not readings
         return _Layer(group, readings if grids else [], spread)
 
+    def _is_doubtful(self, reading: Reading) -> bool:
+        """Whether a reading rests on more than a map of channels and rows, with one stride along each dimension."""
+        size = self.image.shape[2:]
+        return reading.layout is not None or len(size) != 2 or not same_stride(size, reading.spatial)
+
     def _seen(self, layers: dict[str, _Layer], images: Images | None) -> dict[str, _Layer]:
         """Keep the readings whose places see their own parts of the image, where shapes alone do not settle them."""
         asked = {
             name: layer.readings
             for name, layer in layers.items()
-            if len(layer.readings) > 1 or any(one.layout is not None or self.image.ndim != 4 for one in layer.readings)
+            if len(layer.readings) > 1 or any(map(self._is_doubtful, layer.readings))
         }
         laid = {name: [Laid(one.layout) for one in readings] for name, readings in asked.items()}
         seen = places_seen(self.model, laid, self.inputs, images_among(self.inputs, images)) if laid else {}

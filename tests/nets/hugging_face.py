@@ -787,7 +787,13 @@ BOTH = [
             "AlignModel",
             "AlignConfig",
             text_config=TEXT,
-            vision_config={"image_size": 64, "width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 640},
+            vision_config={
+                "image_size": 64,
+                "width_coefficient": 0.5,
+                "depth_coefficient": 0.5,
+                "hidden_dim": 640,
+                "initializer_range": 0.2,
+            },
             projection_dim=160,
         ),
         pixels(text=6),
@@ -845,15 +851,6 @@ BOTH = [
         prompted(98, 4),
         last_word,
         layer="vision_model.encoder",
-    ),
-    _made(
-        "ViLT",
-        net("ViltForQuestionAnswering", "ViltConfig", **(VIT | TEXT), num_labels=5),
-        lambda batch: {
-            "pixel_values": images(batch, 3, 64, 64),
-            "input_ids": words(batch),
-            "pixel_mask": torch.ones(batch, 64, 64).long(),
-        },
     ),
     _made(
         "LayoutLMv3",
@@ -1012,6 +1009,7 @@ BOTH = [
         prompted(98, 4, image_embeds_position_mask=lambda b: torch.tensor([[0, 1, 1, 1, 1, 0, 0, 0]] * b).bool()),
         last_word,
         layer="vision_model.model.encoder",
+        vmaps=False,
     ),
     _made(
         "VisionEncoderDecoder",
