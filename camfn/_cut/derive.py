@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from .._shared.devices import brought
 from .._shared.errors import CaptureError, DerivativeError
 from .._shared.levels import inside_transform, refuses_levels
+from .._shared.pullback import naming_writes_in_place
 from .layer_checks import refuse_quantized_cut
 
 Result = TypeVar("Result")
@@ -79,6 +80,21 @@ def derive(
     if torch.compiler.is_compiling():
         # the compiler does not trace autograd.grad
         return _pull_back(run, score, image, tapped, chosen)
+    with naming_writes_in_place():
+        return _derive(run, score, image, tapped, chosen, missing, of, create_graph)
+
+
+def _derive(
+    run: Callable[[Tensor | None, Zero], tuple[Any, Any]],
+    score: Callable[[Any, Any], Tensor],
+    image: Tensor | None,
+    tapped: bool,
+    chosen: Callable[[Iterable[Any]], Sequence[Any]],
+    missing: Missing | None,
+    of: nn.Module | None,
+    create_graph: bool,
+) -> Derivation:
+    """Do as `derive` does, outside of the compiler."""
     if not tapped:
         # a pullback needs no first run to find the shapes of zeros, and can itself be differentiated
         try:

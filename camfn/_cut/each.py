@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .._shared.checks import batch_sizes, describe, one_score_a_sample, refuse_lost_graph
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.inputs import Images
+from .._shared.pullback import naming_writes_in_place
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Captured, Inputs, ScoreFn, Select, Target
 from ..targets import as_score
@@ -84,7 +85,7 @@ class capture_each(Value):
             leaves.append(x.detach().clone().requires_grad_())
             return leaves[-1].clone()
 
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), naming_writes_in_place():
             outputs, activations = run_to_end(layer_planter(model, [name])(), inputs, self.select, None, leaf)
             ((raw,),) = activations.values()
             rows = _scores(outputs, targets, batch_sizes(inputs, [raw]))

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from .errors import DerivativeError
 from .levels import inside_transform, refuses_levels
+
+_IN_PLACE = ("modified by an inplace operation", "is a view and is being modified inplace")
+
+
+@contextmanager
+def naming_writes_in_place() -> Iterator[None]:
+    """Have autograd's refusal of a network that writes over what its own derivative needs say what works."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(text in str(error) for text in _IN_PLACE):
+            raise
+        raise DerivativeError(
+            "the network writes in place over values that its own derivative needs, as decoding heads of detectors do "
+            "with their boxes (YOLOv5, YOLOv7). Take the score from the raw heads, which such a network returns beside "
+            "the boxes: target=lambda outputs: outputs[1][0].flatten(1).amax(1), for example. Where the writing itself "
+            "ends the run, have the head return them undecoded: head.train(), or head.inplace = False where it has "
+            "that. Methods without gradients (ablation_cam, recipro_cam, score_cam, rise) run as it is"
+        ) from error
 
 
 def pullback(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -18,13 +39,21 @@ def pullback(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, C
         >>> value, pull(torch.ones(1))
         (tensor([5.]), tensor([[2., 4.]]))
     """
-    try:
-        value, pull = torch.func.vjp(function, x)  # type: ignore[misc]
-    except RuntimeError as error:
-        if inside_transform() or not refuses_levels(error):
-            raise
-        return _by_autograd(function, x)
-    return value, lambda cotangent: pull(cotangent)[0]
+    if torch.compiler.is_compiling():
+        return _by_func(function, x)
+    with naming_writes_in_place():
+        try:
+            value, pull = _by_func(function, x)
+        except RuntimeError as error:
+            if inside_transform() or not refuses_levels(error):
+                raise
+            value, pull = _by_autograd(function, x)
+
+    def named(cotangent: Tensor) -> Tensor:
+        with naming_writes_in_place():
+            return pull(cotangent)
+
+    return value, named
 
 
 def slope_and_curvature(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,21 +66,35 @@ def slope_and_curvature(function: Callable[[Tensor], Tensor], x: Tensor) -> tupl
         >>> slope_and_curvature(lambda x: x[:, 0] * x[:, 1], torch.tensor([[1.0, 2.0]]))
         (tensor([2.]), tensor([[2., 1.]]), tensor([[2., 1.]]))
     """
+    if torch.compiler.is_compiling():
+        return _twice_by_func(function, x)
+    with naming_writes_in_place():
+        try:
+            return _twice_by_func(function, x)
+        except RuntimeError as error:
+            without = isinstance(error, NotImplementedError) or refuses_levels(error)
+            if inside_transform() or isinstance(error, DerivativeError) or not without:
+                raise
+            try:
+                return _twice_by_autograd(function, x)
+            except RuntimeError as second:
+                raise second from error
+
+
+def _by_func(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Do as `pullback` does, by `torch.func`."""
+    value, pull = torch.func.vjp(function, x)  # type: ignore[misc]
+    return value, lambda cotangent: pull(cotangent)[0]
+
+
+def _twice_by_func(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Do as `slope_and_curvature` does, by `torch.func`."""
 
     def total(x: Tensor) -> tuple[Tensor, Tensor]:
         value = function(x)
         return value.sum(), value
 
-    try:
-        slope, curved, value = torch.func.jvp(torch.func.grad(total, has_aux=True), (x,), (x,), has_aux=True)  # type: ignore[misc]
-    except RuntimeError as error:
-        without = isinstance(error, NotImplementedError) or refuses_levels(error)
-        if inside_transform() or not without:
-            raise
-        try:
-            return _twice_by_autograd(function, x)
-        except RuntimeError as second:
-            raise second from error
+    slope, curved, value = torch.func.jvp(torch.func.grad(total, has_aux=True), (x,), (x,), has_aux=True)  # type: ignore[misc]
     return value, slope, curved
 
 

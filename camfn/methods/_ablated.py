@@ -19,6 +19,8 @@ _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 class Ablated:
     """Copies of the activations; each copy has one channel of the baseline.
 
+    The channels are (n, 1), the same for all samples, or (n, B), each sample's own.
+
     Attributes:
         rows: (n, B, C, *S), the copies; channels last in memory if convolutions of images on a CPU are to follow.
         change: (n, B, *S), the replaced channel of each copy less the channel of the activations.
@@ -34,9 +36,10 @@ class Ablated:
         own = torch.empty(shape, dtype=activations.dtype, device=activations.device, memory_format=form)
         self.rows = own.view(len(channels), *activations.shape)
         self.rows.copy_(activations.contiguous(memory_format=form))
-        filled = baseline[:, channels].transpose(0, 1)
-        self.rows[torch.arange(len(channels), device=own.device), :, channels] = filled
-        self.change = filled - activations[:, channels].transpose(0, 1)
+        samples = torch.arange(len(activations), device=own.device)
+        filled = baseline[samples, channels]
+        self.rows[torch.arange(len(channels), device=own.device)[:, None], samples, channels] = filled
+        self.change = filled - activations[samples, channels]
         # An infinite channel hides the others in a sum, so that the change cannot be added to the convolution.
         # Inference tensors have no version counter: we could not tell whether the network wrote to the rows.
         can_split = readable(own) and not own.is_inference() and bool(activations.isfinite().all())
@@ -69,10 +72,11 @@ class Ablated:
         for axis, (size, step) in enumerate(zip(weight.shape[2:], stride)):
             windows = windows.unfold(2 + axis, size, step)
         space = windows.shape[2 : 2 + ndim]
-        # (n, B * places, places of the kernel) times (n, places of the kernel, O)
-        kernels = weight[:, self.channels].flatten(2).permute(1, 2, 0)
-        change = torch.bmm(windows.reshape(len(windows), -1, kernels.shape[1]), kernels)
-        change = change.reshape(len(change), -1, *space, kernels.shape[2]).movedim(-1, 2)
+        # n rows of B samples, or n * B rows of one: (rows, samples * places, places of the kernel) times
+        # (rows, places of the kernel, O)
+        kernels = weight[:, self.channels.flatten()].flatten(2).permute(1, 2, 0)
+        change = torch.bmm(windows.reshape(len(kernels), -1, kernels.shape[1]), kernels)
+        change = change.reshape(*windows.shape[:2], *space, kernels.shape[2]).movedim(-1, 2)
         return torch.flatten(change + convolution(**{**settings, "input": self.activations}), 0, 1)
 
 

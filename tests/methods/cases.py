@@ -130,6 +130,7 @@ CASES = (
     Case("ablation_cam", oracles.ablation_cam, {"slope": "score", "chunk_size": 2}, tail),
     Case("ablation_cam", oracles.ablation_cam, {"slope": "l1", "chunk_size": None}, tail),
     Case("ablation_cam", oracles.ablation_cam, {"slope": "l1", "baseline": 0.5, "closed_form": False}, tail),
+    Case("ablation_cam", oracles.ablation_cam, {"top_k": 2, "closed_form": False, "chunk_size": 2}, tail),
     Case("ablation_cam", oracles.ablation_cam, context=tail_and_baseline),
     Case("score_cam", oracles.score_cam, context=whole),
     Case("score_cam", oracles.score_cam, {"form": "score", "chunk_size": 2}, whole),

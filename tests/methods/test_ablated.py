@@ -14,16 +14,24 @@ from camfn.methods import ablation_cam
 from camfn.methods._ablated import Ablated
 from tests.nets.small import images, seeded
 
-CHANNELS = torch.tensor([3, 0, 2])
+CHANNELS = torch.tensor([[3], [0], [2]])
+"""The same for all samples."""
+
+OWN = torch.tensor([[3, 1], [0, 0], [2, 3]])
+"""Each sample's own."""
 
 
-def ablated(*space: int, batch: int = 2, has_convolutions_left: bool = True) -> tuple[Ablated, Tensor]:
+def ablated(
+    *space: int, batch: int = 2, has_convolutions_left: bool = True, channels: Tensor = CHANNELS
+) -> tuple[Ablated, Tensor]:
     """Three rows, and the same made by hand."""
     a, base = (images(batch, 4, *space, dtype=torch.float64, seed=seed) for seed in (1, 2))
     rows = a.repeat(3, *[1] * (a.ndim - 1)).reshape(3, *a.shape)
-    for row, channel in zip(rows, CHANNELS):
-        row[:, channel] = base[:, channel]
-    return Ablated(a, base, CHANNELS, has_convolutions_left=has_convolutions_left), rows.flatten(0, 1)
+    channels = channels[:, :batch]
+    for row, own in zip(rows, channels.expand(3, batch)):
+        for i, channel in enumerate(own):
+            row[i, channel] = base[i, channel]
+    return Ablated(a, base, channels, has_convolutions_left=has_convolutions_left), rows.flatten(0, 1)
 
 
 def counted(ablated: Ablated, run: Callable[[Tensor], Tensor]) -> tuple[Tensor, int]:
@@ -39,6 +47,7 @@ def counted(ablated: Ablated, run: Callable[[Tensor], Tensor]) -> tuple[Tensor, 
     return ablated.through(lambda rows: run(rows.flatten(0, 1))), len(taken)
 
 
+@pytest.mark.parametrize("channels", [CHANNELS, OWN], ids=["shared", "own"])
 @pytest.mark.parametrize("has_convolutions_left", [False, True])
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("ndim", [1, 2, 3])
@@ -56,9 +65,11 @@ def counted(ablated: Ablated, run: Callable[[Tensor], Tensor]) -> tuple[Tensor, 
     ids=str,
 )
 def test_a_convolution_of_the_rows(
-    ndim: int, batch: int, has_convolutions_left: bool, options: dict[str, Any], apart: bool
+    channels: Tensor, ndim: int, batch: int, has_convolutions_left: bool, options: dict[str, Any], apart: bool
 ) -> None:
-    rows, by_hand = ablated(*(5, 6, 7)[:ndim], batch=batch, has_convolutions_left=has_convolutions_left)
+    rows, by_hand = ablated(
+        *(5, 6, 7)[:ndim], batch=batch, has_convolutions_left=has_convolutions_left, channels=channels
+    )
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[ndim - 1]
     layer = seeded(lambda: kind(4, 6, **{"kernel_size": 3, **options}), dtype=torch.float64)
     with torch.no_grad():
@@ -106,7 +117,7 @@ def test_only_the_rows_themselves_are_taken_apart(before: Callable[[Tensor], Ten
 def test_an_infinite_channel_does_not_hide_the_others() -> None:
     a = images(1, 4, 3, 3, dtype=torch.float64)
     a[:, 1] = torch.inf
-    rows = Ablated(a, torch.zeros_like(a), torch.tensor([1]))
+    rows = Ablated(a, torch.zeros_like(a), torch.tensor([[1]]))
     kernel = images(5, 4, 1, 1, dtype=torch.float64).abs()
     found, taken = counted(rows, lambda x: functional.conv2d(x, kernel))
     assert not taken

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from camfn import methods
+from camfn import explainer, methods, observe, resume
 from camfn._shared.maps import spatial_sum
 from camfn.methods import ablation_cam, cam
 from tests.methods.laws import CHUNKS, CURVED, A, Cut, close, flat_head, nearly, normal, pooled, pooled_head, runs_of
-from tests.nets.small import images
+from tests.nets.small import Net, images, seeded
 
 
 @pytest.mark.parametrize("head", [pooled_head, flat_head])
@@ -159,3 +161,42 @@ def test_channels_that_are_the_baseline_still_have_derivatives() -> None:
 def test_what_ablation_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ablation_cam(A, tail=CURVED["relu"], **options)
+
+
+@pytest.mark.parametrize("tail", [pooled, CURVED["relu"]], ids=["affine", "relu"])
+@pytest.mark.parametrize("top_k", [1, 2, 9, 0.4, 1.0])
+@pytest.mark.parametrize("chunk_size", [None, 1, "auto"])
+def test_top_k_ablates_the_channels_with_most_energy(
+    tail: Callable[[Tensor], Tensor], top_k: float, chunk_size: Any
+) -> None:
+    count = min(top_k, 4) if isinstance(top_k, int) else math.ceil(top_k * 4)
+    weights = torch.zeros(A.shape[:2], dtype=A.dtype)
+    for i, sample in enumerate(A):
+        energy = [float(channel.square().sum()) for channel in sample]
+        chosen = sorted(range(4), key=lambda k: -energy[k])[:count]
+        weights[i] = drops_by_hand(A[i : i + 1], tail, chosen, torch.zeros((), dtype=A.dtype))[0]
+    found = ablation_cam(A, tail=tail, top_k=top_k, chunk_size=chunk_size)
+    nearly(found, cam(A, weights=weights))
+
+
+@pytest.mark.parametrize("layer", ["stem.0", "blocks.0.conv", "blocks.0"])
+def test_top_k_in_a_network_is_a_loop_over_each_image(layer: str) -> None:
+    net, x = seeded(Net, dtype=torch.float64), images(3, 3, 12, 10, dtype=torch.float64)
+    found = explainer(partial(ablation_cam, top_k=2), net, layer)(x, [4, 0, 2])
+    for i, c in enumerate([4, 0, 2]):
+        activations, outputs = observe(net, layer)(x[i : i + 1])
+        tail = resume(net, layer)(x[i : i + 1])
+        weights = torch.zeros_like(activations[..., 0, 0])
+        for k in activations.square().sum((2, 3))[0].topk(2).indices.tolist():
+            changed = activations.clone()
+            changed[:, k] = 0
+            weights[0, k] = outputs[0, c] - tail(changed)[0, c]
+        torch.testing.assert_close(found[i : i + 1], cam(activations, weights=weights))
+
+
+def test_top_k_and_channels_are_not_both_given() -> None:
+    with pytest.raises(ValueError, match="expected channels, or top_k"):
+        ablation_cam(A, tail=pooled, top_k=2, channels=[1])
+    for top_k in (0, -1, 1.5, True, "all"):
+        with pytest.raises(ValueError, match="ablation_cam: top_k: expected a number of channels from 1, or a share"):
+            ablation_cam(A, tail=pooled, top_k=top_k)  # type: ignore[arg-type]

@@ -251,6 +251,7 @@ def ablation_cam(
     slope: str | None = None,
     baseline: float | Tensor = 0.0,
     closed_form: bool | None = None,
+    top_k: int | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
     maps = []
@@ -258,9 +259,12 @@ def ablation_cam(
     for sample, base, channels in zip(activations.double(), bases, samples(activations), strict=True):
         score = float(tail(sample[None])[0])
         weights = []
+        energies = [dot(channel, channel) for channel in channels]
+        chosen = sorted(range(len(channels)), key=lambda k: -energies[k])[:top_k]
         for k in range(len(channels)):
             ablated = sample.clone()
-            ablated[k] = base[k]
+            if k in chosen:
+                ablated[k] = base[k]
             drop = score - float(tail(ablated[None])[0])
             divisor = {"score": abs(score), "l1": float((sample - base)[k].abs().sum())}.get(slope or "", 1.0)
             weights.append(divide(drop, divisor))
