@@ -407,7 +407,8 @@ def _right(name: str, key: str) -> Any:
 
 def _run_of(room: str, name: str) -> dict[str, Any]:
     """Return the arguments of the function that a function returns."""
-    if room == "targets" and name not in ("as_score", "pin", "torchvision_head", "detr_head"):
+    plain = ("as_score", "pin", "torchvision_head", "detr_head", "candidates_head", "unsuppressed")
+    if room == "targets" and name not in plain:
         return {"outputs": OUTPUTS.get(name, lambda: noise(2, 1 if name == "binary_score" else 5))()}
     if name in ("observe", "resume", "observe_attention"):
         return {"inputs": noise(2, 3, 8, 8)}

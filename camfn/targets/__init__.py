@@ -32,3 +32,5 @@ from ._score import Move as Move
 from ._score import Score as Score
 from ._score import logits_of as logits_of
 from ._score import moved as moved
+from ._unsuppressed import candidates_head as candidates_head
+from ._unsuppressed import unsuppressed as unsuppressed
