@@ -97,6 +97,9 @@ def graft(model: nn.Module, wanted: Collection[int] = (), zero: Tensor | None = 
     return Graft(root, owned, copier.referring, statistics, zero)
 
 
+_HOOKS_ITSELF, _IS_HOOKED = "_can_record_outputs", "_output_capturing_hooks_installed"
+"""How a model of transformers says that it collects hidden states by hooks, and that these are in place."""
+
 _CHECKPOINT_SWITCHES = ("grad_checkpointing", "gradient_checkpointing", "use_checkpoint")
 
 
@@ -164,6 +167,9 @@ class _Copier:
         inner = wrapped(module) if wraps else None
         if inner is not None:
             return self._unwrap(module, inner)
+        if getattr(type(module), _HOOKS_ITSELF, None) and not module.__dict__.get(_IS_HOOKED):
+            # on its first run it hooks modules of its own, and notes so on itself: on copies, both
+            self.wanted = {*self.wanted, *map(id, module.modules())}
         changed = {}
         for name, child in module._modules.items():
             if child is not None and (own := self.visit(child)) is not child:

@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from camfn import CamfnError, CaptureError
+from camfn import CamfnError, CaptureError, capture, resume
 from camfn.attention import (
     METHODS,
     attention_explainer,
@@ -60,9 +60,7 @@ def llava() -> Any:
         text_config={**READS, "model_type": "llama", "num_key_value_heads": 4},
         image_token_index=98,
     )
-    model = built(lambda: transformers.LlavaForConditionalGeneration(config))
-    model(**seen_by_llava())  # transformers then has its hooks in place
-    return model
+    return built(lambda: transformers.LlavaForConditionalGeneration(config))
 
 
 def seen_by_llava() -> dict[str, Any]:
@@ -177,6 +175,19 @@ def test_queries_are_no_places() -> None:
         attention_explainer(raw_attention, model, "qformer.encoder.layer.*.attention")(inputs)
     with pytest.raises(CaptureError, match=r"0 to 15 come from the image, through .* pass positions=slice\(0, 16\)"):
         attention_explainer(raw_attention, model, "language_model")(inputs)
+
+
+def test_hooks_that_transformers_sets_on_the_first_run_stay_off_the_model() -> None:
+    """LLaVA collects hidden states by hooks that its first forward registers: on copies, where a cut runs it first."""
+    inputs = seen_by_llava()
+    expected = llava()(**inputs).logits
+    for run in (capture, resume):
+        model = llava()
+        cut: Any = run(model, "model.vision_tower.encoder.layers.0", layout=None)
+        for _ in range(2):
+            cut(inputs, last_word) if run is capture else cut(inputs)
+        assert not any(module._forward_hooks for module in model.modules())
+        assert_close(model(**inputs).logits, expected)
 
 
 # ------------------------------------------------------------------------------------------------ where the patches are
