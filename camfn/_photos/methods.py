@@ -16,9 +16,10 @@ from .._shared.errors import CamfnError, UsageError
 from .._shared.given import is_given, named_object
 from .._shared.lists import split_at, split_list
 from .._shared.spelling import near
-from ..catalogue import METHODS, MethodInfo, info_of
+from ..catalogue import METHODS, MethodInfo, find, info_of
 from .options import Option, options_of, read_option
 
+_NAMES = {row.name for row in METHODS}
 MAPS = {row.name: row for row in METHODS if row.gives == "map"}
 PICTURES = {row.name: row for row in METHODS if row.gives == "picture"}
 
@@ -84,11 +85,10 @@ def function_of(name: str) -> Callable[..., Any]:
     Raises:
         UsageError: there is no such method, or the function is none.
     """
-    for row in METHODS:
-        if row.name == name:
-            return row.function
+    if name in _NAMES:
+        return find(name).function
     if not is_given(name):
-        known = [*(row.name for row in METHODS), *GROUPS]
+        known = [*_NAMES, *GROUPS]
         raise UsageError(f"no method {name!r}. {near(name, known, words=True)} All of them: camfn methods")
     found = named_object(name, "method")
     if not callable(found):
@@ -190,6 +190,15 @@ def words_of(function: Callable[..., Any]) -> MethodWords:
     return MethodWords(name, text)
 
 
+def with_options(function: Callable[..., Any], name: str, options: str) -> dict[str, Any]:
+    """Read options of a function that is no method.
+
+    Raises:
+        UsageError: it has no such option, or the value is of the wrong kind.
+    """
+    return {key: read_option(known, text) for key, known, text in _pairs(function, name, options)}
+
+
 def _one(words: str) -> list[MethodWords]:
     """Read a method that is given alone."""
     found = read_methods(words)
@@ -200,9 +209,8 @@ def _one(words: str) -> list[MethodWords]:
 
 def _name_and_options(words: str) -> tuple[str, str]:
     """Split a method in words at the colon before its options."""
-    catalogue = {row.name for row in METHODS}
     name, colon, rest = words.partition(":")
-    if name in catalogue:
+    if name in _NAMES:
         if colon and "=" not in rest and rest:
             known = options_of(function_of(name))
             raise UsageError(f"{name} has no option {rest!r}: {_has(known)}. Write {_example(name, known)}")

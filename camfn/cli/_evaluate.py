@@ -24,13 +24,6 @@ PRINTED = ("energy_in_box", "iou", "pointing_game", "insertion", "deletion", "ro
 """Metrics in the printed table; the files have all metrics."""
 
 
-class TargetOption(str, Enum):
-    """The class that is explained."""
-
-    label = "label"
-    top = "top"
-
-
 class RemovedOption(str, Enum):
     """The value of removed pixels."""
 
@@ -56,11 +49,14 @@ MethodsOption = Annotated[
     str,
     typer.Option(
         "--methods",
-        help="Names separated by spaces, with options as in 'grad_cam score_cam:top_k=0.1'; or all, cheap, capped.",
+        help="Separated by commas: names with options as in score_cam:top_k=0.1|0.2, file.py:function, or cheap, all, "
+        "capped, attention.",
     ),
 ]
-LayersOption = Annotated[str, typer.Option("--layers", help="Dotted names separated by spaces, or auto.")]
-TargetChoice = Annotated[TargetOption, typer.Option(help="The photo's class, or the model's.", case_sensitive=False)]
+LayersOption = Annotated[str, typer.Option("--layers", help="Dotted names separated by commas, or auto.")]
+TargetChoice = Annotated[
+    str, typer.Option(help="label, the photo's class; or words as of explain, such as top or contrast:label.")
+]
 RemovedChoice = Annotated[RemovedOption, typer.Option(help="What removed pixels become.", case_sensitive=False)]
 StepOption = Annotated[float, typer.Option(help="Of insertion and deletion, as a share of the pixels.")]
 ByOption = Annotated[str | None, typer.Option(help="The metric to rank by.", show_default=False)]
@@ -78,14 +74,16 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder of the results; the same again goes on where it was left.")] = Path(
         "evaluation"
     ),
-    models: Annotated[str, typer.Option("--models", help="Names separated by spaces, as for explain.")] = "lite0",
+    models: Annotated[str, typer.Option("--models", help="Separated by commas, as for explain.")] = "lite0",
     options: ModelOptions = NO_OPTIONS,
     reading: ReadOptions = AS_THEY_ARE,
     methods: MethodsOption = "cheap",
     layers: LayersOption = "auto",
-    metrics: Annotated[str, typer.Option(help="Names separated by spaces, or all.")] = "all",
+    metrics: Annotated[
+        str, typer.Option(help="Separated by commas: names, file.py:function:better=lower, or all.")
+    ] = "all",
     by: ByOption = None,
-    target: TargetChoice = TargetOption.label,
+    target: TargetChoice = "label",
     removed: RemovedChoice = RemovedOption.mean,
     step: StepOption = 0.05,
     infidelity_samples: Annotated[int, typer.Option(min=1, help="Of infidelity.")] = 20,
@@ -108,11 +106,12 @@ def evaluate(
     with 70 after a bug or an accident.
     """
     with refusals():
+        from .._shared.lists import split_list
         from ..evaluate import cases, read_photos, run, write_report, write_tables
         from ..evaluate import rank as ranked
         from ._options import pick_device
 
-        place, loader = str(pick_device(device)), options.loader(models.split())
+        place, loader = str(pick_device(device)), options.loader(split_list(models, "models"))
         protocol = _protocol(
             metrics,
             target,
@@ -125,7 +124,7 @@ def evaluate(
         )
         _check_ranking(protocol, by)
         photo_list = [photo._replace(read_as=reading.read_as()) for photo in read_photos(photos)]
-        case_list = cases(models.split(), methods.split(), layers.split())
+        case_list = cases(models, methods, layers)
         settings: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
         store = _run_with_bar(
             "evaluating",
@@ -150,10 +149,10 @@ def tune(
     model: Annotated[str, typer.Option("--model", help="As for explain.")] = "lite0",
     options: ModelOptions = NO_OPTIONS,
     reading: ReadOptions = AS_THEY_ARE,
-    methods: MethodsOption = "cheap score_cam:top_k=0.02|0.05",
+    methods: MethodsOption = "cheap, score_cam:top_k=0.02|0.05",
     layers: LayersOption = "auto",
     share: Annotated[float, typer.Option(min=0, max=1, help="Of the photos that is held out.")] = 0.5,
-    target: TargetChoice = TargetOption.label,
+    target: TargetChoice = "label",
     removed: RemovedChoice = RemovedOption.mean,
     step: StepOption = 0.05,
     seed: SeedOption = 0,
@@ -170,12 +169,13 @@ def tune(
     with refusals():
         from ..evaluate import cases, read_photos
         from ..evaluate import tune as tuned
+        from ..evaluate._own import measured
         from ._options import pick_device
 
         place, loader = str(pick_device(device)), options.loader([model])
         protocol = _protocol(metric, target, removed, step=step, seed=seed, chunk_size=chunk_size)
         photo_list = [photo._replace(read_as=reading.read_as()) for photo in read_photos(photos)]
-        case_list = cases([model], methods.split(), layers.split())
+        case_list = cases([model], methods, layers)
         settings: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
         best = _run_with_bar(
             "tuning",
@@ -191,7 +191,9 @@ def tune(
                 **settings,
             ),
         )
-        _print_standings(f"{model}, {len(photo_list) - len(best.photos)} photos to choose with", best.tuning, (metric,))
+        _print_standings(
+            f"{model}, {len(photo_list) - len(best.photos)} photos to choose with", best.tuning, measured(protocol)
+        )
     held, usual = best.held_out, best.default
     print(f"best: {best.case}")
     print(
@@ -202,20 +204,21 @@ def tune(
         print(f"better than the center baseline by {held.gain[0]:+.3f} to {held.gain[1]:+.3f}")
 
 
-def _protocol(metrics: str, target: TargetOption, removed: RemovedOption, **settings: Any) -> Protocol:
+def _protocol(metrics: str, target: str, removed: RemovedOption, **settings: Any) -> Protocol:
     """Make the protocol of the options, and check the names of its metrics."""
+    from .._shared.lists import split_list
     from ..evaluate import Protocol
-    from ..evaluate._measures import measured
+    from ..evaluate._own import measured
 
-    names = None if metrics == "all" else tuple(metrics.split())
-    protocol = Protocol(metrics=names, target=target.value, removed=removed.value, **settings)
+    names = None if metrics == "all" else tuple(split_list(metrics, "metrics"))
+    protocol = Protocol(metrics=names, target=target, removed=removed.value, **settings)
     measured(protocol)
     return protocol
 
 
 def _check_ranking(protocol: Protocol, by: str | None) -> None:
     """Check that the methods can be ranked by the metric `by`."""
-    from ..evaluate._measures import measured
+    from ..evaluate._own import measured
     from ..evaluate._rank import lead_of
 
     lead_of(measured(protocol), by)

@@ -10,6 +10,7 @@ from ._core import Row as Row
 from ._core import evaluate_photo as evaluate_photo
 from ._measures import METRICS as METRICS
 from ._measures import Metric as Metric
+from ._own import metric as metric
 from ._photos import Photo as Photo
 from ._photos import builtin_photos as builtin_photos
 from ._photos import read_photos as read_photos

@@ -11,19 +11,23 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import diagnose
+from .._photos.classes import columns_of
 from .._photos.explain import Changes, captured_or_map, compose
 from .._photos.layer import Layer, choose_layer
-from .._photos.names import class_of_photo
-from .._shared.errors import PhotoError, UsageError
+from .._shared.errors import PhotoError
+from .._shared.vocabulary import ScoreFn, Target
 from ..catalogue import info_of
 from ..metrics import boxes_in_pixels
-from ..targets import logits_of
+from ..targets import class_probability, pin
 from ..zoo import Loaded
 from ._cases import BASELINES, Case, center, method_of
-from ._cost import flops_of, forward_flops
-from ._measures import METRICS, Explanation, measured
+from ._cost import flops_of
+from ._measures import Explanation
+from ._own import metrics_of
 from ._photos import Photo, boxes_in_view
 from ._protocol import Protocol
+from ._target import choice_of
+from ._work import Layers
 
 
 class Row(NamedTuple):
@@ -57,7 +61,13 @@ class Row(NamedTuple):
 
 
 def evaluate_photo(
-    photo: Photo, cases: Sequence[Case], loaded: Loaded, protocol: Protocol, *, device: torch.device | str = "cpu"
+    photo: Photo,
+    cases: Sequence[Case],
+    loaded: Loaded,
+    protocol: Protocol,
+    *,
+    device: torch.device | str = "cpu",
+    layers: Layers | None = None,
 ) -> Iterator[Row]:
     """Explain one photo in several ways, and measure each; a row depends on the arguments alone.
 
@@ -70,6 +80,7 @@ def evaluate_photo(
         loaded: from `zoo.load`, on the device.
         protocol: the settings of the measurement.
         device: where to run.
+        layers: layers of this model found for earlier photos; new ones are added.
 
     Yields:
         A row for each case, in order; for a photo that cannot be read, one without a case.
@@ -99,16 +110,19 @@ def evaluate_photo(
     size = tuple(images.shape[2:])
     fractions = boxes_in_view(photo.boxes, picture.size, loaded.view)
     boxes = boxes_in_pixels(torch.tensor(fractions).reshape(-1, 4), size).to(device)
+    choice = choice_of(photo, loaded, protocol)
     with torch.no_grad():
-        logits = logits_of(loaded.model(images)).float()
-    index = class_of(photo, loaded, protocol)
-    index = int(logits.argmax()) if index is None else index
-    one_forward = forward_flops(loaded.model, images)
-    layers: dict[tuple[str, bool], Layer] = {}
+        outputs, one_forward = flops_of(lambda: loaded.model(images))
+    (picked,) = choice.pick(outputs)
+    score = pin(picked.score, outputs)
+    index = None if picked.classes is None else int(picked.classes[0])
+    with_class = index is not None and columns_of(outputs).shape[1] > 1 and choice.form not in ("higher", "lower")
+    probability = class_probability(index)(outputs)[0].item() if with_class else None
+    layers = {} if layers is None else layers
     for case in cases:
-        row = Row(photo.name, str(case), target=index, probability=logits.softmax(1)[0, index].item())
+        row = Row(photo.name, str(case), target=index, probability=probability)
         try:
-            photo_run = _PhotoRun(case, loaded.model, images, index, protocol, photo.name, layers)
+            photo_run = _PhotoRun(case, loaded.model, images, score, protocol, photo.name, layers)
             if case.method in BASELINES:
                 row = row._replace(layer="", forwards=0.0, seconds=0.0, cam=photo_run.baseline()[0].cpu())
             else:
@@ -117,20 +131,8 @@ def evaluate_photo(
             yield row._replace(problem=_line(error))
             continue
         has_map = row.cam is not None and bool(row.cam.isfinite().all())
-        yield _measured(row, photo_run, black, boxes) if has_map else row
-
-
-def class_of(photo: Photo, loaded: Loaded, protocol: Protocol) -> int | None:
-    """Return the index of the class to explain, or None for the class that the model predicts.
-
-    Raises:
-        UsageError: the photo has no class, or the model does not know it.
-    """
-    if protocol.target == "top":
-        return None
-    if photo.label is None:
-        raise UsageError(f"{photo.name}: its class is not known: put photos in CLASS/PHOTO, or take --target top")
-    return class_of_photo(photo.label, loaded)
+        measured_score = index if with_class and index is not None else score
+        yield _measured(row, photo_run, measured_score, black, boxes) if has_map else row
 
 
 def layer_of(
@@ -138,7 +140,8 @@ def layer_of(
     method: Callable[..., Tensor],
     model: nn.Module,
     images: Tensor,
-    known: dict[tuple[str, bool], Layer] | None = None,
+    known: Layers | None = None,
+    target: Target = None,
 ) -> Layer | None:
     """Choose the layer of a case; None for a method of the whole network.
 
@@ -146,8 +149,10 @@ def layer_of(
         case: a case whose method is not a baseline.
         method: its function.
         model: its model.
-        images: images to run the model on.
-        known: layers chosen before, by the name and whether the method reads attention; new ones are added.
+        images: images of the shape that the model is run on. The layer is found on noise of this shape, so that it does
+            not depend on the photo.
+        known: layers of this model chosen before; new ones are added.
+        target: what a suggested layer is to depend on; None for the top class.
 
     Raises:
         UsageError: there is no such layer, or it gives no map.
@@ -156,9 +161,10 @@ def layer_of(
     if not info.takes_layer:
         return None
     known = {} if known is None else known
-    key = (case.layer, info.kind == "attention")
+    key = (case.layer, info.kind == "attention", images.shape)
     if key not in known:
-        known[key] = choose_layer(model, images, None if case.layer == "auto" else case.layer, method)
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
+        known[key] = choose_layer(model, noise, None if case.layer == "auto" else case.layer, method, target)
     return known[key]
 
 
@@ -170,19 +176,19 @@ class _PhotoRun:
         case: Case,
         model: nn.Module,
         images: Tensor,
-        index: int,
+        score: ScoreFn,
         protocol: Protocol,
         name: str,
-        layers: dict[tuple[str, bool], Layer],
+        layers: Layers,
     ) -> None:
         self.case = case
         self.model = model
         self.images = images
-        self.index = index
+        self.score = score
         self.protocol = protocol
         self.name = name
         if case.method not in BASELINES:
-            self.layer = layer_of(case, self.method(), model, images, layers)
+            self.layer = layer_of(case, self.method(), model, images, layers, score)
 
     def method(self) -> Callable[..., Tensor]:
         """Return the method with a new generator, so that each explanation of this photo draws the same numbers."""
@@ -205,10 +211,9 @@ class _PhotoRun:
         """Return the raw map, and for each image why its map shows nothing, or None."""
         if self.case.method in BASELINES:
             return self.baseline(), [None]
-        target = torch.tensor([self.index], device=images.device)
         chunk = self.protocol.chunk_size
         explain, captured = compose(self.method(), model, self.layer, Changes(), chunk, None)
-        cam = explain(images, target)
+        cam = explain(images, self.score)
         return cam, diagnose(captured_or_map(captured, cam), cam)
 
 
@@ -228,7 +233,7 @@ def _explained(row: Row, photo_run: _PhotoRun, one_forward: int) -> Row:
     )
 
 
-def _measured(row: Row, photo_run: _PhotoRun, black: Tensor, boxes: Tensor) -> Row:
+def _measured(row: Row, photo_run: _PhotoRun, target: int | ScoreFn, black: Tensor, boxes: Tensor) -> Row:
     """Add the metrics to the row; the error of a metric goes into `problem`, and the other metrics stay."""
     assert row.cam is not None
     protocol, problems = photo_run.protocol, [row.problem] if row.problem else []
@@ -238,15 +243,14 @@ def _measured(row: Row, photo_run: _PhotoRun, black: Tensor, boxes: Tensor) -> R
         photo_run.model,
         photo_run.images,
         row.cam[None].to(photo_run.images),
-        photo_run.index,
+        target,
         photo_run.explain,
         black,
         boxes,
         protocol,
         row.photo,
     )
-    for name in measured(protocol):
-        metric = METRICS[name]
+    for name, metric in metrics_of(protocol).items():
         if (metric.boxes and not len(boxes)) or metric.again * (row.forwards or 0) > protocol.budget:
             continue
         try:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import image, metrics
-from .._shared.errors import UsageError
+from .._shared.vocabulary import ScoreFn
 from ..targets import class_probability
 from ._protocol import Protocol
 
@@ -28,7 +28,7 @@ class Explanation:
         model: in evaluation mode.
         images: (1, C, H, W), as the model takes them.
         cam: (1, *S), raw.
-        index: the class.
+        target: the class, whose probability is the score; or a target without one, which is the score itself.
         explain: a model and images to the raw map, by the same method for the same class.
         black: a black photo after the preprocessing, (1, C, H, W).
         boxes: (n, 4), x0, y0, x1, y1 in pixels of the images; (0, 4) where they are unknown.
@@ -41,7 +41,7 @@ class Explanation:
         model: nn.Module,
         images: Tensor,
         cam: Tensor,
-        index: int,
+        target: int | ScoreFn,
         explain: Callable[[nn.Module, Tensor], Tensor],
         black: Tensor,
         boxes: Tensor,
@@ -57,7 +57,8 @@ class Explanation:
         self.name = name
         self.removed = black if protocol.removed == "black" else 0.0
         self.heatmap = self.rescaled(cam)
-        self.score = metrics.scores_of(model, images, class_probability(index))
+        probability = class_probability(target) if isinstance(target, int) else target
+        self.score = metrics.scores_of(model, images, probability)
 
     def rescaled(self, cam: Tensor) -> Tensor:
         """Scale a raw map to [0, 1], and resize it to the images."""
@@ -122,6 +123,7 @@ class Metric(NamedTuple):
         boxes: whether it needs boxes.
         again: number of explanations that it makes beyond the first.
         join: for a metric that is not the mean over photos, a function of the vectors of all photos, (n, T).
+        name: of a metric of one's own: its name in tables, which ends in `:better=higher` or the like.
     """
 
     better: int
@@ -130,6 +132,7 @@ class Metric(NamedTuple):
     boxes: bool = False
     again: int = 0
     join: Callable[[Tensor], Tensor] | None = None
+    name: str = ""
 
 
 def _auc(metric: Callable[..., metrics.Curve]) -> Callable[[Explanation], tuple[Tensor, Tensor]]:
@@ -244,17 +247,3 @@ METRICS: dict[str, Metric] = {
     "sparseness": Metric(0, lambda e: metrics.sparseness(e.heatmap), "Gini index of the map"),
 }
 """The metrics that a run measures, in the order of the columns."""
-
-
-def measured(protocol: Protocol) -> tuple[str, ...]:
-    """List the names of the metrics of a protocol, in the order of `METRICS`.
-
-    Raises:
-        UsageError: one is unknown.
-    """
-    if protocol.metrics is None:
-        return tuple(METRICS)
-    unknown = [name for name in protocol.metrics if name not in METRICS]
-    if unknown:
-        raise UsageError(f"no metric {unknown[0]!r}: expected some of {', '.join(METRICS)}")
-    return tuple(name for name in METRICS if name in protocol.metrics)

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._shared.optional import extra
 from ._core import Row
-from ._measures import METRICS
+from ._own import in_order, known_metric, short
 from ._rank import Standing
 
 _COST_PLOTS = ("energy_in_box", "iou", "insertion", "deletion", "road_combined", "average_gain", "average_drop", "adcc")
@@ -18,7 +18,7 @@ _COST_PLOTS = ("energy_in_box", "iou", "insertion", "deletion", "road_combined",
 def cost_plot(standings: Sequence[Standing]) -> bytes:
     """Plot metrics against the cost in forwards, with intervals; baselines are lines. Returns a PNG."""
     ranked = [s for s in standings if not s.is_baseline and s.forwards]
-    measured = [name for name in METRICS if METRICS[name].better and any(name in s.estimates for s in standings)]
+    measured = [n for n in in_order({name for s in standings for name in s.estimates}) if known_metric(n).better]
     names = [name for name in _COST_PLOTS if name in measured][:6]
     names += [name for name in measured if name not in names][: 6 - len(names)]
     columns = min(3, len(names))
@@ -41,7 +41,9 @@ def cost_plot(standings: Sequence[Standing]) -> bytes:
         axes.set_xscale("log")
         # room for the names of the most expensive methods
         axes.set_xlim(right=4 * max([1.0, *(s.forwards or 1.0 for s in ranked)]))
-        axes.set_title(f"{name} ({'higher' if METRICS[name].better > 0 else 'lower'} is better)", fontsize=10)
+        axes.set_title(
+            f"{short(name)} ({'higher' if known_metric(name).better > 0 else 'lower'} is better)", fontsize=10
+        )
         axes.set_xlabel("forwards", fontsize=9)
         axes.tick_params(labelsize=8)
         if place == 1 and axes.get_legend_handles_labels()[0]:
@@ -60,7 +62,7 @@ def curve_plot(rows: Sequence[Row], standings: Sequence[Standing], step: float) 
         axes = figure.add_subplot(1, len(names), place)
         order = sorted(
             (s for s in standings if name in s.estimates and not s.is_baseline),
-            key=lambda s: -METRICS[name].better * s.estimates[name].value,
+            key=lambda s: -known_metric(name).better * s.estimates[name].value,
         )
         best = {s.case: color for s, color in zip(order, palette)}
         for s in [*reversed(order), *(s for s in standings if s.is_baseline and name in s.estimates)]:
@@ -81,7 +83,7 @@ def curve_plot(rows: Sequence[Row], standings: Sequence[Standing], step: float) 
 def rank_plot(standings: Sequence[Standing]) -> bytes | None:
     """Plot the ranks of the methods (rows) by each metric (columns). Returns a PNG."""
     ranked = [s for s in standings if s.ranks]
-    names = [name for name in METRICS if any(name in s.ranks for s in ranked)]
+    names = in_order({name for s in ranked for name in s.ranks})
     if not names:
         return None
     ranked.sort(key=lambda s: s.rank or 0)
@@ -94,7 +96,7 @@ def rank_plot(standings: Sequence[Standing]) -> bytes | None:
             if value == value:
                 dark = value < 0.15 * len(ranked) or value > 0.88 * len(ranked)
                 axes.text(j, i, f"{value:g}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+    axes.set_xticks(range(len(names)), [short(name) for name in names], rotation=60, ha="right", fontsize=8)
     axes.set_yticks(range(len(ranked)), [f"{s.method}  ({s.rank:.1f})" for s in ranked], fontsize=8)
     axes.set_title("rank by each metric, and the mean rank", fontsize=10)
     return _png(figure)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from .._shared.errors import UsageError
+
+if TYPE_CHECKING:
+    from ._measures import Metric
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,10 @@ class Protocol:
     """All settings that change the numbers of an evaluation; a folder of results has one protocol.
 
     Attributes:
-        metrics: names from `METRICS`, or None for all.
-        target: the class to explain: "label" is the class of the photo, "top" the class that the model predicts.
+        metrics: names from `METRICS`, words as in "file.py:mine:better=lower", or what `metric` returns; None for all
+            of `METRICS`.
+        target: what to explain, in words, of which "label" is the class of the photo: "label", "top", "contrast:label",
+            "probability:label", "rust", "lower:0", "text:a photo of a {label}".
         removed: the value of removed pixels: "mean" (0 after the normalization) or "black".
         step: share of the pixels in each step of insertion, deletion and pixel flipping.
         road_shares: shares of the pixels that ROAD removes.
@@ -29,8 +34,8 @@ class Protocol:
         chunk_size: perturbed forwards at once; it is fixed, since the last bit of a sum may depend on it.
     """
 
-    metrics: tuple[str, ...] | None = None
-    target: Literal["label", "top"] = "label"
+    metrics: tuple[str | Metric, ...] | None = None
+    target: str = "label"
     removed: Literal["mean", "black"] = "mean"
     step: float = 0.05
     road_shares: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
@@ -41,8 +46,8 @@ class Protocol:
     chunk_size: int = 4
 
     def __post_init__(self) -> None:
-        if self.target not in ("label", "top") or self.removed not in ("mean", "black"):
-            raise UsageError(f"expected target label or top, removed mean or black; got {self.target}, {self.removed}")
+        if self.removed not in ("mean", "black") or not self.target.strip():
+            raise UsageError(f"expected target words, removed mean or black; got {self.target!r}, {self.removed}")
         if not 0 < self.step <= 1:
             raise UsageError(f"step: expected a share of the pixels in (0, 1], got {self.step}")
 

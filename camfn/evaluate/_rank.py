@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._shared.errors import UsageError
 from ._core import Row
-from ._measures import METRICS
+from ._own import in_order, known_metric
 from ._store import Store
 
 LEADS = ("energy_in_box", "insertion", "road_combined")
@@ -92,7 +92,7 @@ def lead_of(metrics: Sequence[str], by: str | None = None) -> str:
     Raises:
         UsageError: `by` is not among the metrics, or has no better direction.
     """
-    ranked = [name for name in metrics if METRICS[name].better]
+    ranked = [name for name in metrics if known_metric(name).better]
     if by is not None and by not in ranked:
         raise UsageError(f"cannot rank by {by!r}: expected one of {', '.join(ranked)}")
     return by or next((name for name in LEADS if name in ranked), ranked[0] if ranked else "complexity")
@@ -121,7 +121,7 @@ def rank(rows: Sequence[Row], model: str, *, by: str | None = None, seed: int = 
     of_model = [row for row in rows if row.case.split(" ", 1)[0] == model]
     photos = sorted({row.photo for row in of_model})
     measured = {name for row in of_model for name in row.values}
-    names = [name for name in METRICS if name in measured]
+    names = in_order(measured)
     if not names:
         raise UsageError(
             f"no numbers of {model} to rank: every row has a problem, as {of_model[0].problem if of_model else ''!r}"
@@ -146,7 +146,7 @@ def rank(rows: Sequence[Row], model: str, *, by: str | None = None, seed: int = 
             if estimate is not None:
                 estimates[case][name] = estimate
     standings = [_standing(case, by_case[case], estimates) for case in by_case]
-    sign = METRICS[lead].better or 1
+    sign = known_metric(lead).better or 1
     return sorted(standings, key=lambda s: -sign * s.estimates[lead].value if lead in s.estimates else float("inf"))
 
 
@@ -164,7 +164,7 @@ def write_table(standings: Sequence[Standing], path: str | os.PathLike[str]) -> 
         ...     Path(folder, "table.csv").read_text().splitlines()[1]
         'net auto x,1,,,1,0.5,0.5,0.5,'
     """
-    names = [name for name in METRICS if any(name in s.estimates for s in standings)]
+    names = in_order({name for s in standings for name in s.estimates})
     with Path(path).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         columns = [
@@ -226,7 +226,7 @@ def _resampled(rows: Sequence[Row], name: str, photos: Sequence[str], times: Ten
         The metric of each resample, (1 + RESAMPLES,), NaN for a resample without a number; and 1 for each photo that
         has a number, otherwise 0, (photos,).
     """
-    join = METRICS[name].join
+    join = known_metric(name).join
     place = {photo: i for i, photo in enumerate(photos)}
     have = torch.zeros(len(photos), dtype=torch.float64)
     values = torch.zeros(len(photos), dtype=torch.float64)
@@ -255,8 +255,8 @@ def _estimate(
     resamples, have = _resampled(rows, name, photos, times)
     low, high = _interval(resamples[1:])
     gain = None
-    if center is not None and METRICS[name].better and bool((center[1] == have).all()):
-        gain = _interval((METRICS[name].better * (resamples - center[0]))[1:])
+    if center is not None and known_metric(name).better and bool((center[1] == have).all()):
+        gain = _interval((known_metric(name).better * (resamples - center[0]))[1:])
     return Estimate(resamples[0].item(), low, high, int(have.sum()), gain)
 
 
@@ -283,7 +283,7 @@ def _standing(case: str, rows: Sequence[Row], estimates: dict[str, dict[str, Est
         return standing
     ranks = {}
     for name, estimate in estimates[case].items():
-        better = METRICS[name].better
+        better = known_metric(name).better
         others = [
             round(e[name].value * better, 4) for other, e in estimates.items() if name in e and not _is_baseline(other)
         ]

@@ -26,7 +26,10 @@ class Worker:
         """Evaluate one piece of work, and yield each row as soon as it is there."""
         for work in batch["work"]:
             loaded = self.models(work.model)
-            for row in evaluate_photo(work.photo, work.cases, loaded, self.protocol, device=self.models.device):
+            known = self.models.layers
+            for row in evaluate_photo(
+                work.photo, work.cases, loaded, self.protocol, device=self.models.device, layers=known
+            ):
                 yield {"row": _column(row)}
 
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from .. import image
 from .._shared.errors import PhotoError
 from ..zoo import Loaded, load
-from ._measures import METRICS
+from ._own import in_order, known_metric
 from ._photos import Photo, boxes_in_view
 from ._plots import cost_plot, curve_plot, rank_plot
 from ._rank import Standing, lead_of, models_of, rank
@@ -113,10 +113,11 @@ def _about(store: Store) -> str:
 
 def _table(standings: Sequence[Standing]) -> str:
     """Write the ranked table."""
-    names = [name for name in METRICS if any(name in s.estimates for s in standings)]
+    names = in_order({name for s in standings for name in s.estimates})
     arrows = {1: "↑", -1: "↓", 0: ""}
     head = "".join(
-        f'<th title="{escape(METRICS[name].about)}">{name} {arrows[METRICS[name].better]}</th>' for name in names
+        f'<th title="{escape(known_metric(name).about)}">{name} {arrows[known_metric(name).better]}</th>'
+        for name in names
     )
     lines = [f"<tr><th>method</th><th>mean rank</th><th>forwards</th><th>seconds</th>{head}</tr>"]
     for s in standings:
@@ -134,7 +135,7 @@ def _gallery(
     store: Store, standings: Sequence[Standing], photos: Sequence[Photo], loaded: Loaded, by: str | None, shown: int
 ) -> str:
     """Show photos on which the first method of the table does best and worst, with the maps of other methods."""
-    measured = [name for name in METRICS if any(name in s.estimates for s in standings)]
+    measured = in_order({name for s in standings for name in s.estimates})
     lead = lead_of(measured, by)
     methods = [s for s in standings if not s.is_baseline and lead in s.estimates]
     if not methods:
@@ -146,7 +147,7 @@ def _gallery(
         *(s.case for s in standings if s.method == "center"),
     ]
     numbers = {row.photo: row.values[lead] for row in store.rows if row.case == best.case and lead in row.values}
-    order = sorted(numbers, key=lambda name: -METRICS[lead].better * numbers[name])
+    order = sorted(numbers, key=lambda name: -known_metric(lead).better * numbers[name])
     by_name = {photo.name: photo for photo in photos}
     count = min(shown, len(order) // 2) or 1
     parts = []

@@ -9,16 +9,16 @@ from typing import Literal
 import torch
 from PIL import Image
 
-from .._photos.layer import Layer
 from .._shared.errors import PhotoError, UsageError
 from ..zoo import load
 from ._cases import BASELINES, Case, method_of
-from ._core import Row, class_of, evaluate_photo, layer_of
-from ._measures import measured
+from ._core import Row, evaluate_photo, layer_of
+from ._own import measured
 from ._photos import Photo
 from ._protocol import Protocol
 from ._ray import distributed
 from ._store import Store, header_of
+from ._target import choice_of
 from ._work import Loader, Models, Work, plan
 
 Progress = Callable[[int, int], None]
@@ -106,16 +106,15 @@ def check(photos: Sequence[Photo], works: Sequence[Work], models: Models, protoc
         loaded = models(model)
         of_model = [work for work in works if work.model == model]
         for work in of_model:
-            class_of(work.photo, loaded, protocol)
+            choice_of(work.photo, loaded, protocol)
         picture = next(filter(None, (_read_or_none(work.photo) for work in of_model)), None)
         if picture is None:
             continue
         images = loaded.preprocess(picture)[None].to(models.device)
-        known: dict[tuple[str, bool], Layer] = {}
         for case in dict.fromkeys(case for work in of_model for case in work.cases):
             if case.method not in BASELINES:
                 try:
-                    layer_of(case, method_of(case, torch.Generator()), loaded.model, images, known)
+                    layer_of(case, method_of(case, torch.Generator()), loaded.model, images, models.layers)
                 except ValueError as error:
                     raise UsageError(f"{case}: {error}") from error
 
@@ -137,7 +136,8 @@ def _rows(works: Sequence[Work], models: Models, protocol: Protocol, engine: str
     for work in works:
         if work.photo.name in unreadable:
             continue
-        for row in evaluate_photo(work.photo, work.cases, models(work.model), protocol, device=models.device):
+        loaded = models(work.model)
+        for row in evaluate_photo(work.photo, work.cases, loaded, protocol, device=models.device, layers=models.layers):
             if not row.case:
                 unreadable.add(row.photo)
             yield row

@@ -21,7 +21,7 @@ import torch
 from .._shared.errors import UsageError
 from .._shared.files import versions, write_whole
 from ._core import Row
-from ._measures import METRICS, measured
+from ._own import measured
 from ._protocol import Protocol
 
 HEADER, ROWS, MAPS, LOCK = "run.json", "rows.csv", "maps", ".lock"
@@ -197,7 +197,7 @@ def _row(line: dict[str, str]) -> Row:
         forwards=_number(line["forwards"]),
         seconds=_number(line["seconds"]),
         problem=line["problem"],
-        values={name: float(line[name]) for name in METRICS if line.get(name)},
+        values={name: float(cell) for name, cell in line.items() if cell and name not in (*FIXED, "vectors")},
         vectors=json.loads(line["vectors"]) if line["vectors"] else {},
     )
 

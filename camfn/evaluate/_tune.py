@@ -13,7 +13,8 @@ import torch
 from .._shared.errors import UsageError
 from ._cases import BASELINES, Case
 from ._core import Row
-from ._measures import METRICS
+from ._measures import METRICS, Metric
+from ._own import metrics_of
 from ._photos import Photo
 from ._protocol import Protocol
 from ._rank import Estimate, Standing, rank
@@ -42,7 +43,7 @@ class Tuned(NamedTuple):
 def tune(
     photos: Sequence[Photo],
     cases: Sequence[Case],
-    metric: str,
+    metric: str | Metric,
     out: str | os.PathLike[str],
     *,
     share: float = 0.5,
@@ -58,7 +59,7 @@ def tune(
     Args:
         photos: from `read_photos`.
         cases: candidates of one model, from `cases`, with several layers and options.
-        metric: a name of `METRICS` with a better direction.
+        metric: a name of `METRICS`, "file.py:mine:better=lower", or what `metric` returns; with a better direction.
         out: a folder; the results are in its folders `tuning` and `held-out`, and a run that was killed goes on.
         share: the share of the photos to hold out.
         protocol: the settings of the measurement; `tune` replaces its metrics by `metric`.
@@ -88,13 +89,15 @@ def tune(
         >>> best.held_out.photos
         2
     """
-    if metric not in METRICS or not METRICS[metric].better:
-        raise UsageError(
-            f"cannot tune for {metric!r}: expected one of {', '.join(n for n in METRICS if METRICS[n].better)}"
-        )
+    if isinstance(metric, str) and metric in METRICS and not METRICS[metric].better:
+        better = ", ".join(name for name in METRICS if METRICS[name].better)
+        raise UsageError(f"cannot tune for {metric!r}: expected one of {better}")
+    protocol = replace(protocol or Protocol(), metrics=(metric,))
+    ((metric, found),) = metrics_of(protocol).items()
+    if not found.better:
+        raise UsageError(f"cannot tune for {metric!r}: a metric that says which way is better, higher or lower")
     if len({case.model for case in cases}) != 1:
         raise UsageError("tune: expected the cases of one model")
-    protocol = replace(protocol or Protocol(), metrics=(metric,))
     count = round(share * len(photos))
     if min(count, len(photos) - count) < 2:
         raise UsageError(

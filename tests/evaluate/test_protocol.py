@@ -22,7 +22,7 @@ def test_a_generator_depends_on_the_seed_and_the_words_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"target": "best"}, "expected target label or top"),
+        ({"target": " "}, "expected target words"),
         ({"removed": "white"}, "removed mean or black"),
         ({"step": 0.0}, "step: expected a share"),
         ({"step": 1.5}, "step: expected a share"),
