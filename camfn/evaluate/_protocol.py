@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import torch
 
 from .._shared.errors import UsageError
-
-if TYPE_CHECKING:
-    from ._measures import Metric
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Protocol:
         chunk_size: perturbed forwards at once; it is fixed, since the last bit of a sum may depend on it.
     """
 
-    metrics: tuple[str | Metric, ...] | None = None
+    metrics: tuple[Any, ...] | None = None
     target: str = "label"
     removed: Literal["mean", "black"] = "mean"
     step: float = 0.05
