@@ -93,6 +93,8 @@ BOXES = torch.tensor([[0.0, 0.0, 2.0, 3.0], [1.0, 1.0, 4.0, 5.0]])
 SHOTS = torch.zeros(2, 5, 6, dtype=torch.bool)
 SHOTS[:, 1:3, 2:4] = True
 
+POOLED = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+
 RIGHT: dict[str, Callable[[], Any]] = {
     "model": lambda: NET,
     "layer": lambda: "blocks.0",
@@ -195,6 +197,11 @@ OWN: dict[str, Callable[[], Any]] = {
     "deep_feature_factorization.activations": lambda: positive(2, 4, 3, 3),
     "randomization.explain": lambda: explain_model,
     "max_sensitivity.explain": lambda: explain,
+    "check.explain": lambda: camfn.explainer(methods.grad_cam, NET, "blocks.0"),
+    "check.copies": lambda: 2,
+    "check.redraws": lambda: 2,
+    "head.model": lambda: POOLED,
+    "head.layer": lambda: "0",
     "tokens.grid": lambda: (2, 2),
     "windows.grid": lambda: (4, 4),
     "windows.window": lambda: (2, 2),
@@ -343,6 +350,8 @@ INNER = [
     "save",
     "prepare",
     "functional",
+    "find_head",
+    "Checked",
 ]
 """Functions that are imported into a public file, and those that need more than arguments."""
 
@@ -357,7 +366,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
 def functions(room: str) -> dict[str, Callable[..., Any]]:
     """List the public functions of a room."""
     module = ROOMS[room]
-    names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
+    names = getattr(module, "__all__", None) or [name for name in dir(module) if not name.startswith("_")]
     found = {name: getattr(module, name, None) for name in names if name not in [*VALUES, *INNER]}
     return {
         name: function
@@ -412,6 +421,8 @@ def _run_of(room: str, name: str) -> dict[str, Any]:
         return {"outputs": OUTPUTS.get(name, lambda: noise(2, 1 if name == "binary_score" else 5))()}
     if name in ("observe", "resume", "observe_attention"):
         return {"inputs": noise(2, 3, 8, 8)}
+    if name == "check":
+        return {}
     makers = name in ("capture_attention", "attention_explainer") or room in ("network", "transforms", "camfn")
     if makers and name not in ("fuse_maps", "eigen_smooth", "flip", "multiply", "diagnose"):
         return {"inputs": noise(2, 3, 8, 8), "targets" if name == "capture_each" else "target": [0, 1]}

@@ -125,6 +125,8 @@ def changed_by_the_image(model: nn.Module, inputs: Any, images: Images | None, r
 
 def _another(image: Tensor) -> Tensor:
     """Make another image of the same range, without random numbers."""
+    if not image.numel():
+        return image
     wave = torch.arange(image.numel(), device=image.device).remainder(97).to(image.dtype).reshape(image.shape) / 96
     return image.flip(tuple(range(2, image.ndim))) + wave * image.std(correction=0).clamp(min=1)
 
