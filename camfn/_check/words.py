@@ -96,7 +96,7 @@ def _other_class(check: Numbers, i: int, names: list[str] | None) -> Line:
         return _left_out(check, "other class")
     value, index = float(check.other_class[i]), int(check.runner_up[i])
     label = names[index] if names else f"class {index}"
-    return _unlike(
+    line = _unlike(
         check,
         i,
         Line("other class", value, None, "good", ""),
@@ -104,6 +104,10 @@ def _other_class(check: Numbers, i: int, names: list[str] | None) -> Line:
         f"For the runner-up, {label}, the map is much alike: little of it is about the class.",
         f"For the runner-up, {label}, the map is the same: it does not say why this class.",
     )
+    if line.verdict == "bad" and check.redrawn is not None and _median(check.redrawn[i])[0] < SAME:
+        shared = f"For the runner-up, {label}, the map is the same: it shows what both share (and contrast, what not)."
+        return line._replace(verdict="look", sentence=shared)
+    return line
 
 
 def _redrawn(check: Numbers, i: int) -> Line:

@@ -62,4 +62,4 @@ def header(model: str, options: ModelOptions, loaded: Loaded, device: torch.devi
 
     own = {key: value for key, value in options._asdict().items() if value is not None and key != "weights"}
     record = {"model": model, "weights": options.weights or "default"} | own | others
-    return record | {"about": loaded.about, "device": str(device), "versions": versions()}
+    return record | {"about": loaded.about, "device": str(device), "versions": versions() | {"numpy": version("numpy")}}

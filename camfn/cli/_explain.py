@@ -42,6 +42,7 @@ class FusionOption(str, Enum):
 @app.command()
 @option_groups
 def explain(
+    context: typer.Context,
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help=PHOTOS, show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("maps"),
     model: ModelOption = "lite0",
@@ -77,14 +78,27 @@ def explain(
     like: Annotated[
         Path | None, typer.Option(help="Of --task similar: the photo to be like.", show_default=False)
     ] = None,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="Of the map, several by commas: npy, npz: raw; tiff: raw, at the photo's size; png: gray.",
+        ),
+    ] = "npy",
+    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Draw each map over its photo.")] = True,
+    figure: Annotated[
+        Path | None, typer.Option(help="A figure of all maps: a name in .pdf, .svg or .png.", show_default=False)
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Say beside each map whether it may be believed.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
     """Explain photos: an overlay, the raw map, and a record of the run.
 
     Writes STEM.METHOD.png, the overlay on the part of the photo that the network sees; STEM.METHOD.npy, the raw map at
-    the layer's resolution; and one explanations.json. A class that was named is in the file names, as in
-    cat.grad_cam.281.png; with top:K the rank is, as in cat.grad_cam.top1.png. Of several photos with one stem the later
-    ones are numbered: cat, cat-2.
+    the layer's resolution (and .npz, .tiff, .map.png with --format); and a line of explanations.jsonl for each map, to
+    which every run in the folder adds. A class that was named is in the file names, as in cat.grad_cam.281.png; with
+    top:K the rank is, as in cat.grad_cam.top1.png. Of several photos with one stem the later ones are numbered: cat,
+    cat-2.
 
     Ends with 0 if all went well; with 1 if a photo could not be read or a map shows nothing, the others' results kept;
     with 2, before any forward, if what was asked for cannot be done; with 130 if it was interrupted, every file that
@@ -96,7 +110,8 @@ def explain(
         from .._photos.methods import label_of, pick_method
         from .._shared.errors import UsageError
         from ..catalogue import info_of
-        from ._files import plan_files
+        from ._figure import ENDINGS, check_figure
+        from ._files import check_writable, plan_files
         from ._job import Job
         from ._options import (
             pick_colormap,
@@ -106,9 +121,15 @@ def explain(
             refuse_layer,
             refuse_task,
         )
+        from ._outputs import pick_outputs
+        from ._records import command_again
 
         chosen, place, read_as = pick_method(method, seed), pick_device(device), reading.read_as()
         pick_colormap(colormap)
+        outputs = pick_outputs(formats, overlay)
+        if figure is not None:
+            check_figure(figure)
+            check_writable(figure, force, ENDINGS)
         refuse_layer(chosen, method, layer)
         info = info_of(chosen)
         if info.kind == "network" and (several is not None or eigen_smooth):
@@ -138,7 +159,7 @@ def explain(
 
             kind = partial(TaskJob, task=task.value, like=like)
         job = kind(
-            plans=plan_files(photos, out, label_of(method), choice, force),
+            plans=plan_files(photos, out, label_of(method), choice, force, endings=outputs.endings),
             out=out,
             loaded=loaded,
             method=chosen,
@@ -151,6 +172,11 @@ def explain(
             alpha=alpha,
             colormap=colormap,
             changes=changes,
+            outputs=outputs,
+            check=check,
+            seed=seed,
+            figure=figure,
+            command=partial(command_again, context),
             header=header(
                 model,
                 options,

@@ -8,13 +8,12 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .._photos.classes import ClassChoice
 from .._shared.errors import UsageError
 from .._shared.files import write_whole
-
-RECORD = "explanations.json"
+from ._records import RECORD, Record
 
 
 class PhotoFiles(NamedTuple):
@@ -25,12 +24,28 @@ class PhotoFiles(NamedTuple):
 
 
 def plan_files(
-    photos: Sequence[Path], out: Path, method: str, choice: ClassChoice, force: bool, record: str = RECORD
+    photos: Sequence[Path],
+    out: Path,
+    method: str,
+    choice: ClassChoice,
+    force: bool,
+    *,
+    endings: Sequence[str] = ("png", "npy"),
+    record: str | None = None,
 ) -> list[PhotoFiles]:
     """Choose the files to write, and check that each may be written.
 
     A photo's files have the stem of the photo. If several photos have the same stem, in any case of letters, the later
     ones get a number: cat, cat-2, cat-3.
+
+    Args:
+        photos: the photos.
+        out: the folder to write to.
+        method: a part of the names.
+        choice: the targets, whose suffixes are a part of the names.
+        force: whether existing files may be replaced.
+        endings: of the files of each map.
+        record: a file of the run that must not exist either; the record that runs append to may.
 
     Raises:
         UsageError: a file exists and `force` is not set, a file would replace a photo, or the folder is not writable.
@@ -39,7 +54,8 @@ def plan_files(
         PhotoFiles(photo, [out / f"{stem}.{method}{suffix}" for suffix in choice.suffixes])
         for photo, stem in zip(photos, _unique(photo.stem for photo in photos), strict=True)
     ]
-    files = [with_ending(base, end) for item in plans for base in item.bases for end in ("png", "npy")] + [out / record]
+    files = [with_ending(base, end) for item in plans for base in item.bases for end in endings]
+    files += [out / record] if record else []
     inputs = {os.path.realpath(photo) for photo in photos}
     for file in files:
         if os.path.realpath(file) in inputs:
@@ -47,13 +63,16 @@ def plan_files(
         if os.path.lexists(file) and not force:
             raise UsageError(f"{file} exists already: give --force to replace it, or choose another --out")
     _check_folder(out)
+    lines = out / RECORD
+    if os.path.lexists(lines) and not (lines.is_file() and os.access(lines, os.W_OK)):
+        raise UsageError(f"cannot append to {lines}: choose another --out")
     return plans
 
 
-def check_writable(file: Path, force: bool) -> None:
+def check_writable(file: Path, force: bool, endings: Sequence[str] = (".png", ".jpg", ".jpeg")) -> None:
     """Check that one picture may be written."""
-    if file.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UsageError(f"--out {file}: expected a name in .png or .jpg")
+    if file.suffix.lower() not in endings:
+        raise UsageError(f"--out {file}: expected a name in {', '.join(endings)}")
     if os.path.lexists(file) and not force:
         raise UsageError(f"{file} exists already: give --force to replace it, or choose another --out")
     _check_folder(file.parent)
@@ -83,9 +102,6 @@ def _unique(stems: Iterable[str]) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
-
-
-Record = dict[str, Any]
 
 
 def save_record(file: Path, content: Record) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -15,29 +16,34 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from .. import image
+from .. import image, layout
 from .._photos.classes import ClassChoice, first_score, no_class
 from .._photos.explain import Changes, Explained, explain_batch
 from .._photos.layer import Layer, choose_layer, choose_layers
 from .._photos.read import DEFAULT, ReadAs, read_or_error
-from .._shared.errors import PhotoError
-from .._shared.files import write_whole
+from .._shared.errors import CamfnError, PhotoError, UsageError
+from .._shared.vocabulary import ScoreFn
 from ..catalogue import info_of
 from ..zoo import Loaded
-from ._files import RECORD, PhotoFiles, Record, save_record, with_ending
+from ._figure import Panel, save_figure
+from ._files import PhotoFiles
+from ._outputs import Outputs, write_map
+from ._records import RECORD, SCHEMA, Record, append_line, hash_of_file, hash_of_weights, now
+from ._trust import checked, composed
 
 
 @dataclass
 class Job:
     """The inputs of one run, all checked, and its results so far.
 
-    `run` yields one record a photo. It writes the files of a photo, and `explanations.json`, before it yields.
+    `run` yields one record a photo. It writes the files of a photo, and its lines of `explanations.jsonl`, before it
+    yields.
 
     Attributes:
         plans: the photos and the paths of their files.
-        out: the folder of `explanations.json`.
+        out: the folder of `explanations.jsonl`.
         loaded: model, preprocessing, view, class names.
         method: a method of `camfn.catalogue`, or a partial of one.
         choice: the classes to explain.
@@ -52,7 +58,12 @@ class Job:
         read_as: the window of gray values, and the frame.
         progress: called with (done, total) after each chunk of perturbed forwards.
         layer: the layer, after the first batch.
-        records: the records of the photos so far, in order.
+        outputs: the files to write of each map.
+        check: check each map, and give a table of it.
+        seed: of the draws of the check.
+        figure: the figure to write at the end, or None.
+        command: of a photo's name, the command that explains it again.
+        panels: the rows of the figure so far.
     """
 
     plans: list[PhotoFiles]
@@ -71,11 +82,17 @@ class Job:
     changes: Changes = field(default_factory=Changes)
     progress: Callable[[int, int], None] | None = None
     layer: Layer | None = None
-    records: list[Record] = field(default_factory=list)
+    outputs: Outputs = field(default_factory=Outputs)
+    check: bool = False
+    seed: int = 0
+    figure: Path | None = None
+    command: Callable[[str], str] = str
+    panels: list[Panel] = field(default_factory=list)
 
     def run(self) -> Iterator[Record]:
         """Yield a record for each photo, in order, after writing its files."""
         self.loaded.model.to(self.device)
+        self.header["weights_sha256"] = hash_of_weights(self.loaded.model)
         plans = iter(self.plans)
         while batch := list(islice(plans, self.batch_size)):
             photos = [read_or_error(item.photo, self.read_as) for item in batch]
@@ -86,9 +103,10 @@ class Job:
                     record |= self._results(item, photo, explained)
                 else:
                     record["problem"] = str(photo)
-                self.records.append(record)
-                self._save()
+                self._save(item.photo, record)
                 yield record
+        if self.figure is not None and self.panels:
+            save_figure(self.figure, self.panels, self.alpha, self.colormap)
 
     def _explain_all(self, photos: list[Image.Image | PhotoError]) -> Iterator[Explained]:
         """Explain the readable photos of a batch."""
@@ -110,25 +128,22 @@ class Job:
             else:
                 target = first_score(self.choice) if info_of(self.method).explains_class else no_class
                 self.layer = choose_layer(model, inputs, self.layer_name, self.method, target)
+            self.header["layer"] = layer_record(model, self.layer, inputs)
         options: dict[str, Any] = {"chunk_size": self.chunk_size, "progress": self.progress, "changes": self.changes}
         return explain_batch(self.method, model, self.layer, inputs, self.choice, **options)
 
     def _write(self, item: PhotoFiles, photo: Image.Image, explained: Explained) -> Record:
         """Write a photo's maps, and an overlay of each map that shows something."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        view = torch.from_numpy(np.array(self.loaded.view(photo))).permute(2, 0, 1) / 255
-        explanations = []
-        results = (explained.classes, explained.cams, explained.problems, explained.scores)
+        view = view_of(self.loaded, photo)
         names = self.loaded.classes
-        for base, index, cam, problem, score in zip(item.bases, *results, strict=True):
-            raw, overlay = with_ending(base, "npy"), with_ending(base, "png")
-            write_whole(raw, partial(np.save, arr=cam.numpy()))
-            if problem is None:
-                write_whole(overlay, partial(image.save, self._draw(view, cam)))
-            explanations.append(
-                self.choice.record(index, score, explained.logits, names)
-                | {"map": raw.name, "overlay": None if problem else overlay.name, "problem": problem}
-            )
+        checks = self._checks(photo, explained)
+        explanations = []
+        results = (explained.classes, explained.cams, explained.problems, explained.scores, checks)
+        for base, index, cam, problem, score, verdicts in zip(item.bases, *results, strict=True):
+            facts = self.choice.record(index, score, explained.logits, names) | {"problem": problem}
+            files = write_map(self.outputs, base, cam, _size(view), partial(self._draw, view, cam), facts)
+            self._add_panel(item, view, cam, facts)
+            explanations.append(facts | files | verdicts)
         several = len(explained.logits) > 1 and self.choice.form not in ("higher", "lower")
         best = explained.logits.topk(min(5, len(explained.logits))).indices.tolist() if several else []
         return {"top": [self._class_record(explained.logits, index) for index in best], "explanations": explanations}
@@ -151,12 +166,69 @@ class Job:
             "probability": probability if math.isfinite(probability) else None,
         }
 
+    def _checks(self, photo: Image.Image, explained: Explained) -> list[Record]:
+        """Check each map of one photo; a map that shows nothing has no check."""
+        if not self.check:
+            return [{}] * len(explained.cams)
+        inputs = self.loaded.preprocess(photo)[None].to(self.device)
+        explain = composed(self.method, self.loaded.model, self.layer, self.changes, self.chunk_size)
+        with torch.no_grad():
+            scores = self._scores(self.loaded.model(inputs))
+        return [
+            {} if problem else {"check": checked(explain, inputs, score, self.loaded.classes, self.seed)}
+            for score, problem in zip(scores, explained.problems, strict=True)
+        ]
+
+    def _scores(self, outputs: Any) -> list[ScoreFn]:
+        """Return the targets of one photo; of a method that explains no class, the top class if there is one."""
+        try:
+            return [each.score for each in self.choice.pick(outputs)]
+        except UsageError:
+            if info_of(self.method).explains_class:
+                raise
+            return [no_class]
+
+    def _add_panel(self, item: PhotoFiles, view: Tensor, cam: Tensor, facts: Record) -> None:
+        """Keep what the figure draws of a map."""
+        if self.figure is not None and cam.ndim == 2:
+            numbers = [f"{key} {facts[key]:.3g}" for key in ("probability", "score") if facts[key] is not None]
+            label = facts["name"] or ("" if facts["index"] is None else f"class {facts['index']}")
+            title = ", ".join(filter(None, [str(self.header.get("method", "")), label, *numbers[:1]]))
+            self.panels.append(Panel(view, None if facts["problem"] else cam, title, item.photo.name))
+
     @property
     def record_file(self) -> Path:
-        """Path of the record of the run."""
+        """Path of the record of the folder."""
         return self.out / RECORD
 
-    def _save(self) -> None:
-        """Write the record of the run so far."""
-        layer = self.layer and {"name": self.layer.name, "reason": self.layer.reason}
-        save_record(self.record_file, self.header | {"layer": layer, "photos": self.records})
+    def _save(self, photo: Path, record: Record) -> None:
+        """Append a line for each map of a photo, or one line that says why there is none."""
+        common = {"schema": SCHEMA, "time": now(), "command": self.command(str(photo)), "folder": str(Path.cwd())}
+        common |= {"photo": str(photo), "photo_sha256": hash_of_file(photo), **self.header}
+        common["layer"] = self.header.get("layer")
+        common["top"] = record["top"]
+        nothing = {"index": None, "name": None, "score": None, "probability": None, "map": None, "overlay": None}
+        for explanation in record["explanations"] or [nothing | {"files": [], "problem": record["problem"]}]:
+            kept = dict(explanation)
+            if "check" in kept:
+                kept["check"] = {key: value for key, value in kept["check"].items() if key != "table"}
+            append_line(self.record_file, common | kept)
+
+
+def view_of(loaded: Loaded, photo: Image.Image) -> Tensor:
+    """Return the part of a photo that the network sees, (3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(loaded.view(photo))).permute(2, 0, 1) / 255
+
+
+def _size(view: Tensor) -> tuple[int, int]:
+    return view.shape[1], view.shape[2]
+
+
+def layer_record(model: nn.Module, layer: Layer, inputs: Tensor) -> Record:
+    """Describe a layer for the record: its name, why it was chosen, its layout, and what decided for that."""
+    record: Record = {"name": layer.name, "reason": layer.reason, "layout": None, "layout_reason": None}
+    if layer.channels and "," not in layer.name:
+        record["layout"] = "none" if layer.layout is None else repr(layer.layout)
+        with suppress(CamfnError):
+            record["layout_reason"] = layout.find(model, layer.name, inputs[:1]).reason
+    return record

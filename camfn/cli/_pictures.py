@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 @app.command()
 @option_groups
 def guided(
+    context: typer.Context,
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help=PHOTOS, show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("maps"),
     model: ModelOption = "lite0",
@@ -41,8 +43,8 @@ def guided(
     """Draw the gradients of photos: fine pictures at the network's own resolution.
 
     Writes what explain writes: STEM.METHOD.png, the picture, gray where the gradient is zero, lighter above and darker
-    below; STEM.METHOD.npy, the gradient itself, (3, height, width); and one explanations.json. Ends with 0, 1, 2 or 130
-    as explain does.
+    below; STEM.METHOD.npy, the gradient itself, (3, height, width); and a line of explanations.jsonl. Ends with
+    0, 1, 2 or 130 as explain does.
     """
     with refusals():
         from .._photos.classes import pick_target
@@ -50,6 +52,7 @@ def guided(
         from ._files import plan_files
         from ._job import Job
         from ._options import pick_device, pick_layer, refuse_layer
+        from ._records import command_again
 
         chosen, place, read_as = pick_picture(method, seed), pick_device(device), reading.read_as()
         refuse_layer(chosen, method, layer)
@@ -69,6 +72,7 @@ def guided(
             chunk_size=None,
             alpha=1.0,
             colormap="turbo",
+            command=partial(command_again, context),
             header=header(
                 model,
                 options,
@@ -124,7 +128,7 @@ def factorize(
         photos, told = named_photos(photos)
         loaded = options.load(model)
         job = FactorizeJob(
-            plans=plan_files(photos, out, "concepts", ClassChoice(None), force, RECORD),
+            plans=plan_files(photos, out, "concepts", ClassChoice(None), force, record=RECORD),
             out=out,
             loaded=loaded,
             rank=rank,

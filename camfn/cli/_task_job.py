@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -19,12 +18,14 @@ from .._photos.explain import Explained
 from .._photos.layer import Layer, choose_layer
 from .._photos.read import read_photo
 from .._shared.errors import PhotoError, UsageError
-from .._shared.files import write_whole
 from .._shared.vocabulary import ScoreFn
 from ..targets import BoxHead, Head, box_score, mask_score, similarity, torchvision_head
 from ..zoo import Loaded
-from ._files import PhotoFiles, Record, with_ending
-from ._job import Job
+from ._files import PhotoFiles
+from ._job import Job, layer_record, view_of
+from ._outputs import write_map
+from ._records import Record
+from ._trust import checked
 
 
 @dataclass
@@ -46,16 +47,17 @@ class TaskJob(Job):
     def _results(self, item: PhotoFiles, photo: Image.Image, explained: Iterator[Explained]) -> Record:
         """Explain each target of one photo, write its files, and return its part of the record."""
         inputs = self.loaded.preprocess(photo)[None].to(self.device)
-        view = torch.from_numpy(np.array(self.loaded.view(photo))).permute(2, 0, 1) / 255
+        view = view_of(self.loaded, photo)
         model = embedding_of(self.loaded) if self.task == "similar" else self.loaded.model
         with torch.no_grad():
             outputs = model(inputs)
         targets = self._targets(outputs)
         if not targets:
             return {"problem": f"{item.photo}: the detector finds nothing of the kind"}
-        self.layer = self.layer or self._layer(model, inputs, targets[0][0])
+        if self.layer is None:
+            self.layer = self._layer(model, inputs, targets[0][0])
+            self.header["layer"] = layer_record(model, self.layer, inputs)
         explanations = []
-        self.out.mkdir(parents=True, exist_ok=True)
         for base, (target, facts) in zip(item.bases, targets, strict=False):
             explain = explainer(
                 self.method, model, self.layer.name, layout=self.layer.layout, chunk_size=self.chunk_size
@@ -64,18 +66,21 @@ class TaskJob(Job):
             problem = None if bool(cam.isfinite().all()) and bool(cam.any()) else "the map is zero, or not finite."
             if self.task == "similar" and facts["score"] > 1 - 1e-6:
                 problem = "the two are alike in every respect; at its maximum a cosine has no gradient."
-            raw, overlay = with_ending(base, "npy"), with_ending(base, "png")
-            write_whole(raw, partial(np.save, arr=cam.numpy()))
-            if problem is None:
-                picture = self._draw(view, cam)
-                if "box" in facts:
-                    scale = torch.tensor([view.shape[2] / inputs.shape[3], view.shape[1] / inputs.shape[2]]).repeat(2)
-                    picture = image.boxes(picture, (torch.tensor(facts["box"]) * scale)[None], [facts["name"]])
-                write_whole(overlay, partial(image.save, picture))
-            explanations.append(
-                facts | {"map": raw.name, "overlay": None if problem else overlay.name, "problem": problem}
-            )
+            facts = facts | {"problem": problem}
+            draw = partial(self._draw_target, view, cam, inputs, facts)
+            files = write_map(self.outputs, base, cam, (view.shape[1], view.shape[2]), draw, facts)
+            self._add_panel(item, view, cam, facts)
+            check = {"check": checked(explain, inputs, target, None, self.seed)} if self.check and not problem else {}
+            explanations.append(facts | files | check)
         return {"explanations": explanations}
+
+    def _draw_target(self, view: Tensor, cam: Tensor, inputs: Tensor, facts: Record) -> Tensor:
+        """Draw a map over the photo, and the box that it explains."""
+        picture = self._draw(view, cam)
+        if "box" not in facts:
+            return picture
+        scale = torch.tensor([view.shape[2] / inputs.shape[3], view.shape[1] / inputs.shape[2]]).repeat(2)
+        return image.boxes(picture, (torch.tensor(facts["box"]) * scale)[None], [facts["name"]])
 
     def _layer(self, model: nn.Module, inputs: Tensor, target: ScoreFn) -> Layer:
         """Choose the named layer, or the first suggested layer outside of the model's heads."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import rich  # noqa: F401  # its parts are imported on use, and a missing package is said first
@@ -35,6 +36,8 @@ def run_job(job: Job | FactorizeJob, told: Sequence[str] = ()) -> int:
         The number of photos that could not be read and of maps that show nothing.
     """
     problems, announced = 0, False
+    if getattr(job, "check", False):
+        print("check: at most 15 maps and 41 forwards for each map, and a forward for each photo")
     with progress_bars() as progress:
         photos = progress.add_task("explaining", total=len(job.plans))
         job.progress = second_bar(progress, progress.add_task("perturbing", visible=False))
@@ -45,6 +48,8 @@ def run_job(job: Job | FactorizeJob, told: Sequence[str] = ()) -> int:
                 print(f"layer {job.layer.name}: {job.layer.reason}")
                 announced = True
             problems += _print_record(record, job.out, told)
+    if getattr(job, "figure", None) is not None and problems < len(job.plans):
+        print(f"figure: {job.figure}")  # type: ignore[union-attr]
     print(f"record of the run: {job.record_file}")
     return problems
 
@@ -102,11 +107,11 @@ def _print_record(record: dict[str, Any], out: Path, told: Sequence[str]) -> int
                 f"{record['photo']}: no overlay{f' for {label}' if label else ''}: {explanation['problem']}"
             )
         else:
-            print(
-                ": ".join(
-                    filter(None, [record["photo"], label + _number(explanation), str(out / explanation["overlay"])])
-                )
-            )
+            shown = explanation["overlay"] or next(iter(explanation["files"]), None)
+            where = str(out / shown) if shown else ""
+            print(": ".join(filter(None, [record["photo"], label + _number(explanation), where])))
+            if "check" in explanation:
+                print(indent(explanation["check"]["table"], "  "))
     for problem in problems:
         if problem not in told:
             print(f"camfn: {problem}", file=sys.stderr)

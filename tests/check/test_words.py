@@ -60,9 +60,11 @@ def test_all_is_well() -> None:
         ("same call", {"again": torch.tensor([0.4])}, "bad"),
         ("other class", {"other_class": torch.tensor([0.49])}, "good"),
         ("other class", {"other_class": torch.tensor([0.6])}, "look"),
-        ("other class", {"other_class": torch.tensor([0.81])}, "bad"),
+        ("other class", {"other_class": torch.tensor([0.81]), "redrawn": torch.tensor([[0.9]])}, "bad"),
+        ("other class", {"other_class": torch.tensor([0.81]), "redrawn": torch.tensor([[0.7]])}, "look"),
+        ("other class", {"other_class": torch.tensor([0.81]), "redrawn": None}, "bad"),
         ("other class", {"again": torch.tensor([0.9])}, "none"),
-        ("other class", {"again": torch.tensor([0.9]), "other_class": torch.tensor([0.9])}, "bad"),
+        ("other class", {"again": torch.tensor([0.9]), "other_class": torch.tensor([0.9])}, "look"),
         ("other class", {"other_class": None, "missing": {"other class": "of a reason"}}, "none"),
         ("new head", {"redrawn": torch.tensor([[0.4, 0.6, 0.7]])}, "look"),
         ("new head", {"redrawn": torch.tensor([[-0.4, 0.9, 0.95]])}, "bad"),
@@ -87,10 +89,11 @@ def test_all_is_well() -> None:
     ],
 )
 def test_thresholds(name: str, changes: dict[str, Any], verdict: str) -> None:
+    changes = {"missing": {"new head": "of a reason"}, **changes} if changes.get("redrawn", 0) is None else changes
     (line,) = [line for line in found(**changes).lines() if line.name == name]
     assert line.verdict == verdict
     assert line.sentence.endswith((".", ":"))
-    if "missing" in changes:
+    if "missing" in changes and verdict == "none":
         assert "of a reason" in line.sentence
 
 

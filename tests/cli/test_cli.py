@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typer.testing import CliRunner, Result
 from camfn import attention, explainer, image, methods, network
 from camfn.catalogue import METHODS, find
 from camfn.cli._app import app
+from camfn.cli._records import read_lines
 from camfn.demo import demo
 from camfn.zoo import Loaded, load
 
@@ -56,8 +56,22 @@ def run(*words: object, env: dict[str, str] | None = None) -> Result:
 
 
 def record(out: Path) -> dict[str, Any]:
-    text: dict[str, Any] = json.loads((out / "explanations.json").read_text(encoding="utf-8"))
-    return text
+    """The lines of a folder, grouped by photo."""
+    lines = read_lines(out / "explanations.jsonl")
+    photos: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        seen = bool(line["files"] or line["map"])
+        entry = photos.setdefault(
+            line["photo"],
+            {
+                "photo": line["photo"],
+                "problem": None if seen else line["problem"],
+                "top": line["top"],
+                "explanations": [],
+            },
+        )
+        entry["explanations"] += [line] if seen else []
+    return lines[-1] | {"photos": list(photos.values())}
 
 
 def refused(result: Result, *words: str) -> None:
@@ -133,7 +147,7 @@ def test_explain_writes_what_the_library_gives(photos: dict[str, Path], lite0: L
         "chelsea.grad_cam.png",
         "coffee.grad_cam.npy",
         "coffee.grad_cam.png",
-        "explanations.json",
+        "explanations.jsonl",
     ]
     images = {name: Image.open(photos[name]).convert("RGB") for name in ("chelsea", "coffee")}
     inputs = torch.stack([lite0.preprocess(photo) for photo in images.values()])
@@ -204,22 +218,23 @@ def test_the_original_cam_sums_to_the_logit(photos: dict[str, Path], lite0: Load
 def test_the_record_says_how_it_was_made(photos: dict[str, Path], tmp_path: Path) -> None:
     run("explain", photos["chelsea"], "--out", tmp_path, "--device", "cpu", "--weights", "none", "--target", "3")
     made = record(tmp_path)
-    assert set(made["versions"]) == {"camfn", "torch", "torchvision", "timm"}
+    assert set(made["versions"]) == {"camfn", "numpy", "torch", "torchvision", "timm"}
     assert made["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert made["about"] == {
         "weights": "random",
         "photos": "shorter side to 256, center 224 x 224, mean 0.498, 0.498, 0.498, deviation 0.502, 0.502, 0.502, "
         "bicubic, of lite0's training",
     }
-    del made["versions"], made["photos"], made["layer"]["reason"], made["about"]
-    assert made == {
+    del made["layer"]["reason"]
+    expected = {
         "model": "lite0",
         "weights": "none",
         "method": "grad_cam",
         "target": "3",
         "device": "cpu",
-        "layer": {"name": "bn2"},
+        "layer": {"name": "bn2", "layout": "none", "layout_reason": made["layer"]["layout_reason"]},
     }
+    assert {key: made[key] for key in expected} == expected
 
 
 # what is refused, before any forward
@@ -309,7 +324,8 @@ def test_a_class_count_known_only_from_the_scores(
 def test_existing_output_is_kept_without_force(net: Net, noise: Callable[..., Path], tmp_path: Path) -> None:
     start = ("explain", noise("a.png"), "--out", tmp_path / "out")
     assert run(*start).exit_code == 0
-    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    # the record is one that every run adds to
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.suffix != ".jsonl"}
     for path in before:
         path.write_bytes(b"mine")
         refused(run(*start), "--force", "--out")
@@ -318,7 +334,8 @@ def test_existing_output_is_kept_without_force(net: Net, noise: Callable[..., Pa
     for path in before:
         path.write_bytes(b"mine")
     assert run(*start, "--force").exit_code == 0
-    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(read_lines(tmp_path / "out" / "explanations.jsonl")) == 2
 
 
 def test_one_existing_file_is_enough(net: Net, noise: Callable[..., Path], tmp_path: Path) -> None:
@@ -560,7 +577,7 @@ def test_photos_of_one_stem_have_files_of_their_own(net: Net, noise: Callable[..
     given = [noise("x/cat.png", 1), noise("y/cat.png", 2), noise("x/Cat.jpg", 3), noise("y/cat-2.png", 4)]
     given.append(given[0])
     assert run("explain", *given, "--out", tmp_path / "out").exit_code == 0
-    files = [photo["explanations"][0]["map"] for photo in record(tmp_path / "out")["photos"]]
+    files = [line["map"] for line in read_lines(tmp_path / "out" / "explanations.jsonl")]
     assert files == [f"{stem}.grad_cam.npy" for stem in ("cat", "cat-2", "Cat-3", "cat-2-2", "cat-4")]
     assert len({name.casefold() for name in files}) == 5
     maps = [np.load(tmp_path / "out" / name) for name in files]
@@ -619,6 +636,8 @@ def test_methods_on_attention_at_one_layer(photos: dict[str, Path], tmp_path: Pa
     assert record(tmp_path)["layer"] == {
         "name": "blocks.2",
         "reason": "the attention in blocks.2.attn",
+        "layout": None,
+        "layout_reason": None,
     }
 
 

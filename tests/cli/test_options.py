@@ -78,8 +78,8 @@ def test_every_command_takes_a_model_of_ones_own(folder: Path) -> None:
     assert result.exit_code == 0, result.stderr
     for text in ("names without 'net.'", "photos: by ", "classes: 2 names"):
         assert text in result.stdout
-    record = json.loads((out / "1" / "explanations.json").read_text())
-    assert record["photos"][0]["explanations"][0]["name"] == "rust"
+    (record,) = map(json.loads, (out / "1" / "explanations.jsonl").read_text().splitlines())
+    assert record["name"] == "rust"
     assert record["about"]["photos"].startswith("by ")
     with Image.open(out / "1" / "a.grad_cam.1.png") as overlay:
         assert overlay.size == (48, 40)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from typer.testing import CliRunner
 
 from camfn import tiny
 from camfn.cli._app import app
+from camfn.cli._records import read_lines
 
 WORLD = tiny.scenes(2, generator=torch.Generator().manual_seed(0))
 
@@ -34,7 +34,7 @@ def run(*arguments: Any) -> Any:
 
 
 def record(out: Path) -> Any:
-    return json.loads((out / "explanations.json").read_text())["photos"][0]["explanations"]
+    return read_lines(out / "explanations.jsonl")
 
 
 def test_boxes_are_found_and_drawn(photo: Path, tmp_path: Path) -> None:
@@ -82,11 +82,11 @@ def test_likeness(photo: Path, tmp_path: Path) -> None:
 def test_the_layer_that_is_taken_and_a_photo_with_nothing_on_it(photo: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(photo, "--task", "detect", "--model", "tiny:detector", "--out", out).exit_code == 0
-    assert json.loads((out / "explanations.json").read_text())["layer"]["name"] == "body"
+    assert record(out)[0]["layer"]["name"] == "body"
     empty = run(photo, "--task", "detect", "--model", "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn", "--weights",
                 "none", "--method", "odam", "--layer", "backbone.fpn.layer_blocks.0", "--out", tmp_path)  # fmt: skip
     assert empty.exit_code == 1
-    assert "finds nothing" in json.loads((tmp_path / "explanations.json").read_text())["photos"][0]["problem"]
+    assert "finds nothing" in record(tmp_path)[0]["problem"]
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_compare_leaves_out_what_a_method_cannot_do_unless_it_was_named(net: Net
         (["--methods", "grad_cam,score"], ["no method 'score'"]),
         (["--methods", ","], ["all, cheap, capped"]),
         (["--target", "top:2"], ["one target"]),
-        (["--out", "x.txt"], [".png or .jpg"]),
+        (["--out", "x.txt"], [".png, .jpg"]),
         (["--layer", "lost"], ["lost"]),
     ],
 )
