@@ -66,12 +66,14 @@ class Places(NamedTuple):
         tried: the number of places that were tried.
         depends: whether any place of the map depends on any of these parts.
         clearness: the share of the change that is at the own place, in the mean of the places.
+        needed: the clearness that a right reading has at least: on a small grid places may seem to see by chance.
     """
 
     seeing: int
     tried: int
     depends: bool
     clearness: float
+    needed: float = 0.0
 
     @property
     def share(self) -> float:
@@ -81,7 +83,7 @@ class Places(NamedTuple):
     @property
     def right(self) -> bool:
         """Whether so many do that the map lies where the layout says."""
-        return self.share >= RIGHT
+        return self.share >= RIGHT and self.clearness >= self.needed
 
     def clearer_than(self, other: Places) -> bool:
         """Whether another reading of the same output seems right by chance, as where half of it is off."""
@@ -259,7 +261,8 @@ class Trial:
             if len(cells) == 1:
                 return Places(int(change.any()), 1, bool(change.any()), 1.0)
             seeing, clearness = _sees_own(change, cells, grid, slack)
-            return Places(int(seeing.sum()), len(cells), bool(change.any()), float(clearness))
+            needed = 0.0 if slack else min(2 / math.prod(grid), 0.5)
+            return Places(int(seeing.sum()), len(cells), bool(change.any()), float(clearness), needed)
         return None
 
 

@@ -19,7 +19,8 @@ from .scattered import spans
 _MOST_STEMS = 4
 _HALVINGS = 5
 _FEWEST = 4
-"""Of fewer places than these some may see their own parts by chance."""
+_FEWEST_AMID = 12
+"""Of fewer places some may see their own parts by chance; the second number is for sequences with other tokens."""
 
 
 _PLANES: dict[int, list[tuple[int, ...]]] = {3: [(1, 2), (2, 1)], 5: [(3, 4)]}
@@ -162,7 +163,7 @@ def _sequences(shape: Sequence[int], own: _Grid, layer: LayerContext) -> Iterato
     for grid in _coarser(own):
         places = math.prod(grid.cells)
         rest = count - places
-        if not 0 <= rest <= most or places < _FEWEST:
+        if not 0 <= rest <= most or places < (_FEWEST_AMID if rest else _FEWEST):
             continue
         for before in dict.fromkeys([rest, layer.facts.prefix, 0]):
             if before <= rest:
