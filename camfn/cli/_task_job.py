@@ -17,6 +17,7 @@ from .. import explainer, image, layers
 from .._photos.explain import Explained
 from .._photos.layer import Layer, choose_layer
 from .._photos.read import read_photo
+from .._photos.scored import explain_found
 from .._shared.errors import PhotoError, UsageError
 from .._shared.vocabulary import ScoreFn
 from ..targets import BoxHead, Head, box_score, mask_score, similarity, torchvision_head
@@ -49,20 +50,21 @@ class TaskJob(Job):
         inputs = self.loaded.preprocess(photo)[None].to(self.device)
         view = view_of(self.loaded, photo)
         model = embedding_of(self.loaded) if self.task == "similar" else self.loaded.model
-        with torch.no_grad():
-            outputs = model(inputs)
-        targets = self._targets(outputs)
-        if not targets:
-            return {"problem": f"{item.photo}: the detector finds nothing of the kind"}
+        nothing: Record = {"problem": f"{item.photo}: the detector finds nothing of the kind"}
         if self.layer is None:
+            with torch.no_grad():
+                targets = self._targets(model(inputs))
+            if not targets:
+                return nothing
             self.layer = self._layer(model, inputs, targets[0][0])
             self.header["layer"] = layer_record(model, self.layer, inputs)
+        find = partial(self._targets_of, len(item.bases))
+        found = explain_found(self.method, model, self.layer, inputs, find, chunk_size=self.chunk_size)
+        if not found:
+            return nothing
+        explain = explainer(self.method, model, self.layer.name, layout=self.layer.layout, chunk_size=self.chunk_size)
         explanations = []
-        for base, (target, facts) in zip(item.bases, targets, strict=False):
-            explain = explainer(
-                self.method, model, self.layer.name, layout=self.layer.layout, chunk_size=self.chunk_size
-            )
-            cam = explain(inputs, target)[0].float().cpu()
+        for base, (target, facts, cam) in zip(item.bases, found, strict=False):
             problem = None if bool(cam.isfinite().all()) and bool(cam.any()) else "the map is zero, or not finite."
             if self.task == "similar" and facts["score"] > 1 - 1e-6:
                 problem = "the two are alike in every respect; at its maximum a cosine has no gradient."
@@ -81,6 +83,10 @@ class TaskJob(Job):
             return picture
         scale = torch.tensor([view.shape[2] / inputs.shape[3], view.shape[1] / inputs.shape[2]]).repeat(2)
         return image.boxes(picture, (torch.tensor(facts["box"]) * scale)[None], [facts["name"]])
+
+    def _targets_of(self, count: int, outputs: Any) -> list[tuple[ScoreFn, Record]]:
+        """Return the first targets of one photo."""
+        return self._targets(outputs)[:count]
 
     def _layer(self, model: nn.Module, inputs: Tensor, target: ScoreFn) -> Layer:
         """Choose the named layer, or the first suggested layer outside of the model's heads."""

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from camfn import tiny
 from camfn.cli._app import app
 from camfn.cli._records import read_lines
+from camfn.tiny._nets import Detector
 
 WORLD = tiny.scenes(2, generator=torch.Generator().manual_seed(0))
 
@@ -54,6 +55,26 @@ def test_boxes_are_found_and_drawn(photo: Path, tmp_path: Path) -> None:
             assert drawn.size == (256, 256)
             yellow = (np.asarray(drawn.convert("RGB")) == (255, 255, 0)).all(-1)
         assert yellow.sum() > 100
+
+
+@pytest.mark.parametrize("method", ["odam", "hires_cam"])
+def test_ten_boxes_cost_one_forward(photo: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    forwards: list[int] = []
+    plain = Detector.forward
+
+    def counted(self: Any, x: Any) -> Any:
+        forwards.append(1)
+        return plain(self, x)
+
+    copies = [picture(tmp_path / f"{i}.png", WORLD.images[0]) for i in range(2)]
+    monkeypatch.setattr(Detector, "forward", counted)
+    options = ("--task", "detect", "--model", "tiny:detector", "--layer", "body.3", "--method", method)
+    first = run(photo, *options, "--target", "top:10", "--out", tmp_path / "one")
+    assert len(record(tmp_path / "one")) > 1, first.output
+    before = len(forwards)
+    forwards.clear()
+    run(photo, *copies, *options, "--target", "top:10", "--out", tmp_path / "three")
+    assert len(forwards) == before + 2
 
 
 def test_regions(photo: Path, tmp_path: Path) -> None:

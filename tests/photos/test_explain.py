@@ -13,6 +13,7 @@ from camfn import diagnose, methods
 from camfn._photos import explain as room
 from camfn._photos.classes import ClassChoice
 from camfn._photos.explain import Changes, explain_batch
+from camfn._photos.halves import in_halves
 from camfn._photos.layer import choose_layer
 from camfn.catalogue import METHODS, info_of
 
@@ -76,3 +77,58 @@ def test_a_zero_map_is_noticed_in_its_class_alone() -> None:
     for photo in explain_batch(methods.grad_cam, net, layer, INPUTS, ClassChoice(None, 20)):
         blank = [problem is not None and "the gradient is zero everywhere" in problem for problem in photo.problems]
         assert [index for index, flag in zip(photo.classes, blank, strict=True) if flag] == [7]
+
+
+@pytest.mark.parametrize(("method", "count"), [(methods.cam, 1), (methods.eigen_cam, 1), (methods.grad_cam, 1)])
+def test_forwards(method: Any, count: int) -> None:
+    net = nn.Sequential(Net().first, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 20)).eval()
+    forwards = []
+    net[0].register_forward_hook(lambda *_: forwards.append(1))
+    choice = ClassChoice(None, 10 if info_of(method).explains_class else 1)
+    layer = choose_layer(net, INPUTS, "0", method)
+    forwards.clear()
+    explain_batch(method, net, layer, INPUTS, choice)
+    assert len(forwards) == count
+
+
+class Small(Net):
+    """A network that memory holds for two images and no more."""
+
+    error: type[Exception] = RuntimeError
+    words = (
+        "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"
+    )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 2:
+            raise self.error(self.words)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError, MemoryError])
+@pytest.mark.parametrize("method", [methods.grad_cam, methods.fem, methods.shapley_cam])
+def test_batches_larger_than_memory_are_halved(method: Any, error: type[Exception]) -> None:
+    net, small = Net().eval(), Small().eval()
+    small.error = error
+    inputs = torch.cat([INPUTS, INPUTS.flip(0) + 1])
+    layer = choose_layer(net, inputs[:1], "second")
+    choice = ClassChoice(None, 2 if method is not methods.fem else 1)
+    together = explain_batch(method, net, layer, inputs, choice)
+    for one, other in zip(explain_batch(method, small, layer, inputs, choice), together, strict=True):
+        assert one.classes == other.classes
+        torch.testing.assert_close(torch.stack(one.cams), torch.stack(other.cams))
+        torch.testing.assert_close(one.logits, other.logits)
+
+
+def test_other_errors_and_single_photos_are_not_halved() -> None:
+    small = Small().eval()
+    layer = choose_layer(Net().eval(), INPUTS, "second")
+    small.words = "shapes do not fit"
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        explain_batch(methods.grad_cam, small, layer, INPUTS, ClassChoice(None))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        in_halves(fail, INPUTS)
+
+
+def fail(inputs: Tensor) -> list[Tensor]:
+    raise RuntimeError("MPS backend out of memory")
