@@ -9,7 +9,7 @@ import re
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._shared.checks import describe
@@ -161,6 +161,14 @@ def no_class(outputs: Any) -> Tensor:
     """Score photos by all that the model returns, (B,): the target of a method that explains no class."""
     tensor = next(leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point())
     return tensor.flatten(1).sum(1) if tensor.ndim > 1 else tensor
+
+
+def gives_one_number(model: nn.Module, images: Tensor) -> bool:
+    """Say whether a model returns one number a photo, as regressions and one-logit heads do."""
+    with torch.no_grad():
+        outputs = model(images)
+    scores = getattr(outputs, "logits", outputs)
+    return isinstance(scores, Tensor) and scores.numel() == len(images)
 
 
 def pick_target(text: str, loaded: Loaded) -> ClassChoice:

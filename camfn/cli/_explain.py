@@ -221,10 +221,13 @@ def list_layers(
         from rich.table import Table
 
         from .. import layers
+        from .._photos.classes import gives_one_number, no_class
 
         loaded = options.load(model)
         noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
-        suggestions = layers.suggest(loaded.model, loaded.preprocess(Image.fromarray(noise))[None])
+        images = loaded.preprocess(Image.fromarray(noise))[None]
+        target = no_class if gives_one_number(loaded.model, images) else None
+        suggestions = layers.suggest(loaded.model, images, target)
     table = Table("layer", "map", "channels", "reason", title=f"{model}: layers, the best first")
     for item in suggestions:
         style = None if item.depends else "dim"
