@@ -1,10 +1,12 @@
-"""A montage of one photo's maps by several methods."""
+"""A grid of photos and methods: a row for each photo, a column for each method, equal columns joined into one."""
 
-# tested in tests/cli/test_transforms.py
+# tested in tests/cli/test_compare.py and test_transforms.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,78 +21,188 @@ from .._shared.errors import CamfnError, UsageError
 from ..catalogue import info_of
 from ..zoo import Loaded
 
+_EQUAL = 1e-4
+"""Largest difference of two heatmaps in [0, 1] that are equal but for rounding."""
 
-def comparison(
-    loaded: Loaded,
-    photo: Image.Image,
-    chosen: Mapping[str, Callable[..., Tensor]],
-    choice: ClassChoice,
-    layer_name: str | None,
-    device: torch.device,
-    *,
-    lenient: Container[str],
-    chunk_size: int | None,
-    look: tuple[float, str],
-    progress: Callable[[int, int], None],
-    finished: Callable[[], None],
-) -> tuple[Tensor, list[str]]:
-    """Draw a montage of the methods, after the photo.
+_CELL = 256
+"""Longer side of a picture in a grid of several photos, in pixels."""
 
-    Args:
+_LETTERS = 20
+"""Size of the letters of such a grid, in pixels: it is often shown smaller than it is."""
+
+
+class Shown(NamedTuple):
+    """One map of a grid.
+
+    Attributes:
+        cam: (h, w).
+        label: what is explained.
+        problem: why it shows nothing, or None.
+    """
+
+    cam: Tensor
+    label: str
+    problem: str | None
+
+
+@dataclass
+class Comparison:
+    """Photos explained by several methods.
+
+    Attributes:
         loaded: model, preprocessing, view, class names; the model is on the device.
-        photo: the photo to explain.
         chosen: methods by name.
-        choice: the class to explain.
+        choice: the target.
         layer_name: a dotted name, or None for the suggested layer.
         device: the device of the model.
         lenient: names of methods to leave out where they cannot explain the model; of others the error is raised.
         chunk_size: number of perturbed forwards that run at once.
         look: opacity and colormap of the overlays.
         progress: called with (done, total) after each chunk of perturbed forwards.
-        finished: called after each method.
-
-    Returns:
-        The montage, (3, H, W), and messages: the layer, and each method that shows nothing or cannot explain the model.
-
-    Raises:
-        UsageError: no method gives a map.
-        CamfnError: a method that is not in `lenient` cannot explain the model.
+        finished: called after each method on each photo.
+        messages: the layers, each method that shows nothing or cannot explain the model, and each that equals another.
     """
-    inputs = loaded.preprocess(photo)[None].to(device)
-    view = torch.from_numpy(np.array(loaded.view(photo))).permute(2, 0, 1) / 255
-    pictures, captions, messages = [view], ["photo"], []
-    chosen_layers: dict[bool, Layer] = {}
-    for name, method in chosen.items():
-        try:
-            at_attention = info_of(method).kind == "attention"
-            if at_attention not in chosen_layers:
-                chosen_layers[at_attention] = choose_layer(
-                    loaded.model, inputs, layer_name, method, first_score(choice)
-                )
-            layer = chosen_layers[at_attention]
-            (explained,) = explain_batch(
-                method, loaded.model, layer, inputs, choice, chunk_size=chunk_size, progress=progress
-            )
-        except CamfnError as error:
-            if name not in lenient:
-                raise
-            messages.append(f"{name} is left out: {' '.join(str(error).split())}")
-            continue
-        finally:
-            finished()
-        layer_message = f"layer {layer.name}: {layer.reason}"
-        if layer_message not in messages:
-            messages.append(layer_message)
+
+    loaded: Loaded
+    chosen: Mapping[str, Callable[..., Tensor]]
+    choice: ClassChoice
+    layer_name: str | None
+    device: torch.device
+    lenient: Container[str]
+    chunk_size: int | None
+    look: tuple[float, str]
+    progress: Callable[[int, int], None]
+    finished: Callable[[], None]
+    messages: list[str] = field(default_factory=list)
+    _layers: dict[bool, Layer] = field(default_factory=dict)
+
+    def grid(self, photos: Sequence[tuple[str, Image.Image]]) -> Tensor:
+        """Draw the grid, (3, H, W): the photo first, then its map by each method.
+
+        Args:
+            photos: names and photos.
+
+        Raises:
+            UsageError: no method gives a map.
+            CamfnError: a method that is not in `lenient` cannot explain the model.
+        """
+        inputs = [self.loaded.preprocess(photo)[None].to(self.device) for _, photo in photos]
+        columns = {name: maps for name in self.chosen if (maps := self._column(name, photos, inputs)) is not None}
+        if not columns:
+            raise UsageError("no method gave a map: " + "; ".join(self.messages))
+        groups = joined(columns, signed=self.look[1] == "seismic")
+        self.messages += [_said(names, columns) for names in groups if len(names) > 1]
+        return self._draw(photos, columns, groups)
+
+    def _column(
+        self, name: str, photos: Sequence[tuple[str, Image.Image]], inputs: Sequence[Tensor]
+    ) -> list[Shown] | None:
+        """Explain each photo by one method; None for a method that is left out."""
+        shown = []
+        for i, ((photo, _), one) in enumerate(zip(photos, inputs, strict=True)):
+            try:
+                shown.append(self._map(name, one))
+            except CamfnError as error:
+                if name not in self.lenient:
+                    raise
+                self.messages.append(f"{name} is left out: {' '.join(str(error).split())}")
+                for _ in photos[i + 1 :]:
+                    self.finished()
+                return None
+            finally:
+                self.finished()
+            if shown[-1].problem is not None:
+                where = f" of {photo}" if len(photos) > 1 else ""
+                self.messages.append(f"{name}{where} shows nothing: {shown[-1].problem}")
+        return shown
+
+    def _map(self, name: str, inputs: Tensor) -> Shown:
+        """Explain one photo by one method, at the layer of all photos."""
+        method = self.chosen[name]
+        at_attention = info_of(method).kind == "attention"
+        if at_attention not in self._layers:
+            score = first_score(self.choice)
+            self._layers[at_attention] = choose_layer(self.loaded.model, inputs, self.layer_name, method, score)
+        layer = self._layers[at_attention]
+        (explained,) = explain_batch(
+            method,
+            self.loaded.model,
+            layer,
+            inputs,
+            self.choice,
+            chunk_size=self.chunk_size,
+            progress=self.progress,
+        )
+        message = f"layer {layer.name}: {layer.reason}"
+        self.messages += [] if message in self.messages else [message]
         explains_class = explained.scores[0] is not None
-        label = choice.label(explained.classes[0], loaded.classes) if explains_class else "no class"
-        problem = explained.problems[0]
-        if problem is None:
-            heatmap = image.normalize(explained.cams[0][None], signed=look[1] == "seismic")
-            pictures.append(image.overlay(view, heatmap, alpha=look[0], colormap=look[1])[0])
-        else:
-            messages.append(f"{name} shows nothing: {problem}")
+        label = self.choice.label(explained.classes[0], self.loaded.classes) if explains_class else "no class"
+        return Shown(explained.cams[0], label, explained.problems[0])
+
+    def _draw(
+        self,
+        photos: Sequence[tuple[str, Image.Image]],
+        columns: Mapping[str, list[Shown]],
+        groups: Iterable[Sequence[str]],
+    ) -> Tensor:
+        """Draw a row for each photo; of one photo, the methods go on in the next row."""
+        alone = len(photos) == 1
+        pictures, captions, sides = [], [], []
+        for row, (name, photo) in enumerate(photos):
+            view = torch.from_numpy(np.array(self.loaded.view(photo))).permute(2, 0, 1) / 255
+            sides.append((view.shape[1], view.shape[2]))
             pictures.append(view)
-        captions.append(f"{name}\n{label if problem is None else 'shows nothing'}")
-    if len(pictures) == 1:
-        raise UsageError("no method gave a map: " + "; ".join(messages))
-    return image.montage(pictures, captions, cell=(view.shape[1], view.shape[2])), messages
+            captions.append("photo" if alone else name)
+            for names in groups:
+                shown = columns[names[0]][row]
+                pictures.append(self._overlay(view, shown))
+                captions.append(f"{' = '.join(names)}\n{shown.label if shown.problem is None else 'shows nothing'}")
+        if alone:
+            return image.montage(pictures, captions, cell=sides[0])
+        height, width = (max(side[axis] for side in sides) for axis in (0, 1))
+        scale = min(1, _CELL / max(height, width))
+        cell = max(1, round(scale * height)), max(1, round(scale * width))
+        return image.montage(pictures, captions, columns=len(pictures) // len(photos), cell=cell, caption_size=_LETTERS)
+
+    def _overlay(self, view: Tensor, shown: Shown) -> Tensor:
+        """Draw a map over its photo; a map that shows nothing leaves the photo."""
+        if shown.problem is not None:
+            return view
+        alpha, colormap = self.look
+        heatmap = image.normalize(shown.cam[None], signed=colormap == "seismic")
+        return image.overlay(view, heatmap, alpha=alpha, colormap=colormap)[0]
+
+
+def joined(columns: Mapping[str, Sequence[Shown]], *, signed: bool = False) -> list[list[str]]:
+    """Group the methods whose pictures are the same for every photo, in the order of their first ones.
+
+    On a network that ends in pooling and one linear layer, Grad-CAM, HiResCAM and CAM are equal up to a factor.
+    """
+    groups: list[list[str]] = []
+    for name, maps in columns.items():
+        group = next((group for group in groups if _all_equal(columns[group[0]], maps, signed)), None)
+        if group is None:
+            groups.append([name])
+        else:
+            group.append(name)
+    return groups
+
+
+def _said(names: Sequence[str], columns: Mapping[str, Sequence[Shown]]) -> str:
+    """Say that methods share a panel, and whether their negative parts, which the colors may leave out, agree too."""
+    first = columns[names[0]]
+    whole = all(_all_equal(first, columns[name], True) for name in names)
+    what = "their maps are" if whole else "the positive parts of their maps are"
+    return f"{', '.join(names[:-1])} and {names[-1]} share a panel: {what} equal, up to a factor"
+
+
+def _all_equal(ones: Sequence[Shown], others: Sequence[Shown], signed: bool) -> bool:
+    return all(_equal(one, other, signed) for one, other in zip(ones, others, strict=True))
+
+
+def _equal(one: Shown, other: Shown, signed: bool) -> bool:
+    """Whether two maps give one picture, and explain one target; those that show nothing are never joined."""
+    if one.problem or other.problem or one.label != other.label or one.cam.shape != other.cam.shape:
+        return False
+    first, second = (image.normalize(each.cam[None].double(), signed=signed) for each in (one, other))
+    return bool((first - second).abs().max() <= _EQUAL)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -157,7 +158,7 @@ def factorize(
 @app.command()
 @option_groups
 def compare(
-    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="An image file.", show_default=False)],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help=PHOTOS, show_default=False)],
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("compare.png"),
     methods: Annotated[
         str,
@@ -178,7 +179,9 @@ def compare(
     colormap: Annotated[str, typer.Option(help="Of the overlay; seismic keeps the map's sign.")] = "turbo",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Draw one photo's maps by several methods side by side, each with its method and class below.
+    """Draw maps by several methods side by side, each with its method and class below; each photo has its row.
+
+    Methods whose maps are equal up to a factor for every photo share one panel, and a line says so.
 
     With all, the methods that perturb the photo or the layer thousands of times are run as well, with a progress bar;
     capped takes fewer samples for these. The command skips a method of such a group that cannot explain this model, and
@@ -187,40 +190,50 @@ def compare(
     with refusals():
         from .._photos.classes import pick_target
         from .._photos.methods import from_groups, pick_methods
-        from .._photos.read import read_photo
-        from .._shared.errors import UsageError
+        from .._photos.read import read_or_error
+        from .._shared.errors import PhotoError, UsageError
         from .._shared.files import write_whole
         from ..image import save
-        from ._compare import comparison
+        from ._compare import Comparison
         from ._files import check_writable
-        from ._options import pick_colormap, pick_device, pick_layer
+        from ._options import named_photos, pick_colormap, pick_device, pick_layer
 
         chosen, place = pick_methods(methods, seed), pick_device(device)
         pick_colormap(colormap)
         check_writable(out, force)
-        picture = read_photo(photo, reading.read_as())
+        named, told = named_photos(photos)
+        read = [(path, read_or_error(path, reading.read_as())) for path in named]
+        refused = [photo for _, photo in read if isinstance(photo, PhotoError)]
+        pictures = [(path.name, photo) for path, photo in read if not isinstance(photo, PhotoError)]
+        if refused and not pictures:
+            raise refused[0]
+        for problem in map(str, refused):
+            if problem not in told:
+                print(f"camfn: {problem}", file=sys.stderr)
         loaded = options.load(model)
         choice = pick_target(target, loaded)
         if choice.best > 1:
             raise UsageError(f"compare draws one target: give --target top, an index or a name, not {target!r}")
         loaded.model.to(place)
         with progress_bars() as progress:
-            tasks = progress.add_task("methods", total=len(chosen)), progress.add_task("perturbing", visible=False)
-            montage, messages = comparison(
-                loaded,
-                picture,
-                chosen,
-                choice,
-                pick_layer(loaded.model, layer),
-                place,
+            total = len(chosen) * len(pictures)
+            tasks = progress.add_task("methods", total=total), progress.add_task("perturbing", visible=False)
+            comparison = Comparison(
+                loaded=loaded,
+                chosen=chosen,
+                choice=choice,
+                layer_name=pick_layer(loaded.model, layer),
+                device=place,
                 lenient=from_groups(methods),
                 chunk_size=chunk_size,
                 look=(alpha, colormap),
                 progress=second_bar(progress, tasks[1]),
                 finished=lambda: progress.advance(tasks[0]),
             )
+            grid = comparison.grid(pictures)
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, lambda path: save(montage, path))
-    for message in messages:
+        write_whole(out, lambda path: save(grid, path))
+    for message in comparison.messages:
         print(message)
     print(f"comparison: {out}")
+    raise typer.Exit(1 if refused else 0)

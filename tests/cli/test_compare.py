@@ -1,0 +1,96 @@
+"""The grid of photos and methods: its rows, its captions, the columns that are joined."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from typer.testing import CliRunner, Result
+
+from camfn import image, tiny
+from camfn.cli._app import app
+from camfn.cli._compare import Shown, _said, joined
+
+MODEL = ("--model", "tiny:cnn", "--layer", "body")
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, ["compare", *map(str, words)])
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, pixels in enumerate(tiny.scenes(3, generator=torch.Generator().manual_seed(5)).images):
+        image.save(pixels, folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def captions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The captions of the last montage."""
+    drawn: list[str] = []
+    montage = image.montage
+
+    def kept(pictures: Any, texts: list[str], **options: Any) -> Tensor:
+        drawn[:] = texts
+        return montage(pictures, texts, **options)
+
+    monkeypatch.setattr(image, "montage", kept)
+    return drawn
+
+
+def test_a_row_for_each_photo_and_a_column_for_each_method(photos: Path, tmp_path: Path, captions: list[str]) -> None:
+    out = tmp_path / "grid.png"
+    result = run(photos, *MODEL, "--methods", "grad_cam,layer_cam,eigen_cam", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert captions[::4] == ["0.png", "1.png", "2.png"]
+    assert [text.partition("\n")[0] for text in captions[4:8]] == ["1.png", "grad_cam", "layer_cam", "eigen_cam"]
+    assert [text.partition("\n")[2] for text in captions[3::4]] == ["no class"] * 3
+    assert len({text.partition("\n")[2] for text in captions[1::4]}) > 1
+    with Image.open(out) as picture:
+        assert picture.size[0] > 4 * 64
+
+
+def test_methods_that_are_equal_by_algebra_share_a_panel(photos: Path, tmp_path: Path, captions: list[str]) -> None:
+    methods = "grad_cam,hires_cam,cam,layer_cam,xgrad_cam"
+    result = run(photos / "0.png", *MODEL, "--methods", methods, "--out", tmp_path / "grid.png")
+    assert result.exit_code == 0, result.output
+    assert [text.partition("\n")[0] for text in captions] == [
+        "photo",
+        "grad_cam = hires_cam = cam = xgrad_cam",
+        "layer_cam",
+    ]
+    assert "grad_cam, hires_cam, cam and xgrad_cam share a panel" in result.stdout
+
+
+def test_equal_columns_are_equal_for_every_photo() -> None:
+    first, second = torch.rand(4, 4), torch.rand(4, 4)
+    shown = [Shown(first, "cat", None), Shown(second, "cat", None)]
+    twice = [one._replace(cam=2 * one.cam) for one in shown]
+    assert joined({"a": shown, "b": twice}) == [["a", "b"]]
+    assert joined({"a": shown, "b": [twice[0], Shown(second.flip(0), "cat", None)]}) == [["a"], ["b"]]
+    assert joined({"a": shown, "b": [one._replace(label="no class") for one in shown]}) == [["a"], ["b"]]
+    assert joined({"a": shown, "b": [one._replace(problem="zero") for one in shown]}) == [["a"], ["b"]]
+    assert joined({"a": shown, "b": [one._replace(cam=torch.rand(2, 2)) for one in shown]}) == [["a"], ["b"]]
+    # a negative part that the picture does not show, unless it keeps the sign
+    one, other = Shown(torch.tensor([[1.0, -1.0]]), "cat", None), Shown(torch.tensor([[1.0, -0.5]]), "cat", None)
+    assert joined({"a": [one], "b": [other]}) == [["a", "b"]]
+    assert joined({"a": [one], "b": [other]}, signed=True) == [["a"], ["b"]]
+    assert "positive parts" in _said(["a", "b"], {"a": [one], "b": [other]})
+    assert "positive parts" not in _said(["a", "b"], {"a": shown, "b": twice})
+
+
+def test_a_photo_that_cannot_be_read_is_left_out(photos: Path, tmp_path: Path, captions: list[str]) -> None:
+    (photos / "bad.png").write_bytes(b"no photo")
+    result = run(photos, *MODEL, "--methods", "grad_cam", "--out", tmp_path / "grid.png")
+    assert result.exit_code == 1
+    assert "bad.png" in result.stderr
+    assert captions[::2] == ["0.png", "1.png", "2.png"]
+    result = run(photos / "bad.png", *MODEL, "--out", tmp_path / "other.png")
+    assert result.exit_code == 2
