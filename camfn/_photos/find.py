@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from .._shared.errors import MissingPackageError, UsageError
 from .dicom import SUFFIXES as DICOM
+from .volume import is_volume
 
 PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2"} | DICOM
 """Endings of the files in a folder that are photos."""
@@ -58,6 +59,8 @@ def find_photos(words: Iterable[str | os.PathLike[str]]) -> Found:
         raise UsageError(f"there is no photo {names}")
     if any(photo.suffix.lower() in DICOM for photo in found) and find_spec("pydicom") is None:
         raise MissingPackageError("a DICOM image needs pydicom: pip install 'camfn[medical]'")
+    if any(is_volume(photo) for photo in found) and find_spec("nibabel") is None:
+        raise MissingPackageError("a NIfTI volume needs nibabel: pip install 'camfn[medical]'")
     return Found(found, [f"cannot read the photo {photo}: No such file or directory" for photo in missing])
 
 
@@ -91,7 +94,7 @@ def _is_photo(file: Path) -> bool:
     if file.name.startswith(".") or not _is(file, "is_file"):
         return False
     if file.suffix:
-        return file.suffix.lower() in PHOTOS
+        return file.suffix.lower() in PHOTOS or is_volume(file)
     try:
         with file.open("rb") as opened:
             return opened.read(132)[128:] == b"DICM"

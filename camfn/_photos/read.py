@@ -82,11 +82,10 @@ def decode_photo(data: Callable[[], bytes], name: str, read_as: ReadAs = DEFAULT
     """Decode the bytes that `data()` returns, as `read_photo` does; error messages call the photo `name`."""
     try:
         content = data()
-        suffix = Path(name).suffix.lower()
-        if is_dicom(content[:132], suffix):
+        if is_dicom(content[:132], Path(name).suffix.lower()):
             return decode_dicom(content, *read_as).convert("RGB")
         # from memory: Pillow (since #8390) maps an uncompressed rotated TIFF file with its sides swapped
-        with Image.open(io.BytesIO(content), formats=_formats(suffix)) as image:
+        with Image.open(io.BytesIO(content), formats=_formats(name)) as image:
             _seek(image, read_as.frame)
             deep_color = image.mode.startswith(("RGB", "LA")) and ";16" in _raw_mode(image)
             image.load()
@@ -101,8 +100,11 @@ def decode_photo(data: Callable[[], bytes], name: str, read_as: ReadAs = DEFAULT
         raise PhotoError(f"cannot read the photo {name}: {_reason(error)}") from error
 
 
-def _formats(suffix: str) -> list[str]:
-    """List the formats of Pillow that a photo with this ending may be of."""
+def _formats(name: str) -> list[str]:
+    """List the formats of Pillow that a photo with this name may be of."""
+    suffix = Path(name).suffix.lower()
+    if name.lower().endswith((".nii", ".nii.gz")):
+        raise PhotoError("it is a volume, of which only camfn explain makes maps, with a network of volumes")
     if suffix in _PROGRAMS:
         raise PhotoError(f"{suffix} is a drawing, which only a program could turn into a photo: save it as .png")
     Image.init()

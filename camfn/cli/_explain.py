@@ -123,6 +123,7 @@ def explain(
         )
         from ._outputs import pick_outputs
         from ._records import command_again
+        from ._volume_job import VolumeJob, any_volumes
 
         chosen, place, read_as = pick_method(method, seed), pick_device(device), reading.read_as()
         pick_colormap(colormap)
@@ -135,6 +136,7 @@ def explain(
         if info.kind == "network" and (several is not None or eigen_smooth):
             raise UsageError(f"{method} is of the whole network: leave --layers and --eigen-smooth out")
         photos, told = named_photos(photos)
+        volumes = any_volumes(photos, outputs.formats, task.value, check or figure is not None)
         loaded = options.load(model)
         choice = pick_target(target, loaded)
         if not info.explains_class:
@@ -158,6 +160,8 @@ def explain(
             from ._task_job import TaskJob
 
             kind = partial(TaskJob, task=task.value, like=like)
+        if volumes:
+            kind = VolumeJob
         job = kind(
             plans=plan_files(photos, out, label_of(method), choice, force, endings=outputs.endings),
             out=out,

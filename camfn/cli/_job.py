@@ -95,11 +95,11 @@ class Job:
         self.header["weights_sha256"] = hash_of_weights(self.loaded.model)
         plans = iter(self.plans)
         while batch := list(islice(plans, self.batch_size)):
-            photos = [read_or_error(item.photo, self.read_as) for item in batch]
+            photos = [self._read(item.photo) for item in batch]
             explained = self._explain_all(photos)
             for item, photo in zip(batch, photos, strict=True):
                 record: Record = {"photo": str(item.photo), "problem": None, "top": [], "explanations": []}
-                if isinstance(photo, Image.Image):
+                if not isinstance(photo, PhotoError):
                     record |= self._results(item, photo, explained)
                 else:
                     record["problem"] = str(photo)
@@ -107,6 +107,10 @@ class Job:
                 yield record
         if self.figure is not None and self.panels:
             save_figure(self.figure, self.panels, self.alpha, self.colormap)
+
+    def _read(self, path: Path) -> Image.Image | PhotoError:
+        """Read a photo; return the error instead of raising it."""
+        return read_or_error(path, self.read_as)
 
     def _explain_all(self, photos: list[Image.Image | PhotoError]) -> Iterator[Explained]:
         """Explain the readable photos of a batch."""
@@ -151,7 +155,7 @@ class Job:
     def _draw(self, view: Tensor, cam: Tensor) -> Tensor:
         """Draw a map over the photo; draw a picture of gradients by itself, without the photo."""
         if cam.ndim == 3:
-            return image.relief(cam[None])[0]
+            return image.relief(cam.expand(3, -1, -1)[None])[0]  # of a gray image too
         heatmap = image.normalize(cam[None], signed=self.colormap == "seismic")
         return image.overlay(view, heatmap, alpha=self.alpha, colormap=self.colormap)[0]
 

@@ -206,6 +206,10 @@ def _finished(
         LoadError: another number of names than classes, or the model does not take what the preprocessing gives.
     """
     volumes = takes_volumes(given.model)
+    if volumes and asked.function is None and given.preprocess is None:
+        raise LoadError(
+            f"{name} takes volumes: give --preprocess file.py:function, of an array (X, Y, Z) to a tensor (C, D, H, W)"
+        )
     prepared = prepare(given, asked, given.channels, name)
     about = about | {"photos": prepared.about}
     if names is not None:

@@ -14,6 +14,7 @@ pytest.importorskip("pydicom", reason="needs pydicom: pip install 'camfn[medical
 import pydicom
 
 from camfn._photos.read import ReadAs, read_photo
+from camfn._photos.volume import read_volume
 from camfn._photos.window import read_window
 from camfn._shared.errors import PhotoError
 
@@ -128,3 +129,70 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(PhotoError, match=path.name) as caught:
             read_photo(path)
         assert "\n" not in str(caught.value)
+
+
+# volumes
+
+CODE = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.AvgPool3d(2))
+    return nn.Sequential(body, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3))
+
+def prepare(values):
+    return torch.from_numpy(values.transpose(2, 1, 0).copy())[None] / 100
+"""
+
+
+def volume(path: Path, values: np.ndarray[Any, Any]) -> Path:
+    nibabel = pytest.importorskip("nibabel", reason="needs nibabel: pip install 'camfn[medical]'")
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_volume_is_read_as_nibabel_reads_it(tmp_path: Path, name: str) -> None:
+    values = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
+    assert np.array_equal(read_volume(volume(tmp_path / name, values)), values)
+    assert np.array_equal(read_volume(volume(tmp_path / f"b{name}", values[..., None])), values)
+    with pytest.raises(PhotoError, match="three dimensions"):
+        read_volume(volume(tmp_path / f"c{name}", np.stack([values, values], -1)))
+    damaged = tmp_path / f"d{name}"
+    for content in (b"", b"hello", (tmp_path / name).read_bytes()[:60], (tmp_path / name).read_bytes()[:-9]):
+        damaged.write_bytes(content)
+        with pytest.raises(PhotoError, match=damaged.name) as caught:
+            read_volume(damaged)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(PhotoError, match="it is a volume"):
+        read_photo(tmp_path / name)
+
+
+def test_a_network_of_volumes_at_the_command_line(tmp_path: Path) -> None:
+    pytest.importorskip("typer", reason="needs typer: pip install 'camfn[cli]'")
+    from PIL import Image
+    from typer.testing import CliRunner
+
+    from camfn.cli._app import app
+
+    (tmp_path / "net.py").write_text(CODE)
+    scan = volume(tmp_path / "scan.nii.gz", np.random.default_rng(0).normal(size=(20, 24, 16)).astype(np.float32) * 50)
+    words = ["--model", f"{tmp_path}/net.py:build", "--out", str(tmp_path / "out"), "--target", "1"]
+    mine = ["--preprocess", f"{tmp_path}/net.py:prepare"]
+    done = CliRunner().invoke(app, ["explain", str(scan), *words, *mine, "--method", "hires_cam"])
+    assert done.exit_code in (0, 1), done.stderr  # 1 where the map speaks against the class alone
+    (raw,) = (tmp_path / "out").glob("*.npy")
+    cam = np.load(raw)
+    assert cam.ndim == 3
+    for picture in (tmp_path / "out").glob("*.png"):
+        with Image.open(picture) as montage:
+            assert montage.size[0] > 60
+    for more, said in (
+        ([], "takes volumes: give --preprocess"),
+        ([*mine, "--check"], "leave --task, --check and --figure out"),
+    ):
+        refused = CliRunner().invoke(app, ["explain", str(scan), *words, *more])
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert said in refused.stderr
