@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 if _TYPE_CHECKING:
-    from ._check.check import Checked as Checked
     from ._check.check import check as check
+    from ._check.result import Checked as Checked
     from ._cut.capture import capture as capture
     from ._cut.capture import capture_many as capture_many
     from ._cut.capture import observe as observe
@@ -33,7 +33,7 @@ if _TYPE_CHECKING:
     from ._shared.vocabulary import Target as Target
 
 _PLACES = {
-    "Checked": "_check.check", "check": "_check.check",
+    "Checked": "_check.result", "check": "_check.check",
     "capture": "_cut.capture", "capture_many": "_cut.capture", "observe": "_cut.capture",
     "diagnose": "_cut.diagnose", "capture_each": "_cut.each", "explainer": "_cut.explainer",
     "functional": "_cut.functional", "prepare": "_cut.prepared", "resume": "_cut.resume",

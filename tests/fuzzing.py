@@ -188,6 +188,7 @@ OWN: dict[str, Callable[[], Any]] = {
     "montage.captions": lambda: ["a", "b"],
     "overlay.heatmap": lambda: unit(1, 4, 4),
     "slices.heatmap": lambda: unit(3, 4, 4),
+    "slice_montage.heatmap": lambda: unit(3, 4, 4),
     "curve.heatmap": lambda: unit(10),
     "fuse_maps.weights": lambda: None,
     "fuse.weights": lambda: None,

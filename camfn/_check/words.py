@@ -104,7 +104,8 @@ def _other_class(check: Numbers, i: int, names: list[str] | None) -> Line:
         f"For the runner-up, {label}, the map is much alike: little of it is about the class.",
         f"For the runner-up, {label}, the map is the same: it does not say why this class.",
     )
-    if line.verdict == "bad" and check.redrawn is not None and _median(check.redrawn[i])[0] < SAME:
+    repeats = float(check.again.min()) >= REPEATS
+    if line.verdict == "bad" and repeats and check.redrawn is not None and _median(check.redrawn[i])[0] < SAME:
         shared = f"For the runner-up, {label}, the map is the same: it shows what both share (and contrast, what not)."
         return line._replace(verdict="look", sentence=shared)
     return line

@@ -4,6 +4,7 @@ from ._boxes import boxes as boxes
 from ._concepts import concepts as concepts
 from ._montage import montage as montage
 from ._montage import save as save
+from ._montage import slice_montage as slice_montage
 from ._paint import colorize as colorize
 from ._paint import curve as curve
 from ._paint import overlay as overlay
@@ -26,6 +27,7 @@ __all__ = [
     "peer_postprocess",
     "relief",
     "save",
+    "slice_montage",
     "slices",
     "to_boxes",
     "to_mask",

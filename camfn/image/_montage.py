@@ -17,6 +17,7 @@ from .._shared.checks import describe, number, space, whole
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.optional import extra
 from ._checks import as_photo
+from ._paint import slice_numbers, slices
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -89,6 +90,38 @@ def montage(
         rows.append(torch.cat([functional.pad(c, (padding, 0, padding, 0), value=background) for c in cells], dim=2))
     grid = functional.pad(torch.cat(rows, dim=1), (0, padding, 0, padding), value=background)
     return grid.to(given[0].dtype) if given[0].is_floating_point() else grid
+
+
+def slice_montage(
+    volume: Tensor, heatmap: Tensor, *, axis: int = 0, count: int = 9, alpha: float = 0.5, colormap: str = "turbo"
+) -> Tensor:
+    """Draw slices of a volume, or frames of a video, in a grid, each with its part of the heatmap and its number.
+
+    Args:
+        volume: (D, H, W) gray or (3, D, H, W) RGB, float in [0, 1] or uint8.
+        heatmap: (d, h, w) in [0, 1], as `normalize` makes it, of any size; it is upsampled to the volume.
+        axis: along which to cut: 0 the depth, 1 the height, 2 the width.
+        count: how many slices, evenly spread from the first to the last; all of them where there are fewer.
+        alpha: as in `overlay`.
+        colormap: as in `overlay`.
+
+    Returns:
+        (3, H, W), one picture, in the type to compute in; below each slice its number from 1, as "5 of 40".
+
+    Raises:
+        CamfnError: as in `slices`.
+        ImportError: Pillow is missing.
+
+    Example:
+        >>> import torch
+        >>> from camfn.image import slice_montage
+        >>> slice_montage(torch.rand(40, 64, 64), torch.rand(4, 5, 5), count=4).shape
+        torch.Size([3, 192, 168])
+    """
+    pictures = slices(volume, heatmap, axis=axis, count=count, alpha=alpha, colormap=colormap)
+    length = volume.shape[volume.ndim - 3 + axis]
+    numbers = slice_numbers(length, count)
+    return montage(list(pictures), [f"{number + 1} of {length}" for number in numbers.tolist()])
 
 
 def _check_grid(

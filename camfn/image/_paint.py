@@ -158,10 +158,15 @@ def slices(
         raise CamfnError(f"slices: expected axis 0, 1 or 2 got {axis}")
     colored = volume if volume.ndim == 4 else volume.expand(3, *volume.shape)
     size = colored.shape[1:]
-    place = torch.linspace(0, size[axis] - 1, min(count, size[axis]), device=volume.device).round().long()
+    place = slice_numbers(size[axis], count).to(volume.device)
     heat = upsample(heatmap[None], size)[0].index_select(axis, place).movedim(axis, 0)
     photos = colored.index_select(axis + 1, place).movedim(axis + 1, 0)
     return overlay(photos, heat, alpha=alpha, colormap=colormap)
+
+
+def slice_numbers(length: int, count: int) -> Tensor:
+    """Return the numbers of `count` slices, evenly spread from the first of `length` to the last, from 0."""
+    return torch.linspace(0, length - 1, min(count, length)).round().long()
 
 
 def curve(series: Tensor, heatmap: Tensor, *, height: int = 120, colormap: str = "turbo", alpha: float = 0.5) -> Tensor:

@@ -64,7 +64,7 @@ def test_all_is_well() -> None:
         ("other class", {"other_class": torch.tensor([0.81]), "redrawn": torch.tensor([[0.7]])}, "look"),
         ("other class", {"other_class": torch.tensor([0.81]), "redrawn": None}, "bad"),
         ("other class", {"again": torch.tensor([0.9])}, "none"),
-        ("other class", {"again": torch.tensor([0.9]), "other_class": torch.tensor([0.9])}, "look"),
+        ("other class", {"again": torch.tensor([0.9]), "other_class": torch.tensor([0.9])}, "bad"),
         ("other class", {"other_class": None, "missing": {"other class": "of a reason"}}, "none"),
         ("new head", {"redrawn": torch.tensor([[0.4, 0.6, 0.7]])}, "look"),
         ("new head", {"redrawn": torch.tensor([[-0.4, 0.9, 0.95]])}, "bad"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from camfn import image
+from camfn import CamfnError, image
 from camfn.image import _montage
 
 from .common import FLOATS, rand
@@ -196,3 +196,18 @@ def test_save_refuses_unknown_names_and_what_is_no_picture(tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         image.save(torch.full((3, 4, 4), -1.0), tmp_path / "map.png")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_montage_of_slices_is_that_of_the_slices_with_their_numbers(axis: int) -> None:
+    volume, heat = torch.rand(5, 40, 41), torch.rand(2, 3, 4)
+    length = volume.shape[axis]
+    shown = image.slices(volume, heat, axis=axis, count=3)
+    texts = [f"{i} of {length}" for i in (1, round((length - 1) / 2) + 1, length)]
+    found = image.slice_montage(volume, heat, axis=axis, count=3)
+    assert torch.equal(found, image.montage(list(shown), texts))
+    assert image.slice_montage((255 * volume).to(torch.uint8), heat, count=2).shape[0] == 3
+    with pytest.raises(CamfnError, match="axis"):
+        image.slice_montage(volume, heat, axis=3)
+    with pytest.raises(CamfnError, match="volume"):
+        image.slice_montage(volume[0], heat)
