@@ -138,6 +138,8 @@ def explain(
         photos, told = named_photos(photos)
         volumes = any_volumes(photos, outputs.formats, task.value, check or figure is not None)
         loaded = options.load(model)
+        if check and loaded.batch not in (None, 1):
+            raise UsageError(f"--check explains one photo at a time, and {loaded.name} takes {loaded.batch} at once")
         choice = pick_target(target, loaded)
         if not info.explains_class:
             if target != "top":
