@@ -197,7 +197,7 @@ def fill(model: nn.Module, fitted: Fitted, source: str) -> None:
     misfits = {"missing": missing, "unexpected": unexpected + fitted.rest, "of another shape": reshaped}
     if any(misfits.values()):
         counts = ", ".join(f"{len(keys)} {what} (as {keys[0]})" for what, keys in misfits.items() if keys)
-        advice = _advice(missing, unexpected, reshaped)
+        advice = _advice(missing, misfits["unexpected"], reshaped)
         raise LoadError(f"the weights {source} do not fit this {type(model).__name__}: {counts}{advice}")
 
 
@@ -205,10 +205,11 @@ def _advice(missing: list[str], unexpected: list[str], reshaped: list[str]) -> s
     """Say what to do about weights that do not fit."""
     if any("pos_embed" in text or "position" in text for text in reshaped):
         return ". If they were trained at another size of image, give --input-size"
+    modules = {name.rpartition(".")[0] for name in missing}
     changed = {name.partition(".")[0] for name in missing} & {name.partition(".")[0] for name in unexpected}
-    if not changed:
+    if not unexpected or not (changed or len(modules) == 1):
         return ""
     return (
-        f". If its {min(changed)} was changed, build the model in a function of yours: --model file.py:function "
-        "--weights PATH"
+        f". If its {min(changed or modules)} was changed, build the model in a function of yours: --model "
+        "file.py:function --weights PATH"
     )

@@ -50,7 +50,7 @@ def read_states(path: str | os.PathLike[str]) -> dict[str, State]:
     content, foreign = _read(file)
     states = dict(sorted(_states(content), key=lambda each: _rank(each[0])))
     if not states:
-        if isinstance(content, dict) and any(isinstance(key, int) for key in content):
+        if _has_numbers(content):
             raise LoadError(f"{file} names its tensors by numbers, and a state dict by the names of the layers: {SAVE}")
         if foreign:
             raise LoadError(
@@ -63,6 +63,14 @@ def read_states(path: str | os.PathLike[str]) -> dict[str, State]:
             held = ", ".join(key or "the file itself" for key in dict(_states(content)))
             raise LoadError(f"{file} has no state dict at {place!r}: it has {held}")
     return states
+
+
+def _has_numbers(content: Any, depth: int = _DEPTH) -> bool:
+    """Say whether tensors stand under numbers somewhere in a nested dict."""
+    if not isinstance(content, dict):
+        return False
+    here = any(isinstance(key, int) and isinstance(value, Tensor) for key, value in content.items())
+    return here or (depth > 0 and any(_has_numbers(value, depth - 1) for value in content.values()))
 
 
 def _split(text: str) -> tuple[Path, str | None]:

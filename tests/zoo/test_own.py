@@ -199,6 +199,10 @@ def test_a_head_that_cannot_be_guessed_is_refused(tmp_path: Path) -> None:
     model.classifier = nn.Linear(768, 3)  # where LayerNorm was
     with pytest.raises(LoadError, match="missing"):
         load("torchvision:convnext_tiny", weights=saved(model.state_dict(), tmp_path / "y.pth"))
+    body = {f"backbone.{key}": value for key, value in fine_tuned("resnet18").state_dict().items() if "fc" not in key}
+    split = body | {"head.weight": torch.ones(3, 512), "head.bias": torch.ones(3)}
+    with pytest.raises(LoadError, match=r"2 unexpected \(as head\.weight\)\. If its fc was changed"):
+        load("torchvision:resnet18", weights=saved(split, tmp_path / "s.pth"))
     with pytest.raises(LoadError, match="missing"):
         load("torchvision:resnet50", weights=saved(fine_tuned("resnet18").state_dict(), tmp_path / "z.pth"))
 
@@ -207,6 +211,7 @@ def test_a_head_that_cannot_be_guessed_is_refused(tmp_path: Path) -> None:
     ("change", "words"),
     [
         (lambda s: dict(enumerate(s.values())), "names its tensors by numbers"),
+        (lambda s: {"state_dict": dict(enumerate(s.values()))}, "names its tensors by numbers"),
         (lambda s: s | {"fc.weight": s["fc.weight"].to("meta")}, "fc.weight, which is on the meta device"),
         (lambda s: s | {"fc.weight": s["fc.weight"].to_sparse()}, r"fc\.weight .* is sparse"),
         (lambda s: s | {"fc.weight": s["fc.weight"].to(torch.int8)}, r"fc\.weight .* is of torch\.int8"),
