@@ -176,7 +176,8 @@ def _said_of_models(loader: Callable[..., Any] | None) -> dict[str, str]:
     if not isinstance(loader, partial):
         return {}
     said = {key: getattr(value, "__qualname__", None) or str(value) for key, value in loader.keywords.items()}
-    file = Path(said.get("weights", ""))
+    text = said.get("weights", "")
+    file = Path(text) if Path(text).is_file() else Path(text.rpartition(":")[0])
     if file.is_file():
         with file.open("rb") as opened:
             digest = sha256()

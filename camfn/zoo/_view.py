@@ -68,7 +68,8 @@ def seen_view(photo: Image.Image, *, preprocess: Callable[[Image.Image], Tensor]
     Raises:
         LoadError: the preprocessing draws numbers, or is no resize and crop.
     """
-    return photo.crop(_box(preprocess, photo.size))
+    find = _box if getattr(preprocess, "__hash__", None) else _box.__wrapped__
+    return photo.crop(find(preprocess, photo.size))
 
 
 @lru_cache(maxsize=256)

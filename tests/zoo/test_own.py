@@ -351,6 +351,19 @@ def test_what_a_preprocessing_keeps_is_found(name: str) -> None:
         assert got.tobytes() == expected.tobytes() or name in ("crop", "score")
 
 
+def test_a_preprocessing_without_a_hash() -> None:
+    class Process:
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __call__(self, photo: Image.Image) -> Tensor:
+            tensor: Tensor = transforms.ToTensor()(photo.resize((20, 20)))
+            return tensor
+
+    net = nn.Sequential(nn.Conv2d(3, 2, 3)).eval()
+    assert of(net, preprocess=Process()).view(PHOTO).size == PHOTO.size
+
+
 def test_a_preprocessing_that_is_no_crop_is_refused_or_says_its_view() -> None:
     net = nn.Sequential(nn.Conv2d(3, 2, 3)).eval()
     for steps in (
