@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._cut.functional import _models_in
+from .._cut.graft import bare
 from .._shared.checks import describe, function, generator_of, number, progress_bar, whole
 from .._shared.devices import brought
 from .._shared.errors import ArgumentTypeError, CamfnError
@@ -95,6 +96,8 @@ def check(
     progress_bar("check", progress)
     network = _network(explain, model)
     pictures, rebuild = images_of(inputs, images, "is checked on changed images")
+    if not pictures.numel():
+        raise CamfnError(f"check: expected at least one image, got {describe(pictures)}")
     perturbations = _perturbations(pictures, copies, generator, noise)
     with torch.no_grad():
         asked = Questions(explain, network, inputs, target, images, progress)
@@ -116,7 +119,7 @@ def _network(explain: Any, model: nn.Module | None) -> nn.Module:
         )
     network = next(iter(held.values()), model)
     assert network is not None
-    if network.training:
+    if bare(network).training:
         raise CamfnError(f"check: this {type(network).__name__} is in training mode; call model.eval() first")
     return network
 

@@ -313,6 +313,7 @@ def test_a_map_without_a_place_on_the_images_is_still_checked() -> None:
         (lambda: check(network.full_grad(CNN), FIRST, noise=torch.zeros(2, 3, 5, 5)), "noise"),
         (lambda: check(network.full_grad(CNN), FIRST, noise=[1]), "noise"),  # type: ignore[arg-type]
         (lambda: check(network.full_grad(CNN), FIRST, progress=3), "progress"),  # type: ignore[arg-type]
+        (lambda: check(network.full_grad(CNN), FIRST[:0]), "at least one image"),
         (lambda: check(network.full_grad(CNN), "photo.png"), "inputs"),  # type: ignore[arg-type]
         (lambda: check(network.full_grad(nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2))), FIRST), "eval()"),
     ],

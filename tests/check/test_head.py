@@ -65,3 +65,19 @@ def test_inside_of_no_grad_and_inference_mode() -> None:
         assert run_once(model, images(1, 3, 12, 12), 2).head == "head"
     with torch.no_grad():
         assert run_once(model, images(1, 3, 12, 12), 2).head == "head"
+
+
+def test_a_branch_whose_numbers_the_score_leaves_out_is_no_head() -> None:
+    class Joined(Branches):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return torch.cat(super().forward(x), 1)
+
+    assert run_once(Joined(), images(2, 4), lambda outputs: outputs[:, :3].amax(1)).head == "first"
+    assert run_once(Joined(), images(2, 4), lambda outputs: outputs[:, 3] - outputs[:, 4]).head == "second"
+    assert run_once(Joined(), images(2, 4), lambda outputs: outputs[:, 3:].softmax(1)[:, 0]).head == "second"
+
+
+def test_a_norm_as_it_was_made_is_no_head() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    assert run_once(net, images(2, 4), 1).head == "0"
+    assert run_once(nn.Sequential(nn.LayerNorm(4)), images(2, 4), 1).head == "0"
