@@ -63,7 +63,7 @@ def choose_layer(
         return Layer(name or ALL, 0, None, reason)
     if name is None:
         best = layers.suggest(model, inputs[:1], target)[0]
-        return Layer(best.name, best.channels, best.layout, best.reason)
+        return _with_head(model, inputs, method, Layer(best.name, best.channels, best.layout, best.reason))
     advice = "name another (see: camfn layers MODEL), or take --layer auto"
     try:
         reading = layout.find(model, name, inputs[:1])
@@ -71,7 +71,19 @@ def choose_layer(
         raise UsageError(f"{error}; {advice}") from error
     if max(reading.spatial) == 1:
         raise UsageError(f"layer {name!r} gives one position only, after the pooling: {advice}")
-    return Layer(name, reading.channels, reading.layout, f"as asked for ({reading.reason})")
+    chosen = Layer(name, reading.channels, reading.layout, f"as asked for ({reading.reason})")
+    return _with_head(model, inputs, method, chosen)
+
+
+def _with_head(model: nn.Module, inputs: Tensor, method: Callable[..., Tensor], layer: Layer) -> Layer:
+    """Add to the reason which head a method takes; where there is none, the method says so when it runs."""
+    if "head" not in info_of(method).needs:
+        return layer
+    try:
+        name = layers.head(model, layer.name, inputs[:1]).name
+    except CaptureError:
+        return layer
+    return layer._replace(reason=f"{layer.reason}; its head is {name!r}")
 
 
 def choose_layers(model: nn.Module, inputs: Tensor, names: tuple[str, ...]) -> Layer:

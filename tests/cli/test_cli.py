@@ -207,6 +207,7 @@ def test_the_original_cam_sums_to_the_logit(photos: dict[str, Path], lite0: Load
         "explain", photos["chelsea"], photos["coffee"], "--out", tmp_path, "--method", "cam", "--target", "top:2"
     )
     assert (result.exit_code, result.stderr) == (0, "")
+    assert "its head is 'classifier'" in result.stdout
     bias = lite0.model.get_submodule("classifier").bias
     assert isinstance(bias, Tensor)
     for photo in record(tmp_path)["photos"]:
