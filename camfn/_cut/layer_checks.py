@@ -36,15 +36,15 @@ def check_model(model: nn.Module) -> None:
         )
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"model: expected a torch.nn.Module, got {describe(model)}{network_in(model)}")
-    if is_wrapper(model):
-        raise ArgumentTypeError(
-            f"model: expected a network, got a {type(model).__name__}, which has no forward and does more than run one "
-            f"when it is called{network_in(model)}"
-        )
     if isinstance(model, torch.jit.ScriptModule):
         raise ArgumentTypeError(
             "model: expected a torch.nn.Module of Python, got a TorchScript module, whose layers no hook can tap: pass "
             "the model that was scripted or traced, or build it and load its state dict"
+        )
+    if is_wrapper(model):
+        raise ArgumentTypeError(
+            f"model: expected a network, got a {type(model).__name__}, which has no forward and does more than run one "
+            f"when it is called{network_in(model)}"
         )
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise CaptureError("the model has lazy modules that never ran: call it once on real inputs, then capture")

@@ -25,10 +25,11 @@ def readable(*tensors: Tensor) -> bool:
 def run_each(
     function: Callable[[Tensor], Tensor], rows: Tensor, chunk_size: ChunkSize, progress: Progress | None
 ) -> Tensor:
-    """Run a function of one row on all rows: under `vmap` if that gives two rows what they have one by one.
+    """Run a function of one row on all rows: under `vmap` if that gives what the function gives one row.
 
-    Otherwise, as where the function reads data, in a loop. What the trial computes is kept, so that it costs two rows
-    if `vmap` is right and nothing if not. Where no data can be read, `vmap` runs all rows.
+    Otherwise, as where the function reads data, in a loop. The trial runs two rows under `vmap` and the second of them
+    alone, and keeps what it computes: it costs one row if `vmap` is right. Where no data can be read, `vmap` runs all
+    rows.
     """
     each = torch.vmap(function)
     if not readable(rows):
@@ -36,9 +37,10 @@ def run_each(
     two = rows[:2]
     together, size = _tried(each, two, chunk_size)
     # an error here is one of the function, and not of `vmap`
-    alone = torch.stack([function(row) for row in two])
-    if together is not None and _same(alone, together):
+    last = function(two[-1])
+    if together is not None and _same(last, together[-1]):
         return chunked(each, rows, size, progress, "vmapped", together)
+    alone = torch.stack([*(function(row) for row in two[:-1]), last])
     if not _same(alone[0], function(rows[0])):
         raise CamfnError(
             "the scores of one input differ from run to run: the network draws random numbers, so that changed inputs "
