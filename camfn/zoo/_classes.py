@@ -26,6 +26,8 @@ def class_names(given: Names) -> list[str]:
     if not isinstance(given, (str, os.PathLike)):
         return _checked([str(name) for name in given], "the class names")
     file = Path(given)
+    if file.exists() and not file.is_file():
+        raise LoadError(f"cannot read the class names {file}: it is no file. Expected one name a line, or JSON")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

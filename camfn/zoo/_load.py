@@ -192,7 +192,7 @@ def _filled(
         fitted = _fit.fit(given.model, states, source)
         if shape.classes is not None:
             given = given._replace(classes=None, number=shape.classes)
-            about["head"] = f"{shape.classes} classes, as the weights have them"
+            about["head"] = f"{shape.classes} class{'es' * (shape.classes > 1)}, as the weights have them"
     _fit.fill(given.model, fitted, source)
     return given, about | {"weights": "; ".join([source, *fitted.said])}
 

@@ -276,7 +276,7 @@ def test_class_names_of_every_form(tmp_path: Path) -> None:
     (tmp_path / "g.txt").write_text("good\n\nscab")
     (tmp_path / "h.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "i.txt").write_text("")
-    for name in ("f.json", "g.txt", "h.txt", "i.txt", "absent.txt"):
+    for name in ("f.json", "g.txt", "h.txt", "i.txt", "absent.txt", "/dev/zero"):
         with pytest.raises(LoadError, match=name):
             load("torchvision:resnet18", weights="none", classes=tmp_path / name)
     path = saved(fine_tuned("resnet18", 4).state_dict(), tmp_path / "x.pth")
