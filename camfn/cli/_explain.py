@@ -200,17 +200,28 @@ def explain(
 
 
 @app.command("methods")
-def list_methods() -> None:
-    """List the methods, each with its meaning in one line."""
-    from rich.console import Console
-    from rich.table import Table
+def list_methods(
+    names: Annotated[
+        str, typer.Argument(help="A list as of compare: all, cheap, capped, attention, names.", show_default=False)
+    ] = "",
+) -> None:
+    """List the methods, each with its meaning in one line; of a group, those that it stands for."""
+    with refusals():
+        from rich.console import Console
+        from rich.table import Table
 
-    from ..catalogue import METHODS
+        from .._photos.methods import read_methods
+        from .._shared.lists import split_list
+        from ..catalogue import METHODS
 
-    table = Table("method", "meaning")
-    for row in METHODS:
-        table.add_row(row.name, _first_line(row.function))
-    Console().print(table)
+        table = Table("method", "meaning")
+        if names:
+            for method in [each for item in split_list(names, "methods") for each in read_methods(item)]:
+                table.add_row(str(method), _first_line(method.function))
+        else:
+            for row in METHODS:
+                table.add_row(row.name, _first_line(row.function))
+        Console().print(table)
 
 
 @app.command("layers")

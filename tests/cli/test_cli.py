@@ -730,3 +730,11 @@ def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo = np.abs(cells[0] - cells[1]).mean()
     assert photo > 10
     assert len(cells) == 6
+
+
+def test_methods_of_a_group_are_those_that_the_commands_take() -> None:
+    listed = run("methods", "cheap").stdout
+    assert "grad_cam" in listed
+    assert "score_cam" not in listed
+    assert "score_cam:top_k=0.05" in run("methods", "capped").stdout
+    refused(run("methods", "gradcam"), "Did you mean 'grad_cam'")
