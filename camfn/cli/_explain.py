@@ -118,6 +118,7 @@ def explain(
             pick_device,
             pick_layer,
             pick_layers,
+            refuse_form,
             refuse_layer,
             refuse_task,
         )
@@ -141,6 +142,7 @@ def explain(
         if check and loaded.batch not in (None, 1):
             raise UsageError(f"--check explains one photo at a time, and {loaded.name} takes {loaded.batch} at once")
         choice = pick_target(target, loaded)
+        refuse_form(task.value, choice)
         if not info.explains_class:
             if target != "top":
                 print(f"{method} explains no class: its map is the same for every target")

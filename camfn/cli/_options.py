@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from .._photos.classes import ClassChoice
     from .._photos.read import ReadAs
     from ..zoo import Loaded
 
@@ -201,6 +202,14 @@ def refuse_layer(method: Callable[..., Any], name: str, layer: str) -> None:
 
     if layer != "auto" and not info_of(method).takes_layer:
         raise UsageError(f"{name} is of the whole network and takes no layer: leave --layer out")
+
+
+def refuse_form(task: str, choice: ClassChoice) -> None:
+    """Raise an error if a target is not one that the task explains."""
+    from .._shared.errors import UsageError
+
+    if task != "classify" and choice.form != "score":
+        raise UsageError(f"--task {task} takes a class name, an index, top or top:K as --target")
 
 
 def refuse_task(task: str, like: Path | None, method: Callable[..., Any], changed: bool) -> None:

@@ -115,6 +115,7 @@ def test_the_layer_that_is_taken_and_a_photo_with_nothing_on_it(photo: Path, tmp
     [
         (("--task", "similar", "--model", "tiny:cnn"), "--like PHOTO"),
         (("--task", "detect", "--model", "tiny:detector", "--method", "cam"), "--method odam"),
+        (("--task", "detect", "--model", "tiny:detector", "--method", "odam", "--target", "contrast:1,2"), "top:K as"),
         (("--task", "detect", "--model", "tiny:detector", "--augment"), "without transformations"),
         (("--task", "detect", "--model", "tiny:cnn", "--layer", "body.3"), "no detector that is known"),
     ],
