@@ -135,6 +135,7 @@ def _differ(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Tensor:
     """Whether the tensors of two calls differ."""
     if [x.shape for x in one] != [x.shape for x in other]:
         return torch.tensor(True)
+    one, other = (tuple(x.dequantize() if x.is_quantized else x for x in call) for call in (one, other))
     # zeros do not tell: signals may have died out, as with weights that are small
     pairs = [((a != b).any() | ~a.any()).cpu() for a, b in zip(one, other) if a.numel()]
     return torch.stack(pairs).any() if pairs else torch.tensor(False)

@@ -13,6 +13,7 @@ from .checks import holds_data
 from .chunks import ChunkSize, Progress, chunked, measured
 from .errors import CamfnError
 from .maps import same_numbers
+from .watching import Watching
 
 
 def readable(*tensors: Tensor) -> bool:
@@ -79,23 +80,31 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def folds(score_many: Callable[[Tensor], Tensor], scores: Callable[[Tensor], Tensor], batch: Tensor) -> bool:
-    """Whether `score_many` gives two batches the scores that they have one by one."""
+    """Whether `score_many` gives batches the scores that they have one by one, whatever the other batches hold.
+
+    A third batch of NaN shows that a batch depends on another, be it ever so little. What Python reads of a batch it
+    would read of all at once.
+    """
     if not readable(batch):
         return False
     # the second batch is far from the first, so that a network that mixes samples (a mean over the batch) disagrees
     other = batch.flip(1) / 2 + _ripple(batch)
     with torch.no_grad():
-        alone = torch.stack([scores(batch), scores(other)])
-        try:
-            together = score_many(torch.stack([batch, other]))
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:
-            # the network has a fixed batch size, or fails on several; its own errors were raised above, on one batch
+        with Watching(batch) as watching:
+            first = scores(batch)
+        # numbers may be drawn and not used
+        if watching.reads or (watching.draws and not torch.equal(first, scores(batch))):
             return False
-    if together.shape != alone.shape or not alone.is_floating_point() or not readable(alone, together):
+        alone = torch.stack([first, scores(other)])
+        try:
+            together = score_many(torch.stack([batch, other, torch.full_like(batch, torch.nan)]))
+        except Exception:
+            # the network has a fixed batch size, fails on several or finds no memory for them; its own errors were
+            # raised above, on one batch
+            return False
+    if together.shape != (3, *first.shape) or not first.is_floating_point() or not readable(alone, together):
         return False
-    return same_numbers(alone, together)
+    return same_numbers(alone, together[:2])
 
 
 def _ripple(batch: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -204,3 +205,78 @@ def test_methods_on_a_network_that_reads_data(name: str) -> None:
     assert set(told.engines) == {"one by one" if name == "lift_cam" else "folded"}
     for i in range(2):
         torch.testing.assert_close(explain(x[i : i + 1], target), cam[i : i + 1], rtol=1e-3, atol=1e-5)
+
+
+class Together(nn.Module):
+    """A network whose head decides something for all samples at once."""
+
+    def __init__(self, decide: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
+        self.decide, self.head = decide, nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.decide(self.features(x).mean((2, 3))))
+        return found + 100
+
+
+def tripled(z: Tensor) -> Tensor:
+    """Read whether any sample lacks channel 4, which no row of a trial does."""
+    return z * 3 if bool((z[:, 4] == 0).any()) else z
+
+
+def counted(z: Tensor) -> Tensor:
+    """Write numbers of all samples to memory that holds none, and read that."""
+    held = torch.zeros(1)
+    held.add_((z[:, 4] == 0).sum())
+    return z * (1 + int(held.view(1)[0]))
+
+
+def drifted(z: Tensor) -> Tensor:
+    """Add so little of the mean over samples that the scores agree to half of their digits."""
+    return z + 1e-3 * z.mean(0)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 3, "auto"])
+@pytest.mark.parametrize("decide", [tripled, counted, drifted])
+def test_what_is_decided_for_all_samples_is_not_folded(decide: Callable[[Tensor], Tensor], chunk_size: Any) -> None:
+    net, x, told = seeded(lambda: Together(decide)).eval(), images(1, 3, 8, 8), Told()
+    with torch.no_grad():
+        a = net.features(x)
+        drops = []
+        for channel in range(6):
+            without = a.clone()
+            without[:, channel] = 0
+            drops.append(net.head(decide(a.mean((2, 3)))) - net.head(decide(without.mean((2, 3)))))
+        expected = (a * torch.stack(drops, 1)[:, :, 1][:, :, None, None]).sum(1)
+    explain = explainer(partial(methods.ablation_cam, closed_form=False), net, "features", chunk_size=chunk_size, progress=told)
+    torch.testing.assert_close(explain(x, 1), expected, rtol=1e-3, atol=1e-3)
+    assert "folded" not in told.engines
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.0])
+def test_numbers_that_are_drawn_count_if_they_are_used(scale: float) -> None:
+    net, told = seeded(lambda: Together(lambda z: z + scale * torch.rand_like(z))).eval(), Told()
+    explain = explainer(partial(methods.ablation_cam, closed_form=False), net, "features", progress=told)
+    if scale:
+        with pytest.raises(CamfnError, match="random numbers"):
+            explain(images(1, 3, 8, 8), 1)
+    else:
+        explain(images(1, 3, 8, 8), 1)
+        assert set(told.engines) == {"folded"}
+
+
+def test_three_batches_that_do_not_fit_are_not_folded() -> None:
+    class Two:
+        """A device on which two batches of one fit."""
+
+        def __call__(self, x: Tensor) -> Tensor:
+            return x.sin().sum(1)
+
+        def score_many(self, batches: Tensor) -> Tensor:
+            if len(batches) > 2:
+                raise torch.OutOfMemoryError("three batches")
+            return batches.sin().sum(2)
+
+    found = score_variants("f", Two(), lambda row: row, ROWS, chunk_size=2)
+    torch.testing.assert_close(found, ROWS.sin().sum(2))

@@ -215,9 +215,9 @@ def test_folded_where_that_is_the_same(run: Callable[[Tensor], Tensor], folds: b
     scores = Foldable(run)
     found = score_variants("scores", scores, lambda row: x * row, rows, chunk_size=chunk_size)
     torch.testing.assert_close(found, loop(lambda row: run(x * row), rows))
-    # two batches are tried; a measured row, and the others
+    # three batches are tried; a measured row, and the others
     expected = {"auto": 6, None: 7}.get(chunk_size, chunk_size)
-    assert scores.folded == (max(2, min(expected, 7)) if folds else 2)
+    assert scores.folded == (max(3, min(expected, 7)) if folds else 3)
 
 
 def test_not_folded_where_data_cannot_be_read() -> None:
@@ -235,9 +235,9 @@ def test_scores_of_another_shape_are_refused() -> None:
             score_variants("scores", scores, lambda row: x * row, images(7, 5))
 
 
-def test_a_running_out_of_memory_while_trying_is_not_hidden() -> None:
+def test_one_batch_that_does_not_fit_is_an_error() -> None:
     class Full(Foldable):
-        def score_many(self, batches: Tensor) -> Tensor:
+        def __call__(self, x: Tensor) -> Tensor:
             raise torch.OutOfMemoryError("full")
 
     with pytest.raises(torch.OutOfMemoryError, match="full"):
@@ -383,4 +383,4 @@ def test_a_score_says_how_many_rows_fill_it() -> None:
 
     images = torch.ones(2, 3)
     score_variants("sum", Compiled(), lambda row: images * row, torch.arange(12.0))
-    assert sizes == [2, 5, 5, 2]
+    assert sizes == [3, 5, 5, 2]
