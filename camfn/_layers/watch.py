@@ -79,7 +79,12 @@ def watch(model: nn.Module, inputs: Any) -> Watched:
         nonlocal moment
         moment += 1
         reads = [
-            Read(tuple(x.shape), not x.is_floating_point() and x.dtype != torch.bool, source_of.get(id(x)), id(x))
+            Read(
+                tuple(x.shape),
+                not (x.is_floating_point() or x.is_quantized or x.dtype == torch.bool),
+                source_of.get(id(x)),
+                id(x),
+            )
             for x in tensors_in((args, kwargs))
         ]
         open_calls.append((moment, tuple(reads)))

@@ -213,7 +213,8 @@ class Together(nn.Module):
     def __init__(self, decide: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
-        self.decide, self.head = decide, nn.Linear(6, 4)
+        self.head = nn.Linear(6, 4)
+        self.decide = decide
 
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = self.head(self.decide(self.features(x).mean((2, 3))))
@@ -240,7 +241,8 @@ def drifted(z: Tensor) -> Tensor:
 @pytest.mark.parametrize("chunk_size", [None, 3, "auto"])
 @pytest.mark.parametrize("decide", [tripled, counted, drifted])
 def test_what_is_decided_for_all_samples_is_not_folded(decide: Callable[[Tensor], Tensor], chunk_size: Any) -> None:
-    net, x, told = seeded(lambda: Together(decide)).eval(), images(1, 3, 8, 8), Told()
+    net: Any = seeded(lambda: Together(decide)).eval()
+    x, told = images(1, 3, 8, 8), Told()
     with torch.no_grad():
         a = net.features(x)
         drops = []
@@ -249,7 +251,9 @@ def test_what_is_decided_for_all_samples_is_not_folded(decide: Callable[[Tensor]
             without[:, channel] = 0
             drops.append(net.head(decide(a.mean((2, 3)))) - net.head(decide(without.mean((2, 3)))))
         expected = (a * torch.stack(drops, 1)[:, :, 1][:, :, None, None]).sum(1)
-    explain = explainer(partial(methods.ablation_cam, closed_form=False), net, "features", chunk_size=chunk_size, progress=told)
+    explain = explainer(
+        partial(methods.ablation_cam, closed_form=False), net, "features", chunk_size=chunk_size, progress=told
+    )
     torch.testing.assert_close(explain(x, 1), expected, rtol=1e-3, atol=1e-3)
     assert "folded" not in told.engines
 
