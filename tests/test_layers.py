@@ -512,6 +512,26 @@ def test_takes_a_level_that_the_head_of_a_detector_reads() -> None:
     assert {one.name for one in found[:3]} == {"coarse", "extra", "fine"}
 
 
+class Strided(nn.Module):
+    """A backbone of stride 64, as EfficientViT-M has it at 224 pixels, with a layer over windows of its map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix = nn.Conv2d(3, 4, 16, 16), nn.Conv2d(4, 4, 1)
+        self.down, self.last, self.head = nn.Conv2d(4, 6, 2, 2), nn.Conv2d(6, 6, 2, 2), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = self.stem(x).relu()
+        windows = stem.unflatten(3, (2, -1)).permute(0, 3, 1, 2, 4).flatten(0, 1)
+        stem = stem + self.mix(windows).unflatten(0, (len(x), 2)).permute(0, 2, 3, 1, 4).flatten(3)
+        y: Tensor = self.head(self.last(self.down(stem).relu()).relu().mean((2, 3)))
+        return y
+
+
+def test_takes_a_coarse_layer_that_is_no_extra_level() -> None:
+    assert suggest(seeded(Strided), images(1, 3, 128, 192))[0].name == "last"
+
+
 class Decoded(nn.Module):
     """Features as tokens, with embeddings of their places, that queries read, as in a transformer for detection."""
 
@@ -736,3 +756,27 @@ def test_wrong_target() -> None:
         suggest(seeded(Straight), images(2, 3, 8, 8), 5)
     with pytest.raises(ValueError, match="needs logits"):
         suggest(seeded(Branches), images(2, 3, 8, 8), 1)
+
+
+class VolumeUnet(nn.Module):
+    """Convolutions of a volume at several sizes, of which the last stride leaves one dimension as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.down = nn.Conv3d(1, 4, 3, 1, 1), nn.Conv3d(4, 6, 2, 2)
+        self.deep, self.up = nn.Conv3d(6, 8, (1, 2, 2), (1, 2, 2)), nn.ConvTranspose3d(8, 4, (2, 4, 4), (2, 4, 4))
+        self.out = nn.Conv3d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.fine(x).relu()
+        up = self.up(self.deep(self.down(fine).relu()).relu())
+        y: Tensor = self.out(torch.cat([fine, up], 1))
+        return y
+
+
+def test_volumes_whose_layers_state_their_channels_cost_few_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    forward = VolumeUnet.forward
+    monkeypatch.setattr(VolumeUnet, "forward", lambda self, x: (runs.append(0), forward(self, x))[1])
+    assert suggest(seeded(VolumeUnet), images(1, 1, 8, 16, 16), lambda out: out[:, 1].flatten(1).sum(1))[0].name == "up"
+    assert len(runs) < 6

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
@@ -104,7 +104,8 @@ def places_seen(
     A part of the image that belongs to a place is overwritten with noise, and the network runs up to the layers once
     more. What changes at a place beyond what changes everywhere, and beyond what changes there whatever part is
     overwritten, is its own. Where the layout is right, no place changes much more than the one that the part is of.
-    Runs the first sample where the network allows it, in evaluation mode, without a gradient: seven forwards at most.
+    Runs the first sample where the network allows it, in evaluation mode, without a gradient: one forward, and six for
+    each size of the maps, which end at the last layer that has a map of this size.
 
     Args:
         model: any module; left as it is.
@@ -119,6 +120,7 @@ def places_seen(
     """
     found: dict[str, list[Places | None]] = {name: [None] * len(layouts) for name, layouts in laid.items()}
     for trial in trials(model, list(laid), inputs, images, select, call):
+        trial.note(laid)
         for name, layouts in laid.items():
             for i, one in enumerate(layouts):
                 found[name][i] = found[name][i] or trial.places(name, one)
@@ -179,8 +181,10 @@ class Trial:
             own = self.graft.owned[id(model.get_submodule(name))]
             own.register_forward_hook(self._keeper(name), prepend=True)
         self.same_draws = same_draws(images[0].device)
+        self.until: Collection[str] = names
         self.base = self._run()
         self.runs: dict[_Part, dict[str, Tensor]] = {}
+        self.asked: dict[_Part, dict[str, None]] = {}
 
     def _keeper(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
         def keep(module: nn.Module, args: Any, output: Any) -> Any:
@@ -188,8 +192,9 @@ class Trial:
                 picked = chosen_tensor(name, output, self.select)
             except CamfnError:
                 return output  # an outer module may return several tensors
-            self.outputs[name].append(picked.clone())
-            if self.call in (None, 0) and all(self.outputs.values()):
+            if name in self.until:
+                self.outputs[name].append(picked.clone())
+            if self.call in (None, 0) and all(self.outputs[one] for one in self.until):
                 raise _Reached
             if self.struck and self.struck[0] == name:
                 _, layout, cell = self.struck
@@ -217,14 +222,30 @@ class Trial:
             if runs
         }
 
+    def note(self, laid: Mapping[str, Sequence[Laid]]) -> None:
+        """Note which layers will be asked for after which part is overwritten: a run ends at the last of these."""
+        for name, one in ((name, one) for name, layouts in laid.items() for one in layouts if name in self.base):
+            with suppress(Exception):  # of a layout that does not fit, which `places` leaves out
+                grid = tuple(as_map(one.layout, self.base[name]).shape[2:])
+                for cell in spread(grid, _PLACES):
+                    self.asked.setdefault(self._part(one, cell, grid), {})[name] = None
+
+    def _part(self, laid: Laid, cell: tuple[int, ...], grid: tuple[int, ...]) -> _Part:
+        """Return the part of the image that a place of a layer's map stands for."""
+        axes = laid.axes or range(len(self.size) - len(grid), len(self.size))
+        return tuple(_own_part(axis, i, n, self.size[axis]) for axis, i, n in zip(axes, cell, grid))
+
     def places(self, name: str, laid: Laid) -> Places | None:
         """Try some places of a layer's map, of which each stands for a part of the image."""
 
         def after(cell: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
-            axes = laid.axes or range(len(self.size) - len(grid), len(self.size))
-            part = tuple(_own_part(axis, i, n, self.size[axis]) for axis, i, n in zip(axes, cell, grid))
-            if part not in self.runs:
-                self.runs[part] = self._run(part)
+            part = self._part(laid, cell, grid)
+            if name not in self.runs.get(part, {}):
+                self.until = self.asked.get(part, {}) | {name: None}
+                try:
+                    self.runs[part] = self._run(part)
+                finally:
+                    self.until = self.names
             return self.runs[part][name]
 
         return self._tried(name, laid, after)

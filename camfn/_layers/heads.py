@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -28,6 +29,13 @@ def head_over_levels(run: Watched, groups: Sequence[Group], image: Tensor) -> Ra
         if len(made) < 2 and any(ran.holds(one) and one.works for one in run.calls):
             return ran
     return None
+
+
+def packs_levels(grids: Sequence[Sequence[int]], shapes: Sequence[Sequence[int]]) -> bool:
+    """Whether one of these shapes holds the places of several grids, one size after the other, in a row."""
+    sizes = sorted({math.prod(grid) for grid in grids})
+    rows = {length for shape in shapes for length in shape}
+    return any(sum(sizes[i:j]) in rows for i in range(len(sizes)) for j in range(i + 2, len(sizes) + 1))
 
 
 def read_by(ran: Ran) -> set[int]:

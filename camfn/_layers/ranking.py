@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from .._cut.capture import capture_many
 from .._cut.layouts import clearest
 from .._cut.places import Laid, places_seen
-from .._layout.readings import as_map, images_among, possible_readings, same_stride
+from .._layout.facts import LayerContext
+from .._layout.readings import as_map, images_among, possible_readings, rests_on_a_count, same_stride
 from .._shared.errors import CaptureError
 from .._shared.inputs import Images, floating_leaves
 from .._shared.vocabulary import LayoutPair, Reading, Target
-from .heads import head_over_levels, inside, read_by, towers
+from .heads import head_over_levels, inside, packs_levels, read_by, towers
 from .reasons import Choice, left_out, no_layer_text, why_first
 from .scores import Group, Result, is_score_map, projects, results
 from .watch import Watched, changed_by_the_image, watch
@@ -111,9 +112,15 @@ class Suggesting:
         spread = len(shape) > 2 and sum(length > 1 for length in shape[1:]) > 1 and not readings
         return _Layer(group, readings if grids else [], spread)
 
-    def _is_doubtful(self, reading: Reading) -> bool:
-        """Whether a reading rests on more than a map of channels and rows, with one stride along each dimension."""
+    def _is_doubtful(self, name: str, shape: torch.Size, reading: Reading) -> bool:
+        """Whether a reading rests on more than a map of channels and rows, with one stride along each dimension.
+
+        In three dimensions the strides may differ, and the first may be time: a volume's first convolution tells.
+        """
         size = self.image.shape[2:]
+        if len(size) == 3 and reading.layout is None:
+            stem = LayerContext(self.model, name, self.image.shape).facts.stem
+            return size[0] == self.image.shape[1] or not stem or rests_on_a_count(self.model, name, shape, reading)
         return reading.layout is not None or len(size) != 2 or not same_stride(size, reading.spatial)
 
     def _seen(self, layers: dict[str, _Layer], images: Images | None) -> dict[str, _Layer]:
@@ -121,7 +128,8 @@ class Suggesting:
         asked = {
             name: layer.readings
             for name, layer in layers.items()
-            if len(layer.readings) > 1 or any(map(self._is_doubtful, layer.readings))
+            if len(layer.readings) > 1
+            or any(self._is_doubtful(name, layer.group.output.shape, one) for one in layer.readings)
         }
         laid = {name: [Laid(one.layout) for one in readings] for name, readings in asked.items()}
         seen = places_seen(self.model, laid, self.inputs, images_among(self.inputs, images)) if laid else {}
@@ -189,7 +197,9 @@ class Suggesting:
             )
 
         suggestions.sort(key=demoted)
-        self._put_extra_levels_back(suggestions, several=head is not None or bool(unread))
+        grids = [reading.spatial for reading in self.clear.values()]
+        several = head is not None or packs_levels(grids, [self._group(name).output.shape for name in unread])
+        self._put_extra_levels_back(suggestions, several)
         first = suggestions[0]
         later = [name for name in unread if self._end(name) > self._end(first.name)]
         choice = Choice(

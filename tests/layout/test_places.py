@@ -62,6 +62,17 @@ def test_the_share_of_the_places() -> None:
     assert shifted.depends
 
 
+def test_a_run_ends_at_the_last_layer_whose_places_are_in_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = seeded(Patches), size()
+    calls = []
+    monkeypatch.setattr(Position, "forward", lambda self, x: (calls.append(0), self.table.expand(len(x), -1, -1))[1])
+    laid = {"embed": [Laid(None)], "blocks.0": [Laid(tokens((2, 12)))]}
+    places_seen(model, laid, x, [x])
+    assert len(calls) == 7  # the first run, and six for the tokens; none of the six for the convolution
+    places_seen(model, {"embed": [Laid(None)]}, x, [x])
+    assert len(calls) == 7
+
+
 def test_random_numbers_are_the_users() -> None:
     """A network that draws, in training mode."""
     model, x = seeded(Patches).train(), size()
