@@ -532,6 +532,37 @@ def test_takes_a_coarse_layer_that_is_no_extra_level() -> None:
     assert suggest(seeded(Strided), images(1, 3, 128, 192))[0].name == "last"
 
 
+class Levelled(nn.Module):
+    """A class token for each stage, in a parameter of a name of its own, as CoaT has it; time before channels."""
+
+    def __init__(self, video: bool) -> None:
+        super().__init__()
+        self.video = video
+        stage = nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.Conv2d(16, 16, 2, 2))
+        self.embed = nn.Conv3d(3, 16, (2, 4, 4), (2, 4, 4)) if video else stage
+        self.cls_token1 = nn.Parameter(torch.randn(1, 0 if video else 1, 16))
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x.transpose(1, 2) if self.video else x).flatten(2).mT
+        x = self.block(torch.cat([self.cls_token1.expand(len(x), -1, -1), x], 1))
+        y: Tensor = self.head(x.mean(1))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("video", "shape", "grid"), [(False, (1, 3, 32, 48), (4, 6)), (True, (1, 8, 3, 16, 24), (4, 4, 6))]
+)
+def test_takes_a_late_layer_that_no_fact_supports_where_its_places_see_their_own(
+    video: bool, shape: tuple[int, ...], grid: tuple[int, ...]
+) -> None:
+    first = suggest(seeded(lambda: Levelled(video)), torch.rand(shape))[0]
+    assert (first.name, first.spatial) == ("block", grid)
+    assert "see their own parts" in first.reason
+    assert "no reading" not in first.reason
+
+
 class Decoded(nn.Module):
     """Features as tokens, with embeddings of their places, that queries read, as in a transformer for detection."""
 
@@ -775,8 +806,13 @@ class VolumeUnet(nn.Module):
 
 
 def test_volumes_whose_layers_state_their_channels_cost_few_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = []
+    runs: list[VolumeUnet] = []
     forward = VolumeUnet.forward
-    monkeypatch.setattr(VolumeUnet, "forward", lambda self, x: (runs.append(0), forward(self, x))[1])
+
+    def counted(self: VolumeUnet, x: Tensor) -> Tensor:
+        runs.append(self)
+        return forward(self, x)
+
+    monkeypatch.setattr(VolumeUnet, "forward", counted)
     assert suggest(seeded(VolumeUnet), images(1, 1, 8, 16, 16), lambda out: out[:, 1].flatten(1).sum(1))[0].name == "up"
     assert len(runs) < 6

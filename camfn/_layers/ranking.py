@@ -20,9 +20,10 @@ from .._shared.errors import CaptureError
 from .._shared.inputs import Images, floating_leaves
 from .._shared.vocabulary import LayoutPair, Reading, Target
 from .heads import head_over_levels, inside, packs_levels, read_by, towers
+from .late import late_readings
 from .reasons import Choice, left_out, no_layer_text, why_first
 from .scores import Group, Result, is_score_map, projects, results
-from .watch import Watched, changed_by_the_image, watch
+from .watch import Ran, Watched, changed_by_the_image, watch
 
 _PASSES_ON = re.compile("dropout|droppath|identity")
 _NO_FEATURES = re.compile("(max|avg|adaptive|lp|blur).*pool|permute|flatten|softmax|linear|^embedding$|positional")
@@ -108,8 +109,7 @@ class Suggesting:
         shape = group.output.shape
         readings = possible_readings(self.model, group.name, shape, self.inputs, images)
         grids = [reading for reading in readings if reading.name != "windows" and max(reading.spatial, default=2) > 1]
-        # (B, C, 1, 1) and (B, 1, C) are a single place, in whatever order
-        spread = len(shape) > 2 and sum(length > 1 for length in shape[1:]) > 1 and not readings
+        spread = _has_places(group.output) and not readings
         return _Layer(group, readings if grids else [], spread)
 
     def _is_doubtful(self, name: str, shape: torch.Size, reading: Reading) -> bool:
@@ -138,6 +138,14 @@ class Suggesting:
                 continue
             right = clearest(readings, seen[name])
             layers[name] = layers[name]._replace(readings=right, spread=not right)
+        clear = [layer.group.calls[-1].end for layer in layers.values() if len(layer.readings) == 1]
+        late = {
+            name: layer.group.output.shape
+            for name, layer in layers.items()
+            if layer.spread and layer.group.calls[-1].end > max(clear, default=0)
+        }
+        for name, reading in late_readings(self.model, late, self.inputs, images_among(self.inputs, images)).items():
+            layers[name] = layers[name]._replace(readings=[reading], spread=False)
         return layers
 
     def _added_up(self, clear: dict[str, Reading]) -> list[str]:
@@ -202,10 +210,12 @@ class Suggesting:
         self._put_extra_levels_back(suggestions, several)
         first = suggestions[0]
         later = [name for name in unread if self._end(name) > self._end(first.name)]
+        after = self._works_on(first.name)
         choice = Choice(
             first.depends, self._no_longer(suggestions), later, head.name if head else "",
             next((part for part in parts if part), ""), self._is_returned(first.name), self.dense,
-            bool(self.unclear) and self._end(self.unclear[-1]) > self._end(first.name), self._works_on(first.name),
+            bool(self.unclear) and self._end(self.unclear[-1]) > self._end(first.name), [ran.name for ran in after],
+            any(_has_places(x) for ran in after for x in ran.outputs),
         )  # fmt: skip
         suggestions[0] = first._replace(reason=f"{why_first(choice)} ({first.reason}){left_out(self.unclear)}")
         return suggestions
@@ -254,12 +264,12 @@ class Suggesting:
         output = self._group(name).output
         return any(leaf is output for leaf in floating_leaves(self.run.outputs))
 
-    def _works_on(self, name: str) -> list[str]:
-        """Name the operations with parameters that begin after a layer has ended, and that the image reaches."""
+    def _works_on(self, name: str) -> list[Ran]:
+        """List the operations with parameters that begin after a layer has ended, and that the image reaches."""
         end, calls = self._end(name), enumerate(self.run.calls)
         if any(self._end(other) > end for other in self.unread):
             return []  # which have more than one place
-        return [ran.name for place, ran in calls if ran.works and ran.start > end and place in self.moved]
+        return [ran for place, ran in calls if ran.works and ran.start > end and place in self.moved]
 
 
 def _groups(run: Watched) -> list[Group]:
@@ -281,6 +291,11 @@ def _groups(run: Watched) -> list[Group]:
         outermost = min(reversed(named), key=lambda ran: ran.name.count("."))
         found.append(Group(outermost.name, outermost.module, outermost.outputs[0], named))
     return found
+
+
+def _has_places(output: Tensor) -> bool:
+    """Whether an output has several places: (B, C, 1, 1) and (B, 1, C) have one, in whatever order."""
+    return output.ndim > 2 and sum(length > 1 for length in output.shape[1:]) > 1
 
 
 def _passes_on(module: nn.Module) -> bool:

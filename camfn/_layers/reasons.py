@@ -26,6 +26,7 @@ class Choice(NamedTuple):
         dense: whether the network returns a map of scores.
         last_is_unclear: whether a later layer can be read in several ways.
         after: the operations with parameters that come after it.
+        spread: whether one of these gives more than one place.
     """
 
     depends: bool
@@ -37,6 +38,7 @@ class Choice(NamedTuple):
     dense: bool
     last_is_unclear: bool
     after: Sequence[str]
+    spread: bool
 
 
 def why_first(choice: Choice) -> str:
@@ -58,6 +60,8 @@ def why_first(choice: Choice) -> str:
         return "the last features with a grid, just before the map of scores"
     if choice.returned:
         return "the last layer with a grid, whose output the model returns"
+    if len(choice.after) > _HEAD and choice.spread:
+        return f"the last layer that can be read as a grid; {choice.after[0]} to {choice.after[-1]} come after it"
     if len(choice.after) > _HEAD:
         return (
             f"the last layer with a grid; what comes after it, {choice.after[0]} to {choice.after[-1]}, has one place. "

@@ -472,7 +472,7 @@ DENSE = [
         pixels(),
         masks,
         vmaps=False,
-        layer="layers.2",
+        layer="layers.3",
     ),
     _made(
         "SAM",
