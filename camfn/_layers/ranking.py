@@ -279,7 +279,7 @@ def _groups(run: Watched) -> list[Group]:
         runs[ran.name] = runs.get(ran.name, 0) + 1
     same_tensor: dict[int, list[Any]] = {}
     for ran in run.calls:
-        if len(ran.outputs) == 1 and ran.outputs[0].is_floating_point():
+        if len(ran.outputs) == 1 and (ran.outputs[0].is_floating_point() or ran.outputs[0].is_quantized):
             # a layer that adds in place returns the tensor of an earlier layer: the group moves to the later's turn
             key = id(ran.outputs[0])
             same_tensor[key] = [*same_tensor.pop(key, []), ran]
