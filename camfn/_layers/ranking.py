@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._cut.capture import capture_many
+from .._cut.graft import is_quantized
 from .._cut.layouts import clearest
 from .._cut.places import Laid, places_seen
 from .._layout.facts import LayerContext
@@ -170,17 +171,24 @@ class Suggesting:
         grads = {name: as_map(clear[name].layout, captured[name].grads) for name in names}
         return _read({name: [grad[:, 0].any() & ~grad[:, 1:].any()] for name, grad in grads.items()})
 
+    def _reached(self) -> set[str]:
+        """Name the layers that the score depends on: by a gradient, or all of those that have none, being quantized."""
+        names = [*self.clear, *self.unread]
+        if any(map(is_quantized, self.model.modules())):
+            return set(names)
+        captured = capture_many(self.model, names, layout=None, unused="zeros")(self.inputs, self.target)
+        return set(
+            _read(
+                {name: [as_map(reading.layout, captured[name].grads).any()] for name, reading in self.clear.items()}
+                | {name: [captured[name].grads.any()] for name in self.unread}
+            )
+        )
+
     def ranked(self) -> list[Suggestion]:
         """Order the layers, the best first, and say why it comes first."""
         if not self.clear:
             raise CaptureError(no_layer_text(self.model, self.image, self.unclear, self.unread))
-        captured = capture_many(self.model, [*self.clear, *self.unread], layout=None, unused="zeros")(
-            self.inputs, self.target
-        )
-        reached = _read(
-            {name: [as_map(reading.layout, captured[name].grads).any()] for name, reading in self.clear.items()}
-            | {name: [captured[name].grads.any()] for name in self.unread}
-        )
+        reached = self._reached()
         suggestions = [self._suggestion(name, name in reached) for name in reversed(self.clear)]
         unread = [name for name in self.unread if name in reached]
         head = (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camfn import CaptureError, capture, capture_each, explainer, methods, observe, resume
+from camfn import CaptureError, capture, capture_each, explainer, layers, methods, observe, resume
 from tests.nets.small import images, unchanged
 from tests.oracles import methods as simple
 from tests.oracles import perturbation as oracles
@@ -160,3 +160,11 @@ def test_captures_are_refused(quantized: tuple[nn.Module, str]) -> None:
     for run in (capture(net, layer), lambda x, target: capture_each(net, layer)(x, [target])):
         with pytest.raises(CaptureError, match=r"returns torch.quint8, a quantized tensor"):
             run(images(2, 3, 12, 10), 2)
+
+
+def test_a_layer_is_suggested(quantized: tuple[nn.Module, str]) -> None:
+    net, layer = quantized
+    with unchanged(net):
+        found = layers.suggest(net, images(1, 3, 12, 10))
+    assert found[0].spatial == (6, 5)
+    assert explainer(methods.recipro_cam, net, found[0].name)(images(1, 3, 12, 10), 1).shape == (1, 6, 5)
