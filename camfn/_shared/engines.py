@@ -92,8 +92,8 @@ def folds(score_many: Callable[[Tensor], Tensor], scores: Callable[[Tensor], Ten
     with torch.no_grad():
         with Watching(batch) as watching:
             first = scores(batch)
-        # numbers may be drawn and not used
-        if watching.reads or (watching.draws and not torch.equal(first, scores(batch))):
+        # what a network keeps must not be NaN; numbers may be drawn and not used
+        if watching.reads or watching.writes or (watching.draws and not torch.equal(first, scores(batch))):
             return False
         alone = torch.stack([first, scores(other)])
         try:

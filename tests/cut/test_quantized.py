@@ -163,7 +163,7 @@ def test_captures_are_refused(quantized: tuple[nn.Module, str]) -> None:
 
 
 def test_a_layer_is_suggested(quantized: tuple[nn.Module, str]) -> None:
-    net, layer = quantized
+    net, _ = quantized
     with unchanged(net):
         found = layers.suggest(net, images(1, 3, 12, 10))
     assert found[0].spatial == (6, 5)

@@ -284,3 +284,15 @@ def test_three_batches_that_do_not_fit_are_not_folded() -> None:
 
     found = score_variants("f", Two(), lambda row: row, ROWS, chunk_size=2)
     torch.testing.assert_close(found, ROWS.sin().sum(2))
+
+
+def test_nothing_that_a_network_keeps_becomes_nan() -> None:
+    kept = torch.zeros(6)
+
+    def keeping(z: Tensor) -> Tensor:
+        kept.add_(z.mean(0).detach())
+        return z
+
+    explain = explainer(partial(methods.ablation_cam, closed_form=False), seeded(lambda: Together(keeping)), "features")
+    explain(images(1, 3, 8, 8), 1)
+    assert kept.isfinite().all()
