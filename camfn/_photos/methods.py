@@ -88,6 +88,8 @@ def function_of(name: str) -> Callable[..., Any]:
     if name in _NAMES:
         return find(name).function
     if not is_given(name):
+        if name.endswith(".py"):
+            raise UsageError(f"method {name!r}: say which function of the file, as in {name}:my_cam")
         known = [*_NAMES, *GROUPS]
         raise UsageError(f"no method {name!r}. {near(name, known, words=True)} All of them: camfn methods")
     found = named_object(name, "method")

@@ -32,7 +32,7 @@ def read_window(text: str | None) -> Window | None:
     except ValueError:
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UsageError(f"--window {text!r}: expected LOW,HIGH as 0,4095, or full, or auto")
+        raise UsageError(f"--window {text!r}: expected LOW,HIGH, the lower first, as 0,4095; or full, or auto")
     return low, high
 
 

@@ -15,6 +15,9 @@ from typing import Any
 from .errors import CamfnError, UsageError
 from .spelling import near
 
+_FILES: set[str] = set()
+"""The files of the code that users named in this process."""
+
 
 def is_given(text: str) -> bool:
     """Say whether a text has the form of file.py:function or package.module:function.
@@ -44,10 +47,25 @@ def named_object(text: str, option: str, *, error: type[CamfnError] = UsageError
         raise error(f"{option} {text!r}: expected file.py:function or package.module:function")
     with explained(f"{option} {text}", error):
         module = _from_file(Path(place), option, error) if place.endswith(".py") else _from_path(place)
+    _FILES.add(str(module.__file__))
     if not hasattr(module, name):
         own = [key for key in vars(module) if not key.startswith("_")]
         raise error(f"{option}: {place} has no {name!r}. {near(name, own)}")
     return getattr(module, name)
+
+
+def raised_by_given(error: BaseException) -> str | None:
+    """Say where the code that a user named raised an error; None if code of camfn's raised it.
+
+    The last frame that is either the user's or camfn's decides: what torch raises is laid to whoever called it.
+    """
+    package = str(Path(__file__).parents[1])
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(package):
+            return None
+        if frame.filename in _FILES:
+            return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+    return None
 
 
 @contextmanager

@@ -6,6 +6,8 @@ import os
 import sys
 import traceback
 
+from .._shared.given import raised_by_given
+
 EXIT_CODE = 70
 """Exit code of the commands after a bug or an accident (EX_SOFTWARE of BSD's sysexits)."""
 
@@ -16,8 +18,6 @@ def report_accident(error: Exception) -> None:
         traceback.print_exception(error)
     message = str(error).strip()
     summary = f"{type(error).__name__}: {message.splitlines()[0]}" if message else type(error).__name__
-    print(
-        f"camfn: a bug of camfn, or an accident such as a full disk: {summary}. Set CAMFN_TRACEBACK=1 to see the "
-        "traceback",
-        file=sys.stderr,
-    )
+    place = raised_by_given(error)
+    whose = "a bug of camfn, or an accident such as a full disk" if place is None else f"your code ({place})"
+    print(f"camfn: {whose}: {summary}. Set CAMFN_TRACEBACK=1 to see the traceback", file=sys.stderr)

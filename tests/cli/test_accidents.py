@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from camfn import CamfnError, CaptureError
@@ -89,6 +90,23 @@ def test_a_command_ends_with_70_where_a_library_fails(monkeypatch: pytest.Monkey
     result = CliRunner().invoke(app, ["explain", str(tmp_path / "a.png"), "--out", str(tmp_path / "out")])
     assert result.exit_code == 70
     assert "ValueError: a library's own" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--method", "--preprocess"])
+def test_an_error_in_a_function_of_ones_own_is_not_a_bug_of_camfn(option: str, tmp_path: Path) -> None:
+    """The message names the file, the line and the function, whichever option named the function."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def cam(activations, grads, outputs):\n    raise KeyError('oops')\n\n"
+        "def prepare(photo):\n    raise KeyError('oops')\nprepare.view = lambda photo: photo\n"
+    )
+    photo = tmp_path / "a.png"
+    Image.new("RGB", (40, 40), "teal").save(photo)
+    name = {"--method": "cam", "--preprocess": "prepare"}[option]
+    words = ["explain", str(photo), "--model", "tiny:cnn", "--out", str(tmp_path / "out"), option, f"{file}:{name}"]
+    result = CliRunner().invoke(app, words)
+    assert f"{file}, line {2 if name == 'cam' else 5}" in result.stderr
+    assert "bug of camfn" not in result.stderr
 
 
 def test_main_reports_what_happens_outside_of_a_command(

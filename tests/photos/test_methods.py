@@ -188,3 +188,9 @@ def test_functions_as_words() -> None:
     ):
         with pytest.raises(UsageError, match=message):
             words_of(function)
+
+
+def test_a_file_without_a_function_is_told_what_is_missing() -> None:
+    """A file is no misspelt method."""
+    with pytest.raises(UsageError, match=r"say which function of the file, as in net/mine\.py:my_cam"):
+        pick_method("net/mine.py", 0)

@@ -124,7 +124,7 @@ def test_twelve_bits_in_sixteen_are_never_black_in_silence(tmp_path: Path) -> No
     assert row_of("full") == [0, 3, 16]
     assert row_of("819,2457") == [0, 0, 255]
     for wrong in ("5", "5,5", "9,1", "a,b", "nan,1", "Full", "1,2,3"):
-        with pytest.raises(UsageError, match="expected LOW,HIGH"):
+        with pytest.raises(UsageError, match="expected LOW,HIGH, the lower first"):
             read_window(wrong)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from camfn._shared.errors import LoadError, UsageError
-from camfn._shared.given import is_given, named_object
+from camfn._shared.given import is_given, named_object, raised_by_given
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +76,21 @@ def test_no_file_and_no_module() -> None:
         named_object("absent_of_camfn.deep:f", "--method")
     with pytest.raises(UsageError, match=r"expected file.py:function or package.module:function"):
         named_object("grad_cam", "--method")
+
+
+def test_an_error_is_laid_to_the_code_that_called_the_library(tmp_path: Path) -> None:
+    """What torch raises inside a user's function is the user's; what camfn raises is not, nor is a stranger's."""
+    file = tmp_path / "lib.py"
+    file.write_text(
+        "import torch\nfrom camfn._shared.given import named_object\n\n"
+        "def own():\n    return torch.ones(2) @ torch.ones(3)\n\n"
+        "def through():\n    return named_object(3, '')\n"
+    )
+    own, through = (named_object(f"{file}:{name}", "method") for name in ("own", "through"))
+    with pytest.raises(RuntimeError) as raised:
+        own()
+    assert raised_by_given(raised.value) == f"{file.resolve()}, line 5, in own"
+    with pytest.raises(AttributeError) as raised_inside:
+        through()
+    assert raised_by_given(raised_inside.value) is None
+    assert raised_by_given(RuntimeError("never raised")) is None
