@@ -88,9 +88,11 @@ def function_of(name: str) -> Callable[..., Any]:
     if name in _NAMES:
         return find(name).function
     if not is_given(name):
+        known = [*_NAMES, *GROUPS]
         if name.endswith(".py"):
             raise UsageError(f"method {name!r}: say which function of the file, as in {name}:my_cam")
-        known = [*_NAMES, *GROUPS]
+        if all(is_given(part.strip()) or part.strip() in known for part in name.split(",")) and "," in name:
+            raise UsageError(f"{name!r} are several methods, and one is expected here: camfn compare takes several")
         raise UsageError(f"no method {name!r}. {near(name, known, words=True)} All of them: camfn methods")
     found = named_object(name, "method")
     if not callable(found):

@@ -15,6 +15,7 @@ from .._photos.classes import columns_of
 from .._photos.explain import Changes, captured_or_map, compose
 from .._photos.layer import Layer, choose_layer
 from .._shared.errors import PhotoError
+from .._shared.given import raised_by_given
 from .._shared.vocabulary import ScoreFn, Target
 from ..catalogue import info_of
 from ..metrics import boxes_in_pixels
@@ -128,7 +129,7 @@ def evaluate_photo(
             else:
                 row = _explained(row, photo_run, one_forward)
         except (ValueError, RuntimeError) as error:
-            yield row._replace(problem=_line(error))
+            yield row._replace(problem=_said(error))
             continue
         has_map = row.cam is not None and bool(row.cam.isfinite().all())
         measured_score = index if with_class and index is not None else score
@@ -256,7 +257,7 @@ def _measured(row: Row, photo_run: _PhotoRun, target: int | ScoreFn, black: Tens
         try:
             measurement = metric.measure(explanation)
         except (ValueError, RuntimeError) as error:
-            problems.append(f"{name}: {_line(error)}")
+            problems.append(f"{name}: {_said(error)}")
             continue
         if isinstance(measurement, tuple):
             number, vector = measurement
@@ -265,6 +266,12 @@ def _measured(row: Row, photo_run: _PhotoRun, target: int | ScoreFn, black: Tens
             number = measurement
         values[name] = number.item()
     return row._replace(values=values, vectors=vectors, problem=" ".join(problems))
+
+
+def _said(error: Exception) -> str:
+    """Write an error as one line, with the place where a function of the user's own raised it."""
+    place = raised_by_given(error)
+    return _line(error) if place is None else _line(f"{type(error).__name__}: {error} ({place})")
 
 
 def _line(words: object) -> str:

@@ -87,6 +87,8 @@ def read_metric(words: str | Metric) -> Metric:
         found = re.fullmatch(r"(.+?):([A-Za-z_]\w*=.*)", words, re.DOTALL)
         place, options = found.groups() if found else (words, "")
     if not is_given(place):
+        if place.endswith(".py"):
+            raise UsageError(f"metric {place!r}: say which function of the file, as in {place}:function:better=lower")
         raise UsageError(
             f"no metric {words!r}. {near(words, METRICS, words=True)} One of yours: file.py:function:better=lower"
         )
@@ -203,6 +205,7 @@ def _measure(
     vector = found[1] if isinstance(found, tuple) and len(found) == 2 else None
     number = torch.as_tensor(found[0] if vector is not None else found)
     if number.numel() != 1 or number.is_complex() or (vector is not None and torch.as_tensor(vector).ndim != 1):
-        raise UsageError(f"metric {place}: expected one number, or a number and a vector; got {found!r:.80}")
+        got = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"{found!r:.80}"
+        raise UsageError(f"metric {place}: expected one number, or a number and a vector; got {got}")
     number = number.detach().reshape(1).float()
     return number if vector is None else (number, torch.as_tensor(vector))

@@ -134,3 +134,21 @@ def test_what_has_no_name_or_direction_is_refused() -> None:
         measured(Protocol(metrics=(ev.Metric(1, lambda e: torch.ones(1), "mine"),)))
     with pytest.raises(UsageError, match="no metric 'other'"):
         known_metric("other")
+
+
+def test_the_problem_of_a_row_says_which_function_failed(photos: list[Photo], tmp_path: Path) -> None:
+    """An error in a method or metric of one's own has its file and line; a wrong shape is named, not its numbers."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def cam(activations):\n    raise ValueError('no')\n"
+        "def whole(heatmap):\n    return heatmap\n"
+        "def fails(heatmap):\n    return heatmap @ heatmap.flatten()\n"
+    )
+    names = tuple(f"{file}:{name}:better=lower" for name in ("whole", "fails"))
+    listed = [ev.Case("net", "features", method) for method in (f"{file}:cam", "fem")]
+    own, known = evaluate_photo(photos[0], listed, load_net(), Protocol(metrics=names))
+    assert own.problem == f"ValueError: no ({file.resolve()}, line 2, in cam)"
+    assert "got a tensor of shape (1, " in known.problem
+    assert f"({file.resolve()}, line 6, in fails)" in known.problem
+    with pytest.raises(UsageError, match="say which function of the file"):
+        read_metric("border.py")

@@ -194,3 +194,11 @@ def test_a_file_without_a_function_is_told_what_is_missing() -> None:
     """A file is no misspelt method."""
     with pytest.raises(UsageError, match=r"say which function of the file, as in net/mine\.py:my_cam"):
         pick_method("net/mine.py", 0)
+
+
+def test_several_methods_where_one_is_expected() -> None:
+    """A list is no misspelt method either."""
+    with pytest.raises(
+        UsageError, match="'fem, layer_cam' are several methods, and one is expected here: camfn compare"
+    ):
+        pick_method("fem, layer_cam", 0)
