@@ -113,8 +113,16 @@ class Suggesting:
         spread = _has_places(group.output) and not readings
         return _Layer(group, readings if grids else [], spread)
 
+    def _origin(self, group: Group) -> str:
+        """Name the layer that an activation function reads, which lays out space as its own output does."""
+        call = group.calls[0]
+        source = call.reads[0].source if type(call.module).__module__ == nn.ReLU.__module__ and call.reads else None
+        if source is None or call.works or call.reads[0].shape != tuple(group.output.shape):
+            return group.name
+        return self.run.calls[source].name
+
     def _is_doubtful(self, name: str, shape: torch.Size, reading: Reading) -> bool:
-        """Whether a reading rests on more than a map of channels and rows, with one stride along each dimension.
+        """Whether a reading rests on less than the stated channels of a map, with one stride along each dimension.
 
         In three dimensions the strides may differ, and the first may be time: a volume's first convolution tells.
         """
@@ -122,7 +130,9 @@ class Suggesting:
         if len(size) == 3 and reading.layout is None:
             stem = LayerContext(self.model, name, self.image.shape).facts.stem
             return size[0] == self.image.shape[1] or not stem or rests_on_a_count(self.model, name, shape, reading)
-        return reading.layout is not None or len(size) != 2 or not same_stride(size, reading.spatial)
+        if len(size) != 2 or not same_stride(size, reading.spatial):
+            return True
+        return reading.layout is not None and rests_on_a_count(self.model, name, shape, reading)
 
     def _seen(self, layers: dict[str, _Layer], images: Images | None) -> dict[str, _Layer]:
         """Keep the readings whose places see their own parts of the image, where shapes alone do not settle them."""
@@ -130,7 +140,9 @@ class Suggesting:
             name: layer.readings
             for name, layer in layers.items()
             if len(layer.readings) > 1
-            or any(self._is_doubtful(name, layer.group.output.shape, one) for one in layer.readings)
+            or any(
+                self._is_doubtful(self._origin(layer.group), layer.group.output.shape, one) for one in layer.readings
+            )
         }
         laid = {name: [Laid(one.layout) for one in readings] for name, readings in asked.items()}
         seen = places_seen(self.model, laid, self.inputs, images_among(self.inputs, images)) if laid else {}

@@ -35,6 +35,9 @@ def run_each(
     each = torch.vmap(function)
     if not readable(rows):
         return chunked(each, rows, chunk_size, progress, "vmapped")
+    loop = lambda part: torch.stack([function(row) for row in part])  # noqa: E731
+    if len(rows) == 1:
+        return chunked(loop, rows, chunk_size, progress, "one by one")
     two = rows[:2]
     together, size = _tried(each, two, chunk_size)
     # an error here is one of the function, and not of `vmap`
@@ -47,7 +50,6 @@ def run_each(
             "the scores of one input differ from run to run: the network draws random numbers, so that changed inputs "
             "cannot be compared. Call model.eval() first"
         )
-    loop = lambda part: torch.stack([function(row) for row in part])  # noqa: E731
     return chunked(loop, rows, chunk_size, progress, "one by one", alone)
 
 
