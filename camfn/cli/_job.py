@@ -29,7 +29,7 @@ from ..catalogue import info_of
 from ..zoo import Loaded
 from ._figure import Panel, save_figure
 from ._files import PhotoFiles
-from ._outputs import Outputs, write_map
+from ._outputs import Outputs, told, write_map
 from ._records import RECORD, SCHEMA, Record, append_line, hash_of_file, hash_of_weights, now
 from ._trust import checked, composed
 
@@ -148,7 +148,8 @@ class Job:
         explanations = []
         results = (explained.classes, explained.cams, explained.problems, explained.scores, checks)
         for base, index, cam, problem, score, verdicts in zip(item.bases, *results, strict=True):
-            facts = self.choice.record(index, score, explained.logits, names) | {"problem": problem}
+            facts = self.choice.record(index, score, explained.logits, names)
+            facts["problem"] = told(problem, cam, self.colormap)
             files = write_map(self.outputs, base, cam, _size(view), partial(self._draw, view, cam), facts)
             self._add_panel(item, view, cam, facts)
             explanations.append(facts | files | verdicts)

@@ -120,3 +120,9 @@ def _at_size(cam: Tensor, size: tuple[int, int]) -> Tensor:
     planes = (cam if cam.ndim == 3 else cam[None]).float()
     finite = torch.where(planes.isfinite(), planes, 0)
     return planes if tuple(planes.shape[1:]) == size else image.upsample(finite, size)
+
+
+def told(problem: str | None, cam: Tensor, colormap: str) -> str | None:
+    """Return why a picture of a map shows nothing; colors of both signs show a map that is negative everywhere."""
+    negative = bool(cam.isfinite().all()) and bool(cam.any()) and bool(cam.amax() <= 0)
+    return None if colormap == "seismic" and negative else problem

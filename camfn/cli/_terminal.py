@@ -103,9 +103,10 @@ def _print_record(record: dict[str, Any], out: Path, told: Sequence[str]) -> int
     for explanation in record.get("explanations", ()):
         label = _label(explanation)
         if explanation["problem"]:
-            problems.append(
-                f"{record['photo']}: no overlay{f' for {label}' if label else ''}: {explanation['problem']}"
-            )
+            whose = f" for {label}" if label else ""
+            kept = "".join(f" The raw map is {out / name}." for name in explanation["files"][:1])
+            signed = " --colormap seismic draws both signs." if "Look at it signed" in explanation["problem"] else ""
+            problems.append(f"{record['photo']}: no overlay{whose}: {explanation['problem']}{signed}{kept}")
         else:
             shown = explanation["overlay"] or next(iter(explanation["files"]), None)
             where = str(out / shown) if shown else ""

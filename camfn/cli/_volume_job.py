@@ -18,7 +18,7 @@ from .._photos.volume import is_volume, read_volume
 from .._shared.errors import PhotoError, UsageError
 from ._files import PhotoFiles
 from ._job import Job
-from ._outputs import write_map
+from ._outputs import told, write_map
 from ._records import Record
 
 
@@ -65,7 +65,8 @@ class VolumeJob(Job):
         for base, index, cam, problem, score in zip(
             item.bases, found.classes, found.cams, found.problems, found.scores, strict=True
         ):
-            facts = self.choice.record(index, score, found.logits, self.loaded.classes) | {"problem": problem}
+            facts = self.choice.record(index, score, found.logits, self.loaded.classes)
+            facts["problem"] = told(problem, cam, self.colormap)
             size = (gray.shape[1], gray.shape[2])
             explanations.append(
                 facts | write_map(self.outputs, base, cam, size, partial(self._slices, gray, cam), facts)

@@ -738,3 +738,17 @@ def test_methods_of_a_group_are_those_that_the_commands_take() -> None:
     assert "score_cam" not in listed
     assert "score_cam:top_k=0.05" in run("methods", "capped").stdout
     refused(run("methods", "gradcam"), "Did you mean 'grad_cam'")
+
+
+def test_a_map_that_is_negative_everywhere_is_drawn_with_its_sign(
+    net: Net, noise: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The message names the option that draws it, and the option does."""
+    with torch.no_grad():
+        net.fc.weight.copy_(-net.fc.weight.abs())
+    words = ("explain", noise("a.png"), "--method", "hires_cam", "--target", "0", "--out", tmp_path / "out")
+    result = run(*words)
+    assert (result.exit_code, "--colormap seismic draws both signs" in result.stderr) == (1, True)
+    assert f"The raw map is {tmp_path / 'out' / 'a.hires_cam.0.npy'}." in result.stderr
+    signed = run(*words, "--force", "--colormap", "seismic")
+    assert (signed.exit_code, (tmp_path / "out" / "a.hires_cam.0.png").exists()) == (0, True), signed.stderr
