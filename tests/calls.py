@@ -203,7 +203,7 @@ WAITS: dict[str, int] = {
     "ablation_cam": 6,
     "score_cam": 5,
     "recipro_cam": 2,
-    "lift_cam": 2,
+    "lift_cam": 3,  # the trial of vmap reads once more
     "shapley_cam": 2,
     "fd_cam": 2,
     "group_cam": 3,

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 _DRAWING = threading.Lock()
 
@@ -31,10 +32,12 @@ def same_draws(device: torch.device) -> Callable[[], AbstractContextManager[None
             try:
                 yield
             finally:
-                after = state()
-                if not torch.equal(after[0], before[0]):
-                    torch.set_rng_state(before[0])
-                if on_gpu and not torch.equal(after[1], before[1]):
-                    torch.cuda.set_rng_state(before[1], on_gpu)
+                # the states hold data where the mode of fake tensors is on, too
+                with _disable_current_modes():
+                    after = state()
+                    if not torch.equal(after[0], before[0]):
+                        torch.set_rng_state(before[0])
+                    if on_gpu and not torch.equal(after[1], before[1]):
+                        torch.cuda.set_rng_state(before[1], on_gpu)
 
     return same

@@ -24,7 +24,7 @@ from .heads import head_over_levels, inside, packs_levels, read_by, towers
 from .late import late_readings
 from .reasons import Choice, left_out, no_layer_text, why_first
 from .scores import Group, Result, is_score_map, projects, results
-from .watch import Ran, Watched, changed_by_the_image, watch
+from .watch import Ran, Watched, changed_by_the_image, together, watch
 
 _PASSES_ON = re.compile("dropout|droppath|identity")
 _NO_FEATURES = re.compile("(max|avg|adaptive|lp|blur).*pool|permute|flatten|softmax|linear|^embedding$|positional")
@@ -99,7 +99,7 @@ class Suggesting:
         changed = changed_by_the_image(self.model, self.inputs, images, self.run)
         if changed is None:
             return set(range(len(self.run.calls)))
-        return {place for place, flag in enumerate(torch.stack(changed).tolist()) if flag}
+        return {place for place, flag in enumerate(together(changed).tolist()) if flag}
 
     def _score_maps(self, found: Sequence[Result]) -> list[str]:
         """Name the layers that are maps of one of these scores."""
@@ -333,5 +333,5 @@ def _read(conditions: dict[str, list[Tensor]]) -> list[str]:
     names = [name for name, each in conditions.items() for _ in each]
     if not names:
         return []
-    flags = torch.stack([one.cpu() for each in conditions.values() for one in each]).tolist()
+    flags = together([one for each in conditions.values() for one in each]).tolist()
     return list(dict.fromkeys(name for name, flag in zip(names, flags) if flag))

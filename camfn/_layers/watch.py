@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .._cut.graft import graft
 from .._cut.layer_checks import naming_what_has_no_data
+from .._shared.devices import tensor_on
 from .._shared.errors import CamfnError
 from .._shared.inputs import Images, all_images_of, call, copy_of, tensors_in
 
@@ -128,6 +129,12 @@ def changed_by_the_image(model: nn.Module, inputs: Any, images: Images | None, r
     return [_differ(one.outputs, other.outputs) for one, other in zip(run.calls, again.calls)]
 
 
+def together(flags: Sequence[Tensor]) -> Tensor:
+    """Stack flags, tensors () of bool, on one device, an accelerator if one of them is there; nothing waits for it."""
+    device = next((flag.device for flag in flags if flag.device.type != "cpu"), torch.device("cpu"))
+    return torch.stack([tensor_on(flag, device) for flag in flags])
+
+
 def _another(image: Tensor) -> Tensor:
     """Make another image of the same range, without random numbers."""
     if not image.numel():
@@ -142,5 +149,7 @@ def _differ(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Tensor:
         return torch.tensor(True)
     one, other = (tuple(x.dequantize() if x.is_quantized else x for x in call) for call in (one, other))
     # zeros do not tell: signals may have died out, as with weights that are small
-    pairs = [((a != b).any() | ~a.any()).cpu() for a, b in zip(one, other) if a.numel()]
-    return torch.stack(pairs).any() if pairs else torch.tensor(False)
+    pairs = [(a != b).any() | ~a.any() for a, b in zip(one, other) if a.numel()]
+    if not pairs:
+        return torch.tensor(False)
+    return together(pairs).any()

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from .._cut.graft import bare
 from .._layout.facts import LayerContext
 from .._layout.readings import images_read, readings_of, several_images_text
-from .._shared.checks import describe
+from .._shared.checks import describe, holds_data
 from .._shared.errors import CamfnError, CaptureError
-from .._shared.inputs import Images
+from .._shared.inputs import Images, tensors_in
 from .._shared.vocabulary import Inputs, LayoutPair
 from ._capture import Choice
 from ._forward import Layers, check_ran, pattern, within
@@ -280,14 +280,18 @@ class _Finder:
         return found[0]
 
     def _at_rest(self, group: _Group, grid: tuple[int, ...], rest: int) -> _Grids:
-        """List where a grid may stand among more tokens: behind the class tokens and registers of the model."""
+        """List where a grid may stand among more tokens: behind the class tokens and registers of the model.
+
+        Without data no run can tell: the patches of a model whose facts are silent are taken for the last tokens.
+        """
         images = images_read(self.model, self.seen[group.at[-1]].name, 3, self.inputs, self.asked.images)
         prefix = 0
         if rest and images:
             facts = LayerContext(self.model, self.seen[group.at[-1]].name, images[0].shape).facts
-            if facts.prefix + facts.suffix != rest:
+            is_silent = not facts.prefix + facts.suffix and not all(map(holds_data, tensors_in(self.inputs)))
+            if facts.prefix + facts.suffix != rest and not is_silent:
                 return []
-            prefix = facts.prefix
+            prefix = rest if is_silent else facts.prefix
         elif rest:
             return []
         return [(grid, tuple(range(prefix, prefix + math.prod(grid))))]

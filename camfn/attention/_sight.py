@@ -82,10 +82,10 @@ def _seen(site: Site, path: str, sizes: Sequence[int]) -> Seen:
 
 def _storage(site: Site) -> tuple[str, int, int]:
     """Return what the attentions on pieces of the same queries and keys have in common."""
-    try:
-        return site.name, site.q.untyped_storage().data_ptr(), site.k.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):  # inside a transform, or without data
-        return site.name, id(site), 0
+    if is_concrete(site.q) and is_concrete(site.k):
+        with suppress(RuntimeError, NotImplementedError):  # a storage without an address
+            return site.name, site.q.untyped_storage().data_ptr(), site.k.untyped_storage().data_ptr()
+    return site.name, id(site), 0
 
 
 class Sight(NamedTuple):

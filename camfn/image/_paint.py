@@ -158,7 +158,7 @@ def slices(
         raise CamfnError(f"slices: expected axis 0, 1 or 2 got {axis}")
     colored = volume if volume.ndim == 4 else volume.expand(3, *volume.shape)
     size = colored.shape[1:]
-    place = slice_numbers(size[axis], count).to(volume.device)
+    place = slice_numbers(size[axis], count).to(volume.device, non_blocking=True)
     heat = upsample(heatmap[None], size)[0].index_select(axis, place).movedim(axis, 0)
     photos = colored.index_select(axis + 1, place).movedim(axis + 1, 0)
     return overlay(photos, heat, alpha=alpha, colormap=colormap)
