@@ -245,7 +245,7 @@ WAITS: dict[str, int] = {
     "average_gain": 2,
     "concepts": 3,
     "nnls": 23,  # grows with the steps until it converges
-    "suggest": 1,
+    "suggest": 2,  # what the image changes, and what the score depends on
     "diagnose": 10,  # some a sample
     "deep_feature_factorization": 30,  # grows with the steps until it converges
 }

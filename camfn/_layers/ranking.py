@@ -149,7 +149,8 @@ class Suggesting:
         for name, readings in asked.items():
             if None in seen[name]:
                 continue
-            right = clearest(readings, seen[name])
+            # that a tensor holds no places is no map
+            right = [one for one in clearest(readings, seen[name]) if one.spatial]
             layers[name] = layers[name]._replace(readings=right, spread=not right)
         clear = [layer.group.calls[-1].end for layer in layers.values() if len(layer.readings) == 1]
         late = {

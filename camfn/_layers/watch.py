@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from .._cut.graft import graft
 from .._cut.layer_checks import naming_what_has_no_data
@@ -95,10 +96,11 @@ def watch(model: nn.Module, inputs: Any) -> Watched:
             nonlocal moment
             moment += 1
             start, reads = open_calls.pop()
-            outputs = tuple(tensors_in(output))
+            # what a list of images or another object holds is no output that a capture can take
+            outputs = tuple(leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor))
             # a tensor that several calls return, one inside the other or in place, comes from the first of them
             # that still stands for it: the next reader looks the last one up
-            source_of.update({id(x): len(calls) for x in outputs})
+            source_of.update({id(x): len(calls) for x in tensors_in(output)})
             calls.append(Ran(name, original, start, moment, reads, outputs))
 
         return hook

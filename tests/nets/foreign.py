@@ -595,6 +595,8 @@ def _pytorchvideo_members() -> list[Made]:
             "X3D",
             _hub("x3d.create_x3d", input_clip_length=8, input_crop_size=64, model_num_class=5),
             clip,
+            # its Swish is an autograd.Function without a rule for vmap
+            vmaps=False,
         ),
         Made(
             "pytorchvideo",
