@@ -288,7 +288,7 @@ def write(rows: list[dict[str, Any]]) -> None:
         "boxes are suppressed, or values written in place); *layout*: the layouts that `layout.find` gives (with the",
         "number of tokens before the grid; none where a layer is no map).",
         "",
-        f"{len(rows)} of the {len(NETWORKS)} networks have been run; {sum(map(right, rows))} rows are right, or refused",
+        f"{len(rows)} of the {len(NETWORKS)} networks were run; {sum(map(right, rows))} rows are right, or refused",
         "with an error that names a call.",
         "",
         "| package | networks | right or refused |",
