@@ -28,6 +28,7 @@ from ._places import Asked, Plan, plan
 from ._query import averages, read_by_gradient, read_by_outputs, without_unread
 from ._records import AttentionRecord
 from ._rows import Positions, Query, Where, check_positions, check_query
+from ._sight import Looker
 
 METHODS: Mapping[str, Callable[..., Tensor]] = {
     method.__name__: method
@@ -170,15 +171,16 @@ def _explain(of: attention_explainer, inputs: Inputs, target: Target) -> tuple[T
     keep = keeps_graph("attention_explainer", of.model, inputs, of.differentiable)
     with torch.inference_mode(False), torch.set_grad_enabled(keep):
         run, model = of._capture, bare(of.model)
-        found = plan(model, inputs, _asked(of))
+        looker = Looker(model, inputs)
+        found = plan(looker, _asked(of))
         choice = None if of.layers is not None and not _has_pattern(of.layers) else found.choice
         if isinstance(run, observe_attention):
-            found = found if choice is None else without_unread(model, inputs, found)
+            found = found if choice is None else without_unread(looker, found)
             records, outputs = observe(run, inputs, choice and found.choice)
         else:
             records, outputs = captured(run, inputs, target, choice)
         _check_tokens(records, found)
-        relevances = _relevances(of, model, inputs, records, found)
+        relevances = _relevances(of, looker, records, found)
     return relevances.reshape(*relevances.shape[:-1], *found.places.spatial), outputs
 
 
@@ -212,9 +214,7 @@ def _check_tokens(records: Sequence[AttentionRecord], found: Plan) -> None:
         )
 
 
-def _relevances(
-    of: attention_explainer, model: nn.Module, inputs: Inputs, records: Sequence[AttentionRecord], found: Plan
-) -> Tensor:
+def _relevances(of: attention_explainer, looker: Looker, records: Sequence[AttentionRecord], found: Plan) -> Tensor:
     """Call the method, with the positions of the patches and the query."""
     method, where = _plain(of.method), found.places.where
     parameters = signature(of.method).parameters
@@ -229,11 +229,11 @@ def _relevances(
     amid_text = of.positions is not None
     if not (isinstance(of.query, str) and of.query == "auto"):
         return call(of.query)
-    if method is relevance.le_grad or averages(model) or "query" not in parameters:
+    if method is relevance.le_grad or averages(looker.model) or "query" not in parameters:
         return call(None)
     if method in (relevance.gradient_rollout, relevance.grad_eclip):
         return read_by_gradient(call, _last_of(of, records), where, amid_text=amid_text)
-    return call(read_by_outputs(model, inputs, found, amid_text=amid_text))
+    return call(read_by_outputs(looker, found, amid_text=amid_text))
 
 
 def _last_of(of: attention_explainer, records: Sequence[AttentionRecord]) -> AttentionRecord:

@@ -9,19 +9,18 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .._cut.graft import bare
 from .._layout.facts import LayerContext
 from .._layout.readings import images_read, readings_of, several_images_text
 from .._shared.checks import describe, holds_data
 from .._shared.errors import CamfnError, CaptureError
 from .._shared.inputs import Images, tensors_in
-from .._shared.vocabulary import Inputs, LayoutPair
+from .._shared.vocabulary import LayoutPair
 from ._capture import Choice
 from ._forward import Layers, check_ran, pattern, within
 from ._rows import Positions, Where, patches
-from ._sight import Mask, Seen, Sight, part_of, sights, survey
+from ._sight import Looker, Mask, Seen, Sight, part_of
 
 INSTEAD = "Take a class activation map: camfn.explainer(camfn.methods.grad_cam, model, layer)"
 
@@ -98,20 +97,19 @@ _Grids = list[tuple[tuple[int, ...], tuple[int, ...]]]
 """Grids that may be, each with the positions of its patches, row by row."""
 
 
-def plan(model: nn.Module, inputs: Inputs, asked: Asked) -> Plan:
+def plan(looker: Looker, asked: Asked) -> Plan:
     """Find the attentions over the image and the places of its patches.
 
     Raises:
         CaptureError: there are none, or several, or their patches have no place; lists the attentions and the calls.
     """
-    model = bare(model)
-    seen = survey(model, inputs)
+    model, seen = looker.model, looker.survey()
     check_ran(asked.layers, seen, model)
     inside = [i for i, one in enumerate(seen) if within(one.name, asked.layers)]
     groups = _groups(seen, inside)
     if asked.layers is not None:
         groups = [group for group in groups if inside[-1] in group.at]
-    finder = _Finder(model, inputs, asked, seen, groups)
+    finder = _Finder(looker, asked, seen, groups)
     found = [(group, places) for group in groups if (places := finder.places(group)) is not None]
     surest = {group.tower for group, places in found if places.is_seen}
     if surest:
@@ -183,17 +181,15 @@ class _Finder:
         why: for each group without patches, why.
     """
 
-    def __init__(
-        self, model: nn.Module, inputs: Inputs, asked: Asked, seen: Sequence[Seen], groups: Sequence[_Group]
-    ) -> None:
-        self.model, self.inputs, self.asked, self.seen = model, inputs, asked, seen
+    def __init__(self, looker: Looker, asked: Asked, seen: Sequence[Seen], groups: Sequence[_Group]) -> None:
+        self.model, self.inputs, self.asked, self.seen = looker.model, looker.inputs, asked, seen
         self.why: dict[tuple[str, int], str] = {}
         self.groups = groups
         self.first = {group.key: self._first(group) for group in groups}
         is_said = asked.positions is not None or asked.layout is not None
         is_said = is_said or (asked.grid is not None and (asked.prefix is not None or asked.suffix is not None))
         needed = [] if is_said else list(dict.fromkeys(self.first.values()))
-        self.sights = sights(model, inputs, asked.images, seen, needed)
+        self.sights = looker.sights(asked.images, seen, needed)
 
     def _first(self, group: _Group) -> tuple[int, bool]:
         """Return where the tokens of a group first appear in its tower, and whether as queries."""

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from .._shared.checks import is_concrete
 from .._shared.errors import CamfnError
-from .._shared.vocabulary import Inputs
 from ._gradients import UNUSED_BLOCKS
 from ._places import Plan
 from ._records import AttentionRecord
 from ._rows import Query, Where
-from ._sight import may_look, outputs_read
+from ._sight import Looker
 
 _MOST_PREFIX = 8
 """Of so many tokens before the patches, class tokens and registers, the first that is read is the query."""
@@ -71,7 +70,7 @@ def _several(what: str, named: Sequence[int]) -> CamfnError:
     return CamfnError(f"{what}: say which row is meant, query={named[0]}; or query={list(named[:2])} for a map each")
 
 
-def read_by_outputs(model: nn.Module, inputs: Inputs, plan: Plan, *, amid_text: bool) -> Query:
+def read_by_outputs(looker: Looker, plan: Plan, *, amid_text: bool) -> Query:
     """Return the token that the network's outputs read, without a gradient."""
     place = plan.choice.places[-1]
     last, where = plan.seen[place], plan.places.where
@@ -79,16 +78,16 @@ def read_by_outputs(model: nn.Module, inputs: Inputs, plan: Plan, *, amid_text: 
     if not others:
         return None
     is_prefix = _is_prefix(others, where) and not amid_text
-    if not may_look(model, inputs):
+    if not looker.may_look:
         if is_prefix:
             return 0
         raise CamfnError("query='auto' cannot be found inside vmap or a trace: pass query=, such as query=0")
 
     # hidden states tell nothing of what the head reads
-    pooled = outputs_read(model, inputs, plan.seen, place, pooled=True)
+    pooled = looker.outputs_read(plan.seen, place, pooled=True)
 
     def read(tokens: Sequence[int]) -> bool:
-        return outputs_read(model, inputs, plan.seen, place, tokens, pooled=pooled)
+        return looker.outputs_read(plan.seen, place, tokens, pooled=pooled)
 
     if not read(others):
         return None
@@ -109,18 +108,18 @@ def _first_read(tokens: Sequence[int], read: Callable[[Sequence[int]], bool]) ->
     return tokens[low], tokens[low + 1 :]
 
 
-def without_unread(model: nn.Module, inputs: Inputs, plan: Plan) -> Plan:
+def without_unread(looker: Looker, plan: Plan) -> Plan:
     """Leave out the last attentions where no output depends on them, as of a tower whose last block but one is read.
 
     Outputs without a place for each token are asked first, since hidden states of the last block may be among the rest.
     """
     places = plan.choice.places
-    if not may_look(model, inputs):
+    if not looker.may_look:
         return plan
     for pooled in (True, False):
         for unread in range(min(UNUSED_BLOCKS + 1, len(places))):
             end = len(places) - unread
-            if outputs_read(model, inputs, plan.seen, places[end - 1], pooled=pooled):
+            if looker.outputs_read(plan.seen, places[end - 1], pooled=pooled):
                 return plan._replace(choice=plan.choice._replace(places=places[:end]))
     return plan
 

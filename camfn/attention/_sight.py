@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -54,23 +55,6 @@ class Seen(NamedTuple):
     is_piece: bool
 
 
-def survey(model: nn.Module, inputs: Inputs) -> tuple[Seen, ...]:
-    """Run the network once, and list its attentions."""
-
-    def look() -> tuple[Seen, ...]:
-        images = images_among(inputs)
-        sizes = [image.shape[0] for image in images]
-        # under vmap the fused kernel has no rule, and is written out
-        _, sites = _run(model, () if may_look(model, inputs) else None, inputs)
-        held = Counter(map(_storage, sites))
-        return tuple(
-            _seen(site, tower(model, site.name, images), sizes)._replace(is_piece=held[_storage(site)] > 1)
-            for site in sites
-        )
-
-    return _remembered(model, ("survey", _shapes(inputs)), look)
-
-
 def _seen(site: Site, path: str, sizes: Sequence[int]) -> Seen:
     rows = site.q.shape[0]
     # a dimension more counts windows; without an image, nothing tells windows from samples
@@ -103,96 +87,138 @@ class Sight(NamedTuple):
     was_mixed: bool
 
 
-def sights(
-    model: nn.Module, inputs: Inputs, which: Images | None, seen: Sequence[Seen], needed: Sequence[tuple[int, bool]]
-) -> dict[tuple[int, bool], Sight]:
-    """Look at some attentions with the image, and then a part of it, blanked.
-
-    Args:
-        model: the model.
-        inputs: of the model.
-        which: the image, where it is named.
-        seen: all attentions.
-        needed: places among them, each with whether to look at its queries or at its keys.
-
-    Returns:
-        What was seen at each; nothing where no value can be read, or no input is an image.
-    """
-    images = _blankable(inputs, which)
-    if not needed or not images or not may_look(model, inputs):
-        return {}
-
-    def look() -> dict[tuple[int, bool], Sight]:
-        end = max(place for place, _ in needed)
-        whole, part = (_first_attentions(model, _blanked(inputs, images, box), end) for box in (False, True))
-        touched = [bool(site.q.isnan().any()) for site in whole]
-        batch = images[0].shape[0]
-        return {
-            (place, queries): Sight(
-                _mask(whole[place], queries, batch),
-                _mask(part[place], queries, batch),
-                any(touched[i] and seen[i].tower != seen[place].tower for i in range(place)),
-            )
-            for place, queries in needed
-        }
-
-    places = tuple(index for index, leaf in enumerate(pytree.tree_leaves(_plain(inputs))) if _among(leaf, images))
-    key = ("sights", _shapes(inputs), _numbers(inputs), places, tuple(needed))
-    return _remembered(model, key, look)
-
-
-def may_look(model: nn.Module, inputs: Inputs) -> bool:
-    """Whether Python may read what the network computes: outside of `vmap` over images or parameters, and of traces."""
-    return all(map(is_concrete, [*tensors_in(_plain(inputs)), *model.parameters()]))
-
-
-def outputs_read(
-    model: nn.Module,
-    inputs: Inputs,
-    seen: Sequence[Seen],
-    place: int,
-    tokens: Sequence[int] | None = None,
-    *,
-    pooled: bool = False,
-) -> bool:
-    """Whether the outputs of the network depend on some tokens of what an attention returns.
-
-    Args:
-        model: the model.
-        inputs: of the model.
-        seen: all attentions.
-        place: of the attention, among them.
-        tokens: the tokens; None for all.
-        pooled: whether to look at those outputs alone that have no place for each token.
-    """
-    name, count = seen[place].name, seen[place].queries
-
-    def look() -> bool:
-        ended = 0
-
-        def zero(x: Tensor) -> Tensor:
-            added = torch.zeros_like(x)
-            if ended == place:  # the probabilities of this attention, ahead of its end
-                rows = range(x.shape[-2]) if tokens is None else tokens
-                added.index_fill_(-2, torch.tensor(list(rows), device=x.device), torch.nan)
-            return added
-
-        def count_up(sites: list[Site]) -> None:
-            nonlocal ended
-            ended = len(sites)
-
-        outputs, _ = _run(model, (name,), inputs, zero, count_up)
-        leaves = [leaf for leaf in tensors_in(outputs) if leaf.is_floating_point()]
-        if pooled:
-            leaves = [leaf for leaf in leaves if not any(0 <= count - n <= _UNPLACED for n in leaf.shape[1:-1])]
-        return any(bool(leaf.isnan().any()) for leaf in leaves)
-
-    key = ("read", _shapes(inputs), _numbers(inputs), place, None if tokens is None else tuple(tokens), pooled)
-    return _remembered(model, key, look)
-
-
 _UNPLACED = 8
 """States of tokens are as many as the attention's, or fewer by their class tokens and registers."""
+
+
+class Looker:
+    """Looks at a network on some inputs. What it finds is kept for the model, its settings and the shapes of inputs.
+
+    Attributes:
+        model: the network.
+        inputs: of the network.
+        may_look: whether Python may read what the network computes: outside of `vmap` over images or parameters, and of
+            traces.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        self.model, self.inputs = model, inputs
+        self.may_look = all(map(is_concrete, [*tensors_in(_plain(inputs)), *model.parameters()]))
+        self._settings = _settings(model), _shapes(inputs)
+        self._known = _known.setdefault(model, {})
+
+    @cached_property
+    def _numbers(self) -> Hashable:
+        """The numbers of the whole-number inputs, such as texts: where the image stands may depend on them."""
+        return _numbers(self.inputs)
+
+    def _remembered(self, key: Hashable, look: Callable[[], Result]) -> Result:
+        """Return what `look` found before for this key, or let it look."""
+        full = (self._settings, key)
+        if full not in self._known:
+            found = look()
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[full] = found
+            return found
+        result: Result = self._known[full]
+        return result
+
+    def survey(self) -> tuple[Seen, ...]:
+        """Run the network once, and list its attentions."""
+
+        def look() -> tuple[Seen, ...]:
+            images = images_among(self.inputs)
+            sizes = [image.shape[0] for image in images]
+            # under vmap the fused kernel has no rule, and is written out
+            _, sites = _run(self.model, () if self.may_look else None, self.inputs)
+            held = Counter(map(_storage, sites))
+            return tuple(
+                _seen(site, tower(self.model, site.name, images), sizes)._replace(is_piece=held[_storage(site)] > 1)
+                for site in sites
+            )
+
+        return self._remembered(("survey",), look)
+
+    def sights(
+        self, which: Images | None, seen: Sequence[Seen], needed: Sequence[tuple[int, bool]]
+    ) -> dict[tuple[int, bool], Sight]:
+        """Look at some attentions with the image, and then a part of it, blanked.
+
+        Args:
+            which: the image, where it is named.
+            seen: all attentions.
+            needed: places among them, each with whether to look at its queries or at its keys.
+
+        Returns:
+            What was seen at each; nothing where no value can be read, or no input is an image.
+        """
+        images = _blankable(self.inputs, which)
+        if not needed or not images or not self.may_look:
+            return {}
+
+        def look() -> dict[tuple[int, bool], Sight]:
+            end = max(place for place, _ in needed)
+            whole, part = (
+                _first_attentions(self.model, _blanked(self.inputs, images, box), end) for box in (False, True)
+            )
+            touched = [bool(site.q.isnan().any()) for site in whole]
+            batch = images[0].shape[0]
+            return {
+                (place, queries): Sight(
+                    _mask(whole[place], queries, batch),
+                    _mask(part[place], queries, batch),
+                    any(touched[i] and seen[i].tower != seen[place].tower for i in range(place)),
+                )
+                for place, queries in needed
+            }
+
+        places = tuple(
+            index for index, leaf in enumerate(pytree.tree_leaves(_plain(self.inputs))) if _among(leaf, images)
+        )
+        key = ("sights", self._numbers, places, tuple(needed))
+        return self._remembered(key, look)
+
+    def outputs_read(
+        self,
+        seen: Sequence[Seen],
+        place: int,
+        tokens: Sequence[int] | None = None,
+        *,
+        pooled: bool = False,
+    ) -> bool:
+        """Whether the outputs of the network depend on some tokens of what an attention returns.
+
+        Args:
+            seen: all attentions.
+            place: of the attention, among them.
+            tokens: the tokens; None for all.
+            pooled: whether to look at those outputs alone that have no place for each token.
+        """
+        name, count = seen[place].name, seen[place].queries
+
+        def look() -> bool:
+            ended = 0
+
+            def zero(x: Tensor) -> Tensor:
+                added = torch.zeros_like(x)
+                if ended == place:  # the probabilities of this attention, ahead of its end
+                    rows = range(x.shape[-2]) if tokens is None else tokens
+                    added.index_fill_(-2, torch.tensor(list(rows), device=x.device), torch.nan)
+                return added
+
+            def count_up(sites: list[Site]) -> None:
+                nonlocal ended
+                ended = len(sites)
+
+            outputs, _ = _run(self.model, (name,), self.inputs, zero, count_up)
+            leaves = [leaf for leaf in tensors_in(outputs) if leaf.is_floating_point()]
+            if pooled:
+                leaves = [leaf for leaf in leaves if not any(0 <= count - n <= _UNPLACED for n in leaf.shape[1:-1])]
+            return any(bool(leaf.isnan().any()) for leaf in leaves)
+
+        key = ("read", self._numbers, place, None if tokens is None else tuple(tokens), pooled)
+        return self._remembered(key, look)
 
 
 def _first_attentions(model: nn.Module, inputs: Inputs, end: int) -> list[Site]:
@@ -270,20 +296,6 @@ def _plain(inputs: Any) -> Any:
 
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()
 _MOST_KNOWN = 256
-
-
-def _remembered(model: nn.Module, key: Hashable, look: Callable[[], Result]) -> Result:
-    """Return what `look` found before for this model and key, or let it look."""
-    known = _known.setdefault(model, {})
-    full = (_settings(model), key)
-    if full not in known:
-        found = look()
-        if len(known) >= _MOST_KNOWN:
-            known.clear()
-        known[full] = found
-        return found
-    result: Result = known[full]
-    return result
 
 
 def _settings(model: nn.Module) -> int:
