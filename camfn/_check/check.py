@@ -49,7 +49,7 @@ def check(
     removed part and a kept one are both unlike photos, hence the comparison with parts elsewhere.
 
     It costs at most `3 + redraws + copies` maps and `3 + 2 * parts` forwards of the inputs. With the defaults and a
-    method that runs the network once, these are 56 forwards. `progress` is told the exact number after the first.
+    method that runs the network once, these are 56 forwards. `check` tells `progress` the exact number after the first.
 
     Args:
         explain: an explainer: `explainer`, `attention_explainer`, a method of `camfn.network`, or a transformation of

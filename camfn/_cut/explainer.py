@@ -52,7 +52,7 @@ class explainer(Options):
         chunk_size: how many perturbed forwards run at once, for the methods that perturb: a number, or "auto" for what
             fits a quarter of the free memory; None leaves it to the method.
         progress: called with (done, in all) after each chunk of perturbed forwards, for the methods that perturb. If it
-            has a keyword `engine`, it is told how they run: "folded" into one larger batch, "vmapped", or "one by one",
+            has a keyword `engine`, the run tells it how: "folded" into one larger batch, "vmapped", or "one by one",
             the first of these that a trial on two of them shows to be right.
         differentiable: keep the outer graph through the map, so that it may be part of a loss.
         unused: as for `capture`.

@@ -15,7 +15,7 @@ from .._layout.guesses import guesses
 from .._shared.vocabulary import Reading
 
 _LAST = 32
-"""So many of the last layers are asked."""
+"""`late_readings` tries so many of the last layers."""
 
 
 def late_readings(

@@ -125,7 +125,7 @@ def _is(path: Path, question: str) -> bool:
 
 
 def _is_missing(path: Path) -> bool:
-    """Say whether nothing is at a path; what is there and cannot be read is told of that photo alone."""
+    """Say whether nothing is at a path; the run names what is there and unreadable as one photo's error."""
     try:
         os.stat(path)
     except OSError as error:

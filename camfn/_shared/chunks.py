@@ -23,7 +23,7 @@ ChunkSize: TypeAlias = "int | Literal['auto'] | None"
 Progress: TypeAlias = Callable[..., None]
 """Called with (rows done, rows in all) after each chunk.
 
-One that has a keyword `engine` is told by it how the rows run: "folded", "vmapped" or "one by one".
+The run tells one that has a keyword `engine` how the rows run: "folded", "vmapped" or "one by one".
 """
 
 Engine: TypeAlias = Literal["folded", "vmapped", "one by one"]

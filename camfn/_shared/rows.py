@@ -29,7 +29,7 @@ def run_in_chunks(
 ) -> Tensor:
     """Run a function over the first dimension of `rows`, a chunk at a time: under `vmap`, or row by row.
 
-    `vmap` is taken if a trial shows that it gives two rows what they have one by one. Otherwise the rows run in a loop,
+    `vmap` runs the rows if a trial shows that it gives a row what that row has alone. Otherwise a loop runs them,
     which any function allows. Where an accelerator runs out of memory, the chunk is halved, with one warning a call.
 
     Args:

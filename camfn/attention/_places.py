@@ -278,7 +278,7 @@ class _Finder:
     def _at_rest(self, group: _Group, grid: tuple[int, ...], rest: int) -> _Grids:
         """List where a grid may stand among more tokens: behind the class tokens and registers of the model.
 
-        Without data no run can tell: the patches of a model whose facts are silent are taken for the last tokens.
+        Without data no run can tell: the patches of a model whose facts are silent count as the last tokens.
         """
         images = images_read(self.model, self.seen[group.at[-1]].name, 3, self.inputs, self.asked.images)
         prefix = 0

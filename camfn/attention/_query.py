@@ -111,7 +111,7 @@ def _first_read(tokens: Sequence[int], read: Callable[[Sequence[int]], bool]) ->
 def without_unread(looker: Looker, plan: Plan) -> Plan:
     """Leave out the last attentions where no output depends on them, as of a tower whose last block but one is read.
 
-    Outputs without a place for each token are asked first, since hidden states of the last block may be among the rest.
+    Outputs without a place for each token come first, since hidden states of the last block may be among the rest.
     """
     places = plan.choice.places
     if not looker.may_look:

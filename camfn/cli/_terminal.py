@@ -11,7 +11,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
-import rich  # noqa: F401  # its parts are imported on use, and a missing package is said first
+import rich  # noqa: F401  # its parts are imported on use; the import here names a missing package first
 import typer
 
 from .._shared.errors import CamfnError
