@@ -67,9 +67,9 @@ def layouts_for(
 def reading_for(options: ReadingOptions, model: nn.Module, name: str, raw: Tensor, inputs: Inputs) -> Reading:
     """Find the one reading of a layer whose output is `raw`.
 
-    What rests on a count alone is right if the places of the map see their own parts of the image (`places_seen`), which
-    `reading_for` tries once for a layer and the shapes. Where no value can be read the facts decide, as they do where the question
-    was not asked before: on meta and fake tensors, inside `vmap` and the other transforms, and under the compiler.
+    What rests on a count alone is right if the places of the map see their own parts of the image (`places_seen`).
+    `reading_for` tries it once for a layer and the shapes. Where no value can be read the facts decide, as where
+    nothing was tried before: on meta and fake tensors, inside `vmap` and other transforms, and under the compiler.
 
     Raises:
         CaptureError: the facts allow no reading, or several; or the places do not see their own parts. Lists each
