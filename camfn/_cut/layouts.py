@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -108,9 +108,16 @@ def _verdicts(model: nn.Module) -> dict[Any, Reading]:
 def _key(options: ReadingOptions, model: nn.Module, name: str, shape: tuple[int, ...], inputs: Any) -> Any:
     """Return what a verdict depends on: the layer, what is read of it, and the shapes."""
     shapes = tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
-    which = options.images if not callable(options.images) else id(options.images)
-    select = options.select if not callable(options.select) else id(options.select)
+    which, select = _weakly(options.images), _weakly(options.select)
     return name, type(model.get_submodule(name)), select, _call(options), which, shape, shapes
+
+
+def _weakly(option: Any) -> Any:
+    """Return an option as a part of a key; a function weakly, for it may hold the model, and a later one its id."""
+    try:
+        return ref(option) if callable(option) else option
+    except TypeError:  # of a class without weak references
+        return option
 
 
 def _call(options: ReadingOptions) -> Call | None:

@@ -77,3 +77,21 @@ def test_several_threads_ask_at_once() -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: find(model, "blocks.1", x).spatial, range(4)))
     assert found == [(4, 6)] * 4
+
+
+def test_a_verdict_for_one_function_never_holds_for_a_later_one_at_its_address() -> None:
+    model, x = seeded(Patches), size()
+
+    def choosing() -> Callable[[Any], Any]:
+        return lambda inputs: inputs
+
+    def key(images: Callable[[Any], Any]) -> Any:
+        options = explainer(grad_cam, model, "blocks.1", images=images)
+        return layouts._key(options, model, "blocks.1", (2, 25, 8), x)
+
+    kept = choosing()
+    assert key(kept) == key(kept)
+    first, later = key(choosing()), key(choosing())
+    gc.collect()
+    assert first != later
+    assert first != key(choosing())
