@@ -24,7 +24,8 @@ from .._shared.vocabulary import Inputs, LayoutPair, Target
 from . import _methods as relevance
 from ._capture import capture_attention, captured, observe, observe_attention
 from ._forward import Layers
-from ._places import Asked, Plan, plan
+from ._places import Asked
+from ._plan import Plan, plan
 from ._query import averages, read_by_gradient, read_by_outputs, without_unread
 from ._records import AttentionRecord
 from ._rows import Positions, Query, Where, check_positions, check_query

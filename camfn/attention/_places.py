@@ -1,11 +1,11 @@
-"""Find the attentions over the image, and where its patches stand in their sequence."""
+"""Find where the patches of the image stand in the sequence of an attention."""
 
 # tested in tests/attention/test_places.py
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,8 +17,8 @@ from .._shared.checks import describe, holds_data
 from .._shared.errors import CamfnError, CaptureError
 from .._shared.inputs import Images, tensors_in
 from .._shared.vocabulary import LayoutPair
-from ._capture import Choice
-from ._forward import Layers, check_ran, pattern, within
+from ._forward import Layers, within
+from ._groups import Group, groups_of, listed, names_of
 from ._rows import Positions, Where, patches
 from ._sight import Looker, Mask, Seen, Sight, part_of
 
@@ -67,121 +67,22 @@ class Places(NamedTuple):
     is_seen: bool = False
 
 
-class Plan(NamedTuple):
-    """The attentions to record, and where the patches stand in their sequence.
-
-    Attributes:
-        seen: all attentions of a forward.
-        choice: those to record.
-        places: where the patches are in the last of them.
-    """
-
-    seen: Sequence[Seen]
-    choice: Choice
-    places: Places
-
-
-class _Group(NamedTuple):
-    """Attentions of one tower over the same number of tokens."""
-
-    tower: str
-    tokens: int
-    at: list[int]
-
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.tower, self.tokens
-
-
 _Grids = list[tuple[tuple[int, ...], tuple[int, ...]]]
 """Grids that may be, each with the positions of its patches, row by row."""
-
-
-def plan(looker: Looker, asked: Asked) -> Plan:
-    """Find the attentions over the image and the places of its patches.
-
-    Raises:
-        CaptureError: there are none, or several, or their patches have no place; lists the attentions and the calls.
-    """
-    model, seen = looker.model, looker.survey()
-    check_ran(asked.layers, seen, model)
-    inside = [i for i, one in enumerate(seen) if within(one.name, asked.layers)]
-    groups = _groups(seen, inside)
-    if asked.layers is not None:
-        groups = [group for group in groups if inside[-1] in group.at]
-    finder = _Finder(looker, asked, seen, groups)
-    found = [(group, places) for group in groups if (places := finder.places(group)) is not None]
-    surest = {group.tower for group, places in found if places.is_seen}
-    if surest:
-        found = [(group, places) for group, places in found if group.tower in surest]
-    if len({group.tower for group, _ in found}) == 1 and asked.of_one:
-        found = [max(found, key=lambda one: one[0].at[-1])]
-    if len(found) != 1:
-        raise CaptureError(finder.refusal([group for group, _ in found]))
-    ((group, places),) = found
-    at = inside if asked.layers is not None else group.at
-    if asked.layers is None and not asked.of_one:
-        others = [one for i, one in enumerate(seen) if one.tower == group.tower and i not in group.at]
-        if others:
-            raise CamfnError(
-                f"{asked.name} needs attention over the same tokens of the whole image in every layer, (B, H, N, N). "
-                f"This {type(model).__name__} has {_listed(seen, _groups(seen, inside, every=True))}. Name layers that "
-                f"attend to the same tokens, such as layers={_names(seen, group.at)}. {INSTEAD}"
-            )
-    if asked.layers is None and not asked.pools:
-        at = [i for i in at if seen[i].queries == seen[i].keys] or at
-    return Plan(seen, Choice(tuple(dict.fromkeys(seen[i].name for i in at)), tuple(at)), places)
-
-
-def _groups(seen: Sequence[Seen], inside: Sequence[int], *, every: bool = False) -> list[_Group]:
-    """Return the attentions that have a row a sample, or all, by tower and number of tokens, in order.
-
-    Of those whose queries are not their keys, the last may end a group: attention that pools.
-    """
-    found: dict[tuple[str, int], list[int]] = {}
-    for i in inside:
-        if seen[i].is_global or every:
-            found.setdefault((seen[i].tower, seen[i].keys), []).append(i)
-    groups = []
-    for (tower, tokens), at in found.items():
-        square = [i for i in at if seen[i].queries == tokens]
-        pools = [i for i in at if i > max(square, default=-1)]
-        kept = at if every else [*square, *pools] if len(pools) < 2 else square or at[-1:]
-        groups.append(_Group(tower, tokens, kept))
-    return groups
-
-
-def _names(seen: Sequence[Seen], at: Iterable[int]) -> str:
-    """Return the argument that names attentions: by patterns, unless these fit others too."""
-    at = set(at)
-    names = list(dict.fromkeys(pattern(seen[i].name) for i in sorted(at)))
-    if any(pattern(one.name) in names for i, one in enumerate(seen) if i not in at):
-        names = list(dict.fromkeys(seen[i].name for i in sorted(at)))
-    return repr(names[0] if len(names) == 1 else names)
-
-
-def _listed(seen: Sequence[Seen], groups: Sequence[_Group]) -> str:
-    """Name groups of attentions, each with the number of its tokens."""
-
-    def listed(group: _Group) -> str:
-        windows = "" if all(seen[i].is_global for i in group.at) else ", in windows"
-        return f"{_names(seen, group.at)} over {group.tokens} tokens{windows}"
-
-    return "; ".join(map(listed, groups)) or "none"
 
 
 class _NoPlaces(Exception):
     """The patches of a group of attentions are not found, and why."""
 
 
-class _Finder:
+class Finder:
     """Finds the patches of groups of attentions, and remembers why it did not.
 
     Attributes:
         why: for each group without patches, why.
     """
 
-    def __init__(self, looker: Looker, asked: Asked, seen: Sequence[Seen], groups: Sequence[_Group]) -> None:
+    def __init__(self, looker: Looker, asked: Asked, seen: Sequence[Seen], groups: Sequence[Group]) -> None:
         self.model, self.inputs, self.asked, self.seen = looker.model, looker.inputs, asked, seen
         self.why: dict[tuple[str, int], str] = {}
         self.groups = groups
@@ -191,14 +92,14 @@ class _Finder:
         needed = [] if is_said else list(dict.fromkeys(self.first.values()))
         self.sights = looker.sights(asked.images, seen, needed)
 
-    def _first(self, group: _Group) -> tuple[int, bool]:
+    def _first(self, group: Group) -> tuple[int, bool]:
         """Return where the tokens of a group first appear in its tower, and whether as queries."""
         for i, one in enumerate(self.seen):
             if one.tower == group.tower and one.is_global and group.tokens in (one.queries, one.keys):
                 return i, one.queries == group.tokens
         raise AssertionError("a group has an attention")
 
-    def places(self, group: _Group) -> Places | None:
+    def places(self, group: Group) -> Places | None:
         """Return where the patches of a group are; None, and a reason in `why`, where they are not found."""
         try:
             return self._places(group)
@@ -206,7 +107,7 @@ class _Finder:
             self.why[group.key] = str(error)
             return None
 
-    def _places(self, group: _Group) -> Places:
+    def _places(self, group: Group) -> Places:
         if any(self.seen[i].is_piece for i in group.at):
             raise _NoPlaces("for each of several images or frames that are packed into one input: pass one at a time")
         asked, shape = self.asked, (self._batch(), 1, group.tokens, group.tokens)
@@ -229,7 +130,7 @@ class _Finder:
         positions = self.asked.positions
         return positions.shape[0] if isinstance(positions, Tensor) and positions.ndim == 2 else 1
 
-    def _laid_out(self, group: _Group, layout: LayoutPair) -> Places:
+    def _laid_out(self, group: Group, layout: LayoutPair) -> Places:
         """Return where a layout of (B, tokens, C), or of packed tokens (N, C), says that the patches are."""
         numbers, texts = torch.arange(group.tokens), []
         for raw in (numbers[None, :, None], numbers[:, None]):
@@ -241,7 +142,7 @@ class _Finder:
             return Places(tuple(laid.shape[2:]), _tidy(laid[0, 0].flatten().tolist()))
         raise _NoPlaces(texts[0])
 
-    def _grids(self, group: _Group) -> _Grids:
+    def _grids(self, group: Group) -> _Grids:
         """List the grids that what is said, and the facts of the model, allow."""
         asked, tokens, name = self.asked, group.tokens, self.seen[group.at[-1]].name
         if asked.grid is not None:
@@ -275,7 +176,7 @@ class _Finder:
             )
         return found[0]
 
-    def _at_rest(self, group: _Group, grid: tuple[int, ...], rest: int) -> _Grids:
+    def _at_rest(self, group: Group, grid: tuple[int, ...], rest: int) -> _Grids:
         """List where a grid may stand among more tokens: behind the class tokens and registers of the model.
 
         Without data no run can tell: the patches of a model whose facts are silent count as the last tokens.
@@ -292,7 +193,7 @@ class _Finder:
             return []
         return [(grid, tuple(range(prefix, prefix + math.prod(grid))))]
 
-    def _read(self, group: _Group, tokens: int, image: Tensor) -> _Grids:
+    def _read(self, group: Group, tokens: int, image: Tensor) -> _Grids:
         """List the grids that the facts of the model allow for a number of tokens."""
         last = self.seen[group.at[-1]]
         shape = (image.shape[0], tokens, last.width)
@@ -307,7 +208,7 @@ class _Finder:
                     found[tuple(reading.spatial), tuple(at)] = None
         return list(found)
 
-    def _by_count(self, group: _Group, count: int) -> _Grids:
+    def _by_count(self, group: Group, count: int) -> _Grids:
         """List the grids of so many patches that the facts of the model allow."""
         images = images_read(self.model, self.seen[group.at[-1]].name, 3, self.inputs, self.asked.images)
         if self.asked.grid is not None:
@@ -315,7 +216,7 @@ class _Finder:
         each = [[one for one in self._read(group, count, image) if len(one[1]) == count] for image in images]
         return each[0] if each and all(other == each[0] for other in each) else []
 
-    def _settled(self, group: _Group, found: _Grids, sight: Sight | None) -> Places:
+    def _settled(self, group: Group, found: _Grids, sight: Sight | None) -> Places:
         """Keep the grids whose patches see what they stand for; return the one that is left."""
         if sight is None:
             return self._one(group, found, False)
@@ -372,7 +273,7 @@ class _Finder:
                 return False
         return True
 
-    def _one(self, group: _Group, found: _Grids, is_seen: bool) -> Places:
+    def _one(self, group: Group, found: _Grids, is_seen: bool) -> Places:
         if len(found) == 1:
             return Places(found[0][0], _tidy(found[0][1]), is_seen)
         which = " or ".join(dict.fromkeys(str(grid) for grid, _ in found)) or "no grid"
@@ -386,21 +287,21 @@ class _Finder:
             f"in which there is {which}{size}{behind}: pass grid=(height, width), and prefix= or positions="
         )
 
-    def refusal(self, found: Sequence[_Group]) -> str:
+    def refusal(self, found: Sequence[Group]) -> str:
         """Say which attentions there are, and what to pass."""
         kind = type(self.model).__name__
         if found:
-            calls = "; ".join(f"layers={_names(self.seen, group.at)}, over {group.tokens} tokens" for group in found)
+            calls = "; ".join(f"layers={names_of(self.seen, group.at)}, over {group.tokens} tokens" for group in found)
             return f"several attentions of this {kind} are over an image: say which, {calls}"
         if not self.groups:
             inside = [i for i, one in enumerate(self.seen) if within(one.name, self.asked.layers)]
             return (
                 f"{self.asked.name} needs attention over the same tokens of the whole image in every layer, "
-                f"(B, H, N, N). This {kind} has {_listed(self.seen, _groups(self.seen, inside, every=True))}: their "
+                f"(B, H, N, N). This {kind} has {listed(self.seen, groups_of(self.seen, inside, every=True))}: their "
                 f"tokens are not all the places of the image. {INSTEAD}"
             )
         texts = [
-            f"attention in {_names(self.seen, group.at)} is over {group.tokens} tokens, {self.why[group.key]}"
+            f"attention in {names_of(self.seen, group.at)} is over {group.tokens} tokens, {self.why[group.key]}"
             for group in self.groups
         ]
         return f"{'; '.join(texts)}. Attention over channels (XCiT) or in windows (Swin, MaxViT) has no grid. {INSTEAD}"

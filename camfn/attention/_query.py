@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .._shared.checks import is_concrete
 from .._shared.errors import CamfnError
 from ._gradients import UNUSED_BLOCKS
-from ._places import Plan
+from ._plan import Plan
 from ._records import AttentionRecord
 from ._rows import Query, Where
 from ._sight import Looker
