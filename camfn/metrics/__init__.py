@@ -6,6 +6,8 @@ test of the docs compares `__all__` with docs/metrics.md.
 
 from __future__ import annotations
 
+from ._boxes import box_masks as box_masks
+from ._boxes import boxes_in_pixels as boxes_in_pixels
 from ._complexity import adcc as adcc
 from ._complexity import arcc as arcc
 from ._complexity import coherency as coherency
@@ -25,8 +27,6 @@ from ._curves import pixel_flipping as pixel_flipping
 from ._curves import removal_curve as removal_curve
 from ._impute import impute as impute
 from ._localization import box_ious as box_ious
-from ._localization import box_masks as box_masks
-from ._localization import boxes_in_pixels as boxes_in_pixels
 from ._localization import energy_in_box as energy_in_box
 from ._localization import iou as iou
 from ._localization import max_box_acc as max_box_acc
