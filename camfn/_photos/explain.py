@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
-from typing import Any, NamedTuple, cast
+from functools import partial, wraps
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,10 @@ class Explained(NamedTuple):
     scores: list[float | None]
 
 
+_Composed: TypeAlias = "Callable[[], tuple[Callable[..., Tensor], list[Captured]]]"
+"""Makes an explainer, and the list that fills with what it captures."""
+
+
 class _Map(NamedTuple):
     """The maps of a batch for one target, and what `diagnose` and the record read."""
 
@@ -104,9 +108,11 @@ def explain_batch(
         progress: called with (done, total) after each chunk of perturbed forwards.
     """
 
+    composed = partial(compose, method, model, layer, changes, chunk_size, progress)
+    is_plain = changes == Changes(seed=changes.seed)
+
     def run(part: Tensor) -> list[Explained]:
-        results = list(_maps(method, model, layer, part, choice, changes, chunk_size, progress))
-        return _by_photo(results, len(part))
+        return _by_photo(list(_maps(method, model, layer, part, choice, composed, is_plain)), len(part))
 
     return in_halves(run, inputs)
 
@@ -117,19 +123,18 @@ def _maps(
     layer: Layer | None,
     inputs: Tensor,
     choice: ClassChoice,
-    changes: Changes,
-    chunk_size: int | None,
-    progress: Callable[[int, int], None] | None,
+    composed: _Composed,
+    is_plain: bool,
 ) -> Iterator[_Map]:
-    """Yield the maps of each target, in the way that runs the network least."""
+    """Yield the maps of each target, in the way that runs the network least; `is_plain` without transformations."""
     info = info_of(method)
-    plain = layer is not None and info.kind == "layer" and changes == Changes(seed=changes.seed)
+    plain = is_plain and info.kind == "layer"
     if layer is not None and plain and info.needs == {"gradients"}:
         yield from _from_gradients(method, model, layer, inputs, choice)
     elif layer is not None and plain and info.needs == {"head"} and "weights" in read_signature(method).context:
         yield from _from_rows(method, model, layer, inputs, choice)
     else:
-        yield from _one_by_one(method, model, layer, inputs, choice, changes, chunk_size, progress)
+        yield from _one_by_one(method, model, layer, inputs, choice, composed)
 
 
 def _from_gradients(
@@ -171,9 +176,7 @@ def _one_by_one(
     layer: Layer | None,
     inputs: Tensor,
     choice: ClassChoice,
-    changes: Changes,
-    chunk_size: int | None,
-    progress: Callable[[int, int], None] | None,
+    composed: _Composed,
 ) -> Iterator[_Map]:
     """Explain each target by itself; a method that explains no class runs once."""
     explains_class = info_of(method).explains_class
@@ -184,7 +187,7 @@ def _one_by_one(
             outputs = model(inputs)
         targets = choice.pick(outputs) if explains_class else targets
     for picked in targets:
-        explain, captured = compose(method, model, layer, changes, chunk_size, progress)
+        explain, captured = composed()
         cam = explain(inputs, picked.score if picked else no_class)
         _check_map(cam, len(inputs), captured[-1].activations.ndim - 1 if captured else None)
         yield _Map(cam, captured_or_map(captured, cam), captured[-1].outputs if outputs is None else outputs, picked)

@@ -50,7 +50,8 @@ def test_one_forward_gives_the_maps_of_one_forward_a_class(method: Any, layer_na
     net = Net().eval()
     layer = choose_layer(net, INPUTS, layer_name)
     together = explain_batch(method, net, layer, INPUTS, ClassChoice(None, 18))
-    apart = list(room._one_by_one(method, net, layer, INPUTS, ClassChoice(None, 18), Changes(), None, None))
+    composed = partial(room.compose, method, net, layer, Changes(), None, None)
+    apart = list(room._one_by_one(method, net, layer, INPUTS, ClassChoice(None, 18), composed))
     for i, photo in enumerate(together):
         for k, cam in enumerate(photo.cams):
             torch.testing.assert_close(cam, apart[k].cam[i], rtol=1e-5, atol=1e-6)

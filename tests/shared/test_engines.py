@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from camfn import CamfnError, explainer, methods
 from camfn._shared.rows import run_in_chunks, score_variants
 from tests.nets.small import Net, images, seeded, unchanged
+from tests.shared.rules import sums, sums_of_at_most
 
 ROWS = images(5, 2, 6)
 
@@ -67,23 +68,8 @@ def test_what_vmap_refuses_runs_one_by_one(scores: Callable[[Tensor], Tensor], c
 
 
 def test_what_vmap_gives_wrong_runs_one_by_one() -> None:
-    class Wrong(torch.autograd.Function):
-        """Its rule for `vmap` adds one."""
-
-        @staticmethod
-        def forward(x: Tensor) -> Tensor:
-            return x.sum(-1)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            pass
-
-        @staticmethod
-        def vmap(info: Any, in_dims: Any, x: Tensor) -> tuple[Tensor, int]:
-            return x.sum(-1) + 1, 0
-
     told = Told()
-    found = run_in_chunks(Wrong.apply, ROWS, progress=told)
+    found = run_in_chunks(sums(lambda rows, x: x.sum(-1) + 1), ROWS, progress=told)
     torch.testing.assert_close(found, ROWS.sum(-1))
     assert set(told.engines) == {"one by one"}
 
@@ -133,25 +119,8 @@ def test_running_out_of_memory_is_not_hidden() -> None:
 
 
 def test_one_row_at_a_time_under_vmap_if_two_do_not_fit() -> None:
-    class One(torch.autograd.Function):
-        """A device on which one row fits."""
-
-        @staticmethod
-        def forward(x: Tensor) -> Tensor:
-            return x.sum(-1)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            pass
-
-        @staticmethod
-        def vmap(info: Any, in_dims: Any, x: Tensor) -> tuple[Tensor, int]:
-            if info.batch_size > 1:
-                raise torch.OutOfMemoryError("two rows")
-            return x.sum(-1), 0
-
     told = Told()
-    found = run_in_chunks(One.apply, ROWS, chunk_size=1, progress=told)
+    found = run_in_chunks(sums_of_at_most(1), ROWS, chunk_size=1, progress=told)
     torch.testing.assert_close(found, ROWS.sum(-1))
     assert set(told.engines) == {"vmapped"}
 

@@ -18,6 +18,7 @@ from camfn._shared import memory as _memory
 from camfn._shared.rows import run_in_chunks, score_variants
 from camfn.methods import ablation_cam, score_cam
 from tests.nets.small import Net, images, seeded, unchanged
+from tests.shared.rules import sums_of_at_most
 
 ROWS = images(7, 3, 5)
 CHUNKS: list[Any] = [None, 1, 2, 3, 7, 100, "auto"]
@@ -142,41 +143,20 @@ def test_some_memory_is_free() -> None:
 # ---------------------------------------------------------------------------------------------------- out of memory
 
 
-class Small(torch.autograd.Function):
-    """A device on which no more than three rows fit."""
-
-    limit = 3
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.sum(-1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor) -> tuple[Tensor, int]:
-        if info.batch_size > Small.limit:
-            raise torch.OutOfMemoryError(f"{info.batch_size} rows")
-        return x.sum(-1), 0
-
-
 def test_running_out_of_memory_halves_the_chunk_and_says_so_once() -> None:
     rows, told = images(20, 2, 3), Told()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = run_in_chunks(Small.apply, rows, chunk_size=16, progress=told)
+        found = run_in_chunks(sums_of_at_most(3), rows, chunk_size=16, progress=told)
     torch.testing.assert_close(found, rows.sum(-1))
     assert told.chunks == [2] * 10
     assert [str(warning.message) for warning in caught] == ["out of memory: going on with 8 rows at once"]
 
 
-def test_one_row_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Small, "limit", 0)
+def test_one_row_that_does_not_fit_is_an_error() -> None:
     for chunk_size in (1, "auto"):
         with pytest.raises(torch.OutOfMemoryError, match="1 rows"):
-            run_in_chunks(Small.apply, images(4, 2, 3), chunk_size=chunk_size)
+            run_in_chunks(sums_of_at_most(0), images(4, 2, 3), chunk_size=chunk_size)
 
 
 # ---------------------------------------------------------------------------------------------------------- folding
