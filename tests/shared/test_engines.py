@@ -202,13 +202,18 @@ def counted(z: Tensor) -> Tensor:
     return z * (1 + int(held.view(1)[0]))
 
 
+def zeros_counted(z: Tensor) -> Tensor:
+    """Count the samples that lack channel 4, without a word to Python."""
+    return z * (1 + (z[:, 4] == 0).sum())
+
+
 def drifted(z: Tensor) -> Tensor:
     """Add so little of the mean over samples that the scores agree to half of their digits."""
     return z + 1e-3 * z.mean(0)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 3, "auto"])
-@pytest.mark.parametrize("decide", [tripled, counted, drifted])
+@pytest.mark.parametrize("decide", [tripled, counted, zeros_counted, drifted])
 def test_what_is_decided_for_all_samples_is_not_folded(decide: Callable[[Tensor], Tensor], chunk_size: Any) -> None:
     net: Any = seeded(lambda: Together(decide)).eval()
     x, told = images(1, 3, 8, 8), Told()
