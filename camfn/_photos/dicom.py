@@ -12,6 +12,7 @@ from PIL import Image
 
 from .._shared.errors import PhotoError
 from .._shared.optional import extra
+from .reading import noted, reading_of
 from .window import Window, shown
 
 SUFFIXES = {".dcm", ".dicom", ".ima"}
@@ -34,11 +35,18 @@ def decode_dicom(content: bytes, window: Window | None, frame: int | None) -> Im
     """
     with extra("pydicom", "a DICOM image", name="medical"):
         import pydicom
-        from pydicom.pixels import apply_color_lut, apply_modality_lut, convert_color_space
 
     data = pydicom.dcmread(io.BytesIO(content), force=content[128:132] != b"DICM")
     if "PixelData" not in data:
         raise PhotoError("it holds no image")
+    picture = _decoded(data, window, frame)
+    return noted(picture, frame=frame or 1, frames=int(data.get("NumberOfFrames") or 1))
+
+
+def _decoded(data: Any, window: Window | None, frame: int | None) -> Image.Image:
+    """Show one frame of a dataset that holds an image."""
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, convert_color_space
+
     pixels, kind = _one_frame(data.pixel_array, data, frame), str(data.PhotometricInterpretation)
     if kind == "PALETTE COLOR":
         table = apply_color_lut(pixels, data)
@@ -53,7 +61,11 @@ def decode_dicom(content: bytes, window: Window | None, frame: int | None) -> Im
     picture = _through_own_window(values, data) if window is None else None
     if picture is None:
         picture = shown(values, _full_range(data), window)
-    return Image.fromarray(255 - np.asarray(picture)) if kind == "MONOCHROME1" else picture
+    if kind != "MONOCHROME1":
+        return picture
+    read = reading_of(picture)
+    inverted = Image.fromarray(255 - np.asarray(picture))
+    return noted(inverted, window=read.window, window_reason=f"{read.window_reason}; MONOCHROME1, so low is white")
 
 
 def _one_frame(pixels: np.ndarray[Any, Any], data: Any, frame: int | None) -> np.ndarray[Any, Any]:
@@ -73,11 +85,12 @@ def _through_own_window(values: np.ndarray[Any, Any], data: Any) -> Image.Image 
     if "VOILUTSequence" in data:
         table = apply_voi_lut(values.astype(np.int64), data, prefer_lut=True)
         bits = int(data.VOILUTSequence[0].LUTDescriptor[2])
-        return Image.fromarray(np.rint(table * (255.0 / (2**bits - 1))).clip(0, 255).astype(np.uint8))
+        picture = Image.fromarray(np.rint(table * (255.0 / (2**bits - 1))).clip(0, 255).astype(np.uint8))
+        return noted(picture, window_reason="the file's own table, VOILUTSequence")
     center, width = (_first(data.get(key)) for key in ("WindowCenter", "WindowWidth"))
     if center is None or width is None:
         return None
-    function = str(data.get("VOILUTFunction") or "LINEAR")
+    function, (low, high) = str(data.get("VOILUTFunction") or "LINEAR"), (center - width / 2, center + width / 2)
     if width <= 0 or (function == "LINEAR" and width < 1):
         raise PhotoError(f"its window has a width of {width:g}: give --window LOW,HIGH")
     if function == "SIGMOID":
@@ -85,6 +98,7 @@ def _through_own_window(values: np.ndarray[Any, Any], data: Any) -> Image.Image 
     elif function == "LINEAR_EXACT":
         share = (values - center) / width + 0.5
     else:  # the standard's LINEAR counts from the middle of the first value to the middle of the last
+        low, high = center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
         share = (values - (center - 0.5)) / max(width - 1, 1e-9) + 0.5
     picture = np.rint(share.clip(0, 1) * 255).astype(np.uint8)
     if picture.min() == picture.max() and values.min() < values.max():
@@ -92,7 +106,10 @@ def _through_own_window(values: np.ndarray[Any, Any], data: Any) -> Image.Image 
             f"its own window, {center:g} +- {width / 2:g}, shows nothing of its values, {values.min():g} to "
             f"{values.max():g}: give --window LOW,HIGH or --window auto"
         )
-    return Image.fromarray(picture)
+    count = len(data.WindowCenter) if hasattr(data.WindowCenter, "__len__") else 1
+    reason = f"the file's WindowCenter {center:g} and WindowWidth {width:g}, {function}"
+    reason += f"; the first of {count}" if count > 1 else ""
+    return noted(Image.fromarray(picture), window=(low, high), window_reason=reason)
 
 
 def _first(value: Any) -> float | None:

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .._shared.errors import MissingPackageError, PhotoError
 from .dicom import decode_dicom, is_dicom
+from .reading import noted, reading_of
 from .window import Window, shown
 
 _COMMON = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -45,8 +46,9 @@ def read_photo(path: str | os.PathLike[str], read_as: ReadAs = DEFAULT) -> Image
     """Read one photo as a viewer would show it.
 
     Gray images of any depth are scaled to 0..255, transparent images are laid on white, CMYK and palette images are
-    converted, and the image is turned as its EXIF orientation says. Of several frames the first is read. No program is
-    started, whatever the file says it is.
+    converted, and the image is turned as its EXIF orientation says. Of several frames the first is read; `reading_of`
+    says how many there are, and which window of gray values is shown. No program is started, whatever the file says it
+    is.
 
     Args:
         path: An image file.
@@ -83,16 +85,19 @@ def decode_photo(data: Callable[[], bytes], name: str, read_as: ReadAs = DEFAULT
     try:
         content = data()
         if is_dicom(content[:132], Path(name).suffix.lower()):
-            return decode_dicom(content, *read_as).convert("RGB")
+            shown = decode_dicom(content, *read_as)
+            return noted(shown.convert("RGB"), **reading_of(shown)._asdict())
         # from memory: Pillow (since #8390) maps an uncompressed rotated TIFF file with its sides swapped
         with Image.open(io.BytesIO(content), formats=_formats(name)) as image:
             _seek(image, read_as.frame)
             deep_color = image.mode.startswith(("RGB", "LA")) and ";16" in _raw_mode(image)
             image.load()
             picture = to_rgb(ImageOps.exif_transpose(image), read_as.window)
-            if deep_color and read_as.window != "full":
-                _refuse_dark(picture)
-            return picture
+            if deep_color:
+                if read_as.window != "full":
+                    _refuse_dark(picture)
+                noted(picture, window=(0.0, 65535.0), window_reason="the full range of its kind; no window of colors")
+            return noted(picture, frame=read_as.frame or 1, frames=_frames(image))
     except MissingPackageError:
         raise
     except Exception as error:
@@ -127,6 +132,14 @@ def _seek(image: Image.Image, frame: int | None) -> None:
         if frame > count:
             raise PhotoError(f"it has {count} frame{'s' * (count > 1)}, and --frame {frame} was asked for")
         image.seek(frame - 1)
+
+
+def _frames(image: Image.Image) -> int | None:
+    """Count the frames, after the one to read was read; None where those behind it are damaged."""
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # as decoders raise what they like
+        return None
 
 
 def _refuse_dark(picture: Image.Image) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from .._shared.errors import PhotoError, UsageError
+from .reading import noted
 
 Window = tuple[float, float] | str
 """(low, high), "full" or "auto"."""
@@ -44,6 +45,9 @@ def shown(values: np.ndarray[Any, Any], full: tuple[float, float] | None, window
         full: the values of black and white; None where they are not known, and the range of the values stands for them.
         window: the range to show; by default the full one.
 
+    Returns:
+        The picture, which knows the window that was used (`reading_of`).
+
     Raises:
         PhotoError: values that are not finite, or that use less than a quarter of the full range without a window.
     """
@@ -52,11 +56,12 @@ def shown(values: np.ndarray[Any, Any], full: tuple[float, float] | None, window
         raise PhotoError("it has values that are not finite")
     least, most = float(exact.min()), float(exact.max())
     if isinstance(window, tuple):
-        low, high = window
+        (low, high), reason = window, "--window"
     elif window == "auto" or full is None:
         low, high = least, most
+        reason = "--window auto: the photo's own range" if window else "the photo's own range; its white is not known"
     else:
-        low, high = full
+        (low, high), reason = full, "--window full" if window else "the full range of its kind"
         if window is None and most - least < _LEAST * (high - low):
             raise PhotoError(
                 f"its values, {least:g} to {most:g} of {low:g} to {high:g}, use less than a quarter of their range, "
@@ -64,7 +69,8 @@ def shown(values: np.ndarray[Any, Any], full: tuple[float, float] | None, window
                 "--window auto for the range of each photo, or --window full to take it as it is"
             )
     scaled = np.clip((exact - low) * (255 / ((high - low) or 1.0)), 0, 255)
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+    picture = Image.fromarray(np.rint(scaled).astype(np.uint8))
+    return noted(picture, window=(float(low), float(high)), window_reason=reason)
 
 
 def _guess(least: float, most: float) -> str:

@@ -137,7 +137,7 @@ def explain(
         if info.kind == "network" and (several is not None or eigen_smooth):
             raise UsageError(f"{method} is of the whole network: leave --layers and --eigen-smooth out")
         photos, told = named_photos(photos)
-        volumes = any_volumes(photos, outputs.formats, task.value, check or figure is not None)
+        volumes = any_volumes(photos, outputs.formats, task.value, read_as)
         loaded = options.load(model)
         if check and loaded.batch not in (None, 1):
             raise UsageError(f"--check explains one photo at a time, and {loaded.name} takes {loaded.batch} at once")

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import image, observe, resume
 from .._photos.layer import Layer, choose_layer
 from .._photos.read import DEFAULT, ReadAs, read_or_error, read_photo
+from .._photos.reading import reading_of
 from .._shared.errors import UsageError
 from .._shared.files import write_whole
 from ..factorize import NamedClass, Negative, deep_feature_factorization, tail_scores, top_classes
@@ -93,15 +94,17 @@ class FactorizeJob:
         """Factor a group of photos, and write the concepts of each."""
         inputs: list[Tensor] = []
         problems: list[str | None] = []
+        reads: list[Record | None] = []
         for item in plans:
             photo = read_or_error(item.photo, self.read_as)
             readable = isinstance(photo, Image.Image)
             problems.append(None if readable else str(photo))
+            reads.append(reading_of(photo).record() if readable else None)
             if isinstance(photo, Image.Image):
                 inputs.append(self.loaded.preprocess(photo))
         concepts = iter(self._factor([torch.stack(inputs[i : i + self.batch_size]) for i in self._starts(inputs)]))
-        for item, problem in zip(plans, problems, strict=True):
-            record: Record = {"photo": str(item.photo), "problem": problem, "picture": None, "maps": None}
+        for item, problem, read in zip(plans, problems, reads, strict=True):
+            record: Record = {"photo": str(item.photo), "read": read, "problem": problem, "picture": None, "maps": None}
             record |= {"concepts": []} if problem else self._write(item, next(concepts))
             self.records.append(record)
             layer = self.layer and {"name": self.layer.name, "reason": self.layer.reason}

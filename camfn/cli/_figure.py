@@ -35,12 +35,14 @@ class Panel(NamedTuple):
         cam: the raw map, (h, w); None where it shows nothing.
         title: method, class and score.
         name: of the photo.
+        drawn: the map over the photo, where the figure is not to draw it.
     """
 
     view: Tensor
     cam: Tensor | None
     title: str
     name: str
+    drawn: Tensor | None = None
 
 
 def check_figure(file: Path) -> None:
@@ -112,6 +114,8 @@ def _overlay(panel: Panel, alpha: float, colormap: str) -> Tensor:
     """Draw the map over the photo, as the overlay's own file has it."""
     if panel.cam is None:
         return panel.view
+    if panel.drawn is not None:
+        return panel.drawn
     heatmap = image.normalize(panel.cam[None], signed=colormap == "seismic")
     return image.overlay(panel.view, heatmap, alpha=alpha, colormap=colormap)[0]
 

@@ -23,6 +23,7 @@ from .._photos.classes import ClassChoice, first_score, no_class
 from .._photos.explain import Changes, Explained, explain_batch
 from .._photos.layer import Layer, choose_layer, choose_layers
 from .._photos.read import DEFAULT, ReadAs, read_or_error
+from .._photos.reading import reading_of
 from .._shared.errors import CamfnError, PhotoError, UsageError
 from .._shared.vocabulary import ScoreFn
 from ..catalogue import info_of
@@ -99,6 +100,7 @@ class Job:
             explained = self._explain_all(photos)
             for item, photo in zip(batch, photos, strict=True):
                 record: Record = {"photo": str(item.photo), "problem": None, "top": [], "explanations": []}
+                record["read"] = self._read_how(photo)
                 if not isinstance(photo, PhotoError):
                     record |= self._results(item, photo, explained)
                 else:
@@ -111,6 +113,10 @@ class Job:
     def _read(self, path: Path) -> Image.Image | PhotoError:
         """Read a photo; return the error instead of raising it."""
         return read_or_error(path, self.read_as)
+
+    def _read_how(self, photo: Image.Image | PhotoError) -> Record | None:
+        """Say which frame and which window of gray values were read; None for a photo that could not be read."""
+        return None if isinstance(photo, PhotoError) else reading_of(photo).record()
 
     def _explain_all(self, photos: list[Image.Image | PhotoError]) -> Iterator[Explained]:
         """Explain the readable photos of a batch."""
@@ -142,7 +148,7 @@ class Job:
 
     def _write(self, item: PhotoFiles, photo: Image.Image, explained: Explained) -> Record:
         """Write a photo's maps, and an overlay of each map that shows something."""
-        view = view_of(self.loaded, photo)
+        view = self._view(photo)
         names = self.loaded.classes
         checks = self._checks(photo, explained)
         explanations = []
@@ -156,6 +162,10 @@ class Job:
         several = len(explained.logits) > 1 and self.choice.form not in ("higher", "lower")
         best = explained.logits.topk(min(5, len(explained.logits))).indices.tolist() if several else []
         return {"top": [self._class_record(explained.logits, index) for index in best], "explanations": explanations}
+
+    def _view(self, photo: Image.Image) -> Tensor:
+        """Return what the map is drawn over: the part of a photo that the network sees."""
+        return view_of(self.loaded, photo)
 
     def _draw(self, view: Tensor, cam: Tensor) -> Tensor:
         """Draw a map over the photo; draw a picture of gradients by itself, without the photo."""
@@ -199,11 +209,18 @@ class Job:
 
     def _add_panel(self, item: PhotoFiles, view: Tensor, cam: Tensor, facts: Record) -> None:
         """Keep what the figure draws of a map."""
-        if self.figure is not None and cam.ndim == 2:
+        pictures = self._pictures(view, cam) if self.figure is not None else None
+        if pictures is not None:
             numbers = [f"{key} {facts[key]:.3g}" for key in ("probability", "score") if facts[key] is not None]
             label = facts["name"] or ("" if facts["index"] is None else f"class {facts['index']}")
             title = ", ".join(filter(None, [str(self.header.get("method", "")), label, *numbers[:1]]))
-            self.panels.append(Panel(view, None if facts["problem"] else cam, title, item.photo.name))
+            self.panels.append(
+                Panel(pictures[0], None if facts["problem"] else cam, title, item.photo.name, pictures[1])
+            )
+
+    def _pictures(self, view: Tensor, cam: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """Return what the figure draws: the photo, and the overlay if the figure does not draw it itself."""
+        return (view, None) if cam.ndim == 2 else None
 
     @property
     def record_file(self) -> Path:
@@ -214,6 +231,7 @@ class Job:
         """Append a line for each map of a photo, or one line that says why there is none."""
         common = {"schema": SCHEMA, "time": now(), "command": self.command(str(photo)), "folder": str(Path.cwd())}
         common |= {"photo": str(photo), "photo_sha256": hash_of_file(photo), **self.header}
+        common["read"] = record["read"]
         common["layer"] = self.header.get("layer")
         common["top"] = record["top"]
         nothing = {"index": None, "name": None, "score": None, "probability": None, "map": None, "overlay": None}

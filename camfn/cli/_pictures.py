@@ -191,6 +191,7 @@ def compare(
         from .._photos.classes import pick_target
         from .._photos.methods import from_groups, pick_methods
         from .._photos.read import read_or_error
+        from .._photos.reading import FIRST_FRAME, frames_told, reading_of
         from .._shared.errors import PhotoError, UsageError
         from .._shared.files import write_whole
         from ..image import save
@@ -231,6 +232,8 @@ def compare(
                 finished=lambda: progress.advance(tasks[0]),
             )
             grid = comparison.grid(pictures)
+        several = [f"{name}{said}" for name, photo in pictures if (said := frames_told(reading_of(photo).record()))]
+        comparison.messages += [*several, *([FIRST_FRAME] if several and reading.frame is None else [])]
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, lambda path: save(grid, path))
     for message in comparison.messages:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import rich  # noqa: F401  # its parts are imported on use; the import here names a missing package first
 import typer
 
+from .._photos.reading import FIRST_FRAME, frames_told
 from .._shared.errors import CamfnError
 from ._accidents import EXIT_CODE, report_accident
 from ._options import ModelOptions
@@ -41,6 +42,7 @@ def run_job(job: Job | FactorizeJob, told: Sequence[str] = ()) -> int:
     with progress_bars() as progress:
         photos = progress.add_task("explaining", total=len(job.plans))
         job.progress = second_bar(progress, progress.add_task("perturbing", visible=False))
+        several = False
         for record in progress.track(job.run(), total=len(job.plans), task_id=photos):
             if job.layer and not announced:
                 for line in _told(job.header):
@@ -48,6 +50,9 @@ def run_job(job: Job | FactorizeJob, told: Sequence[str] = ()) -> int:
                 print(f"layer {job.layer.name}: {job.layer.reason}")
                 announced = True
             problems += _print_record(record, job.out, told)
+            if frames_told(record.get("read")) and not several and job.read_as.frame is None:
+                print(FIRST_FRAME)
+                several = True
     if getattr(job, "figure", None) is not None and problems < len(job.plans):
         print(f"figure: {job.figure}")  # type: ignore[union-attr]
     print(f"record of the run: {job.record_file}")
@@ -96,21 +101,22 @@ def second_bar(progress: Progress, task: TaskID) -> Callable[..., None]:
 def _print_record(record: dict[str, Any], out: Path, told: Sequence[str]) -> int:
     """Print the explanations of one photo, and its problems on stderr; return the number of problems."""
     problems = [record["problem"]] if record["problem"] else []
+    photo = f"{record['photo']}{frames_told(record.get('read'))}"
     if record.get("picture"):
         largest = max(record["concepts"], key=lambda concept: concept["share"])
         best = largest["classes"][0]["name"]
-        print(f"{record['photo']}: most of it {best} (concept {largest['concept']}): {out / record['picture']}")
+        print(f"{photo}: most of it {best} (concept {largest['concept']}): {out / record['picture']}")
     for explanation in record.get("explanations", ()):
         label = _label(explanation)
         if explanation["problem"]:
             whose = f" for {label}" if label else ""
             kept = "".join(f" The raw map is {out / name}." for name in explanation["files"][:1])
             signed = " --colormap seismic draws both signs." if "Look at it signed" in explanation["problem"] else ""
-            problems.append(f"{record['photo']}: no overlay{whose}: {explanation['problem']}{signed}{kept}")
+            problems.append(f"{photo}: no overlay{whose}: {explanation['problem']}{signed}{kept}")
         else:
             shown = explanation["overlay"] or next(iter(explanation["files"]), None)
             where = str(out / shown) if shown else ""
-            print(": ".join(filter(None, [record["photo"], label + _number(explanation), where])))
+            print(": ".join(filter(None, [photo, label + _number(explanation), where])))
             if "check" in explanation:
                 print(indent(explanation["check"]["table"], "  "))
     for problem in problems:

@@ -1,41 +1,51 @@
 """The run behind `camfn explain` of volumes: a map of three dimensions, and slices of what the network sees."""
 
-# tested in tests/photos/test_medical.py
+# tested in tests/cli/test_volume_job.py
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import image
 from .._photos.explain import Explained
+from .._photos.read import DEFAULT, ReadAs
 from .._photos.volume import is_volume, read_volume
 from .._shared.errors import PhotoError, UsageError
+from ..image._paint import slice_numbers
 from ._files import PhotoFiles
 from ._job import Job
-from ._outputs import told, write_map
 from ._records import Record
 
+_SIDE = 160
+"""Pixels that the longer side of a slice has at least."""
 
-def any_volumes(photos: Sequence[Path], formats: Sequence[str], task: str, others: bool) -> bool:
+
+def any_volumes(photos: Sequence[Path], formats: Sequence[str], task: str, read_as: ReadAs) -> bool:
     """Say whether a run is one of volumes, and check that it is one alone.
 
     Raises:
         UsageError: volumes beside photos, or options that are for photos.
     """
     volumes = [photo for photo in photos if is_volume(photo)]
-    if volumes and len(volumes) < len(photos):
+    if not volumes:
+        return False
+    if len(volumes) < len(photos):
         raise UsageError(f"{volumes[0]} is a volume, and others are photos: explain them in two runs")
-    if volumes and (set(formats) - {"npy", "npz"} or task != "classify" or others):
+    if set(formats) - {"npy", "npz"}:
+        raise UsageError(f"{volumes[0]} is a volume: its map has three dimensions, and --format takes npy and npz")
+    if task != "classify":
+        raise UsageError(f"{volumes[0]} is a volume, which --task {task} does not take: leave --task out")
+    if read_as != DEFAULT:
         raise UsageError(
-            f"{volumes[0]} is a volume: leave --task, --check and --figure out; --format takes npy and npz"
+            f"{volumes[0]} is a volume, whose numbers go to --preprocess as they are: leave --window and --frame out"
         )
-    return bool(volumes)
+    return True
 
 
 @dataclass
@@ -48,6 +58,9 @@ class VolumeJob(Job):
         except PhotoError as error:
             return error
 
+    def _read_how(self, photo: Any) -> Record | None:
+        return None
+
     def _explain_all(self, photos: list[Any]) -> Iterator[Explained]:
         """Explain nothing yet: volumes may differ in size."""
         return iter(())
@@ -57,23 +70,28 @@ class VolumeJob(Job):
         seen = self.loaded.preprocess(photo)
         if seen.ndim != 4:
             raise UsageError(f"--preprocess gives {tuple(seen.shape)} of a volume: expected (C, D, H, W)")
-        (found,) = self._explain([photo])
-        gray = seen.float().mean(0)
-        low, high = gray.amin(), gray.amax()
-        gray = (gray - low) / (high - low).clamp_min(1e-12)
-        explanations = []
-        for base, index, cam, problem, score in zip(
-            item.bases, found.classes, found.cams, found.problems, found.scores, strict=True
-        ):
-            facts = self.choice.record(index, score, found.logits, self.loaded.classes)
-            facts["problem"] = told(problem, cam, self.colormap)
-            size = (gray.shape[1], gray.shape[2])
-            explanations.append(
-                facts | write_map(self.outputs, base, cam, size, partial(self._slices, gray, cam), facts)
-            )
-        return {"explanations": explanations}
+        return self._write(item, photo, self._explain([photo])[0])
 
-    def _slices(self, gray: Tensor, cam: Tensor) -> Tensor:
+    def _view(self, photo: Any) -> Tensor:
+        """Return what the network sees of a volume in gray, (D, H, W) in [0, 1]."""
+        gray = self.loaded.preprocess(photo).float().mean(0)
+        low, high = gray.amin(), gray.amax()
+        return (gray - low) / (high - low).clamp_min(1e-12)
+
+    def _draw(self, view: Tensor, cam: Tensor) -> Tensor:
         """Lay slices along the first axis of the network's input out in a grid, the map over them."""
         heatmap = image.normalize(cam[None], signed=self.colormap == "seismic")[0]
-        return image.montage(image.slices(gray, heatmap, alpha=self.alpha, colormap=self.colormap))
+        return _grid(view, image.slices(view, heatmap, alpha=self.alpha, colormap=self.colormap))
+
+    def _pictures(self, view: Tensor, cam: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the slices without and with the map."""
+        plain = _grid(view, image.slices(view, torch.zeros(1, 1, 1), alpha=0))
+        return plain, self._draw(view, cam) if bool(cam.isfinite().all()) else None
+
+
+def _grid(view: Tensor, slices: Tensor) -> Tensor:
+    """Lay slices out, each with its number from 1, and small ones enlarged."""
+    depth, *side = view.shape
+    scale = max(1, -(-_SIDE // max(side)))
+    captions = [f"slice {number + 1} of {depth}" for number in slice_numbers(depth, len(slices)).tolist()]
+    return image.montage(slices, captions, cell=(scale * side[0], scale * side[1]))

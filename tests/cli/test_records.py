@@ -169,6 +169,27 @@ def test_the_command_makes_the_map_again(photo: Path, tmp_path: Path, options: t
     assert after == before | {"time": after["time"]}
 
 
+@pytest.mark.parametrize("command", ["explain", "guided", "factorize", "compare"])
+def test_of_several_frames_the_first_is_said(photo: Path, tmp_path: Path, command: str) -> None:
+    several = tmp_path / "several.gif"
+    with Image.open(photo) as first:
+        first.save(several, save_all=True, append_images=[first.rotate(90), first.rotate(180)])
+    out = tmp_path / ("out.png" if command == "compare" else "out")
+    done = run(command, photo, several, *MODEL, "--out", out)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.count("several.gif, frame 1 of 3") == 1
+    assert done.stdout.count("--frame N takes another") == 1
+    chosen = run(command, several, *MODEL, "--out", out, "--frame", 2, "--force")
+    assert "several.gif, frame 2 of 3" in chosen.stdout
+    assert "takes another" not in chosen.stdout
+    if command in ("explain", "guided"):
+        assert [line["read"]["frame"] for line in lines(out)] == [1, 1, 2]
+        assert [line["read"]["frames"] for line in lines(out)] == [1, 3, 3]
+    if command == "factorize":
+        (read,) = (each["read"] for each in json.loads((out / "concepts.json").read_text())["photos"])
+        assert read == {"frame": 2, "frames": 3, "window": None, "window_reason": None}
+
+
 def test_what_is_no_photo_has_a_line_too(photo: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no photo")

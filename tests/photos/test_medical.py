@@ -14,6 +14,7 @@ pytest.importorskip("pydicom", reason="needs pydicom: pip install 'camfn[medical
 import pydicom
 
 from camfn._photos.read import ReadAs, read_photo
+from camfn._photos.reading import reading_of
 from camfn._photos.volume import read_volume
 from camfn._photos.window import read_window
 from camfn._shared.errors import PhotoError
@@ -133,19 +134,6 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
 
 # volumes
 
-CODE = """
-import torch
-from torch import nn
-
-def build():
-    torch.manual_seed(0)
-    body = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.AvgPool3d(2))
-    return nn.Sequential(body, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3))
-
-def prepare(values):
-    return torch.from_numpy(values.transpose(2, 1, 0).copy())[None] / 100
-"""
-
 
 def volume(path: Path, values: np.ndarray[Any, Any]) -> Path:
     nibabel = pytest.importorskip("nibabel", reason="needs nibabel: pip install 'camfn[medical]'")
@@ -170,29 +158,23 @@ def test_a_volume_is_read_as_nibabel_reads_it(tmp_path: Path, name: str) -> None
         read_photo(tmp_path / name)
 
 
-def test_a_network_of_volumes_at_the_command_line(tmp_path: Path) -> None:
-    pytest.importorskip("typer", reason="needs typer: pip install 'camfn[cli]'")
-    from PIL import Image
-    from typer.testing import CliRunner
-
-    from camfn.cli._app import app
-
-    (tmp_path / "net.py").write_text(CODE)
-    scan = volume(tmp_path / "scan.nii.gz", np.random.default_rng(0).normal(size=(20, 24, 16)).astype(np.float32) * 50)
-    words = ["--model", f"{tmp_path}/net.py:build", "--out", str(tmp_path / "out"), "--target", "1"]
-    mine = ["--preprocess", f"{tmp_path}/net.py:prepare"]
-    done = CliRunner().invoke(app, ["explain", str(scan), *words, *mine, "--method", "hires_cam"])
-    assert done.exit_code in (0, 1), done.stderr  # 1 where the map speaks against the class alone
-    (raw,) = (tmp_path / "out").glob("*.npy")
-    cam = np.load(raw)
-    assert cam.ndim == 3
-    for picture in (tmp_path / "out").glob("*.png"):
-        with Image.open(picture) as montage:
-            assert montage.size[0] > 60
-    for more, said in (
-        ([], "takes volumes: give --preprocess"),
-        ([*mine, "--check"], "leave --task, --check and --figure out"),
-    ):
-        refused = CliRunner().invoke(app, ["explain", str(scan), *words, *more])
-        assert (refused.exit_code, refused.stdout) == (2, "")
-        assert said in refused.stderr
+def test_the_frame_and_the_window_are_known(tmp_path: Path) -> None:
+    scan = dicom(
+        tmp_path / "a.dcm", RAMP, RescaleSlope=1, RescaleIntercept=-1024, WindowCenter=[40, 9], WindowWidth=[400, 9]
+    )
+    own = reading_of(read_photo(scan))
+    assert own.window == (-160.0, 239.0)
+    assert own.window_reason == "the file's WindowCenter 40 and WindowWidth 400, LINEAR; the first of 2"
+    pixels = np.asarray(
+        read_photo(dicom(tmp_path / "b.dcm", np.array([[-160, 239]], np.int16), WindowCenter=40, WindowWidth=400))
+    )
+    assert pixels[0, :, 0].tolist() == [0, 255]  # the ends of the window
+    assert reading_of(read_photo(scan, ReadAs("full"))).window == (-1024.0, 3071.0)
+    smooth = dicom(tmp_path / "c.dcm", RAMP, WindowCenter=2047, WindowWidth=1024, VOILUTFunction="SIGMOID")
+    assert reading_of(read_photo(smooth)).window == (1535.0, 2559.0)
+    inverted = reading_of(read_photo(dicom(tmp_path / "d.dcm", RAMP, PhotometricInterpretation="MONOCHROME1")))
+    assert inverted.window == (0.0, 4095.0)
+    assert inverted.window_reason == "the full range of its kind; MONOCHROME1, so low is white"
+    many = dicom(tmp_path / "e.dcm", np.stack([RAMP, RAMP, RAMP]), NumberOfFrames=3)
+    assert (reading_of(read_photo(many)).frame, reading_of(read_photo(many)).frames) == (1, 3)
+    assert reading_of(read_photo(many, ReadAs(frame=2)))[:2] == (2, 3)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from camfn._photos.read import ReadAs, read_photo, to_rgb
+from camfn._photos.reading import Reading, frames_told, reading_of
 from camfn._photos.window import read_window
 from camfn._shared.errors import PhotoError, UsageError
 
@@ -316,3 +317,41 @@ def test_unreadable_photos_are_named(tmp_path: Path) -> None:
         assert str(path) in str(caught.value)
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["gif", "tiff", "png", "webp"])
+def test_the_frame_and_the_number_of_frames_are_known(tmp_path: Path, kind: str) -> None:
+    draws = np.random.default_rng(0)
+    frames = [Image.fromarray(draws.integers(0, 256, (8, 9, 3), dtype=np.uint8)) for _ in range(3)]
+    path = tmp_path / f"many.{kind}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert reading_of(read_photo(path)) == Reading(1, 3)
+    assert reading_of(read_photo(path, ReadAs(frame=2))) == Reading(2, 3)
+    frames[0].save(path)
+    assert reading_of(read_photo(path)) == Reading(1, 1)
+
+
+def test_damaged_frames_behind_the_first_leave_it_readable(tmp_path: Path) -> None:
+    path = tmp_path / "many.tiff"
+    frames = [Image.new("RGB", (40, 50), color) for color in ("red", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    path.write_bytes(path.read_bytes()[:-50])
+    photo = read_photo(path)
+    assert photo.getpixel((0, 0)) == (255, 0, 0)
+    assert reading_of(photo).frames in (None, 1, 2)
+    assert frames_told(Reading(1, None).record()) == ", frame 1 of several, damaged ones"
+
+
+def test_the_window_is_known_with_its_reason(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.array([[0, 30000, 65535]], dtype=np.uint16)).save(path)
+    assert reading_of(read_photo(path)) == Reading(window=(0, 65535), window_reason="the full range of its kind")
+    auto = reading_of(read_photo(path, ReadAs("auto")))
+    assert auto == Reading(window=(0, 65535), window_reason="--window auto: the photo's own range")
+    assert reading_of(read_photo(path, ReadAs((5.0, 9.0)))).record() == {
+        "frame": 1,
+        "frames": 1,
+        "window": [5.0, 9.0],
+        "window_reason": "--window",
+    }
+    assert reading_of(Image.new("RGB", (1, 1))) == Reading()
