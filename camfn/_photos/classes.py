@@ -1,4 +1,4 @@
-"""Targets in words: a class by name or index, the best classes, contrasts, probabilities, regressions, texts."""
+"""What to explain of each photo: a class, the best classes, contrasts, probabilities, regressions, texts."""
 
 # tested in tests/photos/test_targets.py
 
@@ -14,21 +14,11 @@ from torch.utils import _pytree as pytree
 
 from .._shared.checks import describe
 from .._shared.errors import CamfnError, UsageError
-from .._shared.lists import split_at, unquoted
 from .._shared.vocabulary import ScoreFn
 from ..targets import class_probability, class_score, contrast, logits_of, regression, rest, several, similarity
 from ..targets._score import named_output
-from ..zoo import Loaded
-from ..zoo._texts import ImageTower
-from .names import class_at, class_count, class_named, class_of
 
 Form = Literal["score", "probability", "rest", "contrast", "higher", "lower", "several", "text"]
-
-GRAMMAR = (
-    "a class by name or index, top, top:K, contrast:A or contrast:A,B, probability:A, rest:A, higher:N or lower:N of a "
-    "regression, several labels A+B, or text:WORDS"
-)
-"""The forms of a target, as messages list them."""
 
 
 class Picked(NamedTuple):
@@ -171,33 +161,6 @@ def gives_one_number(model: nn.Module, images: Tensor) -> bool:
     return isinstance(scores, Tensor) and scores.numel() == len(images)
 
 
-def pick_target(text: str, loaded: Loaded) -> ClassChoice:
-    """Read a target in words.
-
-    A class whose name reads as another target, such as `top`, `a+b` or `contrast:x`, is refused as ambiguous, and is
-    named by `class:NAME` or in quotes.
-
-    Raises:
-        UsageError: no such target, or words that can be read in two ways.
-    """
-    text = text.strip()
-    if isinstance(loaded.model, ImageTower) and not text.startswith("text:"):
-        raise UsageError(
-            f"{loaded.name} compares images with texts and has no classes: give words, as in --target 'text:a red car'"
-        )
-    literal = None if text.isdecimal() else _class_called(text, loaded)
-    try:
-        parsed = _parsed(text, loaded)
-    except UsageError:
-        if literal is None:
-            raise
-        return ClassChoice(literal)
-    if literal is None or parsed == ClassChoice(literal):
-        return parsed
-    instead = "top:1" if text.casefold() == "top" else "quotes around each of its names"
-    raise UsageError(f"target {text!r} is the name of a class, and more: give class:{text} for the class, or {instead}")
-
-
 def columns_of(outputs: Any) -> Tensor:
     """Find the logits or the outputs of a regression, (B, K), in what a model returns."""
     values = named_output(outputs, "logits")
@@ -214,101 +177,3 @@ def columns_of(outputs: Any) -> Tensor:
 
 def _name(index: int, classes: list[str] | None) -> str:
     return classes[index] if classes and index < len(classes) else f"class {index}"
-
-
-def _class_called(text: str, loaded: Loaded) -> int | None:
-    """Return the class that has a text as its whole name, in any case of letters; None if not exactly one has."""
-    word = text.casefold()
-    found = [i for i, name in enumerate(loaded.classes or ()) if name.casefold() == word]
-    exact = [i for i in found if (loaded.classes or ())[i] == text]
-    return (exact or found)[0] if len(exact or found) == 1 else None
-
-
-def _parsed(text: str, loaded: Loaded) -> ClassChoice:
-    """Read a target by its grammar."""
-    kind, colon, words = (part.strip() for part in text.partition(":"))
-    if kind == "top" and (colon or text == "top"):
-        return ClassChoice(None, _rank(text, words, loaded) if colon else 1)
-    if colon and kind == "text":
-        return _text(words, loaded)
-    if colon and kind in ("higher", "lower"):
-        form: Form = "higher" if kind == "higher" else "lower"
-        return ClassChoice(_output(words, loaded) if words else None, form=form)
-    if colon and kind in ("probability", "rest"):
-        inner = _best_or_class(words, loaded)
-        return inner._replace(form="probability" if kind == "probability" else "rest")
-    if colon and kind == "contrast":
-        return _contrast(words, loaded)
-    labels = [_class(part, loaded) for part in _split(text, "+")]
-    if len(set(labels)) < len(labels):
-        raise UsageError(f"target {text!r}: expected each label once")
-    if len(labels) > 1:
-        return ClassChoice(labels[0], form="several", others=tuple(labels[1:]))
-    return ClassChoice(labels[0])
-
-
-def _split(text: str, mark: str) -> list[str]:
-    return [part.strip() for part in split_at(text, mark, "target", brackets=False)]
-
-
-def _class(text: str, loaded: Loaded) -> int:
-    """Read one class; in quotes it is a name, whatever it looks like."""
-    if not text:
-        raise UsageError(f"a target has an empty name in it: expected {GRAMMAR}")
-    return class_of(text, loaded) if unquoted(text) == text else class_named(unquoted(text), loaded)
-
-
-def _rank(text: str, number: str, loaded: Loaded) -> int:
-    """Read K of top:K."""
-    count = class_count(loaded)
-    if not (number.isdecimal() and int(number)):
-        raise UsageError(f"target {text!r}: expected top or top:K, as top:3")
-    if count is not None and int(number) > count:
-        raise UsageError(f"target {text!r}: {loaded.name} has {count} classes")
-    return int(number)
-
-
-def _best_or_class(words: str, loaded: Loaded) -> ClassChoice:
-    """Read top, top:K or one class."""
-    kind, colon, number = words.partition(":")
-    if kind == "top" and _class_called(words, loaded) is None:
-        return ClassChoice(None, _rank(words, number, loaded) if colon else 1)
-    if kind == "top":
-        raise UsageError(f"{words!r} is the name of a class, and more: give class:{words} for the class")
-    return ClassChoice(_class(words, loaded))
-
-
-def _contrast(words: str, loaded: Loaded) -> ClassChoice:
-    """Read a class, alone or with the classes to compare it with."""
-    whole = _class_called(words, loaded)
-    parts = _split(words, ",")
-    if len(parts) == 1:
-        return _best_or_class(words, loaded)._replace(form="contrast")
-    try:
-        classes = [_class(part, loaded) for part in parts]
-    except UsageError:
-        if whole is None:
-            raise
-        return ClassChoice(whole, form="contrast")
-    if whole is not None:
-        raise UsageError(f"{words!r} is the name of a class, and a list: put quotes around the names")
-    if len(set(classes)) < len(classes):
-        raise UsageError(f"contrast:{words}: expected each class once")
-    return ClassChoice(classes[0], form="contrast", others=tuple(classes[1:]))
-
-
-def _output(words: str, loaded: Loaded) -> int:
-    """Read an output of a regression: an index, or a name where names are known."""
-    return class_at(words, loaded) if loaded.classes is None else _class(words, loaded)
-
-
-def _text(words: str, loaded: Loaded) -> ClassChoice:
-    """Read a text for a model that compares images with texts."""
-    if not words:
-        raise UsageError("text: expected words, as in 'text:a photo of a dog'")
-    if not isinstance(loaded.model, ImageTower):
-        raise UsageError(
-            f"text:{words}: {loaded.name} does not compare images with texts: take a CLIP or SigLIP of Hugging Face, "
-            "as in --model hf:openai/clip-vit-base-patch32"
-        )
-    return ClassChoice(None, form="text", text=words, reference=loaded.model.embed(words))

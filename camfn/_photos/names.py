@@ -58,10 +58,15 @@ def class_named(text: str, loaded: Loaded) -> int:
         choices = " or ".join(f"{i} ({', '.join(others[i]) or classes[i]})" for i in matches)
         raise UsageError(f"several classes are called {text!r}: give an index, {choices}")
     names = list(dict.fromkeys([*classes, *(name for names in others for name in names)]))
-    instead = f"There are {', '.join(names[:5])} and more."
+    instead = f"There are {', '.join(map(_shown, names[:5]))} and more."
     raise UsageError(
         f"no class {text!r}. {near(text, names, words=True, instead=instead)} An index, top or top:3 will do as well"
     )
+
+
+def _shown(name: str) -> str:
+    """Write a name in a list; in quotes where it holds a mark of the grammar."""
+    return f'"{name}"' if any(mark in name for mark in ",+:") else name
 
 
 def class_of(text: str, loaded: Loaded) -> int:

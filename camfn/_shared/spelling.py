@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
@@ -30,7 +31,7 @@ def near(
     folded = {candidate.casefold(): candidate for candidate in known}
     word = name.casefold()
     ends = [candidate for key, candidate in folded.items() if key.endswith("." + word)][:3]
-    with_word = [candidate for key, candidate in folded.items() if words and word in key.replace("_", " ").split()][:3]
+    with_word = [candidate for key, candidate in folded.items() if words and word in re.split(r"[\s_,+:]+", key)][:3]
     spelled = [folded[match] for match in get_close_matches(word, folded, n=3)]
     close = list(dict.fromkeys([*ends, *with_word, *spelled]))[:4]
     if close:

@@ -31,10 +31,11 @@ MODELS = (
 PHOTOS = "Image files (DICOM too), folders, patterns as 'scans/*.png', a .csv with a column path, or - for a list."
 ModelOption = Annotated[str, typer.Option("--model", help=MODELS)]
 TargetOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="What to explain: a class name or index, top, top:K, contrast:A or contrast:A,B, probability:A, rest:A, "
-        "higher:N or lower:N of a regression, labels A+B, or 'text:WORDS' with CLIP."
+        "higher:N or lower:N of a regression, labels A+B, or 'text:WORDS' with CLIP.",
+        show_default="top",
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]

@@ -51,7 +51,7 @@ def explain(
         typer.Option(help="A name (see: camfn methods), with options as in score_cam:top_k=0.1, or file.py:function."),
     ] = "grad_cam",
     layer: Annotated[str, typer.Option(help="A dotted name (see: camfn layers), or auto.")] = "auto",
-    target: TargetOption = "top",
+    target: TargetOption = None,
     options: ModelOptions = NO_OPTIONS,
     reading: ReadOptions = AS_THEY_ARE,
     device: DeviceOption = "auto",
@@ -105,9 +105,10 @@ def explain(
     was written whole; with 70 after a bug or an accident, such as a full disk.
     """
     with refusals():
-        from .._photos.classes import NO_CLASS, pick_target
+        from .._photos.classes import NO_CLASS
         from .._photos.explain import Changes
         from .._photos.methods import label_of, pick_method
+        from .._photos.words import pick_target, refuse_words
         from .._shared.errors import UsageError
         from ..catalogue import info_of
         from ._figure import ENDINGS, check_figure
@@ -138,15 +139,16 @@ def explain(
             raise UsageError(f"{method} is of the whole network: leave --layers and --eigen-smooth out")
         photos, told = named_photos(photos)
         volumes = any_volumes(photos, outputs.formats, task.value, read_as)
+        refuse_words(target, model, options.names())
         loaded = options.load(model)
         if check and loaded.batch not in (None, 1):
             raise UsageError(f"--check explains one photo at a time, and {loaded.name} takes {loaded.batch} at once")
         choice = pick_target(target, loaded)
         refuse_form(task.value, choice)
         if not info.explains_class:
-            if target != "top":
+            if target not in (None, "top"):
                 print(f"{method} explains no class: its map is the same for every target")
-            choice, target = NO_CLASS, ""
+            choice = NO_CLASS
         if several is not None and (layer != "auto" or "head" in info.needs or info.kind == "attention"):
             raise UsageError(
                 "--layers fuses several layers: give no --layer beside it, and another method than cam or one "
@@ -192,7 +194,7 @@ def explain(
                 place,
                 **reading.record(),
                 method=method,
-                target=target or None,
+                target=(target or "top") if info.explains_class else None,
                 **({} if task is TaskOption.classify else {"task": task.value}),
                 **_changes_record(changes._asdict()),
             ),

@@ -77,6 +77,12 @@ class ModelOptions(NamedTuple):
                 given[key] = _numbers(key, given[key])
         return given
 
+    def names(self) -> list[str] | None:
+        """Return the class names that were given; None where the model has to know them."""
+        from ..zoo._classes import class_names
+
+        return None if self.classes is None else class_names(self.classes)
+
     def load(self, model: str) -> Loaded:
         """Load a model with these options."""
         from ..zoo import load

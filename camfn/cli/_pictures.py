@@ -33,7 +33,7 @@ def guided(
         ),
     ] = "guided_grad_cam",
     layer: Annotated[str, typer.Option(help="Of guided_grad_cam: a dotted name, or auto.")] = "auto",
-    target: TargetOption = "top",
+    target: TargetOption = None,
     options: ModelOptions = NO_OPTIONS,
     reading: ReadOptions = AS_THEY_ARE,
     device: DeviceOption = "auto",
@@ -48,8 +48,8 @@ def guided(
     0, 1, 2 or 130 as explain does.
     """
     with refusals():
-        from .._photos.classes import pick_target
         from .._photos.methods import label_of, pick_picture
+        from .._photos.words import pick_target, refuse_words
         from ._files import plan_files
         from ._job import Job
         from ._options import pick_device, pick_layer, refuse_layer
@@ -58,6 +58,7 @@ def guided(
         chosen, place, read_as = pick_picture(method, seed), pick_device(device), reading.read_as()
         refuse_layer(chosen, method, layer)
         photos, told = named_photos(photos)
+        refuse_words(target, model, options.names())
         loaded = options.load(model)
         choice = pick_target(target, loaded)
         job = Job(
@@ -81,7 +82,7 @@ def guided(
                 place,
                 **reading.record(),
                 method=method,
-                target=target,
+                target=target or "top",
             ),
         )
         problems = run_job(job, told)
@@ -169,7 +170,7 @@ def compare(
     ] = "cheap",
     model: ModelOption = "lite0",
     layer: Annotated[str, typer.Option(help="A dotted name (see: camfn layers), or auto.")] = "auto",
-    target: TargetOption = "top",
+    target: TargetOption = None,
     options: ModelOptions = NO_OPTIONS,
     reading: ReadOptions = AS_THEY_ARE,
     device: DeviceOption = "auto",
@@ -188,10 +189,10 @@ def compare(
     prints why.
     """
     with refusals():
-        from .._photos.classes import pick_target
         from .._photos.methods import from_groups, pick_methods
         from .._photos.read import read_or_error
         from .._photos.reading import FIRST_FRAME, frames_told, reading_of
+        from .._photos.words import pick_target, refuse_words
         from .._shared.errors import PhotoError, UsageError
         from .._shared.files import write_whole
         from ..image import save
@@ -202,6 +203,7 @@ def compare(
         chosen, place = pick_methods(methods, seed), pick_device(device)
         pick_colormap(colormap)
         check_writable(out, force)
+        refuse_words(target, model, options.names())
         named, told = named_photos(photos)
         read = [(path, read_or_error(path, reading.read_as())) for path in named]
         refused = [photo for _, photo in read if isinstance(photo, PhotoError)]

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import re
 
-from .._photos.classes import ClassChoice, pick_target
+from .._photos.classes import ClassChoice
 from .._photos.names import class_of_photo
+from .._photos.words import pick_target
 from .._shared.errors import UsageError
 from ..zoo import Loaded
 from ._photos import Photo

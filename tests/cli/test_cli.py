@@ -317,7 +317,7 @@ def test_a_class_count_known_only_from_the_scores(
     net: Net, noise: Callable[..., Path], tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("camfn._photos.names.class_count", lambda _: None)
-    monkeypatch.setattr("camfn._photos.classes.class_count", lambda _: None)
+    monkeypatch.setattr("camfn._photos.words.class_count", lambda _: None)
     refused(run("explain", noise("a.png"), "--out", tmp_path / "out", "--target", target), "3 classes, 0 to 2")
     assert not (tmp_path / "out").exists()
 

@@ -153,6 +153,29 @@ def test_what_does_not_fit_is_one_line(folder: Path) -> None:
         assert said in result.stderr
 
 
+@pytest.mark.parametrize("command", ["explain", "guided", "compare"])
+def test_classes_with_the_names_of_targets(folder: Path, command: str) -> None:
+    (folder / "names.txt").write_text("top\nsalt, coarse\n")
+    model = ["--model", f"{folder}/mine.py:build", "--preprocess", f"{folder}/mine.py:prepare", "--device", "cpu"]
+    words = [command, folder / "a" / "a.png", *model, "--classes", folder / "names.txt", "--out", folder / "out.png"]
+    assert run(*words).exit_code == 0  # without --target, whatever classes are called
+    assert run(*words, "--target", 'contrast:"salt, coarse",class:top', "--force").exit_code == 0
+    (folder / "mine.py").write_text("raise SystemError('the model is loaded')")
+    for target, said in (
+        ("top", "--target class:top for the class of that name, or --target top:1"),
+        ("contrast:salt, coarse,top", "--target 'contrast:\"salt, coarse\",top'"),
+        ("salt", "Did you mean 'salt, coarse'?"),
+        ("top:3", "has 2 classes"),
+        ("2", "out of range"),
+    ):
+        refused = run(*words, "--target", target, "--force")
+        assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (2, "", 1), refused.stderr
+        assert said in refused.stderr
+    unknown = run(*words[:-4], "--target", "contrast:", "--force")
+    assert (unknown.exit_code, unknown.stdout) == (2, "")
+    assert "expected a class by name or index" in unknown.stderr
+
+
 def test_an_exported_program_of_one_photo_at_a_time(folder: Path) -> None:
     scope: dict[str, object] = {}
     exec(CODE, scope)

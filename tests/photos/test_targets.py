@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from camfn import CamfnError, targets
-from camfn._photos.classes import ClassChoice, pick_target
+from camfn._photos.classes import ClassChoice
 from camfn._photos.names import class_of_photo
+from camfn._photos.words import pick_target, refuse_words
 from camfn._shared.errors import UsageError
 from camfn.zoo import Loaded
 
@@ -57,10 +58,21 @@ def test_words(words: str, choice: ClassChoice) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("top", r"is the name of a class, and more: give class:top for the class, or top:1"),
-        ("rust+scab", "is the name of a class, and more: give class:"),
-        ("contrast:rust", "is the name of a class, and more: give class:"),
-        ("contrast:a, b", "is the name of a class, and a list"),
+        ("top", "give --target class:top for the class of that name, or --target top:1"),
+        ("rust+scab", """give --target class:rust.scab for the class of that name, or --target '"rust"."scab"'"""),
+        (
+            "contrast:rust",
+            """give --target class:contrast:rust for the class of that name, or --target 'contrast:"rust"'""",
+        ),
+        (
+            "contrast:a, b,scab",
+            """--target 'contrast:"a, b",scab' for .*, or --target 'contrast:"a","b","scab"'""",
+        ),
+        ("rust+scab+healthy", """give --target '"rust.scab".healthy' for the class of that name"""),
+        (
+            "contrast:a, b",
+            """--target 'contrast:"a, b"' for the class of that name, or --target 'contrast:"a","b"'""",
+        ),
         ("probability:top", "is the name of a class, and more"),
         ("", "no class ''|an empty name"),
         ("top:0", "expected top or top:K"),
@@ -83,6 +95,63 @@ def test_words(words: str, choice: ClassChoice) -> None:
 def test_refused(words: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         pick_target(words, loaded())
+
+
+ODD = ["salt, coarse", "sugar", "a:b", "x+y", "O'Brien", '6" pipe', "'quoted'", "top:2", "probability:sugar"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_each_odd_name_can_be_meant(name: str) -> None:
+    index, net = ODD.index(name), loaded(ODD)
+    assert pick_target(f"class:{name}", net) == ClassChoice(index)
+    quoted = f'"{name}"' if '"' not in name else f"'{name}'"
+    assert pick_target(quoted, net) == ClassChoice(index)
+    assert pick_target(f"contrast:{quoted}", net) == ClassChoice(index, form="contrast")
+    assert pick_target(f"probability:{quoted}", net) == ClassChoice(index, form="probability")
+    if name != "sugar":
+        assert pick_target(f"contrast:sugar,{quoted}", net) == ClassChoice(1, form="contrast", others=(index,))
+        assert pick_target(f"{quoted}+sugar", net) == ClassChoice(index, form="several", others=(1,))
+
+
+@pytest.mark.parametrize(
+    ("words", "works"),
+    [
+        ("contrast:salt, coarse,sugar", 'contrast:"salt, coarse",sugar'),
+        ("contrast:sugar,SALT, COARSE", 'contrast:sugar,"salt, coarse"'),
+        ("sugar+x+y", 'sugar+"x+y"'),
+        ("contrast:'quoted' thing,sugar", None),
+        ("sugar+'quoted'", None),
+    ],
+)
+def test_an_odd_name_in_a_list_is_given_with_its_quotes(words: str, works: str | None) -> None:
+    with pytest.raises(UsageError) as caught:
+        pick_target(words, loaded(ODD))
+    if works is not None:
+        assert f"--target '{works}'" in str(caught.value)
+        pick_target(works, loaded(ODD))
+
+
+def test_no_target_is_the_best_class_whatever_classes_are_called() -> None:
+    assert pick_target(None, loaded()) == ClassChoice(None)
+
+
+@pytest.mark.parametrize("words", ["ruts", "contrast:", "top:99", "top", "rust+scab", "12", "", "text:"])
+def test_names_that_are_known_are_asked_before_the_model_is_loaded(words: str) -> None:
+    with pytest.raises(UsageError):
+        refuse_words(words, "net", PLANTS)
+
+
+@pytest.mark.parametrize("words", ["contrast:", "top:x", "top:0", "text: ", "", "rest:"])
+def test_what_is_no_target_is_refused_before_the_model_is_loaded(words: str) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        refuse_words(words, "net", None)
+
+
+@pytest.mark.parametrize(
+    "words", [None, "top", "top:3", "tabby", "a+b", "contrast:x, y", "lower:", "higher:2", "text:a dog"]
+)
+def test_what_may_be_a_target_is_left_to_the_model(words: str | None) -> None:
+    refuse_words(words, "net", None)
 
 
 def test_without_names_there_are_indices() -> None:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from typer.testing import CliRunner
 
 from camfn import explainer, layers
-from camfn._photos.classes import pick_target
+from camfn._photos.words import pick_target
 from camfn._shared.errors import LoadError, UsageError
 from camfn.cli._app import app
 from camfn.methods import grad_cam
