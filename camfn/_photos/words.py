@@ -31,7 +31,8 @@ def pick_target(text: str | None, loaded: Loaded) -> ClassChoice:
     Raises:
         UsageError: no such target, or words that can be read in two ways.
     """
-    if isinstance(loaded.model, ImageTower) and not (text or "").strip().startswith("text:"):
+    towers = isinstance(loaded.model, ImageTower) and not loaded.model.has_classes
+    if towers and not (text or "").strip().startswith("text:"):
         raise UsageError(
             f"{loaded.name} compares images with texts and has no classes: give words, as in --target 'text:a red "
             "car', or names of classes, as in --classes names.txt"

@@ -32,6 +32,7 @@ class ModelOptions(NamedTuple):
         resize: the shorter side, or HxW, before the crop.
         mean: numbers separated by commas, or "imagenet".
         std: the same.
+        template: the text of a class, with {} for its name.
         preprocess: file.py:function.
     """
 
@@ -57,6 +58,13 @@ class ModelOptions(NamedTuple):
         str | None, typer.Option(help="Of the photos, in 0..1: 0.5, or one a channel, or imagenet.", show_default=False)
     ] = None
     std: Annotated[str | None, typer.Option(help="Their deviation, likewise.", show_default=False)] = None
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="Of CLIP with --classes: the text of a class. [default: a photo of a {}]",
+            show_default=False,
+        ),
+    ] = None
     preprocess: Annotated[
         str | None,
         typer.Option(help="Instead of these: file.py:function, a photo to (C, H, W).", show_default=False),

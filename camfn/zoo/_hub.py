@@ -10,7 +10,6 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from .._shared.errors import LoadError
 from ._recipe import Recipe
 from ._request import Given, Request
 from ._texts import ImageTower, is_image_text
@@ -51,8 +50,6 @@ def of_hugging_face(name: str, request: Request) -> Given:
 
 def _image_tower(transformers: Any, name: str, config: Any, processor: Any, request: Request) -> Given:
     """Build the image side of a model that compares images with texts."""
-    if request.classes is not None:
-        raise LoadError(f"hf:{name} compares images with texts and has no head of classes: --target 'text:a dog'")
     build = transformers.AutoModel
     model = build.from_pretrained(name) if request.pretrained else build.from_config(config)
     tower = ImageTower(model, transformers.AutoTokenizer.from_pretrained(name))

@@ -25,6 +25,7 @@ from ._own import FILES, count_classes, facts_of, of_file, of_function, of_progr
 from ._preparation import Length, Numbers, Preparation, prepare, read_preparation
 from ._request import Build, Given, Request
 from ._state import State, read_states
+from ._texts import ImageTower, checked_template, zero_shot
 from ._weights import library
 
 _BUILDERS: dict[str, Build] = {
@@ -47,6 +48,7 @@ def load(
     mean: Numbers | None = None,
     std: Numbers | None = None,
     preprocess: Callable[[Any], Tensor] | str | None = None,
+    template: str | None = None,
 ) -> Loaded:
     """Load a model by name, or one of your own.
 
@@ -58,7 +60,8 @@ def load(
             always the same, the global generator untouched; or the path of a local checkpoint (.pth, .ckpt,
             .safetensors). A prefix that all names have is taken off, and a network of a library gets the number of
             classes, and of the image's channels, that the weights have. "x.ckpt:model_ema" takes one of several.
-        classes: class names by index, or a file of them: one a line, or JSON.
+        classes: class names by index, or a file of them: one a line, or JSON. Of a model that compares images with
+            texts (CLIP, SigLIP) they make its classes.
         input_size: side, or height and width, of the model's input in pixels.
         resize: the length of the photo's shorter side before the center crop, or height and width, out of proportion.
         mean: of the photos, one number for each channel, of values in 0..1; or "imagenet".
@@ -66,6 +69,8 @@ def load(
         preprocess: instead of these numbers: a function of an RGB photo to (C, H, W), or "file.py:function". The part
             of a photo that it keeps is found by trying it out; if it does more than resize and crop, give it an
             attribute `view`, a function of a photo to that part.
+        template: of a model that compares images with texts, with `classes`: the text of a class, its name in the place
+            of {}; by default "a photo of a {}".
 
     Returns:
         The model in evaluation mode, its preprocessing, its view of a photo, and its class names. What is not given is
@@ -87,6 +92,7 @@ def load(
     build, name = _builder(spec)
     names = None if classes is None else class_names(classes)
     asked = read_preparation(preprocess, input_size, resize, mean, std)
+    text = checked_template(template, names)
     path = None if weights is None or weights == "none" else os.fspath(weights)
     states = {} if path is None else read_states(path)
     auxiliary = any(".aux" in f".{key}".lower() for state in states.values() for key in state) if states else None
@@ -101,6 +107,11 @@ def load(
         about["weights"] = "random" if weights == "none" else "the library's own"
     tried = build in (of_function, of_program) or asked.function is not None or asked.size is not None
     given.model.eval()
+    if isinstance(given.model, ImageTower) and names is not None:
+        given = given._replace(model=zero_shot(given.model, names, text).eval(), number=len(names))
+        about["classes"] = f"{len(names)} zero-shot classes, {text!r} of each name"
+    elif template is not None:
+        raise LoadError(f"template {template!r}: {spec} does not compare images with texts, and has classes of its own")
     return _finished(given, about, asked, names, spec, tried=tried)
 
 
@@ -213,7 +224,7 @@ def _finished(
     prepared = prepare(given, asked, given.channels, name)
     about = about | {"photos": prepared.about}
     if names is not None:
-        about["classes"] = f"{len(names)} names of the user's"
+        about = {"classes": f"{len(names)} names of the user's"} | about
     loaded = Loaded(
         given.model,
         prepared.preprocess,
