@@ -40,14 +40,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "adapters": {INIT, "image"},
     "demo": {INIT, "image", "layers", "methods", "zoo"},
     "catalogue": {"attention", "methods", "network"},
+    "export": {"catalogue", "_cut"},
     "_photos": {INIT, "catalogue", "layers", "layout", "transforms", "zoo"},
     "evaluate": {"_photos", "image", "metrics"},
-    "cli": {"evaluate", "factorize"},
+    "cli": {"evaluate", "export", "factorize"},
     "__main__": {"cli"},
 }
 """The rooms that each room stands on; it may also import what these may."""
 
-CORE = set(MAY_IMPORT) - {"zoo", "image", "tiny", "adapters", "demo", "_photos", "evaluate", "cli", "__main__"}
+CORE = set(MAY_IMPORT) - {
+    "zoo",
+    "image",
+    "tiny",
+    "adapters",
+    "demo",
+    "export",
+    "_photos",
+    "evaluate",
+    "cli",
+    "__main__",
+}
 """Rooms that need torch and einops alone."""
 
 ON_USE = {

@@ -107,9 +107,14 @@ def _verdicts(model: nn.Module) -> dict[Any, Reading]:
 
 def _key(options: ReadingOptions, model: nn.Module, name: str, shape: tuple[int, ...], inputs: Any) -> Any:
     """Return what a verdict depends on: the layer, what is read of it, and the shapes."""
-    shapes = tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+    shapes = tuple(_numbers(leaf.shape) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
     which, select = _weakly(options.images), _weakly(options.select)
-    return name, type(model.get_submodule(name)), select, _call(options), which, shape, shapes
+    return name, type(model.get_submodule(name)), select, _call(options), which, _numbers(shape), shapes
+
+
+def _numbers(shape: Sequence[Any]) -> tuple[int, ...]:
+    """Return the sizes of a shape; of one that a trace keeps open, that of its example, for a symbol has no hash."""
+    return tuple(int(size.node.hint or 0) if isinstance(size, torch.SymInt) else size for size in shape)
 
 
 def _weakly(option: Any) -> Any:

@@ -34,7 +34,7 @@ class Change(NamedTuple):
     activations: Tensor
     lift_all: bool
     times: int
-    batches: set[int]
+    batches: tuple[int, ...]
 
 
 _Value: TypeAlias = tuple[list[Any], pytree.TreeSpec]

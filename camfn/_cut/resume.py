@@ -154,9 +154,9 @@ class tail(Value):
         replacements, times = _split_activations(self.layer, activations, self.cuts)
         while True:
             # repeat recorded values only after the tail raised a shape error: most tails never read them
-            sizes = {size for size in self.batches if size == 1 or "repeat" in self._found}
+            sizes = tuple(size for size in self.batches if size == 1 or "repeat" in self._found)
             change = Change(replacements[0], "lift" in self._found, times, sizes)
-            start = self.given.value(change._replace(batches=set(self.batches)))
+            start = self.given.value(change._replace(batches=self.batches))
             try:
                 return _replay(self, start, replacements, change)
             except torch.OutOfMemoryError:
@@ -232,7 +232,7 @@ def _split_activations(name: str, activations: Tensor, cuts: Cuts) -> tuple[list
     for part, raw, layout, like in zip(parts, cuts.raws, cuts.layouts, cuts.maps):
         # a detector may have found nothing
         times = part.shape[0] // like.shape[0] if like.shape[0] else 1
-        replacement = layout.from_map(part, repeated(dequantized(raw), times, {raw.shape[0]})) if layout else part
+        replacement = layout.from_map(part, repeated(dequantized(raw), times, (raw.shape[0],))) if layout else part
         shapes_agree(f"tail at layer {name!r}, beyond the batch", replacement.shape[1:], raw.shape[1:])
         replacements.append(replacement)
     return replacements, times

@@ -54,7 +54,7 @@ def all_images_of(
     def rebuild(changed: Sequence[Tensor]) -> Any:
         times = changed[0].shape[0] // batch if batch else 1
         put = dict(zip(chosen, changed))
-        again = [put[place] if place in put else repeated(leaf, times, {batch}) for place, leaf in enumerate(leaves)]
+        again = [put[place] if place in put else repeated(leaf, times, (batch,)) for place, leaf in enumerate(leaves)]
         return pytree.tree_unflatten(again, spec)
 
     return images, rebuild
@@ -218,9 +218,9 @@ def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
     return pytree.tree_map(lambda leaf: new if leaf is old else leaf, output)
 
 
-def repeated(leaf: Any, times: int, batches: set[int]) -> Any:
+def repeated(leaf: Any, times: int, batches: Sequence[int]) -> Any:
     """Repeat a tensor that has one of these batch sizes, `times` batches one after the other; keep other values."""
-    if times == 1 or not isinstance(leaf, Tensor) or not leaf.ndim or leaf.shape[0] not in batches:
+    if times == 1 or not isinstance(leaf, Tensor) or not leaf.ndim or all(leaf.shape[0] != size for size in batches):
         return leaf
     # expanding a single sample takes no memory
     return leaf.expand(times, *leaf.shape[1:]) if leaf.shape[0] == 1 else leaf.repeat(times, *(1,) * (leaf.ndim - 1))

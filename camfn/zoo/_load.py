@@ -233,6 +233,7 @@ def _finished(
         name,
         about,
         given.batch,
+        prepared.recipe,
     )
     count = count_classes(loaded) if tried and not volumes else given.number
     known = loaded.classes

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from ._recipe import Recipe
+
 
 class Loaded(NamedTuple):
     """A model with the functions that prepare a photo for it.
@@ -22,6 +24,7 @@ class Loaded(NamedTuple):
         name: the name that `load` was given.
         about: what was decided and by whom, in words: "photos", "head", "weights", "classes".
         batch: the only number of photos that the model takes at once; None for any.
+        recipe: `preprocess` in numbers, called as it is; None where it is more than resize, crop, mean and deviation.
     """
 
     model: nn.Module
@@ -31,3 +34,4 @@ class Loaded(NamedTuple):
     name: str
     about: dict[str, str] = {}  # noqa: RUF012
     batch: int | None = None
+    recipe: Recipe | None = None

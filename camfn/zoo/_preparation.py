@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._shared.errors import LoadError
 from .._shared.given import named_object
-from ._recipe import IMAGENET, Size, changed
+from ._recipe import IMAGENET, Recipe, Size, changed
 from ._request import Given
 from ._view import checked_call, seen_view
 
@@ -84,11 +84,12 @@ def _numbers(name: str, given: Numbers | None, row: int) -> Sequence[float] | No
 
 
 class Prepared(NamedTuple):
-    """A preprocessing, the view that belongs to it, and how it is in words."""
+    """A preprocessing, the view that belongs to it, how it is in words, and in numbers where these say all."""
 
     preprocess: Callable[[Any], Tensor]
     view: Callable[[Any], Any]
     about: str
+    recipe: Recipe | None = None
 
 
 def prepare(given: Given, asked: Preparation, channels: int | None, name: str) -> Prepared:
@@ -113,7 +114,7 @@ def prepare(given: Given, asked: Preparation, channels: int | None, name: str) -
     same_channels = base is None or takes == len(base.mean)
     if asked == Preparation() and given.preprocess is not None and given.view is not None and same_channels:
         words = f"{base}, {given.source}" if base else given.source
-        return Prepared(given.preprocess, given.view, words)
+        return Prepared(given.preprocess, given.view, words, base)
     if base is None and given.preprocess is not None:
         raise LoadError(
             f"{name} prepares photos in more steps than resize, crop, mean and deviation: leave --input-size, "
@@ -121,4 +122,4 @@ def prepare(given: Given, asked: Preparation, channels: int | None, name: str) -
         )
     size = asked.size or (given.size if base is None else None)
     recipe = changed(base, takes, size=size, resize=asked.resize, mean=asked.mean, std=asked.std)
-    return Prepared(recipe, recipe.view, str(recipe))
+    return Prepared(recipe, recipe.view, str(recipe), recipe)

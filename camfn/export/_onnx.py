@@ -1,0 +1,210 @@
+"""One ONNX file with the prediction and the map, written once it was run and agrees."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from .._shared.errors import CamfnError
+from .._shared.files import write_whole
+from .._shared.optional import extra
+from ._check import Compared, compared
+from ._facts import facts
+from ._plan import Batch, Plan, plan
+from ._program import Stage, exported
+
+
+def onnx(
+    explain: Any,
+    inputs: Any,
+    path: str | Path,
+    *,
+    target: Any = "input",
+    heatmap: tuple[int, int] | None = None,
+    batch: Batch = "dynamic",
+    model: str | None = None,
+    classes: list[str] | None = None,
+    preprocessing: Any = None,
+    progress: Stage | None = None,
+) -> dict[str, Any]:
+    """Write one ONNX file that gives a model's prediction and its map, of standard operators alone.
+
+    The inputs are `images`, float32 (B, C, H, W), and `target`, int64 (B,), or (1,) for all images: a class, or -1 for
+    the top class. The outputs are `logits`, `cam`, `heatmap` if it was asked for, and what else the model returned. The
+    file's metadata hold, as JSON under "camfn", the model, the layer, the layout, the method, the classes, the
+    preprocessing, camfn's version and what was verified.
+
+    Nothing is written that was not checked: onnxruntime runs the file on fresh images, in other numbers than were
+    traced, and outputs and map agree with `explain` to 1e-4 of their largest value; where float32 rounds worse in
+    eager, they are as near to float64 as eager is.
+
+    Args:
+        explain: as for `program`.
+        inputs: as for `program`.
+        path: of the file, `.onnx`.
+        target: as for `program`.
+        heatmap: as for `program`.
+        batch: as for `program`.
+        model: the name of the model in the metadata.
+        classes: class names by index, for the metadata.
+        preprocessing: how a photo becomes the input, for the metadata: numbers by name, or the `recipe` of a model of
+            `camfn.zoo`.
+        progress: called with the name of each stage as it begins; an export takes 15 to 100 seconds.
+
+    Returns:
+        The facts of the metadata.
+
+    Raises:
+        CamfnError: it cannot be exported, and which operator or place is the reason; or the file disagrees.
+        MissingPackageError: onnx, onnxscript or onnxruntime is not installed.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import torch
+        >>> from camfn import explainer
+        >>> from camfn.methods import grad_cam
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5)).eval()
+        >>> with TemporaryDirectory() as folder:
+        ...     found = onnx(explainer(grad_cam, net, "0"), torch.rand(2, 3, 8, 8), f"{folder}/net.onnx")
+        >>> found["outputs"], found["verified"]["batches"]
+        (['logits', 'cam'], [3, 1])
+    """
+    require()
+    file = checked_path(path, ".onnx")
+    tell = progress or (lambda stage: None)
+    what = plan(explain, inputs, target, heatmap, batch)
+    made = exported(what, tell)
+    tell("converting to ONNX")
+    proto = converted(what, made)
+    tell("checking")
+    checked = checked_proto(what, proto)
+    found = facts(what, checked, model, classes, preprocessing)
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = "camfn", json.dumps(found)
+    data = proto.SerializeToString()
+    write_whole(file, lambda at: Path(at).write_bytes(data))
+    return found
+
+
+def require() -> None:
+    """Refuse to begin where a package is missing."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        with extra(package, "camfn.export.onnx", name="export"):
+            __import__(package)
+
+
+def checked_path(path: str | Path, suffix: str) -> Path:
+    """Refuse a path that cannot be written to, before any work."""
+    file = Path(path)
+    if file.suffix != suffix:
+        raise CamfnError(f"export: expected a path that ends in {suffix}, got {str(path)!r}")
+    if not file.parent.is_dir():
+        raise CamfnError(f"export: there is no folder {str(file.parent)!r}")
+    return file
+
+
+def converted(what: Plan, made: ExportedProgram) -> Any:
+    """Convert a program to ONNX, with its parameters inside; refuse operators that are not ONNX's own."""
+    import torch
+
+    silent = logging.getLogger("torch.onnx")
+    before = silent.level
+    silent.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result: Any = torch.onnx.export(
+                made,
+                (),
+                dynamo=True,
+                verbose=False,
+                external_data=False,
+                input_names=list(what.inputs),
+                output_names=list(what.names),
+            )
+        proto = result.model_proto
+    except Exception as error:
+        reason = next((line for line in _lines(error) if "No ONNX function" in line), _lines(error)[-1])
+        raise CamfnError(
+            f"export: ONNX has no words for a part of this graph: {reason:.300}. Another layer or method may do without"
+        ) from error
+    finally:
+        silent.setLevel(before)
+    foreign = sorted({node.domain for node in proto.graph.node} - {"", "ai.onnx"})
+    if foreign:
+        named = sorted({f"{node.domain}.{node.op_type}" for node in proto.graph.node if node.domain in foreign})
+        raise CamfnError(f"export: the graph has operators beyond the standard ones: {', '.join(named)}")
+    for given in proto.graph.input:
+        # only the choice of the class sees the target, and one class stands for all images
+        if given.name == "target" and what.dynamic:
+            size = given.type.tensor_type.shape.dim[0]
+            size.ClearField("dim_value")
+            size.dim_param = "targets"
+    _name_the_batch(proto)
+    return proto
+
+
+def _name_the_batch(proto: Any) -> None:
+    """Call the open size of images and outputs "batch", in place of a symbol of the trace."""
+    symbol = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if symbol and size.dim_param:
+                size.dim_param = re.sub(rf"\b{symbol}\b", "batch", size.dim_param)
+
+
+def _lines(error: BaseException) -> list[str]:
+    """Return the lines of an error and of its causes."""
+    lines: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        lines += [f"{type(cause).__name__}: {line.strip()}" for line in str(cause).splitlines() if line.strip()]
+        cause = cause.__cause__
+    return lines or [type(error).__name__]
+
+
+def checked_proto(what: Plan, proto: Any) -> Compared:
+    """Run an ONNX graph by onnxruntime on fresh images, and compare it with the eager explainer."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        file.write_bytes(proto.SerializeToString())
+        try:
+            session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise CamfnError(f"export: onnxruntime refuses the graph: {str(error).splitlines()[0]:.300}") from error
+
+    def run(*given: Tensor) -> list[Any]:
+        feed = {name: value.numpy() for name, value in zip(what.inputs, given)}
+        found: list[Any] = session.run(list(what.names), feed)
+        return found
+
+    checked = compared(what, run)
+    if what.asks and what.dynamic:
+        _one_target_for_all(what, run)
+    return checked
+
+
+def _one_target_for_all(what: Plan, run: Any) -> None:
+    """Refuse a file that one class for several images does not suit."""
+    import torch
+
+    from ._check import TOLERANCE, fresh, relative
+
+    images, _ = fresh(what, 3)
+    one, all_of_them = run(images, torch.tensor([1])), run(images, torch.tensor([1, 1, 1]))
+    if any(relative(torch.as_tensor(a), torch.as_tensor(b)) > TOLERANCE for a, b in zip(one, all_of_them)):
+        raise CamfnError(
+            "export: one class for all images gives other maps than the same class for each: a bug of camfn"
+        )

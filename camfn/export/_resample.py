@@ -1,0 +1,57 @@
+"""Resizing as two products with constant matrices: right for every linear filter, and the batch stays open."""
+
+# tested in tests/export/test_rules.py
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import _disable_current_modes
+
+
+def resampled(
+    x: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Any:
+    """Resize images (B, C, H, W) as `torch.nn.functional.interpolate`: along each side, a product with a matrix."""
+    if x.ndim != 4:
+        return NotImplemented
+    options = {
+        "mode": mode,
+        "align_corners": align_corners,
+        "recompute_scale_factor": recompute_scale_factor,
+        "antialias": antialias,
+    }
+    for side in (0, 1):
+        matrix = _matrix(int(x.shape[2 + side]), _of_side(size, side), _of_side(scale_factor, side), options)
+        matrix = matrix.to(x.dtype)
+        x = _along_width(x.mT, matrix).mT if side == 0 else _along_width(x, matrix)
+    return x
+
+
+def _along_width(x: Tensor, matrix: Tensor) -> Tensor:
+    """Apply a matrix (new, old) to the last dimension, as one product of two matrices."""
+    batch, channels, height, width = x.shape
+    rows = x.reshape(batch * channels * height, width) @ matrix.mT
+    return rows.reshape(batch, channels, height, matrix.shape[0])
+
+
+def _of_side(given: Any, side: int) -> Any:
+    return given[side] if isinstance(given, (tuple, list)) else given
+
+
+def _matrix(length: int, size: Any, factor: Any, options: dict[str, Any]) -> Tensor:
+    """Return the matrix that resizes one side, (new, old): what resizing makes of the columns of the identity."""
+    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+        columns = torch.eye(length)[None, :, :, None].repeat(1, 1, 1, 2)
+        given: dict[str, Any] = {"size": None if size is None else (int(size), 2)}
+        given["scale_factor"] = None if factor is None else (float(factor), 1.0)
+        return functional.interpolate(columns, **given, **options)[0, :, :, 0].mT.contiguous()

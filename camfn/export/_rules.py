@@ -1,0 +1,156 @@
+"""How operations are said so that ONNX has them and the batch stays open: decompositions, and a mode for functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .._shared.maps import safe_divide
+from ._resample import resampled
+
+aten = torch.ops.aten
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Return what the trace says in place of operators that no ONNX function has, or that fix the batch."""
+    from torch._decomp import get_decompositions
+
+    said = [
+        aten.linalg_vector_norm,
+        aten.norm,
+        aten.silu_backward,
+        aten.hardswish_backward,
+        aten.hardsigmoid_backward,
+        aten.hardtanh_backward,
+        aten.leaky_relu_backward,
+        aten.elu_backward,
+        aten.softplus_backward,
+        aten.mish_backward,
+        aten.gelu_backward,
+        aten.native_layer_norm_backward,
+        aten.native_group_norm_backward,
+        aten.native_batch_norm_backward,
+        aten._softmax_backward_data,
+        aten._log_softmax_backward_data,
+        aten.threshold_backward,
+        aten.sigmoid_backward,
+        aten.tanh_backward,
+        aten.select_backward,
+        aten.slice_backward,
+        aten.embedding_dense_backward,
+        aten.addcmul,
+        aten.addcdiv,
+    ]
+    table: dict[Any, Callable[..., Any]] = dict(get_decompositions(said))
+    table[aten.convolution_backward.default] = convolution_backward
+    return table
+
+
+def convolution_backward(
+    slope: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Any,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+    mask: list[bool],
+) -> Any:
+    """Say the derivative of a convolution in its input as a convolution, which ONNX has; its weights are constants."""
+    if mask[1] or mask[2]:
+        return NotImplemented
+    if not mask[0]:
+        return None, None, None
+    if transposed:
+        return aten.convolution(slope, weight, None, stride, padding, dilation, False, [0], groups), None, None
+    dims = range(weight.ndim - 2)
+    reach = [dilation[i] * (weight.shape[2 + i] - 1) for i in dims]
+    if all(step == 1 for step in stride) and all(r >= p for r, p in zip(reach, padding)):
+        there = _turned(weight, groups)
+        around = [r - p for r, p in zip(reach, padding)]
+        return (
+            aten.convolution(slope, there, None, stride, around, dilation, False, [0] * len(reach), groups),
+            None,
+            None,
+        )
+    rest = [
+        int(x.shape[2 + i]) - ((int(slope.shape[2 + i]) - 1) * stride[i] - 2 * padding[i] + reach[i] + 1) for i in dims
+    ]
+    return aten.convolution(slope, weight, None, stride, padding, dilation, True, rest, groups), None, None
+
+
+def _turned(weight: Tensor, groups: int) -> Tensor:
+    """Swap the channels of a weight within its groups, and flip its kernel."""
+    out, inner, *kernel = weight.shape
+    swapped = weight.reshape(groups, out // groups, inner, *kernel).transpose(1, 2)
+    swapped = swapped.reshape(groups * inner, out // groups, *kernel)
+    return swapped.flip(list(range(2, weight.ndim))) if any(side > 1 for side in kernel) else swapped
+
+
+class Sayings(TorchFunctionMode):
+    """Says functions in other words of the same meaning while a network is traced."""
+
+    def __torch_function__(self, func: Any, types: Iterable[Any], args: Any = (), kwargs: Any = None) -> Any:
+        said = _SAYINGS.get(func)
+        found = NotImplemented if said is None else said(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {})) if found is NotImplemented else found
+
+
+def _pooled_to_one(x: Tensor, output_size: Any, *rest: Any, **more: Any) -> Any:
+    """Adaptive pooling to one place: on a tensor laid out as tokens it leaves `as_strided_` in the graph."""
+    sizes = output_size if isinstance(output_size, (tuple, list)) else [output_size]
+    if any(size != 1 for size in sizes) or x.ndim < 4:
+        return NotImplemented
+    return x.mean((-2, -1), keepdim=True)
+
+
+def _added_product(x: Tensor, one: Tensor, other: Tensor, *, value: float = 1) -> Tensor:
+    return x + value * one * other
+
+
+def leading_column(gram: Tensor, times: int = 16) -> Tensor:
+    """Return the unit eigenvector (B, M) of the largest eigenvalue of matrices without negative ones, (B, M, M).
+
+    Squares the matrix `times` times, scaled by its trace: what is left is `v v^T`, whose column of the largest diagonal
+    entry points along v. One more product with the matrix polishes it.
+    """
+    gram = safe_divide(gram, _trace(gram))
+    power = gram
+    for _ in range(times):
+        power = safe_divide(power, _trace(power))
+        power = power @ power
+    diagonal = power.diagonal(dim1=-2, dim2=-1)
+    chosen = torch.arange(gram.shape[-1], device=gram.device) == diagonal.argmax(-1, keepdim=True)
+    vector = (power * chosen[:, None].to(gram.dtype)).sum(-1)
+    vector = (gram @ vector[..., None])[..., 0]
+    return safe_divide(vector, vector.square().sum(-1, keepdim=True).sqrt())
+
+
+def _trace(gram: Tensor) -> Tensor:
+    return gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+
+
+def _last_pair(gram: Tensor, UPLO: str = "L") -> Any:
+    """Say `eigh` where only the last pair is read: the others are zero."""
+    vector = leading_column(gram)
+    value = (vector * (gram @ vector[..., None])[..., 0]).sum(-1)
+    last = torch.zeros(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    last = torch.nn.functional.pad(last[:1] + 1, (gram.shape[-1] - 1, 0))
+    return value[..., None] * last, vector[..., None] * last
+
+
+_SAYINGS: dict[Any, Callable[..., Any]] = {
+    torch.nn.functional.adaptive_avg_pool2d: _pooled_to_one,
+    torch._C._nn.adaptive_avg_pool2d: _pooled_to_one,
+    torch.addcmul: _added_product,
+    torch.Tensor.addcmul: _added_product,
+    torch.linalg.eigh: _last_pair,
+    torch.nn.functional.interpolate: resampled,
+}

@@ -1,0 +1,65 @@
+"""What the numbers of a run decide, decided before the trace, in which there are none."""
+
+# tested in tests/export/test_program.py
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from .._cut.explainer import explainer
+from .._shared.errors import CamfnError
+from .._shared.maps import spatial_sum, weighted_sum
+from ..catalogue import info_of
+from ..methods import cam
+
+_REASONS = {
+    "forward": "it runs the whole network on hundreds of changed images, which one graph cannot hold",
+    "draws": "it draws random numbers, so that no two runs of the file would agree",
+}
+
+
+def settled(explain: Any, images: Tensor, target: Any) -> Any:
+    """Return the explainer with its decisions made.
+
+    Raises:
+        CamfnError: a method that no file can hold.
+    """
+    method = getattr(explain, "method", None)
+    if method is None:
+        return explain
+    _check_method(method)
+    if isinstance(explain, explainer):
+        # finds the layout, and keeps the verdict for these shapes
+        explain(images, target)
+        return replace(explain, method=_arithmetic(method))
+    return explain
+
+
+def _check_method(method: Callable[..., Any]) -> None:
+    """Refuse what needs many forwards of the network, or random numbers."""
+    row = info_of(method)
+    reason = "forward" if "forward" in row.needs else "draws" if row.draws else None
+    if reason:
+        raise CamfnError(
+            f"export: {row.name} cannot be in a file: {_REASONS[reason]}. Take grad_cam or layer_cam, or run "
+            f"{row.name} in Python"
+        )
+
+
+def _arithmetic(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a method in the form that a trace can follow."""
+    plain: Any = method
+    bound: dict[str, Any] = {}
+    while isinstance(plain, partial):
+        bound, plain = {**plain.keywords, **bound}, plain.func
+    return cam_by_gradient if plain is cam and "weights" not in bound else method
+
+
+def cam_by_gradient(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
+    """CAM, where the head's rows are the derivative of the logit summed over places: `cam` finds that it is so."""
+    return weighted_sum(activations, spatial_sum(grads))

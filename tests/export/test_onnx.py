@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from camfn import CamfnError, explainer, export, methods
+from camfn.export import _onnx
+
+from .nets import photos, small
+
+
+def test_one_file_gives_prediction_and_map(tmp_path: Path) -> None:
+    net, file = small(), tmp_path / "net.onnx"
+    explain = explainer(methods.layer_cam, net, "stem")
+    stages: list[str] = []
+    found = export.onnx(
+        explain, photos(), file, heatmap=(16, 16), model="small", classes=list("abcdefg"), progress=stages.append
+    )
+    assert stages == ["tracing", "exporting", "converting to ONNX", "checking"]
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+    session = onnxruntime.InferenceSession(str(file))
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["camfn"])
+    assert facts == json.loads(json.dumps(found))
+    assert (facts["model"], facts["layer"], facts["method"], facts["target"]) == ("small", "stem", "layer_cam", "input")
+    assert facts["verified"]["batches"] == [3, 1]
+    assert max(facts["verified"]["differences"].values()) < 1e-4
+    assert [value.shape[0] for value in (*session.get_inputs(), *session.get_outputs())] == [
+        "batch",
+        "targets",
+        *["batch"] * 3,
+    ]
+    images = photos(4)
+    logits, cam, heatmap = session.run(None, {"images": images.numpy(), "target": np.array([2])})
+    np.testing.assert_allclose(logits, net(images).detach().numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(cam, explain(images, 2).numpy(), rtol=1e-4, atol=1e-6)
+    assert heatmap.shape == (4, 16, 16)
+
+
+def test_a_file_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*given: Any) -> Any:
+        proto = right(*given)
+        for node in proto.graph.node:
+            if node.op_type == "Relu":
+                node.op_type = "Tanh"
+        return proto
+
+    right = _onnx.converted
+    monkeypatch.setattr(_onnx, "converted", wrong)
+    with pytest.raises(CamfnError, match=r"off the eager explainer's, .*: nothing was written"):
+        export.onnx(explainer(methods.grad_cam, small(), "stem"), photos(), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "words"), [("net.pt2", r"ends in \.onnx"), ("none/net.onnx", "no folder")])
+def test_a_path_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(CamfnError, match=words):
+        export.onnx(explainer(methods.grad_cam, small(), "last"), torch.zeros(1), tmp_path / name)

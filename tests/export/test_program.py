@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from camfn import CamfnError, explainer, export, methods
+from camfn.targets import class_probability
+
+from .nets import photos, small
+
+
+def test_program_is_the_explainer_for_any_number_of_images() -> None:
+    net = small()
+    before = copy.deepcopy(net.state_dict())
+    explain = explainer(methods.grad_cam, net, "last")
+    made = export.program(explain, photos(), heatmap=(20, 24)).module()
+    images, asked = photos(4), torch.tensor([3, -1, 0, 6])
+    logits, cam, heatmap = made(images, asked)
+    expected = net(images)
+    torch.testing.assert_close(logits, expected)
+    classes = torch.where(asked < 0, expected.argmax(1), asked)
+    torch.testing.assert_close(cam, explain(images, classes), rtol=1e-4, atol=1e-6)
+    assert heatmap.shape == (4, 20, 24)
+    assert heatmap.amin((1, 2)).ge(0).all()
+    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_target_of_ones_own_is_fixed() -> None:
+    net = small()
+    explain = explainer(methods.hires_cam, net, "stem")
+    made = export.program(explain, photos(), target=class_probability(3)).module()
+    images = photos(4)
+    torch.testing.assert_close(made(images)[1], explain(images, class_probability(3)), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["score_cam", "rise", "random_cam", "opti_cam", "group_cam"])
+def test_what_no_graph_holds_is_refused_by_name(name: str) -> None:
+    method: Any = getattr(methods, name)
+    if name in ("rise", "random_cam"):
+        method = partial(method, generator=torch.Generator())
+    with pytest.raises(CamfnError, match=f"{name} cannot be in a file: it .*grad_cam"):
+        export.program(explainer(method, small(), "last"), photos())
+
+
+class Several(nn.Module):
+    def __init__(self, make: Any) -> None:
+        super().__init__()
+        self.net, self.make = small(), make
+
+    def forward(self, x: Tensor) -> Any:
+        return self.make(self.net(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda y: {"logits": y, "extra": 2 * y}, ("logits", "cam", "extra")),
+        (lambda y: (y,), ("logits", "cam")),
+    ],
+)
+def test_other_outputs_are_named(make: Any, names: tuple[str, ...]) -> None:
+    from camfn.export._plan import plan
+
+    what = plan(explainer(methods.grad_cam, Several(make).eval(), "net.last"), photos(), "input", None, "dynamic")
+    assert what.names == names
+
+
+@pytest.mark.parametrize("make", [lambda y: (y, 2 * y), lambda y: [{"boxes": y}], lambda y: {"boxes": [{"a": y}]}])
+def test_outputs_without_logits_are_refused(make: Any) -> None:
+    with pytest.raises(CamfnError, match="logits"):
+        export.program(explainer(methods.grad_cam, Several(make).eval(), "net.last"), photos())
+
+
+class Mixing(nn.Module):
+    """A network whose answer for an image depends on the others, and whose batch is a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = small()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.net(x)
+        return y.reshape(int(x.shape[0]), 7) * 1.0
+
+
+def test_a_fixed_batch_is_said() -> None:
+    explain = explainer(methods.grad_cam, Mixing().eval(), "net.last")
+    with pytest.raises(CamfnError, match=r"fixes the batch.*batch='fixed'"):
+        export.program(explain, photos())
+    made = export.program(explain, photos(), batch="fixed")
+    assert [tuple(value.shape) for value in made.module()(photos(), torch.tensor([1, 2]))] == [(2, 7), (2, 8, 8)]
+
+
+class Reading(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = small()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.net(x)
+        return y if float(y.detach().sum()) > 0 else 2 * y
+
+
+def test_a_decision_that_reads_numbers_is_refused() -> None:
+    with pytest.raises(CamfnError, match="no decision that reads numbers"):
+        export.program(explainer(methods.grad_cam, Reading().eval(), "net.last"), photos())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda net, x: (net.train(), x, {}), "call model.eval"),
+        (lambda net, x: (net.double(), x, {}), r"model\.float"),
+        (lambda net, x: (net, {"x": x}, {}), "expected one tensor of images"),
+        (lambda net, x: (net, x.double(), {}), "float32 on the CPU"),
+        (lambda net, x: (net, x, {"target": "top"}), "target: expected 'input'"),
+        (lambda net, x: (net, x, {"batch": "any"}), "batch"),
+        (lambda net, x: (net, x, {"heatmap": 224}), "heatmap"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_before_any_work(change: Any, words: str) -> None:
+    net, given, options = change(small(), photos())
+    with pytest.raises(CamfnError, match=words):
+        export.program(explainer(methods.grad_cam, net, "last"), given, **options)
+
+
+def test_something_else_than_an_explainer_is_refused() -> None:
+    with pytest.raises(CamfnError, match="explainer"):
+        export.program(small(), photos())

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from camfn.export._resample import resampled
+from camfn.export._rules import convolution_backward, leading_column
+
+
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation", "groups", "kernel"),
+    [*itertools.product((1, 2, 3), (0, 1), (1, 2), (1, 2, 4), (1, 3)), (1, 3, 1, 1, 3)],
+)
+def test_derivative_of_a_convolution(stride: int, padding: int, dilation: int, groups: int, kernel: int) -> None:
+    x = torch.rand(2, 4, 11, 14, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(8, 4 // groups, kernel, kernel, dtype=torch.float64)
+    y = functional.conv2d(x, weight, None, stride, padding, dilation, groups)
+    slope = torch.rand_like(y)
+    (expected,) = torch.autograd.grad(y, x, slope)
+    said = convolution_backward(
+        slope, x, weight, None, [stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], groups, [True, False, False]
+    )[0]
+    torch.testing.assert_close(said, expected)
+
+
+@pytest.mark.parametrize(("stride", "padding", "output_padding", "groups"), [(1, 0, 0, 1), (2, 1, 1, 2), (3, 0, 0, 1)])
+def test_derivative_of_a_transposed_convolution(stride: int, padding: int, output_padding: int, groups: int) -> None:
+    x = torch.rand(2, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(4, 6 // groups, 3, 3, dtype=torch.float64)
+    y = functional.conv_transpose2d(x, weight, None, stride, padding, output_padding, groups)
+    slope = torch.rand_like(y)
+    (expected,) = torch.autograd.grad(y, x, slope)
+    said = convolution_backward(
+        slope,
+        x,
+        weight,
+        None,
+        [stride] * 2,
+        [padding] * 2,
+        [1, 1],
+        True,
+        [output_padding] * 2,
+        groups,
+        [True, False, False],
+    )[0]
+    torch.testing.assert_close(said, expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"size": (9, 14), "mode": "bilinear"},
+        {"size": 9, "mode": "bilinear", "align_corners": True},
+        {"scale_factor": 2, "mode": "nearest"},
+        {"scale_factor": (0.5, 1.5), "mode": "bicubic"},
+        {"size": (3, 4), "mode": "area"},
+        {"size": (3, 4), "mode": "bilinear", "antialias": True},
+        {"scale_factor": 2.6, "mode": "bilinear", "recompute_scale_factor": True},
+        {"size": [5, 7], "mode": "nearest-exact"},
+    ],
+)
+def test_resizing_is_two_products(options: dict[str, Any]) -> None:
+    x = torch.rand(2, 3, 5, 7)
+    torch.testing.assert_close(resampled(x, **options), functional.interpolate(x, **options))
+
+
+def test_what_no_two_products_say_is_left_to_torch() -> None:
+    assert resampled(torch.rand(2, 3, 5), size=4) is NotImplemented
+
+
+@pytest.mark.parametrize("ratio", [1.5, 1.01, 1.001, 1.0001])
+def test_leading_column_is_the_eigenvector_also_where_two_are_close(ratio: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    basis = torch.linalg.qr(torch.randn(49, 49, generator=generator, dtype=torch.float64))[0]
+    values = torch.linspace(1, 0.1, 49, dtype=torch.float64)
+    values[0] = ratio * values[1]
+    rows = basis * values
+    found = leading_column((rows @ rows.mT).float()[None])[0].double()
+    assert min((found - basis[:, 0]).abs().max(), (found + basis[:, 0]).abs().max()) < 1e-3
+
+
+def test_leading_column_of_nothing_is_nothing() -> None:
+    assert leading_column(torch.zeros(2, 4, 4)).tolist() == [[0.0] * 4] * 2
+    tiny = leading_column(1e-30 * torch.ones(1, 4, 4))
+    assert tiny.tolist() == [[0.5] * 4]
