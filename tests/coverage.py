@@ -29,7 +29,9 @@ from torch.func import vmap
 from torch.utils import _pytree as pytree
 
 from camfn import CamfnError, capture_many, resume
-from camfn._cut.places import RIGHT, Laid, places_seen
+from camfn._cut.place_rules import RIGHT
+from camfn._cut.places import places_seen
+from camfn._cut.trial import Laid
 from camfn._layout.readings import images_among
 from camfn.layers import suggest
 from camfn.layout import find
@@ -124,7 +126,7 @@ def check(network: Member | Made, columns: Sequence[str] = COLUMNS) -> dict[str,
             return "n/a"
         first = suggestion["first"]
         laid = {first.name: [Laid(first.layout)]}
-        (places,) = places_seen(model, laid, inputs, images_among(inputs))[first.name]
+        (places,) = places_seen(model, laid, inputs, images_among(inputs), thorough=True)[first.name]
         return "unknown" if places is None else f"{places.seeing} of {places.tried}"
 
     looks = dict(zip(COLUMNS, (suggested, placed, capture, resumed, mapped, laid_out)))

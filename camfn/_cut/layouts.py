@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -27,7 +27,9 @@ from .._layout.readings import (
 from .._shared.errors import CaptureError
 from .._shared.inputs import Images
 from .._shared.vocabulary import AnyLayout, Call, Inputs, LayoutPair, Reading, Select
-from .places import Laid, Places, places_seen, trials
+from .place_rules import Places
+from .places import places_seen, trials
+from .trial import Laid
 
 _known: WeakKeyDictionary[nn.Module, dict[Any, Reading]] = WeakKeyDictionary()
 """For each model the readings that were found to be right: by layer, and the shapes of the inputs and of its output."""
@@ -93,6 +95,23 @@ def reading_for(options: ReadingOptions, model: nn.Module, name: str, raw: Tenso
     return reading
 
 
+def note_verdict(
+    model: nn.Module, name: str, shape: Sequence[int], inputs: Inputs, which: Images | None, found: Reading
+) -> None:
+    """Note a reading that the places of a layer's map showed to be right, so that a cut need not try them again."""
+    verdicts = _verdicts(model)
+    with _writing:
+        verdicts[_key(_Only(which), model, name, tuple(shape), inputs)] = found
+
+
+class _Only(NamedTuple):
+    """Options of a cut that name the image at most."""
+
+    images: Images | None
+    layout: AnyLayout = "auto"
+    select: Select | None = None
+
+
 def share_verdicts(model: nn.Module, copy: nn.Module) -> None:
     """Have a copy of a model that holds other tensors know, and add to, what was found on the model."""
     verdicts = _verdicts(model)
@@ -106,15 +125,24 @@ def _verdicts(model: nn.Module) -> dict[Any, Reading]:
 
 
 def _key(options: ReadingOptions, model: nn.Module, name: str, shape: tuple[int, ...], inputs: Any) -> Any:
-    """Return what a verdict depends on: the layer, what is read of it, and the shapes."""
-    shapes = tuple(_numbers(leaf.shape) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+    """Return what a verdict depends on: the layer, what is read of it, and the shapes, whatever the size of a batch."""
+    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    sizes = [_numbers(leaf.shape) for leaf in leaves]
+    batch = next((size[0] for size in sizes if len(size) > 2), 0)
+    shapes = tuple(_per_sample(size, batch) for size in sizes)
     which, select = _weakly(options.images), _weakly(options.select)
-    return name, type(model.get_submodule(name)), select, _call(options), which, _numbers(shape), shapes
+    own = _per_sample(_numbers(shape), batch)
+    return name, type(model.get_submodule(name)), select, _call(options), which, own, shapes
 
 
 def _numbers(shape: Sequence[Any]) -> tuple[int, ...]:
     """Return the sizes of a shape; of one that a trace keeps open, that of its example, for a symbol has no hash."""
     return tuple(int(size.node.hint or 0) if isinstance(size, torch.SymInt) else size for size in shape)
+
+
+def _per_sample(shape: tuple[int, ...], batch: int) -> tuple[Any, ...]:
+    """Replace the first number of a shape by how many there are of each sample, where these are whole."""
+    return (f"{shape[0] // batch} a sample", *shape[1:]) if batch and shape and shape[0] % batch == 0 else shape
 
 
 def _weakly(option: Any) -> Any:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from .._cut.capture import capture_many
 from .._cut.graft import is_quantized
-from .._cut.layouts import clearest
-from .._cut.places import Laid, places_seen
+from .._cut.layouts import clearest, note_verdict
+from .._cut.places import places_seen
+from .._cut.trial import Laid
 from .._layout.facts import LayerContext
 from .._layout.readings import as_map, images_among, possible_readings, rests_on_a_count, same_stride
 from .._shared.errors import CaptureError
@@ -144,8 +145,9 @@ class Suggesting:
                 self._is_doubtful(self._origin(layer.group), layer.group.output.shape, one) for one in layer.readings
             )
         }
+        which, known = images_among(self.inputs, images), self._given([one.group for one in layers.values()])
         laid = {name: [Laid(one.layout) for one in readings] for name, readings in asked.items()}
-        seen = places_seen(self.model, laid, self.inputs, images_among(self.inputs, images)) if laid else {}
+        seen = places_seen(self.model, laid, self.inputs, which, known=known) if laid else {}
         for name, readings in asked.items():
             if None in seen[name]:
                 continue
@@ -154,13 +156,23 @@ class Suggesting:
             layers[name] = layers[name]._replace(readings=right, spread=not right)
         clear = [layer.group.calls[-1].end for layer in layers.values() if len(layer.readings) == 1]
         late = {
-            name: layer.group.output.shape
+            name: layer.group.output
             for name, layer in layers.items()
             if layer.spread and layer.group.calls[-1].end > max(clear, default=0)
         }
-        for name, reading in late_readings(self.model, late, self.inputs, images_among(self.inputs, images)).items():
+        for name, reading in late_readings(self.model, late, self.inputs, which, known).items():
             layers[name] = layers[name]._replace(readings=[reading], spread=False)
+        tried = [name for name in asked if None not in seen[name] and len(layers[name].readings) == 1]
+        for name in [*tried, *late] if len(which) == 1 else []:
+            for reading in layers[name].readings:
+                note_verdict(self.model, name, layers[name].group.output.shape, self.inputs, images, reading)
         return layers
+
+    def _given(self, groups: Sequence[Group]) -> dict[str, Tensor] | None:
+        """Return what layers gave in the run of all layers; None if that was in training mode."""
+        if any(module.training for module in self.model.modules()):
+            return None
+        return {group.name: group.output for group in groups if id(group.output) not in self.run.rewritten}
 
     def _added_up(self, clear: dict[str, Reading]) -> list[str]:
         """Name the layers of a segmentation network whose channel k reaches only the scores of class k.

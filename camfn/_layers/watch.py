@@ -64,10 +64,17 @@ class Ran(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """A run of a network: its calls in the order in which they ended, and what it returned."""
+    """A run of a network.
+
+    Attributes:
+        calls: its calls, in the order in which they ended.
+        outputs: what it returned.
+        rewritten: the ids of outputs of calls that were written to later, in place, or of which this is not known.
+    """
 
     calls: list[Ran]
     outputs: Any
+    rewritten: set[int]
 
 
 def watch(model: nn.Module, inputs: Any) -> Watched:
@@ -75,6 +82,7 @@ def watch(model: nn.Module, inputs: Any) -> Watched:
     calls: list[Ran] = []
     open_calls: list[tuple[int, tuple[Read, ...]]] = []
     source_of: dict[int, int] = {}
+    versions: list[tuple[Tensor, int]] = []
     moment = 0
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -101,6 +109,7 @@ def watch(model: nn.Module, inputs: Any) -> Watched:
             # a tensor that several calls return, one inside the other or in place, comes from the first of them
             # that still stands for it: the next reader looks the last one up
             source_of.update({id(x): len(calls) for x in tensors_in(output)})
+            versions.extend((x, -1 if x.is_inference() else x._version) for x in outputs)
             calls.append(Ran(name, original, start, moment, reads, outputs))
 
         return hook
@@ -112,7 +121,8 @@ def watch(model: nn.Module, inputs: Any) -> Watched:
         module.register_forward_hook(leave(*names[key]))
     with torch.inference_mode(False), torch.no_grad(), naming_what_has_no_data(model, inputs):
         outputs = call(watched, copy_of(inputs))
-    return Watched(calls, outputs)
+    rewritten = {id(x) for x, version in versions if x.is_inference() or x._version != version}
+    return Watched(calls, outputs, rewritten)
 
 
 def changed_by_the_image(model: nn.Module, inputs: Any, images: Images | None, run: Watched) -> list[Tensor] | None:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camfn._cut.places import Laid, places_seen, spread
+from camfn._cut.parts import spread
+from camfn._cut.places import places_seen
+from camfn._cut.trial import Laid
 from camfn.layout import tokens
 from tests.nets.small import images, seeded
 
@@ -55,7 +57,10 @@ def test_the_share_of_the_places() -> None:
     right, shifted, _ = places_seen(model, laid, x, [x])["blocks.0"]
     assert right is not None
     assert shifted is not None
-    assert right[:3] == (6, 6, True)
+    assert right[:3] == (4, 4, True)
+    (one_by_one, *_) = places_seen(model, laid, x, [x], thorough=True)["blocks.0"]
+    assert one_by_one is not None
+    assert one_by_one[:3] == (6, 6, True)
     assert right.clearer_than(shifted)
     assert right.right
     assert not shifted.right
@@ -73,10 +78,12 @@ def test_a_run_ends_at_the_last_layer_whose_places_are_in_question(monkeypatch: 
 
     monkeypatch.setattr(Position, "forward", counted)
     laid = {"embed": [Laid(None)], "blocks.0": [Laid(tokens((2, 12)))]}
-    places_seen(model, laid, x, [x])
+    places_seen(model, laid, x, [x], thorough=True)
     assert len(calls) == 7  # the first run, and six for the tokens; none of the six for the convolution
     places_seen(model, {"embed": [Laid(None)]}, x, [x])
     assert len(calls) == 7
+    places_seen(model, {"blocks.0": [Laid(tokens((4, 6)))]}, x, [x])
+    assert len(calls) == 9  # the first run, and one for four places
 
 
 def test_random_numbers_are_the_users() -> None:

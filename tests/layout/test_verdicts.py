@@ -17,7 +17,7 @@ from camfn._cut.places import places_seen
 from camfn.layout import find
 from camfn.methods import grad_cam
 from tests.layout.test_places import Patches, size
-from tests.nets.small import seeded, unchanged
+from tests.nets.small import images, seeded, unchanged
 
 
 def test_tokens_that_are_places_and_queries_that_are_none() -> None:
@@ -57,7 +57,9 @@ def test_asked_once_and_forgotten_with_the_model(monkeypatch: pytest.MonkeyPatch
     params, pure = functional(explain)
     assert torch.allclose(pure(params, x, 1), explain(x, 1), atol=1e-5)
     assert len(calls) == 1
-    explain(size(3), 1)
+    explain(size(3), 1)  # of a batch of another size
+    assert len(calls) == 1
+    explain(images(2, 3, 24, 16), 1)
     assert len(calls) == 2
     gone = weakref.ref(model)
     del model, explain, pure
