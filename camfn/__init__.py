@@ -19,6 +19,7 @@ if _TYPE_CHECKING:
     from ._cut.capture import observe as observe
     from ._cut.diagnose import diagnose as diagnose
     from ._cut.each import capture_each as capture_each
+    from ._cut.each import capture_levels as capture_levels
     from ._cut.explainer import explainer as explainer
     from ._cut.functional import functional as functional
     from ._cut.prepared import prepare as prepare
@@ -35,8 +36,8 @@ if _TYPE_CHECKING:
 _PLACES = {
     "Checked": "_check.result", "check": "_check.check",
     "capture": "_cut.capture", "capture_many": "_cut.capture", "observe": "_cut.capture",
-    "diagnose": "_cut.diagnose", "capture_each": "_cut.each", "explainer": "_cut.explainer",
-    "functional": "_cut.functional", "prepare": "_cut.prepared", "resume": "_cut.resume",
+    "diagnose": "_cut.diagnose", "capture_each": "_cut.each", "capture_levels": "_cut.each",
+    "explainer": "_cut.explainer", "functional": "_cut.functional", "prepare": "_cut.prepared", "resume": "_cut.resume",
     "CamfnError": "_shared.errors", "CaptureError": "_shared.errors", "Captured": "_shared.vocabulary",
     "Inputs": "_shared.vocabulary", "Layout": "_shared.vocabulary", "LayoutPair": "_shared.vocabulary",
     "Method": "_shared.vocabulary", "Target": "_shared.vocabulary",

@@ -102,6 +102,7 @@ CUTS: dict[str, Call] = {
     "capture by a list": lambda w: camfn.capture(w.net, LAYER)(w.x, [1, 2]),
     "capture_many": lambda w: list(camfn.capture_many(w.net, ["stem.0", LAYER])(w.x, w.classes).values()),
     "capture_each": lambda w: camfn.capture_each(w.net, LAYER)(w.x, [targets.class_score(1), targets.class_score(2)]),
+    "capture_levels": lambda w: list(camfn.capture_levels(w.net, ["stem.0", LAYER])(w.x, [1, 2]).values()),
     "observe": lambda w: camfn.observe(w.net, LAYER)(w.x),
     "resume": lambda w: camfn.resume(w.net, LAYER)(w.x)(camfn.observe(w.net, LAYER)(w.x)[0]),
     "vmap over classes": lambda w: torch.vmap(lambda c: w.explain(methods.grad_cam, c))(w.classes),

@@ -29,6 +29,7 @@ from camfn import (
     targets,
     transforms,
 )
+from tests.nets.detectors import retinanet
 from tests.nets.small import Net, seeded
 from tests.nets.small import images as noise
 
@@ -171,6 +172,9 @@ RIGHT: dict[str, Callable[[], Any]] = {
 
 OWN: dict[str, Callable[[], Any]] = {
     "capture_each.target": lambda: [0, 1],
+    "capture_levels.target": lambda: [0, 1],
+    "head_for.model": lambda: retinanet(),
+    "detections.outputs": lambda: DETECTED,
     "diagnose.cam": lambda: noise(2, 8, 8),
     "rise.masks": lambda: unit(3, 8, 8),
     "d_rise.masks": lambda: unit(3, 8, 8),
@@ -331,6 +335,8 @@ VALUES = [
     "Augmentation",
     "Score",
     "Prepared",
+    "Detections",
+    "known_head",
 ]
 """Classes of values, which check nothing."""
 INNER = [
@@ -417,7 +423,8 @@ def _right(name: str, key: str) -> Any:
 
 def _run_of(room: str, name: str) -> dict[str, Any]:
     """Return the arguments of the function that a function returns."""
-    plain = ("as_score", "pin", "torchvision_head", "detr_head", "candidates_head", "unsuppressed")
+    plain: tuple[str, ...] = ("as_score", "pin", "torchvision_head", "detr_head", "candidates_head", "unsuppressed")
+    plain += ("yolo_head", "head_for", "detections")
     if room == "targets" and name not in plain:
         return {"outputs": OUTPUTS.get(name, lambda: noise(2, 1 if name == "binary_score" else 5))()}
     if name in ("observe", "resume", "observe_attention"):
@@ -426,7 +433,10 @@ def _run_of(room: str, name: str) -> dict[str, Any]:
         return {}
     makers = name in ("capture_attention", "attention_explainer") or room in ("network", "transforms", "camfn")
     if makers and name not in ("fuse_maps", "eigen_smooth", "flip", "multiply", "diagnose"):
-        return {"inputs": noise(2, 3, 8, 8), "targets" if name == "capture_each" else "target": [0, 1]}
+        return {
+            "inputs": noise(2, 3, 8, 8),
+            "targets" if name in ("capture_each", "capture_levels") else "target": [0, 1],
+        }
     return {}
 
 

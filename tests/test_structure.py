@@ -66,6 +66,7 @@ ON_USE = {
     "metrics._curves": {"kornia"},
     "metrics._sanity": {"kornia"},
     "metrics._multigrid": {"numpy"},
+    "targets._detections": {"ultralytics"},
     "tiny._train": {"sklearn"},
 }
 """What else a core module may import, inside a function."""

@@ -22,6 +22,7 @@ from camfn import (
     Layout,
     capture,
     capture_each,
+    capture_levels,
     capture_many,
     explainer,
     network,
@@ -54,6 +55,7 @@ from camfn.targets import (
     contrast,
     detection_similarity,
     detr_head,
+    known_head,
     mask_score,
     overlap_score,
     pin,
@@ -63,6 +65,7 @@ from camfn.targets import (
     similarity,
     token_log_probability,
     torchvision_head,
+    yolo_head,
 )
 from tests.nets.small import images
 from tests.nets.transformer import Transformer, transformer
@@ -183,6 +186,15 @@ VALUES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "torchvision_head(4)": (lambda: torchvision_head(4), lambda: torchvision_head()),
     "detr_head()": (lambda: detr_head(), lambda: torchvision_head()),
+    "detr_head('sigmoid', fixed=True, count=5, phrases=((1, 2), (4,)))": (
+        lambda: detr_head("sigmoid", fixed=True, count=5, phrases=[[1, 2], [4]]),
+        lambda: detr_head("softmax", fixed=True, count=5),
+    ),
+    "yolo_head(strides=(8, 16))": (lambda: yolo_head(strides=[8, 16]), lambda: yolo_head()),
+    "known_head(detr_head('softmax'), 'a DETR', layers=('a',), best=100)": (
+        lambda: known_head(detr_head("softmax"), "a DETR", layers=("a",), best=100),
+        lambda: known_head(detr_head("softmax"), "a DETR"),
+    ),
     "candidates_head()": (lambda: candidates_head(), lambda: torchvision_head()),
     "tokens((14, 14), prefix=0)": (lambda: tokens([14, 14], prefix=0), lambda: tokens((14, 14))),
     "unrolled((4, 4), ((2, 2),))": (lambda: unrolled([4, 4], [[2, 2]]), lambda: unrolled((4, 4), [(4, 4)])),
@@ -273,6 +285,10 @@ VALUES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "capture_many(Net, ('conv', 'head'), differentiable=True)": (
         lambda: capture_many(CLASSES, ["conv", CLASSES.head], differentiable=True),
         lambda: capture_many(CLASSES, ["conv"], differentiable=True),
+    ),
+    "capture_levels(Net, ('conv',), select=0)": (
+        lambda: capture_levels(CLASSES, ["conv"], select=0),
+        lambda: capture_levels(CLASSES, ["conv"], select=1),
     ),
     "capture_each(Net, 'conv', select=0)": (
         lambda: capture_each(CLASSES, "conv", select=0),

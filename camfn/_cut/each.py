@@ -1,6 +1,6 @@
 """Several targets of one forward: all boxes of an image, all words of a caption."""
 
-# tested in tests/cut/test_inputs.py and tests/targets/test_boxes.py
+# tested in tests/cut/test_inputs.py, tests/targets/test_boxes.py and tests/targets/test_known.py
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..targets import as_score
 from .capture import Point, check_unused, layer_planter, map_maker, run_to_end
 from .derive import gradients, tensors_of
 from .graft import bare
-from .layer_checks import check_picks, layer_name
+from .layer_checks import check_picks, layer_name, layer_names
 from .lost import no_gradient
 
 Targets = Sequence[Target] | Callable[[Any], Tensor]
@@ -100,6 +100,91 @@ class capture_each(Value):
         return Captured(
             to_map([raw]), torch.stack([to_map(row) for row in grads]), rebuild([x.detach() for x in tensors])
         )
+
+
+@frozen
+class capture_levels(Value):
+    """Capture several layers for several targets: one forward, and one backward a target.
+
+    It is for detectors, whose boxes come from the levels of a pyramid: a box's score depends on its own level, and on
+    those that lead there. The gradient at a level counts all roads to the score, also those through other levels. A
+    level that a score does not use has a gradient of zeros there; a score that uses none of them is an error.
+
+    Args:
+        model: any module; see `capture`.
+        layers: dotted names or modules, as `targets.head_for(model).layers`.
+        select: as for `capture`, for every layer.
+        layout: as for `capture`, for every layer.
+        images: as for `observe`.
+
+    Returns:
+        A function of the inputs and the targets, as `capture_each` takes them. It returns a dict from each layer's name
+        to its `Captured`, with gradients (T, B, C, *S).
+
+    Raises:
+        CaptureError: as for `capture_each`.
+        CamfnError: a target does not give one number a sample; no targets.
+
+    Example:
+        >>> import torch
+        >>> from camfn.methods import odam
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3), torch.nn.Flatten())
+        >>> found = capture_levels(net, ["0", "1"])(torch.ones(2, 3, 8, 8), [4, [1, 2]])
+        >>> {name: tuple(torch.vmap(odam, (None, 0))(a, g).shape) for name, (a, g, _) in found.items()}
+        {'0': (2, 2, 6, 6), '1': (2, 2, 4, 4)}
+    """
+
+    model: nn.Module
+    layers: Sequence[str | nn.Module]
+    _: KW_ONLY
+    select: Select | None = None
+    layout: AnyLayout = "auto"
+    images: Images | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", layer_names(self.model, self.layers))
+        check_picks(self.select, self.layout, images=self.images)
+
+    def __call__(self, inputs: Inputs, targets: Targets) -> dict[str, Captured]:
+        """Return the activations of each layer, one gradient a target, and the outputs of the model."""
+        refuse_lost_graph("capture_levels", self.model, inputs)
+        model, names = bare(self.model), [str(layer) for layer in self.layers]
+        zeros: dict[Point, Tensor] = {}
+
+        def zero(point: Point, x: Tensor) -> Tensor:
+            """Add a leaf of autograd; of what comes before the first layer no graph is kept."""
+            start = x if zeros else x.detach()
+            zeros[point] = torch.zeros_like(x, memory_format=torch.preserve_format).requires_grad_()
+            return start + zeros[point]
+
+        with torch.inference_mode(False), torch.enable_grad(), naming_writes_in_place():
+            outputs, activations = run_to_end(layer_planter(model, names)(), inputs, self.select, None, zero)
+            raws = {name: raw for name, (raw,) in activations.items()}
+            rows = _scores(outputs, targets, batch_sizes(inputs, raws.values()))
+            leaves, grads = [zeros[name, 0] for name in names], []
+            for i, row in enumerate(rows):
+                lost = _lost_in_all(model, names, inputs, _score_of(targets, i), self.select)
+                grads.append(gradients(row, leaves, of=model, retain_graph=True, missing=lost))
+        tensors, rebuild = tensors_of(outputs)
+        plain = rebuild([x.detach() for x in tensors])
+        found = {}
+        for place, name in enumerate(names):
+            raw = raws[name].detach()
+            to_map = map_maker(model, name, [raw], inputs, self)
+            found[name] = Captured(to_map([raw]), torch.stack([to_map([row[place]]) for row in grads]), plain)
+        return found
+
+
+def _lost_in_all(
+    model: nn.Module, names: list[str], inputs: Inputs, score: ScoreFn, select: Select | None
+) -> Callable[[list[int]], None]:
+    """Refuse a score that has a gradient at none of the layers."""
+
+    def missing(places: list[int]) -> None:
+        if len(places) == len(names):
+            raise no_gradient(model, names[-1], inputs, score, select)
+
+    return missing
 
 
 def _missing(

@@ -20,10 +20,14 @@ from ._dense import regression as regression
 from ._dense import several as several
 from ._dense import similarity as similarity
 from ._dense import token_log_probability as token_log_probability
+from ._detections import Detections as Detections
+from ._detections import detections as detections
 from ._heads import BoxHead as BoxHead
 from ._heads import Head as Head
 from ._heads import detr_head as detr_head
 from ._heads import torchvision_head as torchvision_head
+from ._known import head_for as head_for
+from ._known import known_head as known_head
 from ._resolve import as_score as as_score
 from ._resolve import pin as pin
 from ._score import Arithmetic as Arithmetic
@@ -34,3 +38,4 @@ from ._score import logits_of as logits_of
 from ._score import moved as moved
 from ._unsuppressed import candidates_head as candidates_head
 from ._unsuppressed import unsuppressed as unsuppressed
+from ._yolo import yolo_head as yolo_head

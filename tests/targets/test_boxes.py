@@ -317,7 +317,9 @@ def test_detr_like_heads(name: str) -> None:
     scores = head.scores_of(outputs)
     assert scores.shape == (2, 5, 3)
     assert (head.boxes_of(outputs)[..., 2:] > head.boxes_of(outputs)[..., :2]).all()
-    assert torch.allclose(scores.sum(-1), head.objectness_of(outputs))
+    objectness = head.objectness_of
+    assert objectness is not None
+    assert torch.allclose(scores.sum(-1), objectness(outputs))
 
 
 def test_odam_of_one_box_fused_over_the_levels_of_a_pyramid() -> None:
@@ -426,5 +428,5 @@ def test_detr_head_refuses_other_outputs() -> None:
         torch.zeros(2, 3, 5),
         {"logits": torch.zeros(2, 5), "pred_boxes": torch.zeros(2, 4)},
     ):
-        with pytest.raises(CamfnError, match=r"detr_head reads logits \(B, N, K \+ 1\) .*BoxHead"):
+        with pytest.raises(CamfnError, match=r"detr_head reads logits \(B, N, K\) .*BoxHead"):
             box_score(0, head=detr_head())(outputs)
