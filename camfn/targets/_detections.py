@@ -120,7 +120,7 @@ def _of_yolo(head: yolo_head, outputs: Any, threshold: float) -> list[Detections
     boxes, scores = (part.detach() for part in read(head, outputs))
     center, size, angle = head.rotated_boxes_of(outputs)
     if raw.end_to_end:
-        rows = [_end_to_end(each, threshold) for each in scores]
+        rows = [_end_to_end(each, threshold, head.agnostic) for each in scores]
     else:
         # the package's own predictions, but for what stands beside boxes and classes
         parts = [center, size, scores, *([] if angle is None else [angle])]
@@ -128,7 +128,13 @@ def _of_yolo(head: yolo_head, outputs: Any, threshold: float) -> list[Detections
         from ultralytics.utils.nms import non_max_suppression
 
         kept, places = non_max_suppression(
-            columns, threshold, 0.7, nc=scores.shape[2], rotated=angle is not None, return_idxs=True
+            columns,
+            threshold,
+            0.7,
+            agnostic=head.agnostic,
+            nc=scores.shape[2],
+            rotated=angle is not None,
+            return_idxs=True,
         )
         rows = [(place.reshape(-1).long(), row[:, 5].long(), row[:, 4]) for place, row in zip(places, kept)]
     found = []
@@ -150,13 +156,15 @@ def _have_masks(raw: Raw, head: yolo_head, n: int, found: Detections) -> Tensor:
     return some.any(1)
 
 
-def _end_to_end(scores: Tensor, threshold: float, best: int = 300) -> tuple[Tensor, Tensor, Tensor]:
+def _end_to_end(scores: Tensor, threshold: float, agnostic: bool, best: int = 300) -> tuple[Tensor, Tensor, Tensor]:
     """Take the best pairs of the best candidates of one image, as the heads of YOLOv10 and YOLO26 do."""
     count = min(best, len(scores))
-    candidates = scores.amax(1).topk(count).indices
-    values, pairs = scores[candidates].flatten().topk(count)
+    values, index = scores.amax(1).topk(count)
+    labels = scores[index].argmax(1)
+    if not agnostic:
+        values, pairs = scores[index].flatten().topk(count)
+        index, labels = index[pairs // scores.shape[1]], pairs % scores.shape[1]
     above = values > threshold
-    index, labels = candidates[pairs // scores.shape[1]], pairs % scores.shape[1]
     return index[above], labels[above], values[above]
 
 

@@ -157,7 +157,10 @@ def _of_ultralytics(model: Any) -> known_head | None:
         reason = f"{name} gives every candidate before suppression, with sigmoids as scores"
     if any(kind.startswith("OBB") for kind in kinds):
         reason += "; its boxes are rotated, and read as the upright boxes around them"
-    return known_head(yolo_head(strides=strides), reason, layers=layers[: len(strides)], threshold=0.25)
+    agnostic = any(kind.startswith("YOLOE") for kind in kinds)
+    return known_head(
+        yolo_head(strides=strides, agnostic=agnostic), reason, layers=layers[: len(strides)], threshold=0.25
+    )
 
 
 def _of_rfdetr(model: Any) -> known_head | None:

@@ -46,6 +46,7 @@ class yolo_head(Value):
 
     Args:
         strides: pixels of the input between the places of each level, as `model.stride` says.
+        agnostic: whether a detection suppresses those of other classes too, as in `predict()` of YOLOE.
 
     Raises:
         CamfnError: outputs of another kind.
@@ -61,6 +62,7 @@ class yolo_head(Value):
 
     _: KW_ONLY
     strides: Sequence[float] = (8, 16, 32)
+    agnostic: bool = False
 
     def __post_init__(self) -> None:
         given = self.strides
