@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, field
 from typing import Any, Literal, cast
@@ -14,14 +14,15 @@ from .._shared.checks import keeps_graph
 from .._shared.inputs import copy_of, images_of
 from .._shared.rows import Progress
 from .._shared.value import frozen
-from .._shared.vocabulary import Inputs, Target
+from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import pin
 from .capture import OPTIONS, Options, capture, observe
+from .each import capture_each
 from .folded import BatchNormFolded
 from .graft import bare, run_apart
 from .head import find_head, head_rows
 from .layer_checks import layer_name, spatial_map
-from .resume import record
+from .resume import Recorded, record
 from .scores import _scores
 from .sight import Reads, refuse_parts
 from .signature import MethodNeeds, read_signature
@@ -112,7 +113,7 @@ def _explain(of: explainer, inputs: Inputs, target: Target) -> tuple[Tensor, Any
     """Gather what the method asks for, and call it."""
     keep = keeps_graph("explainer", of.model, inputs, of.differentiable)
     with torch.inference_mode(False), torch.set_grad_enabled(keep):
-        model, needs = bare(of.model), of._needs
+        needs = of._needs
         reads = Reads(inputs) if needs.over_images else None
         with reads or nullcontext():
             recorded = of._record(inputs) if "tail" in needs.context else None
@@ -121,29 +122,93 @@ def _explain(of: explainer, inputs: Inputs, target: Target) -> tuple[Tensor, Any
                 activations, grads, outputs = of._derive(inputs, target)
             else:
                 activations, outputs = recorded[:2] if recorded else of._see(inputs)
-        spatial_map(str(of.layer), activations, of.layout)
-        if reads:
-            refuse_parts("explainer", of.model, {str(of.layer): activations}, reads, of.images, over=True)
-        knobs = {"chunk_size": of.chunk_size, "progress": of.progress}
-        context: dict[str, Any] = {key: value for key, value in knobs.items() if value is not None}
-        if recorded or needs.context & {"forward", "inputs", "weights"}:
-            score = pin(target, outputs)
-        if "weights" in needs.context:
-            context["weights"] = head_rows(find_head(model, str(of.layer), activations, outputs), score, outputs)
-        if recorded:
+        context = _context(of, inputs, activations, outputs, recorded, reads)
+        arguments = (activations, grads, outputs)[: needs.positional]
+        cam = of.method(*arguments, **context(pin(target, outputs) if needs.context & _OF_SCORE else None))
+    return cam, outputs
+
+
+_explain_eagerly = outside_the_compiler(_explain)
+
+_OF_SCORE = {"tail", "forward", "inputs", "weights"}
+"""What is bound to a target whose choices are made."""
+
+
+def explain_each(
+    of: explainer, inputs: Inputs, choose: Callable[[Any], Sequence[ScoreFn]]
+) -> tuple[list[tuple[Tensor, tuple[Any, ...]]], Any]:
+    """Explain several targets of one batch; what no target changes runs once.
+
+    A method costs one forward that records its tail, and one for all gradients, where it asks for these; then each
+    target has its own backward and its own perturbed runs.
+
+    Args:
+        of: the explainer, without an outer graph.
+        inputs: as it takes them.
+        choose: makes the targets of the outputs, none or several; called once for each of these forwards.
+
+    Returns:
+        For each target the raw map, (B, *spatial), and the arguments of the method (activations, gradients, outputs, as
+        many as it takes); and the outputs of the model.
+    """
+    needs = of._needs
+    with torch.inference_mode(False), torch.no_grad():
+        reads = Reads(inputs) if needs.over_images else None
+        with reads or nullcontext():
+            recorded = of._record(inputs) if "tail" in needs.context else None
+            targets: Sequence[ScoreFn] = []
+            grads: Sequence[Tensor | None] = []
+            if needs.gradients:
+
+                def scores(outputs: Any) -> Tensor:
+                    nonlocal targets
+                    targets = choose(outputs)
+                    return torch.stack([target(outputs) for target in targets])
+
+                what: dict[str, Any] = {"select": of.select, "layout": of.layout, "images": of.images}
+                derive = capture_each(of.model, of.layer, **what, unused=of.unused)
+                activations, each, outputs = derive(inputs, scores)
+                grads = list(each)
+            else:
+                activations, outputs = recorded[:2] if recorded else of._see(inputs)
+                targets = choose(outputs)
+                grads = [None] * len(targets)
+        context = _context(of, inputs, activations, outputs, recorded, reads)
+        found = []
+        for target, gradient in zip(targets, grads, strict=True):
+            arguments = (activations, gradient, outputs)[: needs.positional]
+            found.append((of.method(*arguments, **context(pin(target, outputs))), arguments))
+    return found, outputs
+
+
+def _context(
+    of: explainer, inputs: Inputs, activations: Tensor, outputs: Any, recorded: Recorded | None, reads: Reads | None
+) -> Callable[[ScoreFn | None], dict[str, Any]]:
+    """Check the activations, and make the keywords of the method for a target; what they share is made once."""
+    spatial_map(str(of.layer), activations, of.layout)
+    if reads:
+        refuse_parts("explainer", of.model, {str(of.layer): activations}, reads, of.images, over=True)
+    model, asked = bare(of.model), of._needs.context
+    knobs = {"chunk_size": of.chunk_size, "progress": of.progress}
+    common: dict[str, Any] = {key: value for key, value in knobs.items() if value is not None}
+    head = find_head(model, str(of.layer), activations, outputs) if "weights" in asked else None
+    if asked & {"forward", "inputs"}:
+        common["inputs"], rebuild = images_of(inputs, of.images)
+        folded = BatchNormFolded(model)
+
+    def bound(score: ScoreFn | None) -> dict[str, Any]:
+        context = dict(common)
+        if head is not None and score is not None:
+            context["weights"] = head_rows(head, score, outputs)
+        if recorded and score is not None:
             context["tail"] = _scores(model, recorded.tail, score, has_convolutions_left=recorded.convolutions_left)
-        if needs.context & {"forward", "inputs"}:
-            context["inputs"], rebuild = images_of(inputs, of.images)
-            folded = BatchNormFolded(model)
+        if asked & {"forward", "inputs"} and score is not None:
             context["forward"] = _scores(
                 model,
                 lambda x: run_apart(model, copy_of(rebuild(x))),
                 score,
                 many=lambda x: folded(copy_of(rebuild(x))),
             )
-        arguments = (activations, grads, outputs)[: needs.positional]
-        cam = of.method(*arguments, **{key: context[key] for key in needs.context & context.keys()})
-    return cam, outputs
+        return {key: context[key] for key in asked & context.keys()}
 
-
-_explain_eagerly = outside_the_compiler(_explain)
+    return bound

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from .. import Captured, attention, capture_each, diagnose, explainer, observe
+from .. import Captured, attention, diagnose, explainer, observe
+from .._cut.explainer import explain_each
 from .._cut.head import find_head, head_rows
 from .._cut.signature import read_signature
 from .._shared.checks import describe
 from .._shared.errors import UsageError
+from .._shared.vocabulary import ScoreFn
 from ..catalogue import info_of
 from ..transforms import augment, eigen_smooth, fuse, smooth
 from ..transforms._fuse import Fusion
@@ -95,7 +97,8 @@ def explain_batch(
     """Explain each photo of a batch for its own targets; a batch that memory does not hold runs as halves.
 
     A method that reads activations and gradients costs one forward for up to 16 targets, and a backward of the tail for
-    each; `cam` and methods that explain no class cost one forward.
+    each; one that asks for the tail costs one more, and runs the tail anew for each target; `cam` and methods that
+    explain no class cost one forward.
 
     Args:
         method: a method of `camfn.catalogue`, a function of one's own, or a partial of either.
@@ -109,10 +112,11 @@ def explain_batch(
     """
 
     composed = partial(compose, method, model, layer, changes, chunk_size, progress)
+    limits = {"chunk_size": chunk_size, "progress": progress}
     is_plain = changes == Changes(seed=changes.seed)
 
     def run(part: Tensor) -> list[Explained]:
-        return _by_photo(list(_maps(method, model, layer, part, choice, composed, is_plain)), len(part))
+        return _by_photo(list(_maps(method, model, layer, part, choice, composed, is_plain, limits)), len(part))
 
     return in_halves(run, inputs)
 
@@ -125,36 +129,34 @@ def _maps(
     choice: ClassChoice,
     composed: _Composed,
     is_plain: bool,
+    limits: dict[str, Any],
 ) -> Iterator[_Map]:
     """Yield the maps of each target, in the way that runs the network least; `is_plain` without transformations."""
     info = info_of(method)
     plain = is_plain and info.kind == "layer"
-    if layer is not None and plain and info.needs == {"gradients"}:
-        yield from _from_gradients(method, model, layer, inputs, choice)
+    if layer is not None and plain and info.needs & {"gradients", "tail", "forward"}:
+        yield from _from_one_forward(
+            explainer(method, model, layer.name, layout=layer.layout, **limits), inputs, choice
+        )
     elif layer is not None and plain and info.needs == {"head"} and "weights" in read_signature(method).context:
         yield from _from_rows(method, model, layer, inputs, choice)
     else:
         yield from _one_by_one(method, model, layer, inputs, choice, composed)
 
 
-def _from_gradients(
-    method: Callable[..., Tensor], model: nn.Module, layer: Layer, inputs: Tensor, choice: ClassChoice
-) -> Iterator[_Map]:
-    """Explain with a method of activations and gradients: one forward for up to `_AT_ONCE` targets."""
+def _from_one_forward(explain: explainer, inputs: Tensor, choice: ClassChoice) -> Iterator[_Map]:
+    """Explain with a method on a layer: the forwards that no target changes run once for up to `_AT_ONCE` targets."""
     for start in range(0, choice.best, _AT_ONCE):
         picked: list[Picked] = []
 
-        def scores(outputs: Any, start: int = start, picked: list[Picked] = picked) -> Tensor:
+        def choose(outputs: Any, start: int = start, picked: list[Picked] = picked) -> list[ScoreFn]:
             picked[:] = choice.pick(outputs)[start : start + _AT_ONCE]
-            return torch.stack([each.score(outputs) for each in picked])
+            return [each.score for each in picked]
 
-        activations, grads, outputs = capture_each(model, layer.name, layout=layer.layout)(inputs, scores)
-        for each, gradient in zip(picked, grads, strict=True):
-            captured = Captured(activations, gradient, outputs)
-            with torch.no_grad():
-                cam = method(*captured[: read_signature(method).positional])
-                _check_map(cam, len(inputs), activations.ndim - 1)
-                yield _Map(cam, captured, outputs, each)
+        found, outputs = explain_each(explain, inputs, choose)
+        for each, (cam, arguments) in zip(picked, found, strict=True):
+            _check_map(cam, len(inputs), arguments[0].ndim - 1)
+            yield _Map(cam, Captured(*arguments, *(None,) * (3 - len(arguments))), outputs, each)
 
 
 def _from_rows(

@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .. import capture_each, explainer
-from .._cut.signature import read_signature
+from .. import explainer
+from .._cut.explainer import explain_each
 from .._shared.vocabulary import ScoreFn
-from ..catalogue import info_of
 from .layer import Layer
 
 Facts = TypeVar("Facts")
@@ -34,7 +33,8 @@ def explain_found(
 ) -> list[tuple[ScoreFn, Facts, Tensor]]:
     """Explain what is found in the outputs for one photo.
 
-    A method of activations and gradients costs one forward, and a backward of the tail for each target.
+    A method of activations and gradients costs one forward, and a backward of the tail for each target; one that asks
+    for the tail records it once.
 
     Args:
         method: a method on a layer.
@@ -47,25 +47,18 @@ def explain_found(
     Returns:
         Each target, what was said of it, and its raw map, (h, w); empty if nothing was found.
     """
-    if info_of(method).needs != {"gradients"}:
-        with torch.no_grad():
-            found = find(model(inputs))
-        explain = explainer(method, model, layer.name, layout=layer.layout, chunk_size=chunk_size)
-        return [(target, facts, explain(inputs, target)[0].float().cpu()) for target, facts in found]
     kept: list[tuple[ScoreFn, Facts]] = []
 
-    def scores(outputs: Any) -> Tensor:
+    def choose(outputs: Any) -> list[ScoreFn]:
         with torch.no_grad():
             kept[:] = find(outputs)
         if not kept:
             raise _NothingFound
-        return torch.stack([target(outputs) for target, _ in kept])
+        return [target for target, _ in kept]
 
+    explain = explainer(method, model, layer.name, layout=layer.layout, chunk_size=chunk_size)
     try:
-        activations, grads, outputs = capture_each(model, layer.name, layout=layer.layout)(inputs, scores)
+        found, _ = explain_each(explain, inputs, choose)
     except _NothingFound:
         return []
-    count = read_signature(method).positional
-    with torch.no_grad():
-        cams = [method(*(activations, gradient, outputs)[:count])[0].float().cpu() for gradient in grads]
-    return [(target, facts, cam) for (target, facts), cam in zip(kept, cams, strict=True)]
+    return [(target, facts, cam[0].float().cpu()) for (target, facts), (cam, _) in zip(kept, found, strict=True)]

@@ -92,6 +92,63 @@ def test_forwards(method: Any, count: int) -> None:
     assert len(forwards) == count
 
 
+class Counting(nn.Conv2d):
+    """A convolution that counts its runs."""
+
+    runs: list[int]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs.append(1)
+        return super().forward(x)
+
+
+def mine(activations: Tensor, *, tail: Any) -> Tensor:
+    """Score each position kept alone: a method that runs the tail many times."""
+    maps = [tail(activations * (torch.arange(activations.shape[-1]) == x)) for x in range(activations.shape[-1])]
+    return torch.stack(maps, -1)[:, None].expand(-1, activations.shape[-2], -1)
+
+
+def with_gradients(activations: Tensor, grads: Tensor, *, tail: Any, inputs: Tensor) -> Tensor:
+    whole: Tensor = (activations * grads).sum(1) * tail(activations)[:, None, None]
+    return whole + inputs.mean()
+
+
+PERTURBING = [
+    *[
+        row.function
+        for row in METHODS
+        if row.kind == "layer" and row.needs & {"tail", "forward"} and not row.draws and row.name != "opti_cam"
+    ],
+    mine,
+    with_gradients,
+]
+
+
+@pytest.mark.parametrize("method", PERTURBING, ids=lambda method: info_of(method).name)
+def test_what_no_target_changes_runs_once_for_all(method: Any) -> None:
+    net = Net().eval()
+    first = Counting(3, 6, 3).requires_grad_(False)
+    first.load_state_dict(net.first.state_dict())
+    ahead: list[int] = []
+    net.first, first.runs = first, ahead
+    layer = choose_layer(net, INPUTS, "second", method)
+    choice = ClassChoice(None, 5)
+    ahead.clear()
+    together = explain_batch(method, net, layer, INPUTS, choice)
+    shared = len(ahead)
+    ahead.clear()
+    composed = partial(room.compose, method, net, layer, Changes(), None, None)
+    apart = list(room._one_by_one(method, net, layer, INPUTS, choice, composed))
+    for i, photo in enumerate(together):
+        for k, cam in enumerate(photo.cams):
+            torch.testing.assert_close(cam, apart[k].cam[i], rtol=1e-5, atol=1e-6)
+            assert photo.problems[k] == diagnose(apart[k].captured, apart[k].cam)[i]
+    if info_of(method).needs & {"forward"}:
+        assert shared <= len(ahead) - 5  # the perturbed images run ahead of the layer
+    else:
+        assert shared == (2 if info_of(method).needs >= {"tail", "gradients"} else 1)
+
+
 class Small(Net):
     """A network that memory holds for two images and no more."""
 
