@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._options import ModelOptions
+from ._spellings import App
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ..zoo import Loaded
 
 
-app = typer.Typer(
+app = App(
     help="Class activation maps: where in a photo a network sees a class.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
