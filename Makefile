@@ -1,12 +1,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+SITE := out/site
 
-.PHONY: help demo test test-all lint bench gpu evaluate format clean
+.PHONY: help demo docs docs-open test test-all lint bench gpu evaluate format clean
 
 help:
 	@echo "make demo      explain a real photo with real weights, and draw the maps"
 	@echo "make test      lint, types, tests, doctests, and the code in README and docs"
+	@echo "make docs      the site: every example runs, warnings are errors, every link is followed; make docs-open shows it"
 	@echo "make test-all  the same and the long sweeps"
 	@echo "make bench     camfn beside its peers: times, ratios, peak memory"
 	@echo "make gpu       the tests of the GPU, then times and memory on it; at most eight minutes, with what is installed"
@@ -22,7 +24,7 @@ help:
 
 .venv/dev: pyproject.toml constraints.txt .venv/photos | .venv/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@ .venv/demo .venv/evaluate
+	touch $@ .venv/demo .venv/docs .venv/evaluate
 
 # photos that are read from these packages; what the packages need is not
 .venv/photos: | .venv/python
@@ -33,8 +35,21 @@ help:
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[evaluate]'
 	touch $@
 
+.venv/docs: pyproject.toml constraints.txt | .venv/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@ .venv/demo
+
 demo: .venv/demo
 	$(BIN)/python -m camfn.demo
+
+# where `make test` has installed what the tests need, that is enough for the site too
+docs: .venv/docs
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --jobs 2 --quiet docs $(SITE)
+	$(BIN)/python docs/_ext/links.py $(SITE)
+	@echo "$(SITE)/index.html"
+
+docs-open: docs
+	$(BIN)/python -m webbrowser "file://$(CURDIR)/$(SITE)/index.html"
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -43,6 +58,7 @@ lint: .venv/dev
 
 test: lint
 	$(PYTEST) --numprocesses 2 --dist worksteal --doctest-modules camfn tests benchmarks -m "not sweep"
+	$(MAKE) docs
 
 test-all: lint
 	$(PYTEST) --numprocesses 2 --dist worksteal --doctest-modules camfn tests benchmarks

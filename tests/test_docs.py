@@ -23,7 +23,13 @@ from camfn import (
 )
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+GENERATED = {"_build", "howto", "methods", "reference"}
+"""Folders of docs/ that `make docs` writes."""
+PAGES = sorted(
+    page
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
+    if page.parent == ROOT or page.relative_to(ROOT / "docs").parts[0] not in GENERATED
+)
 CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

@@ -1,0 +1,149 @@
+"""What camfn's site needs beside Sphinx: Markdown docstrings, pictures of examples, formulas, lists of public names."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+MODULES = (
+    "methods", "targets", "image", "layers", "layout", "transforms", "attention", "network", "factorize", "metrics",
+    "evaluate", "catalogue", "tiny", "zoo", "adapters",
+)  # fmt: skip
+"""The public modules, in the order of the reference. `camfn` itself comes first."""
+
+
+def version() -> str:
+    """The version of the package that is documented."""
+    return metadata.version("camfn")
+
+
+def names_of(module: str) -> list[str]:
+    """List the public names of a module: its `__all__`, or what it defines or says that it hands on."""
+    found = importlib.import_module(module)
+    if listed := getattr(found, "__all__", None):
+        return list(listed)
+    text = Path(str(found.__file__)).read_text()
+    handed_on = re.findall(r"import (\w+) as \1\b", text)
+    if module == "camfn":
+        return handed_on
+    own = [
+        name
+        for name, value in vars(found).items()
+        if not name.startswith("_") and callable(value) and getattr(value, "__module__", "") == module
+    ]
+    constants = re.findall(r"^([A-Z][A-Z_]+)\b[^=\n]*=", text, re.MULTILINE)
+    return list(dict.fromkeys([*handed_on, *own, *constants]))
+
+
+def public_names() -> dict[str, list[str]]:
+    """The public names of each module, as the template of the reference takes them."""
+    return {name: names_of(name) for name in ("camfn", *(f"camfn.{module}" for module in MODULES))}
+
+
+def sweep(app: Any, config: Any) -> None:
+    """Remove the pages of names that are public no more."""
+    names = public_names()
+    wanted = {*names, *(f"{module}.{name}" for module, listed in names.items() for name in listed)}
+    for page in Path(app.srcdir, "reference").glob("*.rst"):
+        if page.stem not in wanted:
+            page.unlink()
+
+
+def markdown(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Turn a docstring, which is Markdown, into reStructuredText: `x` is code, and a star is a star."""
+    if what in ("data", "attribute") and lines and lines[0] == (inspect.getdoc(type(obj)) or " ").splitlines()[0]:
+        lines[:] = []  # the words of dict or tuple, not of this value
+    literal = False
+    for i, line in enumerate(lines):
+        literal = literal and (not line.strip() or line.startswith("    "))
+        if literal or line.lstrip().startswith((">>>", "...")):
+            continue
+        lines[i] = _line(line)
+        if line.endswith(":") and [*lines, "", ""][i + 1] == "" and [*lines, "", ""][i + 2].startswith("    "):
+            lines[i], literal = f"{lines[i]}:", not line.startswith(" ")
+
+
+def _line(line: str) -> str:
+    line = re.sub(r"(?<![`:])`([^`]+)`(?!`)", r"``\1``", line)
+    parts = re.split(r"(``[^`]*``)", line)
+    return "".join(part if part.startswith("``") else re.sub(r"([*|]|_(?=\W|$))", r"\\\1", part) for part in parts)
+
+
+def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
+    """Leave out the fields of named tuples, which their class's docstring describes."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
+def outside(app: Any, docname: str, source: list[str]) -> None:
+    """Lead links to the pages at the root of the repository to the pages that include them."""
+    for file, page in (("CONTRIBUTING", "contributing"), ("CHANGELOG", "changelog"), ("README", "index")):
+        source[0] = source[0].replace(f"](../{file}.md", f"]({page}.md")
+
+
+def pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any], **kwargs: Any) -> str:
+    """Save the value of a block's last expression where it is a picture: a PIL image, or whatever shows as a PNG."""
+    from sphinx_gallery.scrapers import figure_rst
+
+    shown = block_vars["example_globals"].get("___")
+    if shown is None or not hasattr(shown, "_repr_png_"):
+        return ""
+    path = next(block_vars["image_path_iterator"])
+    data = shown._repr_png_()
+    Path(path).write_bytes(data[0] if isinstance(data, tuple) else data)
+    block_vars["example_globals"]["___"] = None
+    return str(figure_rst([path], gallery_conf["src_dir"]))
+
+
+def back(app: Any, error: Exception | None) -> None:
+    """Lead the pages of source code back to the right name: viewcode knows one public module for each private file."""
+    if error or app.builder.name != "html":
+        return
+    link = re.compile(r"(reference/(camfn[\w.]*)\.html#)([\w.]+)")
+
+    def mended(match: re.Match[str]) -> str:
+        page, anchor = match[2], match[3].split(".")
+        own = page.rpartition(".")[2]
+        rest = anchor[anchor.index(own) + 1 :] if own in anchor else []
+        return match[1] + ".".join([page, *rest])
+
+    for path in Path(app.outdir, "_modules").rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        if (right := link.sub(mended, text)) != text:
+            path.write_text(right, encoding="utf-8")
+
+
+def _inline(translator: Any, node: Any) -> None:
+    _write(translator, node, block=False)
+
+
+def _block(translator: Any, node: Any) -> None:
+    _write(translator, node, block=True)
+
+
+def _write(translator: Any, node: Any, *, block: bool) -> None:
+    """Write a formula as MathML, which browsers draw without a script."""
+    from docutils import nodes
+    from docutils.utils.math import latex2mathml
+
+    translator.body.append(latex2mathml.tex2mathml(node.astext(), as_block=block).replace("\n", " "))
+    raise nodes.SkipNode
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Register all of it."""
+    import llms
+    import method_pages
+
+    app.connect("build-finished", back)
+    app.connect("config-inited", sweep)
+    app.connect("autodoc-process-docstring", markdown, priority=900)
+    app.connect("autodoc-skip-member", skip)
+    app.connect("source-read", outside)
+    app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
+    method_pages.setup(app)
+    llms.setup(app)
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "version": version()}

@@ -1,0 +1,37 @@
+"""
+Find the concepts of a set of images, without a class
+=====================================================
+
+Deep Feature Factorization takes the activations of all images apart into a few concepts, each a direction of the
+channels with its own map, and the head says what it thinks of each.
+"""
+
+import torch
+from PIL import Image
+from skimage import data
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+from camfn import factorize, image, observe
+from camfn.zoo import load
+
+loaded = load("lite0")
+photos = [Image.fromarray(read()) for read in (data.astronaut, data.chelsea, data.coffee, data.rocket)]
+views = torch.stack([pil_to_tensor(loaded.view(photo).resize((448, 448))) for photo in photos]) / 255
+images = torch.stack([loaded.preprocess(photo) for photo in photos])
+
+activations, _ = observe(loaded.model, "bn2")(images)
+found = factorize.deep_feature_factorization(activations, 5, negative="relu")  # maps (4, 5, 7, 7), concepts (5, C)
+strength = found.maps.amax((0, 2, 3))
+scores = factorize.concept_scores(found.concepts, loaded.model.classifier, strength=strength)
+labels = [best[0].name for best in factorize.top_classes(scores, loaded.classes)]
+print(labels)
+pictures = image.concepts(views, found.maps, labels)
+to_pil_image(image.montage(list(pictures), columns=2))
+
+# %%
+# **If it looks wrong:** Concepts that mix two things want a higher rank; several of one thing, a lower one. The name
+# of a concept is the class that the head gives to it alone, which need not be in the image.
+
+# %%
+# **Next:** The algorithm in :doc:`/methods`; :doc:`/reference/camfn.factorize`. On the command line: ``camfn
+# factorize photos/ --rank 5``.
