@@ -155,7 +155,7 @@ def _from_one_forward(explain: explainer, inputs: Tensor, choice: ClassChoice) -
 
         found, outputs = explain_each(explain, inputs, choose)
         for each, (cam, arguments) in zip(picked, found, strict=True):
-            _check_map(cam, len(inputs), arguments[0].ndim - 1)
+            check_map(cam, len(inputs), arguments[0].ndim - 1)
             yield _Map(cam, Captured(*arguments, *(None,) * (3 - len(arguments))), outputs, each)
 
 
@@ -168,7 +168,7 @@ def _from_rows(
         head = find_head(model, layer.name, activations, outputs)
         for each in choice.pick(outputs):
             cam = method(activations, weights=head_rows(head, each.score, outputs))
-            _check_map(cam, len(inputs), activations.ndim - 1)
+            check_map(cam, len(inputs), activations.ndim - 1)
             yield _Map(cam, Captured(activations, cast("Tensor", None), outputs), outputs, each)
 
 
@@ -191,7 +191,7 @@ def _one_by_one(
     for picked in targets:
         explain, captured = composed()
         cam = explain(inputs, picked.score if picked else no_class)
-        _check_map(cam, len(inputs), captured[-1].activations.ndim - 1 if captured else None)
+        check_map(cam, len(inputs), captured[-1].activations.ndim - 1 if captured else None)
         yield _Map(cam, captured_or_map(captured, cam), captured[-1].outputs if outputs is None else outputs, picked)
 
 
@@ -219,7 +219,7 @@ def _logits_or_none(outputs: Any, batch: int) -> Tensor:
         return torch.empty(batch, 0)
 
 
-def _check_map(cam: Any, batch: int, dimensions: int | None) -> None:
+def check_map(cam: Any, batch: int, dimensions: int | None) -> None:
     """Refuse what a function of one's own returns in the place of a map."""
     fits = isinstance(cam, Tensor) and cam.ndim > 1 and len(cam) == batch and cam.is_floating_point()
     if not fits or dimensions not in (None, cam.ndim):

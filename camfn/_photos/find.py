@@ -71,13 +71,13 @@ def _photos_of(word: str) -> Iterator[Path]:
         for line in sys.stdin.read().replace("\0", "\n").split("\n"):
             if line.strip():
                 yield Path(line.rstrip("\r"))
-    elif _is(path, "is_dir"):
-        yield from _nonempty(sorted(file for file in path.rglob("*") if _is_photo(file)), f"no photos in {path}")
-    elif path.suffix.lower() == ".csv" and _is(path, "is_file"):
+    elif is_(path, "is_dir"):
+        yield from _nonempty(sorted(file for file in path.rglob("*") if is_photo(file)), f"no photos in {path}")
+    elif path.suffix.lower() == ".csv" and is_(path, "is_file"):
         yield from _nonempty(_listed(path), f"no photos in {path}")
     elif any(letter in word for letter in "*?[") and _is_missing(path):
         matches = sorted(Path(match) for match in glob(word, recursive=True))
-        files = [match for match in matches if not _is(match, "is_dir")]
+        files = [match for match in matches if not is_(match, "is_dir")]
         yield from _nonempty(files, f"no photo matches {word!r}")
     else:
         yield path
@@ -89,9 +89,9 @@ def _nonempty(photos: list[Path], message: str) -> list[Path]:
     return photos
 
 
-def _is_photo(file: Path) -> bool:
+def is_photo(file: Path) -> bool:
     """Say whether a file in a folder is a photo: by its ending, or, without one, as DICOM by its first bytes."""
-    if file.name.startswith(".") or not _is(file, "is_file"):
+    if file.name.startswith(".") or not is_(file, "is_file"):
         return False
     if file.suffix:
         return file.suffix.lower() in PHOTOS or is_volume(file)
@@ -116,7 +116,7 @@ def _listed(file: Path) -> list[Path]:
         raise UsageError(f"{file}: expected a CSV file in UTF-8: {error}") from error
 
 
-def _is(path: Path, question: str) -> bool:
+def is_(path: Path, question: str) -> bool:
     """Ask a question about a path; False where the system cannot answer, as for a name that is too long."""
     try:
         return bool(getattr(path, question)())

@@ -35,5 +35,9 @@ class PhotoError(CamfnError):
     """camfn cannot read a photo; the message is one line and says why."""
 
 
+class StoppedError(RuntimeError):
+    """A run ended before its end, by an accident; the message says what happened, what is kept, and how to go on."""
+
+
 class UsageError(CamfnError):
     """A command or an evaluation got words that it cannot work with; the message is one line and says which it can."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -17,11 +18,15 @@ from ._options import AS_THEY_ARE, NO_OPTIONS, ModelOptions, ReadOptions, option
 from ._terminal import progress_bars, refusals
 
 if TYPE_CHECKING:
-    from ..evaluate import Protocol, Standing, Store
+    from ..evaluate import Photo, Protocol, Standing, Store
 
 
 PRINTED = ("energy_in_box", "iou", "pointing_game", "insertion", "deletion", "road_combined", "average_drop", "adcc")
 """Metrics in the printed table; the files have all metrics."""
+
+
+_SHOWN = 20
+"""Refused records, and different problems, that are printed."""
 
 
 class RemovedOption(str, Enum):
@@ -62,9 +67,15 @@ StepOption = Annotated[float, typer.Option(help="Of insertion and deletion, as a
 ByOption = Annotated[str | None, typer.Option(help="The metric to rank by.", show_default=False)]
 SeedOption = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 EngineChoice = Annotated[EngineOption, typer.Option(help="ray needs camfn[ray].", case_sensitive=False)]
-WorkersOption = Annotated[int | None, typer.Option(min=1, help="With ray. [default: one a GPU]", show_default=False)]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Processes, or with ray actors. [default: one a device]", show_default=False)
+]
 ChunkOption = Annotated[int, typer.Option(min=1, help="Perturbed forwards at a time.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Throw away the results there.")]
+RetryOption = Annotated[
+    bool, typer.Option("--retry", help="Try rows with a refusal, and accidents that were tried three times, again.")
+]
+FailFastOption = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first refusal or accident.")]
 
 
 @app.command()
@@ -94,23 +105,28 @@ def evaluate(
     engine: EngineChoice = EngineOption.local,
     workers: WorkersOption = None,
     force: ForceOption = False,
+    retry: RetryOption = False,
+    fail_fast: FailFastOption = False,
 ) -> None:
     """Evaluate methods on photos: models x methods x layers x metrics, a ranked table and a report.
 
     Each row is on the disk before the next begins. Called again with the same folder, after an interruption or with
-    more photos, models or methods, the command measures the missing rows alone. Writes rows.csv, the raw maps,
-    table-MODEL.csv with bootstrap intervals, and report.html.
+    more photos, models or methods, the command measures the missing rows alone; a row that an accident spoiled is
+    tried three times. Writes results.sqlite, rows.csv, the raw maps as maps/PHOTO.METHOD.LAYER.npy, table-MODEL.csv
+    with bootstrap intervals, and report.html; tracebacks of accidents are in accidents.txt.
 
-    Ends with 0 if all went well; with 1 if a photo could not be read or a case has a problem, the others kept; with 2,
-    before any long work, if the command cannot do what its options say; with 130 if you interrupt it;
-    with 70 after a bug or an accident.
+    Ends with 0 if all went well; with 1 if a record or a photo could not be read or a case has a problem, the others
+    kept; with 2, before any long work, if the command cannot do what its options say; with 130 if you interrupt it;
+    with 70 after a bug, an accident that ends the run, such as a full disk, or a stop by --fail-fast.
     """
     with refusals():
         from .._shared.lists import split_list
-        from ..evaluate import cases, read_photos, run, write_report, write_tables
+        from ..evaluate import cases, run, write_report, write_tables
         from ..evaluate import rank as ranked
+        from ..evaluate._needed import require
         from ._options import pick_device
 
+        require("matplotlib", "camfn evaluate", "its report")
         place, loader = str(pick_device(device)), options.loader(split_list(models, "models"))
         protocol = _protocol(
             metrics,
@@ -123,9 +139,10 @@ def evaluate(
             chunk_size=chunk_size,
         )
         _check_ranking(protocol, by)
-        photo_list = [photo._replace(read_as=reading.read_as()) for photo in read_photos(photos)]
+        photo_list, refused = _read(photos, reading)
         case_list = cases(models, methods, layers)
         settings: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
+        settings |= {"retry": retry, "fail_fast": fail_fast}
         store = _run_with_bar(
             "evaluating",
             lambda progress: run(
@@ -136,7 +153,8 @@ def evaluate(
             _print_standings(model, ranked(store.rows, model, by=by, seed=seed))
         for path in [*write_tables(store, by=by), write_report(store, photo_list, by=by, **loader)]:
             print(path)
-        problems = _print_problems(store)
+        problems = _print_problems(store) + len(refused)
+        _print_refused(refused)
     raise typer.Exit(1 if problems else 0)
 
 
@@ -161,22 +179,25 @@ def tune(
     engine: EngineChoice = EngineOption.local,
     workers: WorkersOption = None,
     force: ForceOption = False,
+    retry: RetryOption = False,
+    fail_fast: FailFastOption = False,
 ) -> None:
     """Pick the layer, method and options that do best on a metric, and say what they do on photos kept apart.
 
     Values separated by | are tried one after the other, as in 'score_cam:top_k=0.02|0.1'.
     """
     with refusals():
-        from ..evaluate import cases, read_photos
+        from ..evaluate import cases
         from ..evaluate import tune as tuned
         from ..evaluate._own import measured
         from ._options import pick_device
 
         place, loader = str(pick_device(device)), options.loader([model])
         protocol = _protocol(metric, target, removed, step=step, seed=seed, chunk_size=chunk_size)
-        photo_list = [photo._replace(read_as=reading.read_as()) for photo in read_photos(photos)]
+        photo_list, refused = _read(photos, reading)
         case_list = cases([model], methods, layers)
         settings: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
+        settings |= {"retry": retry, "fail_fast": fail_fast}
         best = _run_with_bar(
             "tuning",
             lambda progress: tuned(
@@ -194,6 +215,7 @@ def tune(
         _print_standings(
             f"{model}, {len(photo_list) - len(best.photos)} photos to choose with", best.tuning, measured(protocol)
         )
+    _print_refused(refused)
     held, usual = best.held_out, best.default
     print(f"best: {best.case}")
     print(
@@ -202,6 +224,23 @@ def tune(
     )
     if held.gain is not None:
         print(f"better than the center baseline by {held.gain[0]:+.3f} to {held.gain[1]:+.3f}")
+
+
+def _read(source: str, reading: ReadOptions) -> tuple[list[Photo], list[str]]:
+    """Read the photos of a source; return them, and a line for each record that was refused."""
+    from ..evaluate import read_records
+
+    found = read_records(source)
+    return [photo._replace(read_as=reading.read_as()) for photo in found.photos], found.refused
+
+
+def _print_refused(refused: Sequence[str]) -> None:
+    """Print the records that were refused, with their count, on stderr."""
+    for line in refused[:_SHOWN]:
+        print(f"camfn: {line}", file=sys.stderr)
+    if refused:
+        more = f", of which {_SHOWN} are shown" if len(refused) > _SHOWN else ""
+        print(f"camfn: {len(refused)} record{'s' * (len(refused) > 1)} refused{more}", file=sys.stderr)
 
 
 def _protocol(metrics: str, target: str, removed: RemovedOption, **settings: Any) -> Protocol:
@@ -251,11 +290,28 @@ def _print_standings(title: str, standings: Sequence[Standing], metrics: Sequenc
 
 
 def _print_problems(store: Store) -> int:
-    """Print each different problem of the rows once, on stderr; return the number of different problems."""
-    counts: dict[str, int] = {}
-    for row in store.rows:
-        if row.problem:
-            counts[row.problem] = counts.get(row.problem, 0) + 1
-    for problem, count in counts.items():
+    """Print each different problem of the rows once, and how many rows were refused or spoiled, on stderr.
+
+    Returns:
+        The number of different problems.
+    """
+    counts = Counter(row.problem for row in store.rows if row.problem)
+    for problem, count in counts.most_common(_SHOWN):
         print(f"camfn: {problem}{f' ({count} rows)' if count > 1 else ''}", file=sys.stderr)
+    if len(counts) > _SHOWN:
+        print(f"camfn: and {len(counts) - _SHOWN} other problems: see {store.folder / 'rows.csv'}", file=sys.stderr)
+    kinds = Counter(row.kind for row in store.rows)
+    unreadable = sum(not row.case for row in store.rows)
+    told = [
+        f"{unreadable} photo{'s' * (unreadable != 1)} unreadable" if unreadable else "",
+        _counted(sum(row.kind == "refusal" and bool(row.case) for row in store.rows), "refused"),
+        _counted(kinds["accident"], f"spoiled by an accident: {store.folder / 'accidents.txt'} has the tracebacks"),
+    ]
+    if any(told):
+        print(f"camfn: of {len(store.rows)} rows: {'; '.join(filter(None, told))}", file=sys.stderr)
     return len(counts)
+
+
+def _counted(number: int, words: str) -> str:
+    """Write a number with words; empty for none."""
+    return f"{number} {words}" if number else ""

@@ -15,7 +15,7 @@ import rich  # noqa: F401  # its parts are imported on use; the import here name
 import typer
 
 from .._photos.reading import FIRST_FRAME, frames_told
-from .._shared.errors import CamfnError
+from .._shared.errors import CamfnError, StoppedError
 from ._accidents import EXIT_CODE, report_accident
 from ._options import ModelOptions
 
@@ -153,6 +153,9 @@ def refusals() -> Iterator[None]:
         # the message of a CamfnError says what to ask for instead
         typer.echo("camfn: " + " ".join(str(error).split()), err=True)
         raise typer.Exit(2) from error
+    except StoppedError as error:
+        typer.echo("camfn: " + " ".join(str(error).split()), err=True)
+        raise typer.Exit(EXIT_CODE) from error
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError, ModuleNotFoundError):
         raise  # typer ends the first four in its own way, and `main` the last
     except Exception as error:

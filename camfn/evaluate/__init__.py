@@ -12,8 +12,10 @@ from ._measures import METRICS as METRICS
 from ._measures import Metric as Metric
 from ._own import metric as metric
 from ._photos import Photo as Photo
+from ._photos import Records as Records
 from ._photos import builtin_photos as builtin_photos
 from ._photos import read_photos as read_photos
+from ._photos import read_records as read_records
 from ._protocol import Protocol as Protocol
 from ._rank import Estimate as Estimate
 from ._rank import Standing as Standing

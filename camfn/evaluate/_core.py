@@ -2,63 +2,34 @@
 
 from __future__ import annotations
 
+import math
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
-from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from .. import diagnose
-from .._photos.classes import columns_of
-from .._photos.explain import Changes, captured_or_map, compose
+from .. import Captured, diagnose
+from .._cut.signature import read_signature
+from .._photos.explain import Changes, captured_or_map, check_map, compose
 from .._photos.layer import Layer, choose_layer
-from .._shared.errors import PhotoError
+from .._shared.errors import CamfnError, PhotoError, StoppedError
 from .._shared.given import raised_by_given
-from .._shared.vocabulary import ScoreFn, Target
-from ..catalogue import info_of
-from ..metrics import boxes_in_pixels
-from ..targets import class_probability, pin
+from .._shared.rows import readable
+from .._shared.vocabulary import Target
+from ..catalogue import METHODS, info_of
 from ..zoo import Loaded
 from ._cases import BASELINES, Case, center, method_of
 from ._cost import flops_of
 from ._measures import Explanation
+from ._memo import Taken
 from ._own import metrics_of
-from ._photos import Photo, boxes_in_view
+from ._photos import Photo
 from ._protocol import Protocol
-from ._target import choice_of
+from ._row import Row as Row
+from ._seen import Seen
 from ._work import Layers
-
-
-class Row(NamedTuple):
-    """The numbers of one photo and one case; a photo that cannot be read has one row without a case.
-
-    Attributes:
-        photo: name of the photo.
-        case: `str(Case)`; empty for a photo that cannot be read.
-        layer: name of the layer that the method explains.
-        target: index of the class that the method explains.
-        probability: the model's probability of that class.
-        forwards: operations of the explanation over those of one forward; 1 is one forward.
-        seconds: time of the explanation.
-        problem: why numbers are missing, or why the map shows nothing; empty if all is well.
-        values: metric to number, without the metrics that could not be measured.
-        vectors: metric to the vector behind its number: curves, and the IoUs of MaxBoxAcc.
-        cam: the raw map, (h, w), or None.
-    """
-
-    photo: str
-    case: str = ""
-    layer: str = ""
-    target: int | None = None
-    probability: float | None = None
-    forwards: float | None = None
-    seconds: float | None = None
-    problem: str = ""
-    values: dict[str, float] = {}  # noqa: RUF012  never written to
-    vectors: dict[str, list[float]] = {}  # noqa: RUF012
-    cam: Tensor | None = None
 
 
 def evaluate_photo(
@@ -72,8 +43,10 @@ def evaluate_photo(
 ) -> Iterator[Row]:
     """Explain one photo in several ways, and measure each; a row depends on the arguments alone.
 
-    `evaluate_photo` stores a ValueError or a RuntimeError of a method or a metric in the row's `problem`; any other
-    error stops the run.
+    The error of a photo, a method or a metric is the `problem` of its row, and the next row goes on: a `CamfnError` is
+    a refusal, any other error an accident with its traceback. Work that does not look at the map is done once for all
+    cases: one forward chooses the target, one run captures a layer for all methods of activations and gradients, and
+    the same perturbed images are scored once.
 
     Args:
         photo: a photo with its class, unless `protocol.target` is "top"; its boxes may be unknown.
@@ -86,9 +59,13 @@ def evaluate_photo(
     Yields:
         A row for each case, in order; for a photo that cannot be read, one without a case.
 
+    Raises:
+        StoppedError: the device itself has failed, so that no further row can be measured.
+
     Example:
         >>> import tempfile
         >>> from pathlib import Path
+        >>> from PIL import Image
         >>> from camfn.zoo import load
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "cat.png"
@@ -100,40 +77,44 @@ def evaluate_photo(
         >>> list(rows[0].values), round(rows[0].forwards)
         (['energy_in_box'], 1)
     """
+    layers = {} if layers is None else layers
+    metrics_of(protocol)
     try:
         picture = photo.read()
     except PhotoError as error:
-        yield Row(photo.name, problem=_line(error))
+        yield failed(Row(photo.name), error)
         return
-    # convolutions on the CPU are faster on channels-last memory
-    images = loaded.preprocess(picture)[None].to(device, memory_format=torch.channels_last)
-    black = loaded.preprocess(Image.new("RGB", picture.size))[None].to(device)
-    size = tuple(images.shape[2:])
-    fractions = boxes_in_view(photo.boxes, picture.size, loaded.view)
-    boxes = boxes_in_pixels(torch.tensor(fractions).reshape(-1, 4), size).to(device)
-    choice = choice_of(photo, loaded, protocol)
-    with torch.no_grad():
-        outputs, one_forward = flops_of(lambda: loaded.model(images))
-    (picked,) = choice.pick(outputs)
-    score = pin(picked.score, outputs)
-    index = None if picked.classes is None else int(picked.classes[0])
-    with_class = index is not None and columns_of(outputs).shape[1] > 1 and choice.form not in ("higher", "lower")
-    probability = class_probability(index)(outputs)[0].item() if with_class else None
-    layers = {} if layers is None else layers
+    seen: Seen | None = None
+    failure: Exception | None = None
+    try:
+        seen = Seen(photo, picture, loaded, protocol, device)
+    except Exception as error:
+        _settle(device, error)
+        failure = error
     for case in cases:
-        row = Row(photo.name, str(case), target=index, probability=probability)
+        row = Row(photo.name, str(case), model=case.model, method=case.name)
+        if seen is None:
+            assert failure is not None
+            yield failed(row, failure)
+            continue
+        row = row._replace(target=seen.index, probability=seen.probability)
         try:
-            photo_run = _PhotoRun(case, loaded.model, images, score, protocol, photo.name, layers)
-            if case.method in BASELINES:
-                row = row._replace(layer="", forwards=0.0, seconds=0.0, cam=photo_run.baseline()[0].cpu())
-            else:
-                row = _explained(row, photo_run, one_forward)
-        except (ValueError, RuntimeError) as error:
-            yield row._replace(problem=_said(error))
+            explained = _Explained(case, seen, layers)
+            row = explained.row(row)
+        except Exception as error:
+            _settle(device, error)
+            yield failed(row, error)
             continue
         has_map = row.cam is not None and bool(row.cam.isfinite().all())
-        measured_score = index if with_class and index is not None else score
-        yield _measured(row, photo_run, measured_score, black, boxes) if has_map else row
+        yield _measured(row, explained) if has_map else row
+
+
+def failed(row: Row, error: BaseException) -> Row:
+    """Say in a row why it has no numbers: a refusal of camfn, or an accident with its traceback."""
+    if not _is_accident(error):
+        return row._replace(kind="refusal", problem=_line(error))
+    told = "".join(traceback.format_exception(error))
+    return row._replace(kind="accident", problem=_said(error), traceback=told)
 
 
 def layer_of(
@@ -169,111 +150,149 @@ def layer_of(
     return known[key]
 
 
-class _PhotoRun:
+class _Explained:
     """One case on one photo, as a function of a model and images."""
 
-    def __init__(
-        self,
-        case: Case,
-        model: nn.Module,
-        images: Tensor,
-        score: ScoreFn,
-        protocol: Protocol,
-        name: str,
-        layers: Layers,
-    ) -> None:
-        self.case = case
-        self.model = model
-        self.images = images
-        self.score = score
-        self.protocol = protocol
-        self.name = name
-        if case.method not in BASELINES:
-            self.layer = layer_of(case, self.method(), model, images, layers, score)
+    def __init__(self, case: Case, seen: Seen, layers: Layers) -> None:
+        self.case, self.seen, self.protocol = case, seen, seen.protocol
+        self.layer: Layer | None = None
+        self.shares = self.gradient = False
+        if case.method in BASELINES:
+            return
+        method = self.method()
+        self.layer = layer_of(case, method, seen.model, seen.images, layers, seen.score)
+        info = info_of(method)
+        if info.kind == "layer":
+            needs = read_signature(method)
+            # a function of one's own may write to what it is given
+            self.shares = info in METHODS and info.needs <= {"gradients"} and not (needs.context or needs.over_images)
+            self.gradient, self.positional = needs.gradients, needs.positional
 
     def method(self) -> Callable[..., Tensor]:
         """Return the method with a new generator, so that each explanation of this photo draws the same numbers."""
-        return method_of(self.case, self.protocol.generator(self.name, str(self.case)))
+        return method_of(self.case, self.protocol.generator(self.seen.photo.name, str(self.case)))
+
+    def row(self, row: Row) -> Row:
+        """Add the map, its cost and its problem to a row."""
+        if self.case.method in BASELINES:
+            return row._replace(forwards=0.0, seconds=0.0, cam=self.baseline()[0].cpu())
+        images = self.seen.images
+        # one run for all methods that read the same tensors: the cost of each is what it would be by itself
+        taken = self.seen.captures(self.layer, images, self.gradient) if self.layer and self.shares else None
+        started = perf_counter()
+        (cam, problem), count = flops_of(lambda: self._diagnosed(images, taken))
+        if cam.is_cuda:
+            torch.cuda.synchronize(cam.device)
+        seconds, one = perf_counter() - started, self.seen.one_forward
+        if taken:
+            seconds, count = seconds + taken.seconds, count + taken.flops
+        return row._replace(
+            layer=self.layer.name if self.layer else "",
+            forwards=count / one if one else None,
+            seconds=seconds,
+            problem=_line(problem or ""),
+            cam=cam[0].detach().float().cpu(),
+        )
 
     def baseline(self) -> Tensor:
         """Return the map of the center or the random baseline, (1, h, w)."""
-        height, width = self.images.shape[2:]
+        images = self.seen.images
+        height, width = images.shape[2:]
         if self.case.method == "center":
-            return center(height, width).to(self.images)
-        return torch.rand(
-            1, -(-height // 32), -(-width // 32), generator=self.protocol.generator(self.name, "random")
-        ).to(self.images)
+            return center(height, width).to(images)
+        generator = self.protocol.generator(self.seen.photo.name, "random")
+        return torch.rand(1, -(-height // 32), -(-width // 32), generator=generator).to(images)
 
     def explain(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return the raw map of the images by this case."""
-        return self.explain_and_diagnose(model, images)[0]
-
-    def explain_and_diagnose(self, model: nn.Module, images: Tensor) -> tuple[Tensor, list[str | None]]:
-        """Return the raw map, and for each image why its map shows nothing, or None."""
         if self.case.method in BASELINES:
-            return self.baseline(), [None]
-        chunk = self.protocol.chunk_size
-        explain, captured = compose(self.method(), model, self.layer, Changes(), chunk, None)
-        cam = explain(images, self.score)
-        return cam, diagnose(captured_or_map(captured, cam), cam)
+            return self.baseline()
+        if model is self.seen.model and self.layer and self.shares and readable(images):
+            return self._of(self.seen.captures(self.layer, images, self.gradient))
+        return self._composed(model, images)[0]
+
+    def _diagnosed(self, images: Tensor, taken: Taken | None) -> tuple[Tensor, str | None]:
+        """Return the raw map of the photo, and why it shows nothing, or None."""
+        if taken:
+            cam, captured = self._of(taken), taken.captured
+        else:
+            cam, captures = self._composed(self.seen.model, images)
+            check_map(cam, 1, captures[-1].activations.ndim - 1 if captures else None)
+            captured = captured_or_map(captures, cam)
+        return cam, diagnose(captured, cam)[0]
+
+    def _of(self, taken: Taken) -> Tensor:
+        """Apply the method to what was captured."""
+        with torch.no_grad():
+            cam: Tensor = self.method()(*taken.captured[: self.positional])
+        return cam
+
+    def _composed(self, model: nn.Module, images: Tensor) -> tuple[Tensor, list[Captured]]:
+        """Run the method by itself."""
+        explain, captured = compose(self.method(), model, self.layer, Changes(), self.protocol.chunk_size, None)
+        return explain(images, self.seen.score), captured
 
 
-def _explained(row: Row, photo_run: _PhotoRun, one_forward: int) -> Row:
-    """Explain the photo, and add the map, its cost and its problem to the row."""
-    started = perf_counter()
-    (cam, problems), count = flops_of(lambda: photo_run.explain_and_diagnose(photo_run.model, photo_run.images))
-    if cam.is_cuda:
-        torch.cuda.synchronize(cam.device)
-    seconds = perf_counter() - started
-    return row._replace(
-        layer=photo_run.layer.name if photo_run.layer else "",
-        forwards=count / one_forward if one_forward else None,
-        seconds=seconds,
-        problem=_line(problems[0] or ""),
-        cam=cam[0].detach().float().cpu(),
-    )
-
-
-def _measured(row: Row, photo_run: _PhotoRun, target: int | ScoreFn, black: Tensor, boxes: Tensor) -> Row:
+def _measured(row: Row, explained: _Explained) -> Row:
     """Add the metrics to the row; the error of a metric goes into `problem`, and the other metrics stay."""
     assert row.cam is not None
-    protocol, problems = photo_run.protocol, [row.problem] if row.problem else []
+    seen, protocol = explained.seen, explained.protocol
+    problems = [row.problem] if row.problem else []
     values: dict[str, float] = {}
     vectors: dict[str, list[float]] = {}
-    explanation = Explanation(
-        photo_run.model,
-        photo_run.images,
-        row.cam[None].to(photo_run.images),
-        target,
-        photo_run.explain,
-        black,
-        boxes,
-        protocol,
-        row.photo,
-    )
+    explanation = Explanation(seen, row.cam[None].to(seen.images), explained.explain)
     for name, metric in metrics_of(protocol).items():
-        if (metric.boxes and not len(boxes)) or metric.again * (row.forwards or 0) > protocol.budget:
+        if (metric.boxes and not len(seen.boxes)) or metric.again * (row.forwards or 0) > protocol.budget:
             continue
         try:
             measurement = metric.measure(explanation)
-        except (ValueError, RuntimeError) as error:
-            problems.append(f"{name}: {_said(error)}")
-            continue
-        if isinstance(measurement, tuple):
-            number, vector = measurement
-            vectors[name] = vector.tolist()
-        else:
-            number = measurement
-        values[name] = number.item()
+            number, vector = measurement if isinstance(measurement, tuple) else (measurement, None)
+            value = number.item()
+            if not math.isfinite(value):
+                problems.append(f"{name}: its value is {value}.")
+                continue
+            if vector is not None:
+                vectors[name] = vector.tolist()
+            values[name] = value
+        except Exception as error:
+            _settle(seen.device, error)
+            told = failed(row, error)
+            problems.append(f"{name}: {told.problem}")
+            row = row._replace(kind="accident" if "accident" in (row.kind, told.kind) else "refusal")
+            row = row._replace(traceback="\n".join(filter(None, [row.traceback, told.traceback])))
     return row._replace(values=values, vectors=vectors, problem=" ".join(problems))
 
 
-def _said(error: Exception) -> str:
-    """Write an error as one line, with the place where a function of the user's own raised it."""
+def _is_accident(error: BaseException) -> bool:
+    """Whether the same call may well go right another time: it was no refusal, or memory or the system caused it."""
+    if not isinstance(error, CamfnError):
+        return True
+    cause = error.__cause__
+    of_system = isinstance(cause, OSError) and cause.errno is not None
+    return of_system or isinstance(cause, (MemoryError, torch.OutOfMemoryError))
+
+
+def _settle(device: torch.device | str, error: Exception) -> None:
+    """Give memory back after an accident; a GPU that has failed for good ends the run, for it would fail every row."""
+    if not str(device).startswith("cuda") or isinstance(error, CamfnError):
+        return
+    try:
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+    except RuntimeError as broken:
+        raise StoppedError(
+            f"the device {device} has failed ({_line(error)}). The rows before are kept, and the same command goes on"
+        ) from broken
+
+
+def _said(error: BaseException) -> str:
+    """Write an accident as one line, with the place where a function of the user's own raised it."""
     place = raised_by_given(error)
-    return _line(error) if place is None else _line(f"{type(error).__name__}: {error} ({place})")
+    words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return _line(words if place is None else f"{words} ({place})")
 
 
 def _line(words: object) -> str:
-    """Write an error or a problem as one line."""
-    return " ".join(str(words).split())
+    """Write an error or a problem as one line of bounded length."""
+    line = " ".join(str(words).split())
+    return line if len(line) <= 600 else f"{line[:600]} ..."

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import image, metrics
-from .._shared.vocabulary import ScoreFn
-from ..targets import class_probability
-from ._protocol import Protocol
+from ._seen import Seen
 
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))
 """Shares of a map's maximum at which MaxBoxAcc draws boxes."""
@@ -25,40 +23,21 @@ class Explanation:
     """A map, with the model and the photo that the metrics read.
 
     Args:
-        model: in evaluation mode.
-        images: (1, C, H, W), as the model takes them.
+        seen: the photo before the model, and what all methods share of it.
         cam: (1, *S), raw.
-        target: the class, whose probability is the score; or a target without one, which is the score itself.
         explain: a model and images to the raw map, by the same method for the same class.
-        black: a black photo after the preprocessing, (1, C, H, W).
-        boxes: (n, 4), x0, y0, x1, y1 in pixels of the images; (0, 4) where they are unknown.
-        protocol: the settings of the measurement.
-        name: name of the photo; it seeds the noise, so that every method gets the same.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        cam: Tensor,
-        target: int | ScoreFn,
-        explain: Callable[[nn.Module, Tensor], Tensor],
-        black: Tensor,
-        boxes: Tensor,
-        protocol: Protocol,
-        name: str,
-    ) -> None:
-        self.model = model
-        self.images = images
+    def __init__(self, seen: Seen, cam: Tensor, explain: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        self.seen = seen
+        self.model, self.images, self.boxes = seen.model, seen.images, seen.boxes
         self.cam = cam
         self.explain = explain
-        self.boxes = boxes
-        self.protocol = protocol
-        self.name = name
-        self.removed = black if protocol.removed == "black" else 0.0
+        self.protocol = seen.protocol
+        self.name = seen.photo.name
+        self.removed = seen.black if seen.protocol.removed == "black" else 0.0
         self.heatmap = self.rescaled(cam)
-        probability = class_probability(target) if isinstance(target, int) else target
-        self.score = metrics.scores_of(model, images, probability)
+        self.score = seen.scores
 
     def rescaled(self, cam: Tensor) -> Tensor:
         """Scale a raw map to [0, 1], and resize it to the images."""
@@ -169,7 +148,10 @@ def _infidelity(e: Explanation) -> Tensor:
 
 def _sensitivity(e: Explanation) -> Tensor:
     generator, samples = e.generator("max_sensitivity"), e.protocol.sensitivity_samples
-    return metrics.max_sensitivity(lambda x: e.explain(e.model, x), e.images, samples=samples, generator=generator)
+    # one by one, so that methods share the captures of the noisy images
+    return metrics.max_sensitivity(
+        lambda x: e.explain(e.model, x), e.images, samples=samples, generator=generator, chunk_size=1
+    )
 
 
 def _randomization(e: Explanation) -> Tensor:

@@ -23,17 +23,17 @@ _SIGNS: dict[Any, Better] = {"higher": "higher", "lower": "lower", "none": "none
 _NAMED = re.compile(r"(?P<words>.+?):better=(?P<better>higher|lower|none)(?P<options>,.*)?", re.DOTALL)
 
 GIVEN: dict[str, Callable[[Explanation], Any]] = {
-    "heatmap": lambda e: e.heatmap,
-    "cam": lambda e: e.cam,
-    "images": lambda e: e.images,
+    "heatmap": lambda e: e.heatmap.clone(),
+    "cam": lambda e: e.cam.clone(),
+    "images": lambda e: e.images.clone(),
     "model": lambda e: e.model,
     "score": lambda e: e.score,
-    "boxes": lambda e: e.boxes,
+    "boxes": lambda e: e.boxes.clone(),
     "explain": lambda e: partial(e.explain, e.model),
     "generator": lambda e: e.generator("metric"),
     "explanation": lambda e: e,
 }
-"""What a metric may ask for by the names of its parameters."""
+"""What a metric may ask for by the names of its parameters; tensors are copies, for a function may write to them."""
 
 
 def metric(

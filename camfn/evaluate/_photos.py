@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import tarfile
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,14 +13,10 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
+from .._photos.find import is_, is_photo
 from .._photos.read import DEFAULT, ReadAs, bytes_of, decode_photo
 from .._shared.errors import PhotoError, UsageError
-
-Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 as fractions of the upright photo."""
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-"""Endings of the files in a folder that are photos."""
+from ._listed import Box, Listed, box_in, read_coco, read_table
 
 
 class Photo(NamedTuple):
@@ -60,8 +57,20 @@ class Photo(NamedTuple):
         return decode_photo(extract, self.name, self.read_as)
 
 
+class Records(NamedTuple):
+    """What was read of a source.
+
+    Attributes:
+        photos: photos in the order of their names.
+        refused: a line for each record that was left out, with its file, its line and the reason.
+    """
+
+    photos: list[Photo]
+    refused: list[str]
+
+
 def read_photos(source: str | Path) -> list[Photo]:
-    """List the photos to evaluate on.
+    """List the photos to evaluate on; a record that cannot be used is left out, with a warning that counts them.
 
     Args:
         source: "builtin"; a folder with one folder of photos for each class, or with photos alone, whose classes are
@@ -83,20 +92,53 @@ def read_photos(source: str | Path) -> list[Photo]:
         ...     [(photo.name, photo.label) for photo in read_photos(folder)]
         [('tabby/cat.png', 'tabby')]
     """
+    photos, refused = read_records(source)
+    if refused:
+        more = f", and {len(refused) - 3} more" if len(refused) > 3 else ""
+        warnings.warn(f"{len(refused)} records left out: {'; '.join(refused[:3])}{more}", stacklevel=2)
+    return photos
+
+
+def read_records(source: str | Path) -> Records:
+    """List the photos to evaluate on, as `read_photos` does, and say of each record that is left out why.
+
+    A box is left out that has no area, is inverted, is no number, or lies outside of its photo; its photo stays, with
+    its other boxes. Boxes that overlap the border are cut there.
+
+    Args:
+        source: as of `read_photos`.
+
+    Raises:
+        UsageError: no record of the source can be used.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (4, 4)).save(Path(folder) / "cat.png")
+        ...     lines = "path,class,x0,y0,x1,y1", "cat.png,tabby,0,0,2,2", "cat.png,tabby,3,3,1,1"
+        ...     _ = (Path(folder) / "photos.csv").write_text("\\n".join(lines))
+        ...     found = read_records(Path(folder) / "photos.csv")
+        >>> found.photos[0].boxes
+        ((0.0, 0.0, 0.5, 0.5),)
+        >>> found.refused[0].partition("photos.csv, ")[2]
+        'line 3: box 3, 3, 1, 1: expected x0 < x1 and y0 < y1'
+    """
     if str(source) == "builtin":
-        return builtin_photos()
+        return Records(builtin_photos(), [])
     path = Path(source)
-    if path.is_dir():
-        photos = _folder(path)
-    elif path.suffix.lower() == ".csv" and path.is_file():
-        photos = _table(path)
-    elif path.suffix.lower() == ".json" and path.is_file():
-        photos = _coco(path)
+    if is_(path, "is_dir"):
+        photos, refused = _folder(path)
+        expected = "CLASS/PHOTO.jpg, or photos with endings such as .jpg and .png"
+    elif path.suffix.lower() in (".csv", ".json") and is_(path, "is_file"):
+        records = read_table(path) if path.suffix.lower() == ".csv" else read_coco(path)
+        photos, refused = _photos_of(path.parent, records)
+        expected = "records of a photo, its class, and boxes"
     else:
         raise UsageError(f"no photos at {path}: expected builtin, a folder, a .csv (path,class) or COCO's .json")
     if not photos:
-        raise UsageError(f"no photos in {path}: expected CLASS/PHOTO.jpg, or photos with endings such as .jpg and .png")
-    return sorted(photos)
+        why = f": {refused[0]}{f', and {len(refused) - 1} more' if len(refused) > 1 else ''}" if refused else ""
+        raise UsageError(f"no photos in {path}: expected {expected}{why}")
+    return Records(sorted(photos, key=lambda photo: photo.name), refused)
 
 
 def builtin_photos(*, skipped: bool = False) -> list[Photo]:
@@ -148,72 +190,44 @@ def _package_folder(package: str, version: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _folder(path: Path) -> list[Photo]:
+def _folder(path: Path) -> Records:
     """List the photos of a folder, whose folders are the classes."""
-    files = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
-    photos = []
-    for file in files:
+    photos, refused = [], []
+    for file in sorted(file for file in path.rglob("*") if is_photo(file)):
         parts = file.relative_to(path).parts
         if len(parts) > 2:
-            raise UsageError(f"{file}: expected photos in {path} or in {path}/CLASS, not deeper")
-        photos.append(Photo("/".join(parts), file, parts[0] if len(parts) == 2 else None))
-    return photos
+            refused.append(f"{file}: expected photos in {path} or in {path}/CLASS, not deeper")
+        else:
+            photos.append(Photo("/".join(parts), file, parts[0] if len(parts) == 2 else None))
+    return Records(photos, refused)
 
 
-def _table(path: Path) -> list[Photo]:
-    """List the photos of a CSV."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: expected a CSV file in UTF-8: {error}") from error
-    if lines and not {"path", "class"} <= set(lines[0]):
-        raise UsageError(f"{path}: expected the columns path and class, got {', '.join(lines[0])}")
-    corners = ("x0", "y0", "x1", "y1")
-    boxes: dict[tuple[str, str], list[list[float]]] = {}
-    for number, line in enumerate(lines, 2):
-        boxes_of_photo = boxes.setdefault((line["path"], line["class"]), [])
-        if all(line.get(corner) for corner in corners):
+def _photos_of(folder: Path, records: Listed) -> Records:
+    """Make photos of the records of a file: one for each path and class."""
+    refused = list(records.refused)
+    boxes: dict[tuple[str, str], list[Box]] = {}
+    sizes: dict[str, tuple[float, float] | None] = {}
+    for record in records.records:
+        of_photo = boxes.setdefault((record.path, record.label), [])
+        if record.corners is None:
+            continue
+        if record.path not in sizes:
+            sizes[record.path] = record.size or _size(folder / record.path)
+        size = sizes[record.path]
+        # the size of a photo that cannot be read is asked for again by the run, which records why
+        if size is not None:
             try:
-                boxes_of_photo.append([float(line[corner]) for corner in corners])
-            except ValueError as error:
-                raise UsageError(f"{path}, line {number}: {error}") from error
-    return _in_pixels(path, boxes, {})
-
-
-def _coco(path: Path) -> list[Photo]:
-    """List the photos of COCO annotations, once for each category."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        names = {item["id"]: item["name"] for item in content["categories"]}
-        images = {item["id"]: item for item in content["images"]}
-        boxes: dict[tuple[str, str], list[list[float]]] = {}
-        for item in content["annotations"]:
-            x, y, width, height = item["bbox"]
-            key = (images[item["image_id"]]["file_name"], names[item["category_id"]])
-            boxes.setdefault(key, []).append([x, y, x + width, y + height])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path}: expected COCO's images, annotations and categories: {error!r}") from error
-    sizes = {item["file_name"]: (item["width"], item["height"]) for item in images.values() if "width" in item}
-    return _in_pixels(path, boxes, sizes)
-
-
-def _in_pixels(
-    file: Path, boxes: dict[tuple[str, str], list[list[float]]], sizes: dict[str, tuple[int, int]]
-) -> list[Photo]:
-    """Make photos of boxes in pixels; read the size from the photo if `sizes` lacks it."""
-    count = {path: sum(path == other for other, _ in boxes) for path, _ in boxes}
-    photos = []
-    for (name, label), in_pixels in boxes.items():
-        path = file.parent / name
-        size = sizes.get(name) or (_size(path) if in_pixels else None)
-        scaled = (
-            []
-            if size is None
-            else [_box([x0 / size[0], y0 / size[1], x1 / size[0], y1 / size[1]]) for x0, y0, x1, y1 in in_pixels]
-        )
-        photos.append(Photo(name if count[name] == 1 else f"{name}:{label}", path, label, tuple(scaled)))
-    return photos
+                of_photo.append(box_in(record.corners, size))
+            except UsageError as error:
+                refused.append(f"{record.place}: {error}")
+    count, taken, photos = Counter(path for path, _ in boxes), set[str](), []
+    for (path, label), of_photo in boxes.items():
+        name = path if count[path] == 1 else f"{path}:{label}"
+        while name in taken:  # of a file whose name has a colon
+            name += ":"
+        taken.add(name)
+        photos.append(Photo(name, folder / path, label, tuple(of_photo)))
+    return Records(photos, refused)
 
 
 def _size(path: Path) -> tuple[int, int] | None:
@@ -240,8 +254,9 @@ def boxes_in_view(
     moved = []
     for x0, y0, x1, y1 in boxes:
         picture = Image.new("L", size)
-        left, top = round(x0 * size[0]), round(y0 * size[1])
-        right, bottom = round(x1 * size[0]), round(y1 * size[1])
+        left, top = min(round(x0 * size[0]), size[0] - 1), min(round(y0 * size[1]), size[1] - 1)
+        # a box that is thinner than a pixel takes one
+        right, bottom = max(round(x1 * size[0]), left + 1), max(round(y1 * size[1]), top + 1)
         ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), fill=255)
         seen = view(picture)
         corners = seen.getbbox()

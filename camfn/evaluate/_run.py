@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from PIL import Image
+from torch import Tensor
 
-from .._shared.errors import PhotoError, UsageError
-from ..zoo import load
+from .._shared.errors import CamfnError, StoppedError, UsageError
+from ..zoo import Loaded, load
+from ._begun import Begun
 from ._cases import BASELINES, Case, method_of
-from ._core import Row, evaluate_photo, layer_of
-from ._own import measured
+from ._core import layer_of
+from ._own import metrics_of
 from ._photos import Photo
+from ._pool import shared_out
+from ._process import ProcessHand
 from ._protocol import Protocol
-from ._ray import distributed
+from ._ray import RayHand, ray_or_refused, workers_of
+from ._row import Row
 from ._store import Store, header_of
 from ._target import choice_of
-from ._work import Loader, Models, Work, plan
+from ._work import TRIES, Loader, Models, Work, plan
+from ._worker import Worker
 
 Progress = Callable[[int, int], None]
 
@@ -35,12 +40,15 @@ def run(
     engine: Literal["local", "ray"] = "local",
     workers: int | None = None,
     force: bool = False,
+    retry: bool = False,
+    fail_fast: bool = False,
     progress: Progress | None = None,
 ) -> Store:
     """Evaluate cases on photos, and write each row to the disk before the next one begins.
 
-    On the folder of an earlier run, `run` adds the missing rows: after a kill, or with more photos or cases. It records
-    a photo that it cannot read, and skips this photo from then on.
+    On the folder of an earlier run, `run` adds the missing rows: after a kill, or with more photos or cases. A row that
+    an accident spoiled (memory that ran out, a lost worker, an error that is no `CamfnError`) is tried again, three
+    times in all. A refusal, and a photo that cannot be read, are recorded and not tried again.
 
     Args:
         photos: from `read_photos`.
@@ -48,17 +56,22 @@ def run(
         out: the folder of results.
         protocol: the settings of the measurement; all runs on a folder have the same.
         loader: a function of a model's name that returns a `zoo.Loaded`, as `zoo.load` does.
-        device: where to run; with Ray each worker takes one device of this kind.
-        engine: "local", or "ray" for Ray Data, with rows equal to those of the local one.
-        workers: number of workers with Ray; by default one for each GPU, or one on the CPU.
+        device: where to run; "cuda" has a process for each GPU of this machine, and with Ray an actor for each of the
+            cluster.
+        engine: "local", or "ray" for Ray, with rows equal to those of the local one.
+        workers: number of workers; by default one for each GPU, or one on the CPU, which is then this process. In
+            several, a script needs `if __name__ == "__main__":`, as `multiprocessing` does.
         force: delete the results in the folder first.
+        retry: try every row with a problem again, refusals, unreadable photos and three accidents too.
+        fail_fast: stop at the first row with a refusal or an accident; the row is kept.
         progress: called with (rows done, rows to do) after each row.
 
     Returns:
         The folder, with the rows of this run and of earlier ones.
 
     Raises:
-        UsageError: a class, a layer or a method does not fit; before the first explanation.
+        UsageError: every class, or a layer or a method, does not fit; before the first explanation.
+        StoppedError: the disk is full, the folder is gone, a device failed, or `fail_fast` met a problem.
 
     Example:
         >>> import tempfile
@@ -76,68 +89,157 @@ def run(
     protocol = protocol or Protocol()
     if not photos or not cases:
         raise UsageError("nothing to evaluate: expected at least one photo and one case")
-    measured(protocol)
+    if len({photo.name for photo in photos}) < len(photos):
+        raise UsageError("two photos have one name; results are stored by the name of the photo")
+    metrics_of(protocol)
+    if engine == "ray":
+        ray_or_refused()
     store = Store(out, header_of(protocol, device, loader), force=force)
-    works = plan(photos, cases, store.done)
-    total = sum(len(work.cases) for work in works)
-    if not works:
+    if not (works := plan(photos, cases, store.by_key, retry=retry)):
         return store
     models = Models(loader, device)
-    check(photos, works, models, protocol)
+    check(works, models, protocol)
+    order = {(photo.name, str(case)): i for i, (photo, case) in enumerate(_in_order(photos, cases))}
+    order = {(photo.name, ""): order[photo.name, str(cases[0])] for photo in photos} | order
     with store.writing(force=force):
-        finished = 0
-        for row in _rows(works, models, protocol, engine, workers):
-            store.append(row)
-            finished += 1 if row.case else len(next(work for work in works if work.photo.name == row.photo).cases)
-            if progress:
-                progress(min(finished, total), total)
+        # another run may have made rows before this one had the lock
+        works = plan(photos, cases, store.by_key, retry=retry)
+        try:
+            _make(works, models, protocol, store, _Engine(engine, workers), retry, fail_fast, progress)
+        finally:
+            store.arrange(order)
     return store
 
 
-def check(photos: Sequence[Photo], works: Sequence[Work], models: Models, protocol: Protocol) -> None:
-    """Refuse two photos of one name, a class that a model lacks, and a layer or method that does not fit the model.
+class _Engine(NamedTuple):
+    """What runs the work: "local" or "ray", and the number of workers, or None."""
+
+    name: str
+    workers: int | None
+
+
+def _in_order(photos: Sequence[Photo], cases: Sequence[Case]) -> Iterator[tuple[Photo, Case]]:
+    """Yield all photos and cases in the order of a run: one model after the other."""
+    for work in plan(photos, cases, {}):
+        for case in work.cases:
+            yield work.photo, case
+
+
+def _make(
+    works: list[Work],
+    models: Models,
+    protocol: Protocol,
+    store: Store,
+    engine: _Engine,
+    retry: bool,
+    fail_fast: bool,
+    progress: Progress | None,
+) -> None:
+    """Make the rows that are due, and write each."""
+    total, finished, unreadable = sum(len(work.cases) for work in works), 0, set[str]()
+    for row in _rows(works, models, protocol, store, engine, retry):
+        if not row.case and row.photo in unreadable:
+            continue  # two workers met it at the same time
+        store.append(row)
+        if not row.case:
+            unreadable.add(row.photo)
+        finished += 1 if row.case else sum(len(work.cases) for work in works if work.photo.name == row.photo)
+        if progress:
+            progress(min(finished, total), total)
+        if fail_fast and row.kind:
+            what = ", ".join(filter(None, [row.photo, row.case]))
+            raise StoppedError(f"stopped at the first problem, as asked: {what}: {row.problem}")
+
+
+def check(works: Sequence[Work], models: Models, protocol: Protocol) -> None:
+    """Refuse what no row can be made of: classes that a model lacks, and a layer or method that does not fit the model.
+
+    A class that a model lacks refuses its own rows alone, if other photos have one that it knows.
 
     Raises:
         UsageError: names the photo or the case.
     """
-    if len({photo.name for photo in photos}) < len(photos):
-        raise UsageError("two photos have one name; results are stored by the name of the photo")
     for model in dict.fromkeys(work.model for work in works):
         loaded = models(model)
         of_model = [work for work in works if work.model == model]
-        for work in of_model:
-            choice_of(work.photo, loaded, protocol)
-        picture = next(filter(None, (_read_or_none(work.photo) for work in of_model)), None)
-        if picture is None:
+        refused = [_refusal(work.photo, loaded, protocol) for work in of_model]
+        if refused[0] is not None and None not in refused:
+            raise refused[0]
+        tried = (_images_of(work.photo, loaded, models.device) for work in of_model)
+        images = next((found for found in tried if found is not None), None)
+        if images is None:
             continue
-        images = loaded.preprocess(picture)[None].to(models.device)
         for case in dict.fromkeys(case for work in of_model for case in work.cases):
             if case.method not in BASELINES:
-                try:
-                    layer_of(case, method_of(case, torch.Generator()), loaded.model, images, models.layers)
-                except ValueError as error:
-                    raise UsageError(f"{case}: {error}") from error
+                _check_layer(case, loaded, images, models)
 
 
-def _read_or_none(photo: Photo) -> Image.Image | None:
-    """Read a photo; None if that fails."""
+def _refusal(photo: Photo, loaded: Loaded, protocol: Protocol) -> CamfnError | None:
+    """Say why a model cannot explain the target of a photo; None if it can."""
     try:
-        return photo.read()
-    except PhotoError:
+        choice_of(photo, loaded, protocol)
+    except CamfnError as error:
+        return error
+    return None
+
+
+def _check_layer(case: Case, loaded: Loaded, images: Tensor, models: Models) -> None:
+    """Find the layer of a case; an accident here is left to the rows, which record it."""
+    try:
+        layer_of(case, method_of(case, torch.Generator()), loaded.model, images, models.layers)
+    except CamfnError as error:
+        raise UsageError(f"{case}: {error}") from error
+    except Exception:
+        return
+
+
+def _images_of(photo: Photo, loaded: Loaded, device: str) -> Tensor | None:
+    """Read a photo as the model takes it; None if that fails, which its rows record."""
+    try:
+        return loaded.preprocess(photo.read())[None].to(device)
+    except Exception:
         return None
 
 
-def _rows(works: Sequence[Work], models: Models, protocol: Protocol, engine: str, workers: int | None) -> Iterator[Row]:
-    """Make the rows by one of the two engines."""
-    if engine == "ray":
-        yield from distributed(works, models.loader, protocol, models.device, workers)
+def _rows(
+    works: list[Work], models: Models, protocol: Protocol, store: Store, engine: _Engine, retry: bool
+) -> Iterator[Row]:
+    """Make the rows: in this process, or in workers."""
+    loader, device = models.loader, models.device
+    if engine.name == "ray":
+        number = engine.workers or workers_of(device)
+        models.forget()
+        yield from shared_out(works, lambda place: RayHand(loader, protocol, device), number)
         return
-    unreadable: set[str] = set()
+    count = torch.cuda.device_count() if device == "cuda" else 1
+    number = engine.workers or count
+    if number == 1:
+        yield from _rows_here(works, models, protocol, store, retry)
+        return
+    models.forget()
+    threads = torch.get_num_threads()
+    places = [f"cuda:{place % count}" if device == "cuda" else device for place in range(number)]
+    yield from shared_out(works, lambda place: ProcessHand(loader, protocol, places[place], threads), number)
+
+
+def _rows_here(works: list[Work], models: Models, protocol: Protocol, store: Store, retry: bool) -> Iterator[Row]:
+    """Make the rows in this process; one in which three processes died is an accident, and the others go on."""
+    begun, worker, unreadable = Begun(store.folder), Worker(models.loader, protocol, models.device), set[str]()
+    worker.models = models
+    given_up = None if retry else begun.given_up
     for work in works:
-        if work.photo.name in unreadable:
+        due = tuple(case for case in work.cases if (work.photo.name, str(case)) != given_up)
+        for case in work.cases:
+            if case not in due:
+                row = Row(work.photo.name, str(case), model=case.model, method=case.name, kind="accident")
+                yield row._replace(problem=f"{TRIES} processes died while they made this row", tries=TRIES)
+        if not due or work.photo.name in unreadable:
             continue
-        loaded = models(work.model)
-        for row in evaluate_photo(work.photo, work.cases, loaded, protocol, device=models.device, layers=models.layers):
+        begun.begin(work.photo.name, str(due[0]))
+        for i, row in enumerate(worker.rows(Work(work.photo, due)), 1):
             if not row.case:
                 unreadable.add(row.photo)
             yield row
+            if i < len(due):
+                begun.begin(work.photo.name, str(due[i]))
+    begun.end()

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
-import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from functools import partial
-from hashlib import sha256
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from .._shared.errors import UsageError
-from .._shared.files import versions, write_whole
-from ._core import Row
-from ._own import measured
-from ._protocol import Protocol
+from .._shared.errors import StoppedError, UsageError
+from .._shared.files import write_whole
+from . import _database as database
+from ._export import write_exports
+from ._former import read_former
+from ._header import current, difference
+from ._header import header_of as header_of
+from ._lock import locked
+from ._names import folded, map_name
+from ._row import Row
 
-HEADER, ROWS, MAPS, LOCK = "run.json", "rows.csv", "maps", ".lock"
-FIXED = ("photo", "case", "layer", "target", "probability", "forwards", "seconds", "problem")
+DATABASE, MAPS = "results.sqlite", "maps"
 
 
 class Store:
     """A folder of results.
 
-    run.json stores the protocol and the versions, rows.csv has a line for each photo and case, and maps/ the raw maps.
-    A folder accepts one protocol. `writing` removes the unfinished last line that a killed run may leave in rows.csv.
+    `results.sqlite` has the rows and the settings, `maps/` the raw maps as PHOTO.METHOD.LAYER.npy. rows.csv, run.json
+    and accidents.txt are written of it at the end of `writing`, for people. A folder accepts one protocol.
 
     Args:
         folder: the folder; `writing` creates it.
@@ -40,23 +39,27 @@ class Store:
         force: delete the rows of the folder.
 
     Raises:
-        UsageError: the folder has another protocol, or no rows to read.
+        UsageError: the folder has another protocol, no rows to read, or is damaged.
     """
 
     def __init__(
         self, folder: str | os.PathLike[str], header: dict[str, Any] | None = None, *, force: bool = False
     ) -> None:
         self.folder = Path(folder)
-        self.file = self.folder / ROWS
+        self.file = self.folder / DATABASE
+        self.rows: list[Row] = []
+        self._connection: sqlite3.Connection | None = None
+        self._index: dict[tuple[str, str], int] = {}
+        self._names: set[str] = set()
+        found = None if force else self._read()
         if header is None:
-            if not (self.folder / HEADER).is_file():
-                raise UsageError(f"no results in {self.folder}: it has no {HEADER}")
-            self.header = self._read_header()
-            self.rows = self._read_rows()
-            return
+            if found is None:
+                raise UsageError(f"no results in {self.folder}: it has no {DATABASE}")
+            header = found[0]
+        elif found is not None:
+            self._check_header(found[0], header)
         self.header = header
-        self._check_header(force)
-        self.rows = [] if force else self._read_rows()
+        self._take(found[1] if found else [])
 
     @property
     def metrics(self) -> list[str]:
@@ -64,167 +67,166 @@ class Store:
         return list(self.header["protocol"]["metrics"])
 
     @property
-    def done(self) -> set[tuple[str, str]]:
-        """The (photo, case) of each row; (photo, "") for a photo that cannot be read."""
-        return {(row.photo, row.case) for row in self.rows}
+    def by_key(self) -> dict[tuple[str, str], Row]:
+        """The rows by photo and case; (photo, "") for a photo that cannot be read."""
+        return {row.key: row for row in self.rows}
 
     @contextmanager
     def writing(self, *, force: bool = False) -> Iterator[Store]:
-        """Lock the folder for this process; the lock ends with the process, also when it is killed.
+        """Lock the folder for this process, and read it again; the lock ends with the process, also by a kill.
 
         Raises:
-            UsageError: another process holds the lock.
+            UsageError: another process holds the lock, or the folder cannot be written to.
+            StoppedError: the disk is full, or the folder is gone; the rows before are kept.
         """
-        from filelock import FileLock, Timeout
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.folder / LOCK, timeout=0):
-                self._repair_files(force)
+        with ExitStack() as stack:
+            try:
+                (self.folder / MAPS).mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.folder))
+                self._connection = stack.enter_context(database.opened(self.file))
+                self._begin(force)
+            except (OSError, sqlite3.Error) as error:
+                raise UsageError(
+                    f"cannot write results to {self.folder}: {_reason(error)}: choose another --out"
+                ) from error
+            try:
                 yield self
-        except Timeout as error:
-            raise UsageError(
-                f"another run is writing to {self.folder}: wait for it, or choose another --out"
-            ) from error
+            except BaseException:
+                with suppress(Exception):
+                    write_exports(self.folder, self.header, self.rows)
+                raise
+            finally:
+                self._connection = None
+            with self._kept():
+                write_exports(self.folder, self.header, self.rows)
 
     def append(self, row: Row) -> None:
-        """Write one row and its map, and wait until they are on the disk."""
-        if row.cam is not None:
-            _write_whole(self.map_file(row.photo, row.case), _npy(row.cam))
-        numbers = (row.target, row.probability, row.forwards, row.seconds)
-        cells = [row.photo, row.case, row.layer, *map(_cell, numbers), row.problem]
-        cells += [_cell(row.values.get(name)) for name in self.metrics]
-        cells.append(json.dumps(row.vectors, separators=(",", ":")) if row.vectors else "")
-        _append(self.file, _line(cells))
-        self.rows.append(row)
+        """Write one row and its map, and wait until they are on the disk; an earlier row of its key is replaced.
 
-    def map_file(self, photo: str, case: str) -> Path:
-        """Path of a row's raw map; its name is a digest, since photos and cases contain slashes."""
-        digest = sha256("\0".join([photo, case]).encode()).hexdigest()
-        return self.folder / MAPS / f"{digest[:24]}.npy"
+        Raises:
+            StoppedError: they cannot be written; the rows before are kept.
+        """
+        if self._connection is None:
+            raise UsageError("append: expected a store inside of `with store.writing():`")
+        at = self._index.get(row.key)
+        before = None if at is None else self.rows[at]
+        row = row._replace(tries=before.tries + row.tries if before and before.kind else row.tries)
+        if row.cam is not None:
+            name = (before.map if before else "") or map_name(row, self._names)
+            row = row._replace(map=name)
+        with self._kept():
+            if row.cam is not None:
+                content = _npy(row.cam)
+                write_whole(self.folder / MAPS / row.map, lambda unfinished: unfinished.write_bytes(content))
+            with database.transaction(self._connection):
+                database.put(self._connection, row)
+                if row.case:
+                    database.remove(self._connection, (row.photo, ""))
+        row = row._replace(cam=None)
+        unread = self._index.get((row.photo, "")) if row.case else None
+        if unread is not None:
+            self._take([other for i, other in enumerate(self.rows) if i != unread])
+        self._put(row)
+
+    def arrange(self, order: Mapping[tuple[str, str], int]) -> None:
+        """Sort the rows by their places in a plan, those without one first: an interruption leaves no trace."""
+        rows = sorted(self.rows, key=lambda row: order.get(row.key, -1))
+        if rows != self.rows and self._connection is not None:
+            with self._kept(), database.transaction(self._connection):
+                database.arrange(self._connection, rows)
+            self._take(rows)
 
     def cam(self, row: Row) -> torch.Tensor | None:
         """Read the raw map of a row, (h, w), or None."""
-        path = self.map_file(row.photo, row.case)
-        if not path.is_file():
+        path = self.folder / MAPS / row.map
+        if not row.map or not path.is_file():
             return None
         try:
-            return torch.from_numpy(np.load(path)).float()
-        except ValueError as error:
+            return torch.from_numpy(np.load(path, allow_pickle=False)).float()
+        except (ValueError, EOFError, OSError) as error:
             raise UsageError(f"{path} is damaged: {error}. Choose another --out, or give --force") from error
 
-    def _repair_files(self, force: bool) -> None:
-        """Create missing files, remove the unfinished last line of a killed run, and write the header."""
-        (self.folder / MAPS).mkdir(exist_ok=True)
-        if force or not self.file.exists():
-            _write_whole(self.file, _line([*FIXED, *self.metrics, "vectors"]).encode())
-            self.rows = []
-        else:
-            content = self.file.read_bytes()
-            whole_lines = content[: content.rfind(b"\n") + 1]
-            if whole_lines != content:
-                with self.file.open("r+b") as file:
-                    file.truncate(len(whole_lines))
-            self.rows = self._read_rows()
-        _write_whole(self.folder / HEADER, (json.dumps(self.header, indent=2) + "\n").encode())
+    def _read(self) -> tuple[dict[str, Any], list[Row]] | None:
+        """Read the header and the rows of the folder; None if it has none."""
+        try:
+            if not self.file.is_file():
+                if self.folder.exists() and not self.folder.is_dir():
+                    raise UsageError(f"{self.folder} is a file: --out takes a folder")
+                return read_former(self.folder)
+            with database.opened(self.file) as connection:
+                found = database.read(connection)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise UsageError(f"cannot read {self.file}: {_reason(error)}") from error
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError(
+                f"{self.file} is damaged: {error}. Choose another --out, or give --force to begin anew"
+            ) from error
+        if found is None:  # a run that was killed before it had written the header
+            return read_former(self.folder)
+        header, rows = found
+        if header.pop("schema", 0) > database.SCHEMA:
+            raise UsageError(f"{self.file} is of a later version of camfn: update camfn, or choose another --out")
+        return current(header), rows
 
-    def _check_header(self, force: bool) -> None:
-        """Refuse a folder whose rows have another protocol, other versions, another device or number of threads."""
-        if force or not (self.folder / HEADER).is_file():
-            if not force and self.file.exists():
-                raise UsageError(f"{self.file} has no {HEADER} beside it: choose another --out, or give --force")
+    def _begin(self, force: bool) -> None:
+        """Read the rows again, under the lock, and write the header."""
+        assert self._connection is not None
+        if force:
+            self._take([])
+            for file in (self.folder / MAPS).glob("*.npy"):
+                file.unlink()
+            with database.transaction(self._connection):
+                database.clear(self._connection)
+                database.create(self._connection, self.header)
             return
-        before = self._read_header()
-        now = json.loads(json.dumps(self.header))
-        for key in now:
-            if key != "photos" and before.get(key, {}) != now[key]:
-                difference = _difference(key, before.get(key), now[key])
-                raise UsageError(
-                    f"the results in {self.folder} have other settings: {difference}. Choose another --out, or give "
-                    "--force to begin anew"
-                )
+        found = self._read()
+        if found is not None:
+            self._check_header(found[0], self.header)
+        self._take(found[1] if found else [])
+        with database.transaction(self._connection):
+            is_new = database.read(self._connection) is None
+            database.create(self._connection, self.header, self.rows if is_new else ())
 
-    def _read_header(self) -> dict[str, Any]:
-        """Read run.json."""
+    def _check_header(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+        """Refuse a folder whose rows have another protocol, other versions, another device or number of threads."""
+        differs = difference(before, now)
+        if differs:
+            raise UsageError(
+                f"the results in {self.folder} have other settings: {differs}. Choose another --out, or give "
+                "--force to begin anew"
+            )
+
+    def _take(self, rows: list[Row]) -> None:
+        """Take rows in the place of those before."""
+        self.rows, self._index, self._names = [], {}, set()
+        for row in rows:
+            self._put(row)
+
+    def _put(self, row: Row) -> None:
+        """Take one row, in the place of one of the same key."""
+        at = self._index.setdefault(row.key, len(self.rows))
+        self.rows[at : at + 1] = [row]
+        if row.map:
+            self._names.add(folded(row.map))
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Say in one line that the disk failed, what is kept, and how to go on."""
         try:
-            header: dict[str, Any] = json.loads((self.folder / HEADER).read_text(encoding="utf-8"))
-        except ValueError as error:  # no JSON, or no UTF-8
-            raise UsageError(f"{self.folder / HEADER} is damaged: {error}") from error
-        return header
-
-    def _read_rows(self) -> list[Row]:
-        """Read the whole lines of rows.csv, without the maps."""
-        if not self.file.is_file():
-            return []
-        try:
-            text = self.file.read_text(encoding="utf-8")
-            lines = text[: text.rfind("\n") + 1].splitlines()
-            return [_row(line) for line in csv.DictReader(lines)]
-        except (ValueError, csv.Error) as error:
-            raise UsageError(f"{self.file} is damaged: {error}. Choose another --out, or give --force") from error
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise StoppedError(
+                f"cannot write to {self.folder}: {_reason(error)}. The rows before are kept, and the same command goes "
+                "on with those that are missing"
+            ) from error
 
 
-def header_of(protocol: Protocol, device: str, loader: Callable[..., Any] | None = None) -> dict[str, Any]:
-    """Make the header of a folder: protocol, versions, device, threads, and what is said of the model."""
-    record = asdict(protocol) | {"metrics": measured(protocol)}
-    header = {"protocol": record, "versions": versions(), "device": device, "threads": torch.get_num_threads()}
-    return header | {"model": _said_of_models(loader)}
-
-
-def _said_of_models(loader: Callable[..., Any] | None) -> dict[str, str]:
-    """List the options of a loader, and what its weights are: others under the same name are another model."""
-    if not isinstance(loader, partial):
-        return {}
-    said = {key: getattr(value, "__qualname__", None) or str(value) for key, value in loader.keywords.items()}
-    text = said.get("weights", "")
-    file = Path(text) if Path(text).is_file() else Path(text.rpartition(":")[0])
-    if file.is_file():
-        with file.open("rb") as opened:
-            digest = sha256()
-            while block := opened.read(1 << 20):
-                digest.update(block)
-        said["weights"] += f", sha256 {digest.hexdigest()[:16]}"
-    return said
-
-
-def _row(line: dict[str, str]) -> Row:
-    """Make a row of a line of rows.csv."""
-    return Row(
-        photo=line["photo"],
-        case=line["case"],
-        layer=line["layer"],
-        target=int(line["target"]) if line["target"] else None,
-        probability=_number(line["probability"]),
-        forwards=_number(line["forwards"]),
-        seconds=_number(line["seconds"]),
-        problem=line["problem"],
-        values={name: float(cell) for name, cell in line.items() if cell and name not in (*FIXED, "vectors")},
-        vectors=json.loads(line["vectors"]) if line["vectors"] else {},
-    )
-
-
-def _number(cell: str) -> float | None:
-    return float(cell) if cell else None
-
-
-def _cell(value: float | None) -> str:
-    """Write a number for rows.csv; nine digits give a float32 back to the bit."""
-    return "" if value is None or math.isnan(value) else str(value) if isinstance(value, int) else f"{value:.9g}"
-
-
-def _line(cells: list[str]) -> str:
-    """Write cells as one line of CSV."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow([" ".join(cell.splitlines()) for cell in cells])
-    return buffer.getvalue()
-
-
-def _append(path: Path, line: str) -> None:
-    """Append a line to a file, and wait until it is on the disk."""
-    with path.open("ab") as file:
-        file.write(line.encode())
-        file.flush()
-        os.fsync(file.fileno())
+def _reason(error: Exception) -> str:
+    """Say in a few words why the system could not read or write."""
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(words.split()) or type(error).__name__
 
 
 def _npy(cam: torch.Tensor) -> bytes:
@@ -232,17 +234,3 @@ def _npy(cam: torch.Tensor) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, cam.numpy())
     return buffer.getvalue()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file as a whole, so that no reader finds half of it."""
-    write_whole(path, lambda unfinished: unfinished.write_bytes(content))
-
-
-def _difference(key: str, before: Any, now: Any) -> str:
-    """Name the first setting that differs, with both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in now:
-            if before.get(name) != now[name]:
-                return _difference(name, before.get(name), now[name])
-    return f"{key} was {json.dumps(before)}, now it is {json.dumps(now)}"

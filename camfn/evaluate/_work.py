@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from .._photos.layer import Layer
 from ..zoo import Loaded
 from ._cases import Case
 from ._photos import Photo
+from ._row import Row
 
 Loader = Callable[[str], Loaded]
 """A function of a model's name that returns a `zoo.Loaded`, as `zoo.load` does."""
@@ -21,7 +22,7 @@ Layers = dict[tuple[str, bool, torch.Size], Layer]
 
 
 class Work(NamedTuple):
-    """One piece of work: a photo, and the cases of one model that have no row for it."""
+    """One piece of work: a photo, and the cases of one model that are due for it."""
 
     photo: Photo
     cases: tuple[Case, ...]
@@ -32,14 +33,38 @@ class Work(NamedTuple):
         return self.cases[0].model
 
 
-def plan(photos: Sequence[Photo], cases: Sequence[Case], done: set[tuple[str, str]]) -> list[Work]:
-    """List the work without rows, one model after the other; `done` has the (photo, case) of all rows."""
+TRIES = 3
+"""How often a row is tried that ends in an accident."""
+
+
+def is_due(row: Row | None, retry: bool = False) -> bool:
+    """Say whether a run has to make a row: it is not there, an accident left tries, or all problems are tried again."""
+    if row is None or not row.kind:
+        return row is None
+    return retry or (row.kind == "accident" and row.tries < TRIES)
+
+
+def plan(
+    photos: Sequence[Photo], cases: Sequence[Case], rows: Mapping[tuple[str, str], Row], *, retry: bool = False
+) -> list[Work]:
+    """List the work that is due, one model after the other.
+
+    Args:
+        photos: all photos.
+        cases: all cases.
+        rows: the rows that are there, by photo and case; (photo, "") for a photo that cannot be read.
+        retry: whether rows with a refusal, and accidents that were tried three times, are due too.
+    """
     works = []
     for model in dict.fromkeys(case.model for case in cases):
+        of_model = [(case, str(case)) for case in cases if case.model == model]
         for photo in photos:
-            missing = tuple(case for case in cases if case.model == model and (photo.name, str(case)) not in done)
-            if missing and (photo.name, "") not in done:
-                works.append(Work(photo, missing))
+            unreadable = rows.get((photo.name, ""))
+            if unreadable is not None and not is_due(unreadable, retry):
+                continue
+            due = tuple(case for case, name in of_model if is_due(rows.get((photo.name, name)), retry))
+            if due:
+                works.append(Work(photo, due))
     return works
 
 
@@ -59,3 +84,7 @@ class Models:
             loaded.model.to(self.device)
             self.held = (name, loaded)
         return self.held[1]
+
+    def forget(self) -> None:
+        """Give the memory of the model back."""
+        self.held, self.layers = None, {}

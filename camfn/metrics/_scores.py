@@ -132,7 +132,8 @@ class _Pinned(Value):
 
 def for_runs(score: ScoreOf, count: int) -> ScoreOf:
     """Return the score to use for `count` runs: with BatchNorm folded where that saves more than its check costs."""
-    return score.with_folded_norms() if isinstance(score, _Pinned) and count >= _RUNS_TO_FOLD else score
+    fold = getattr(score, "with_folded_norms", None)
+    return fold() if fold is not None and count >= _RUNS_TO_FOLD else score
 
 
 def score_once(what: str, score: ScoreOf, images: Tensor) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -65,4 +68,51 @@ def run_quickly(photos: list[Photo], out: Path, *names: str, **options: Any) -> 
 
 def numbers_of(store: Store) -> dict[tuple[str, str], Any]:
     """Rows without what a clock says."""
-    return {(row.photo, row.case): row._replace(seconds=None, cam=None) for row in store.rows}
+    return {(row.photo, row.case): row._replace(seconds=None, cam=None, tries=1) for row in store.rows}
+
+
+class Dying:
+    """A loader of `load_net` whose worker is killed at random calls of the model, so many times in all.
+
+    A file for each kill, made for one kill alone, counts them over all processes.
+    """
+
+    def __init__(self, folder: Path, kills: int, seed: int, parent: int | None = None) -> None:
+        self.folder, self.number, self.seed = folder, kills, seed
+        self.parent = os.getpid() if parent is None else parent
+        # several kills are spread over the rows, since a row that is killed three times is an accident
+        self.between = (2, 12) if kills < 3 else (8, 80)
+        folder.mkdir(exist_ok=True)
+
+    def kills(self) -> int:
+        """How many workers were killed."""
+        return len(list(self.folder.iterdir()))
+
+    def __call__(self, spec: str) -> Loaded:
+        held = load_net(spec)
+        if os.getpid() == self.parent:
+            return held
+        at = random.Random(f"{self.seed} {self.kills()}").randint(*self.between)
+        calls = [0]
+
+        def count(module: nn.Module, inputs: Any) -> None:
+            calls[0] += 1
+            if calls[0] == at and self.kills() < self.number:
+                try:
+                    (self.folder / str(self.kills())).touch(exist_ok=False)
+                except FileExistsError:  # another worker was faster
+                    return
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        held.model.register_forward_pre_hook(count)
+        return held
+
+
+def many_photos(folder: Path, number: int) -> list[Photo]:
+    """Photos with a box each, of the classes a to d in turn."""
+    boxes = ((0.125, 0.25, 0.5, 0.625),)
+    photos = []
+    for i in range(number):
+        draw_photo(folder / f"{i:03}.png", i % 8)
+        photos.append(Photo(f"{i:03}.png", folder / f"{i:03}.png", "abcd"[i % 4], boxes))
+    return photos

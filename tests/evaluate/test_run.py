@@ -64,13 +64,11 @@ def test_a_killed_run_goes_on(photos: list[Photo], tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert len(Store(tmp_path / "killed").rows) == 1
-    before = (tmp_path / "killed" / "rows.csv").read_bytes()
     program = KILLED.format(root=root, csv=csv, out=str(tmp_path / "killed"), pause=0, threads=threads)
     printed = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], check=True, capture_output=True, text=True, timeout=120
     ).stdout
     assert printed.split() == [str(i) for i in range(1, 16)]
-    assert (tmp_path / "killed" / "rows.csv").read_bytes().startswith(before)
     run_quickly(photos, tmp_path / "whole")
     rows = Store(tmp_path / "killed").rows
     assert len({(row.photo, row.case) for row in rows}) == len(rows) == 16

@@ -1,0 +1,118 @@
+"""What does not look at the map is run once for all methods: scores of the same images, captures of the same layer."""
+
+# tested in tests/evaluate/test_memo.py
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from .. import Captured, capture, observe
+from .._photos.layer import Layer
+from .._shared.rows import readable
+from .._shared.vocabulary import ScoreFn
+from ._cost import flops_of
+
+
+class Scores:
+    """A score of images that runs a batch once, however many methods ask for it.
+
+    Every method of a photo meets the same noise, the same blurred photo, and the photo itself. A batch is known by its
+    bytes, and its scores are those of the very run that would be made again, so a row does not depend on other rows.
+
+    Args:
+        score: as `metrics.scores_of` makes it.
+        images: those that are run first where BatchNorm is folded: the first run checks the folding.
+    """
+
+    def __init__(self, score: Any, images: Tensor) -> None:
+        self.score, self.images = score, images
+        self.known: dict[bytes, Tensor] = {}
+        self.folded: Scores | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Score one batch, (B,)."""
+        return self._once(self.score, images)
+
+    def score_many(self, batches: Tensor) -> Tensor:
+        """Score n batches as one, (n, B)."""
+        return self._once(self.score.score_many, batches)
+
+    def rows_at_once(self, batch: int) -> int | None:
+        """How many batches run at once, for a compiled network."""
+        rows: int | None = self.score.rows_at_once(batch)
+        return rows
+
+    def with_folded_norms(self) -> Scores:
+        """Return the score with BatchNorm folded, which all metrics of all methods share."""
+        if self.folded is None:
+            score = self.score.with_folded_norms()
+            score(self.images)
+            self.folded = Scores(score, self.images)
+        return self.folded
+
+    def _once(self, run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """Run a batch, or return what it gave."""
+        # a mode that watches the run has to see it
+        if not readable(images) or _get_current_dispatch_mode() is not None:
+            return run(images)
+        key = digest(images)
+        if key not in self.known:
+            self.known[key] = run(images)
+        return self.known[key]
+
+
+class Taken(NamedTuple):
+    """What one run of the network showed of a layer, and what the run cost."""
+
+    captured: Captured
+    seconds: float
+    flops: int
+
+
+class Captures:
+    """Captures of layers, by the layer, the images and whether the gradient was taken.
+
+    Args:
+        model: the network.
+        score: what is differentiated.
+    """
+
+    def __init__(self, model: nn.Module, score: ScoreFn) -> None:
+        self.model, self.score = model, score
+        self.known: dict[tuple[str, bool, bytes], Taken] = {}
+
+    def __call__(self, layer: Layer, images: Tensor, gradient: bool) -> Taken:
+        """Capture a layer, once for the same images."""
+        key = (layer.name, gradient, digest(images))
+        if key not in self.known:
+            started = perf_counter()
+            captured, flops = flops_of(lambda: self._run(layer, images, gradient))
+            if images.is_cuda:
+                torch.cuda.synchronize(images.device)
+            self.known[key] = Taken(captured, perf_counter() - started, flops)
+        return self.known[key]
+
+    def _run(self, layer: Layer, images: Tensor, gradient: bool) -> Captured:
+        """Run the network once."""
+        if gradient:
+            return capture(self.model, layer.name, layout=layer.layout)(images, self.score)
+        with torch.no_grad():
+            activations, outputs = observe(self.model, layer.name, layout=layer.layout)(images)
+        return Captured(activations, None, outputs)  # type: ignore[arg-type]  # of a method that takes no gradient
+
+
+def digest(images: Tensor) -> bytes:
+    """Return a digest of the shape, the type and the bytes of a tensor."""
+    plain = images.detach().cpu()
+    # in the order of memory, so that nothing is copied
+    order = sorted(range(plain.ndim), key=plain.stride, reverse=True)
+    plain = plain.permute(order).contiguous()
+    about = f"{images.dtype} {tuple(images.shape)} {order} "
+    return blake2b(about.encode() + plain.view(-1).view(torch.uint8).numpy().tobytes(), digest_size=16).digest()

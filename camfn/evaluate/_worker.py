@@ -1,0 +1,39 @@
+"""What makes rows, in this process, in another one, or on another machine: the same code for all."""
+
+# tested in tests/evaluate/test_pool.py
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ._core import evaluate_photo
+from ._protocol import Protocol
+from ._row import Row
+from ._work import Loader, Models, Work
+
+
+class Worker:
+    """Makes the rows of one piece of work after the other; it holds the model that it loaded last.
+
+    Args:
+        loader: a function of a model's name that returns a `zoo.Loaded`.
+        protocol: the settings of the measurement.
+        device: where to run.
+        threads: threads of torch, on which the last bit of a sum depends; None leaves them.
+    """
+
+    def __init__(self, loader: Loader, protocol: Protocol, device: str, threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.models, self.protocol = Models(loader, device), protocol
+
+    def rows(self, work: Work) -> Iterator[Row]:
+        """Yield each row as soon as it is measured."""
+        loaded, known = self.models(work.model), self.models.layers
+        device = self.models.device
+        yield from evaluate_photo(work.photo, work.cases, loaded, self.protocol, device=device, layers=known)
+
+    def close(self) -> None:
+        """Nothing is to be ended in this process."""

@@ -1,0 +1,121 @@
+"""What does not look at the map runs once for all methods, and changes no bit of a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from camfn import metrics
+from camfn.evaluate import METRICS, Photo, Protocol, Row, evaluate_photo
+from camfn.evaluate._memo import Scores, digest
+from camfn.targets import class_probability
+from camfn.zoo import Loaded
+from tests.evaluate.common import Net, load_net, make_cases
+
+COUNTED: list[int] = []
+
+
+class Counted(Net):
+    """The small network, which notes how many images each forward takes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        COUNTED.append(len(x))
+        return super().forward(x)
+
+
+def load_counted(spec: str = "net") -> Loaded:
+    held = load_net(spec)
+    model = Counted().eval()
+    model.load_state_dict(held.model.state_dict())
+    return held._replace(model=model)
+
+
+def counted(photos: list[Photo], metrics_: tuple[str, ...], *names: str, layers: str = "last") -> tuple[int, list[Row]]:
+    """Forwards and rows of all photos and methods."""
+    held, known = load_counted(), dict[Any, Any]()
+    cases = [case for case in make_cases(*names, layers=(layers,)) if case.method not in ("center", "random")]
+    COUNTED.clear()
+    rows = [
+        row
+        for photo in photos
+        for row in evaluate_photo(photo, cases, held, Protocol(metrics=metrics_, step=0.25), layers=known)
+    ]
+    assert not any(row.problem for row in rows)
+    return len(COUNTED), rows
+
+
+@pytest.mark.parametrize("layer", ["last", "auto"])
+@pytest.mark.parametrize("names", [("grad_cam",), ("grad_cam", "layer_cam", "eigen_cam"), ("cam", "fem")])
+def test_a_row_costs_at_most_two_forwards_above_its_metrics(
+    names: tuple[str, ...], layer: str, photos: list[Photo]
+) -> None:
+    # the layer is found once a model, with 1 forward where it is named and 3 where it is not
+    found = 1 if layer == "last" else 3
+    forwards, rows = counted(photos, ("complexity",), *names, layers=layer)
+    assert forwards - found <= 2 * len(rows)
+    assert forwards <= 2 * len(rows) + found
+    if len(names) > 1:
+        assert forwards <= 2 * len(rows)
+
+
+def test_methods_of_the_same_tensors_share_one_capture(photos: list[Photo]) -> None:
+    names = ("grad_cam", "hires_cam", "xgrad_cam", "layer_cam", "grad_cam_plusplus", "odam")
+    forwards, rows = counted(photos[:1], ("complexity",), *names)
+    assert forwards == 1 + 1 + 1  # the layer, the photo, the capture
+    assert len(rows) == 6
+    assert {round(row.forwards or 0, 1) for row in rows} == {round(rows[0].forwards or 0, 1)}
+    assert all(row.seconds for row in rows)
+
+
+@pytest.mark.parametrize(("name", "at_most"), [("infidelity", 0.4), ("max_sensitivity", 0.3), ("deletion", 0.9)])
+def test_metrics_share_what_does_not_look_at_the_map(name: str, at_most: float, photos: list[Photo]) -> None:
+    names = ("grad_cam", "hires_cam", "layer_cam", "grad_cam_plusplus")
+    together, rows = counted(photos[:2], (name,), *names)
+    alone = [counted(photos[:2], (name,), each) for each in names]
+    assert together < at_most * sum(forwards for forwards, _ in alone)
+    # a row is the same to the bit whether others are measured beside it or not
+    by_key = {row.key: row.values for _, found in alone for row in found}
+    assert {row.key: row.values for row in rows} == by_key
+
+
+def test_every_metric_is_the_same_beside_other_methods(photos: list[Photo]) -> None:
+    names = ("grad_cam", "eigen_cam", "score_cam:top_k=2")
+    protocol = Protocol(metrics=tuple(METRICS), step=0.25, infidelity_samples=5)
+    cases = make_cases(*names)
+    together = list(evaluate_photo(photos[0], cases, load_net(), protocol))
+    alone = [row for case in cases for row in evaluate_photo(photos[0], [case], load_net(), protocol)]
+    backwards = list(evaluate_photo(photos[0], cases[::-1], load_net(), protocol))[::-1]
+    for first, second, third in zip(together, alone, backwards, strict=True):
+        assert first.values == second.values == third.values
+        assert first.vectors == second.vectors == third.vectors
+        assert first.cam is not None
+        assert second.cam is not None
+        assert torch.equal(first.cam, second.cam)
+
+
+def test_scores_are_those_of_the_network() -> None:
+    model, images = load_net().model, torch.rand(1, 3, 64, 64)
+    plain = metrics.scores_of(model, images, class_probability(1))
+    shared = Scores(plain, images)
+    assert torch.equal(shared(images), plain(images))
+    many = torch.rand(3, 1, 3, 64, 64)
+    assert torch.equal(shared.score_many(many), shared.score_many(many.clone()))
+    assert torch.allclose(shared.with_folded_norms()(images), plain(images), atol=1e-6)
+    assert shared.with_folded_norms() is shared.with_folded_norms()
+
+
+def test_a_digest_tells_tensors_apart() -> None:
+    images = torch.rand(1, 3, 4, 4)
+    others = [
+        images + 1e-7,
+        images.to(memory_format=torch.channels_last),
+        images.reshape(3, 1, 4, 4),
+        images.double(),
+        images.transpose(2, 3),
+        images[..., :3],
+    ]
+    assert digest(images) == digest(images.clone())
+    assert len({digest(each) for each in [images, *others]}) == 7
