@@ -3,13 +3,14 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 SITE := out/site
 
-.PHONY: help demo docs docs-open test test-all lint bench gpu evaluate format clean
+.PHONY: browser help demo docs docs-open test test-all lint bench gpu evaluate format clean
 
 help:
 	@echo "make demo      explain a real photo with real weights, and draw the maps"
 	@echo "make test      lint, types, tests, doctests, and the code in README and docs"
 	@echo "make docs      the site: every example runs, warnings are errors, every link is followed; make docs-open shows it"
 	@echo "make test-all  the same and the long sweeps"
+	@echo "make browser   npm's packages with which make test-all tries the web page in Chromium"
 	@echo "make bench     camfn beside its peers: times, ratios, peak memory"
 	@echo "make gpu       the tests of the GPU, then times and memory on it; at most eight minutes, with what is installed"
 	@echo "make evaluate  every method by every metric on 20 photos with boxes; hours, and it goes on where it was left"
@@ -38,6 +39,11 @@ help:
 .venv/docs: pyproject.toml constraints.txt | .venv/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@ .venv/demo
+
+# of npm, for tests/export/test_browser.py; it wants a Chromium of the system beside
+browser: | .venv/python
+	npm install --prefix .venv/browser --ignore-scripts --no-audit --no-fund --no-save \
+		playwright-core@1.65.1 onnxruntime-web@1.30.0 axe-core@4.14.1
 
 demo: .venv/demo
 	$(BIN)/python -m camfn.demo

@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "adapters": {INIT, "image"},
     "demo": {INIT, "image", "layers", "methods", "zoo"},
     "catalogue": {"attention", "methods", "network"},
-    "export": {"catalogue", "_cut"},
+    "export": {"catalogue", "_cut", "image"},
     "_photos": {INIT, "catalogue", "layers", "layout", "transforms", "zoo"},
     "evaluate": {"_photos", "image", "metrics"},
     "cli": {"evaluate", "export", "factorize"},
