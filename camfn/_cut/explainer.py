@@ -122,16 +122,13 @@ def _explain(of: explainer, inputs: Inputs, target: Target) -> tuple[Tensor, Any
                 activations, grads, outputs = of._derive(inputs, target)
             else:
                 activations, outputs = recorded[:2] if recorded else of._see(inputs)
-        context = _context(of, inputs, activations, outputs, recorded, reads)
+        _check(of, activations, reads)
         arguments = (activations, grads, outputs)[: needs.positional]
-        cam = of.method(*arguments, **context(pin(target, outputs) if needs.context & _OF_SCORE else None))
+        cam = of.method(*arguments, **_context(of, inputs, activations, outputs, recorded, target))
     return cam, outputs
 
 
 _explain_eagerly = outside_the_compiler(_explain)
-
-_OF_SCORE = {"tail", "forward", "inputs", "weights"}
-"""What is bound to a target whose choices are made."""
 
 
 def explain_each(
@@ -173,42 +170,42 @@ def explain_each(
                 activations, outputs = recorded[:2] if recorded else of._see(inputs)
                 targets = choose(outputs)
                 grads = [None] * len(targets)
-        context = _context(of, inputs, activations, outputs, recorded, reads)
+        _check(of, activations, reads)
         found = []
         for target, gradient in zip(targets, grads, strict=True):
             arguments = (activations, gradient, outputs)[: needs.positional]
-            found.append((of.method(*arguments, **context(pin(target, outputs))), arguments))
+            context = _context(of, inputs, activations, outputs, recorded, target)
+            found.append((of.method(*arguments, **context), arguments))
     return found, outputs
 
 
-def _context(
-    of: explainer, inputs: Inputs, activations: Tensor, outputs: Any, recorded: Recorded | None, reads: Reads | None
-) -> Callable[[ScoreFn | None], dict[str, Any]]:
-    """Check the activations, and make the keywords of the method for a target; what they share is made once."""
+def _check(of: explainer, activations: Tensor, reads: Reads | None) -> None:
+    """Refuse activations that are no map, or, of a method that lays them over the images, that see a part of them."""
     spatial_map(str(of.layer), activations, of.layout)
     if reads:
         refuse_parts("explainer", of.model, {str(of.layer): activations}, reads, of.images, over=True)
+
+
+def _context(
+    of: explainer, inputs: Inputs, activations: Tensor, outputs: Any, recorded: Recorded | None, target: Target
+) -> dict[str, Any]:
+    """Make the keywords that the method asks for, of one target."""
     model, asked = bare(of.model), of._needs.context
     knobs = {"chunk_size": of.chunk_size, "progress": of.progress}
-    common: dict[str, Any] = {key: value for key, value in knobs.items() if value is not None}
-    head = find_head(model, str(of.layer), activations, outputs) if "weights" in asked else None
+    context: dict[str, Any] = {key: value for key, value in knobs.items() if value is not None}
+    if recorded or asked & {"forward", "inputs", "weights"}:
+        score = pin(target, outputs)
+    if "weights" in asked:
+        context["weights"] = head_rows(find_head(model, str(of.layer), activations, outputs), score, outputs)
+    if recorded:
+        context["tail"] = _scores(model, recorded.tail, score, has_convolutions_left=recorded.convolutions_left)
     if asked & {"forward", "inputs"}:
-        common["inputs"], rebuild = images_of(inputs, of.images)
+        context["inputs"], rebuild = images_of(inputs, of.images)
         folded = BatchNormFolded(model)
-
-    def bound(score: ScoreFn | None) -> dict[str, Any]:
-        context = dict(common)
-        if head is not None and score is not None:
-            context["weights"] = head_rows(head, score, outputs)
-        if recorded and score is not None:
-            context["tail"] = _scores(model, recorded.tail, score, has_convolutions_left=recorded.convolutions_left)
-        if asked & {"forward", "inputs"} and score is not None:
-            context["forward"] = _scores(
-                model,
-                lambda x: run_apart(model, copy_of(rebuild(x))),
-                score,
-                many=lambda x: folded(copy_of(rebuild(x))),
-            )
-        return {key: context[key] for key in asked & context.keys()}
-
-    return bound
+        context["forward"] = _scores(
+            model,
+            lambda x: run_apart(model, copy_of(rebuild(x))),
+            score,
+            many=lambda x: folded(copy_of(rebuild(x))),
+        )
+    return {key: context[key] for key in asked & context.keys()}
