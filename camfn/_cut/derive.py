@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from .._shared.devices import brought
 from .._shared.errors import CaptureError, DerivativeError
-from .._shared.levels import inside_transform, refuses_levels
+from .._shared.levels import inside_transform, refuses_levels, writes_graph
 from .._shared.pullback import naming_writes_in_place
 from .layer_checks import refuse_quantized_cut
 
@@ -211,11 +211,14 @@ def at_own_level(compute: Callable[..., Result], image: Tensor | None = None, *,
 
     images = () if image is None else (image,)
     seed = torch.zeros((), device=None if image is None else image.device)
-    try:
-        tensors: list[Tensor] = cast(Any, vjp(inside, seed, *images, has_aux=True))[-1]
-    except RuntimeError as error:
-        if not _refuses_levels(error):
-            raise
+    tensors: list[Tensor] | None = None
+    if not writes_graph():
+        try:
+            tensors = cast(Any, vjp(inside, seed, *images, has_aux=True))[-1]
+        except RuntimeError as error:
+            if not _refuses_levels(error):
+                raise
+    if tensors is None:
         with torch.enable_grad():
             tensors = inside(seed.requires_grad_(), *(x.detach().requires_grad_() for x in images))[1]
         if not create_graph:

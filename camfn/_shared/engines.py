@@ -12,6 +12,7 @@ from torch import Tensor
 from .checks import holds_data
 from .chunks import ChunkSize, Progress, chunked, measured
 from .errors import CamfnError
+from .levels import writes_graph
 from .maps import same_numbers
 from .watching import Watching
 
@@ -33,9 +34,11 @@ def run_each(
     rows.
     """
     each = torch.vmap(function)
+    loop = lambda part: torch.stack([function(row) for row in part])  # noqa: E731
+    if writes_graph():
+        return chunked(loop, rows, chunk_size, progress, "one by one")
     if not readable(rows):
         return chunked(each, rows, chunk_size, progress, "vmapped")
-    loop = lambda part: torch.stack([function(row) for row in part])  # noqa: E731
     if len(rows) == 1:
         return chunked(loop, rows, chunk_size, progress, "one by one")
     two = rows[:2]
@@ -87,6 +90,8 @@ def folds(score_many: Callable[[Tensor], Tensor], scores: Callable[[Tensor], Ten
     A third batch of NaN shows that a batch depends on another, be it ever so little. What Python reads of a batch it
     would read of all at once.
     """
+    if writes_graph():
+        return True
     if not readable(batch):
         return False
     # the second batch is far from the first, so that a network that mixes samples (a mean over the batch) disagrees;

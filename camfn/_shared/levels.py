@@ -5,10 +5,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+_graph: ContextVar[bool] = ContextVar("_graph", default=False)
+
+
+@contextmanager
+def writing_graph() -> Iterator[None]:
+    """Write a graph of plain operators in the block, whose user compares it with what was not traced.
+
+    Derivatives are plain autograd's: a transform of `torch.func` makes numbers of sizes that the trace keeps open. Rows
+    fold into one batch without a trial, for no number can be read.
+    """
+    token = _graph.set(True)
+    try:
+        yield
+    finally:
+        _graph.reset(token)
+
+
+def writes_graph() -> bool:
+    """Whether a graph is being written, as by `camfn.export`."""
+    return _graph.get()
 
 
 def levels_of(x: Tensor) -> Iterator[Tensor]:

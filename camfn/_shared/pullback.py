@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import DerivativeError
-from .levels import inside_transform, refuses_levels
+from .levels import inside_transform, refuses_levels, writes_graph
 
 _IN_PLACE = ("modified by an inplace operation", "is a view and is being modified inplace")
 
@@ -43,7 +43,7 @@ def pullback(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, C
         return _by_func(function, x)
     with naming_writes_in_place():
         try:
-            value, pull = _by_func(function, x)
+            value, pull = (_by_autograd if writes_graph() else _by_func)(function, x)
         except RuntimeError as error:
             if inside_transform() or not refuses_levels(error):
                 raise
@@ -70,7 +70,7 @@ def slope_and_curvature(function: Callable[[Tensor], Tensor], x: Tensor) -> tupl
         return _twice_by_func(function, x)
     with naming_writes_in_place():
         try:
-            return _twice_by_func(function, x)
+            return (_twice_by_autograd if writes_graph() else _twice_by_func)(function, x)
         except RuntimeError as error:
             without = isinstance(error, NotImplementedError) or refuses_levels(error)
             if inside_transform() or isinstance(error, DerivativeError) or not without:

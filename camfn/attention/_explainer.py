@@ -171,18 +171,75 @@ def _explain(of: attention_explainer, inputs: Inputs, target: Target) -> tuple[T
     """Find the attentions and the patches, capture them, and call the method."""
     keep = keeps_graph("attention_explainer", of.model, inputs, of.differentiable)
     with torch.inference_mode(False), torch.set_grad_enabled(keep):
-        run, model = of._capture, bare(of.model)
-        looker = Looker(model, inputs)
-        found = plan(looker, _asked(of))
-        choice = None if of.layers is not None and not _has_pattern(of.layers) else found.choice
-        if isinstance(run, observe_attention):
-            found = found if choice is None else without_unread(looker, found)
-            records, outputs = observe(run, inputs, choice and found.choice)
-        else:
-            records, outputs = captured(run, inputs, target, choice)
+        looker = Looker(bare(of.model), inputs)
+        found = _planned(of, looker)
+        records, outputs = _recorded(of, inputs, target, found)
         _check_tokens(records, found)
-        relevances = _relevances(of, looker, records, found)
+        relevances = _relevances(of, looker, records, found, _caller(of, records, found))
     return relevances.reshape(*relevances.shape[:-1], *found.places.spatial), outputs
+
+
+def _planned(of: attention_explainer, looker: Looker) -> Plan:
+    """Find the attentions and the patches; for a method without gradients only attentions that an output reads."""
+    found = plan(looker, _asked(of))
+    if isinstance(of._capture, observe_attention) and _chooses(of):
+        return without_unread(looker, found)
+    return found
+
+
+def _chooses(of: attention_explainer) -> bool:
+    """Whether the attentions are chosen here; the caller's are taken as they are."""
+    return of.layers is None or _has_pattern(of.layers)
+
+
+def _recorded(
+    of: attention_explainer, inputs: Inputs, target: Target, found: Plan
+) -> tuple[Sequence[AttentionRecord], Any]:
+    """Run the network and record its attentions."""
+    run, choice = of._capture, found.choice if _chooses(of) else None
+    return observe(run, inputs, choice) if isinstance(run, observe_attention) else captured(run, inputs, target, choice)
+
+
+@frozen
+class settled(Value):
+    """An `attention_explainer` that looks for nothing: for a trace, in which no number can be read.
+
+    Attributes:
+        explain: the explainer.
+        found: its attentions and patches.
+        query: the token whose row the method reads.
+    """
+
+    explain: attention_explainer
+    found: Plan
+    query: Query
+    has_aux: bool = True
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Any:
+        """Return the raw map, (B, *grid), and the model's outputs."""
+        records, outputs = _recorded(self.explain, inputs, target, self.found)
+        relevances = _caller(self.explain, records, self.found)(self.query)
+        return relevances.reshape(*relevances.shape[:-1], *self.found.places.spatial), outputs
+
+
+def settle(of: attention_explainer, inputs: Inputs, target: Target = None) -> settled:
+    """Find on some inputs what the explainer would find on each: attentions, patches and the query."""
+    looker = Looker(bare(of.model), inputs)
+    found = _planned(of, looker)
+    records, _ = _recorded(of, inputs, target, found)
+    if not isinstance(of.query, str):
+        return settled(of, found, of.query)
+    asked: list[Query] = []
+
+    def call(query: Query) -> Tensor:
+        asked.append(query)
+        return _caller(of, records, found)(query)
+
+    _relevances(of, looker, records, found, call)
+    firsts = {int(index) for query in asked[:1] if isinstance(query, Tensor) for index in query.flatten()}
+    if len(firsts) > 1:
+        raise CamfnError("the score reads another token in each image: say which row is meant, as query=0")
+    return settled(of, found, firsts.pop() if firsts else asked[0])
 
 
 def _asked(of: attention_explainer) -> Asked:
@@ -215,9 +272,33 @@ def _check_tokens(records: Sequence[AttentionRecord], found: Plan) -> None:
         )
 
 
-def _relevances(of: attention_explainer, looker: Looker, records: Sequence[AttentionRecord], found: Plan) -> Tensor:
-    """Call the method, with the positions of the patches and the query."""
-    method, where = _plain(of.method), found.places.where
+def _relevances(
+    of: attention_explainer,
+    looker: Looker,
+    records: Sequence[AttentionRecord],
+    found: Plan,
+    call: Callable[[Query], Tensor],
+) -> Tensor:
+    """Call a function with the query that was asked for, or with the one that the network reads."""
+    if not (isinstance(of.query, str) and of.query == "auto"):
+        return call(of.query)
+    method, amid_text = _plain(of.method), of.positions is not None
+    if _reads_no_row(of, looker):
+        return call(None)
+    if method in (relevance.gradient_rollout, relevance.grad_eclip):
+        return read_by_gradient(call, _last_of(of, records), found.places.where, amid_text=amid_text)
+    return call(read_by_outputs(looker, found, amid_text=amid_text))
+
+
+def _reads_no_row(of: attention_explainer, looker: Looker) -> bool:
+    """Whether "auto" is the mean over patches, or all queries of LeGrad."""
+    parameters = signature(of.method).parameters
+    return _plain(of.method) is relevance.le_grad or averages(looker.model) or "query" not in parameters
+
+
+def _caller(of: attention_explainer, records: Sequence[AttentionRecord], found: Plan) -> Callable[[Query], Tensor]:
+    """Return the method as a function of the query."""
+    where = found.places.where
     parameters = signature(of.method).parameters
     known: dict[str, Any] = {"positions": where}
     if "positions" not in parameters:
@@ -227,14 +308,7 @@ def _relevances(of: attention_explainer, looker: Looker, records: Sequence[Atten
         context = {**known, "query": query}
         return of.method(records, **{key: item for key, item in context.items() if key in parameters})
 
-    amid_text = of.positions is not None
-    if not (isinstance(of.query, str) and of.query == "auto"):
-        return call(of.query)
-    if method is relevance.le_grad or averages(looker.model) or "query" not in parameters:
-        return call(None)
-    if method in (relevance.gradient_rollout, relevance.grad_eclip):
-        return read_by_gradient(call, _last_of(of, records), where, amid_text=amid_text)
-    return call(read_by_outputs(looker, found, amid_text=amid_text))
+    return call
 
 
 def _last_of(of: attention_explainer, records: Sequence[AttentionRecord]) -> AttentionRecord:

@@ -98,7 +98,9 @@ def leading_sizes(inputs: Inputs) -> list[int]:
     """Return the first lengths of the tensors among the inputs, those of images first; 1 without such a tensor."""
     images = images_among(inputs)
     tensors = [*images, *(x for x in tensors_in(copy_of(inputs)) if x.ndim)]
-    return list(dict.fromkeys(x.shape[0] for x in tensors)) or [1]
+    sizes = [x.shape[0] for x in tensors]
+    # a size that a trace keeps open has no hash
+    return [size for i, size in enumerate(sizes) if all(size != other for other in sizes[:i])] or [1]
 
 
 def _set_block(site: Site, name: str, output: Any, sizes: Sequence[int]) -> None:

@@ -40,17 +40,23 @@ def compared(what: Plan, run: Callable[..., Sequence[Any]]) -> Compared:
     """
     batches = [3, 1] if what.dynamic else [len(what.images)]
     worst: dict[str, float] = dict.fromkeys(what.names, 0.0)
-    against = "eager"
+    against, shows = "eager", False
     for count in batches:
         given = fresh(what, count)
         with torch.no_grad():
             found = [torch.as_tensor(value) for value in run(*given)]
             expected = what.run(None, *given)
+        shows |= bool(expected[1].any())
         off = dict(zip(what.names, map(relative, found, expected)))
         if max(off.values()) > TOLERANCE:
             off = _against_double(what, given, found, expected, off)
             against = "float64"
         worst = {name: max(worst[name], off[name]) for name in what.names}
+    if not shows:
+        raise CamfnError(
+            "export: the map is zero everywhere on all images that were tried, so that nothing can be compared, and the "
+            "file would show nothing. Take another layer (camfn.layers.suggest), or give photos as inputs"
+        )
     return Compared(batches, worst, against)
 
 

@@ -148,6 +148,8 @@ def converted(what: Plan, made: ExportedProgram) -> Any:
             size = given.type.tensor_type.shape.dim[0]
             size.ClearField("dim_value")
             size.dim_param = "targets"
+            # what is noted of the sizes within takes the two for one, and onnxruntime would share their memory
+            del proto.graph.value_info[:]
     _name_the_batch(proto)
     return proto
 
@@ -187,7 +189,10 @@ def checked_proto(what: Plan, proto: Any) -> Compared:
 
     def run(*given: Tensor) -> list[Any]:
         feed = {name: value.numpy() for name, value in zip(what.inputs, given)}
-        found: list[Any] = session.run(list(what.names), feed)
+        try:
+            found: list[Any] = session.run(list(what.names), feed)
+        except Exception as error:
+            raise CamfnError(f"export: onnxruntime cannot run the graph: {str(error).splitlines()[0]:.300}") from error
         return found
 
     checked = compared(what, run)

@@ -121,20 +121,17 @@ def leading_column(gram: Tensor, times: int = 16) -> Tensor:
     Squares the matrix `times` times, scaled by its trace: what is left is `v v^T`, whose column of the largest diagonal
     entry points along v. One more product with the matrix polishes it.
     """
-    gram = safe_divide(gram, _trace(gram))
+    ones = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    gram = safe_divide(gram, (gram * ones).sum((-2, -1), keepdim=True))
     power = gram
     for _ in range(times):
-        power = safe_divide(power, _trace(power))
         power = power @ power
-    diagonal = power.diagonal(dim1=-2, dim2=-1)
+        power = power / (power * ones).sum((-2, -1), keepdim=True).clamp_min(1e-30)
+    diagonal = (power * ones).sum(-1)
     chosen = torch.arange(gram.shape[-1], device=gram.device) == diagonal.argmax(-1, keepdim=True)
     vector = (power * chosen[:, None].to(gram.dtype)).sum(-1)
     vector = (gram @ vector[..., None])[..., 0]
     return safe_divide(vector, vector.square().sum(-1, keepdim=True).sqrt())
-
-
-def _trace(gram: Tensor) -> Tensor:
-    return gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
 
 
 def _last_pair(gram: Tensor, UPLO: str = "L") -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from .._cut.explainer import explainer
 from .._shared.errors import CamfnError
 from .._shared.maps import spatial_sum, weighted_sum
+from ..attention._explainer import attention_explainer, settle
 from ..catalogue import info_of
 from ..methods import cam
 
@@ -37,6 +39,8 @@ def settled(explain: Any, images: Tensor, target: Any) -> Any:
         # finds the layout, and keeps the verdict for these shapes
         explain(images, target)
         return replace(explain, method=_arithmetic(method))
+    if isinstance(explain, attention_explainer):
+        return settle(explain, images, target)
     return explain
 
 
@@ -57,7 +61,11 @@ def _arithmetic(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     bound: dict[str, Any] = {}
     while isinstance(plain, partial):
         bound, plain = {**plain.keywords, **bound}, plain.func
-    return cam_by_gradient if plain is cam and "weights" not in bound else method
+    if plain is cam and "weights" not in bound:
+        return cam_by_gradient
+    if "chunk_size" not in bound and "chunk_size" in signature(plain).parameters:
+        return partial(method, chunk_size=None)  # one batch of all rows: chunks would each be a copy of the network
+    return method
 
 
 def cam_by_gradient(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .._shared.levels import writing_graph
 from ._rules import Sayings, decompositions
 
 BATCH = 5
@@ -40,7 +41,7 @@ def traced(
     known = {name: fake(value, f"state{i}", False) for i, (name, value) in enumerate(state.items())}
     given = [fake(value, f"input{i}", dynamic) for i, value in enumerate(inputs)]
     with ExitStack() as stack:
-        for context in (sdpa_kernel(SDPBackend.MATH), mode, enable_python_dispatcher(), Sayings()):
+        for context in (sdpa_kernel(SDPBackend.MATH), mode, enable_python_dispatcher(), writing_graph(), Sayings()):
             stack.enter_context(context)
         make = make_fx(
             lambda *values: function(*values),

@@ -135,6 +135,11 @@ def _drops(
 
     def run_many(score_many: Callable[[Tensor], Tensor], part: Tensor) -> Tensor:
         """Score the activations with each channel of the part ablated, as one batch."""
+        if not readable(activations):
+            # a graph has no use for a copy that is written to, channel by channel
+            own = torch.arange(activations.shape[1], device=activations.device) == part[..., None]
+            own = own.reshape(*own.shape, *(1,) * (activations.ndim - 2))
+            return score_many(torch.where(own, filled, activations))
         # in the memory format that `score_many` wants, so that it makes no copy
         images = getattr(tail, "has_convolutions_left", False)
         return Ablated(activations, filled, part, has_convolutions_left=images).through(score_many)
