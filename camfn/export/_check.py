@@ -54,8 +54,8 @@ def compared(what: Plan, run: Callable[..., Sequence[Any]]) -> Compared:
         worst = {name: max(worst[name], off[name]) for name in what.names}
     if not shows:
         raise CamfnError(
-            "export: the map is zero everywhere on all images that were tried, so that nothing can be compared, and the "
-            "file would show nothing. Take another layer (camfn.layers.suggest), or give photos as inputs"
+            "export: the map is zero everywhere on all images that were tried, so that nothing can be compared, and "
+            "the file would show nothing. Take another layer (camfn.layers.suggest), or give photos as inputs"
         )
     return Compared(batches, worst, against)
 
