@@ -20,6 +20,7 @@ from .._photos.layer import Layer, choose_layer
 from .._shared.errors import CamfnError, UsageError
 from ..catalogue import info_of
 from ..zoo import Loaded
+from ._outputs import told
 
 _EQUAL = 1e-4
 """Largest difference of two heatmaps in [0, 1] that are equal but for rounding."""
@@ -113,7 +114,8 @@ class Comparison:
                 self.finished()
             if shown[-1].problem is not None:
                 where = f" of {photo}" if len(photos) > 1 else ""
-                self.messages.append(f"{name}{where} shows nothing: {shown[-1].problem}")
+                signed = " --colormap seismic draws both signs." if "Look at it signed" in shown[-1].problem else ""
+                self.messages.append(f"{name}{where} shows nothing: {shown[-1].problem}{signed}")
         return shown
 
     def _map(self, name: str, inputs: Tensor) -> Shown:
@@ -137,7 +139,7 @@ class Comparison:
         self.messages += [] if message in self.messages else [message]
         explains_class = explained.scores[0] is not None
         label = self.choice.label(explained.classes[0], self.loaded.classes) if explains_class else "no class"
-        return Shown(explained.cams[0], label, explained.problems[0])
+        return Shown(explained.cams[0], label, told(explained.problems[0], explained.cams[0], self.look[1]))
 
     def _draw(
         self,

@@ -752,3 +752,8 @@ def test_a_map_that_is_negative_everywhere_is_drawn_with_its_sign(
     assert f"The raw map is {tmp_path / 'out' / 'a.hires_cam.0.npy'}." in result.stderr
     signed = run(*words, "--force", "--colormap", "seismic")
     assert (signed.exit_code, (tmp_path / "out" / "a.hires_cam.0.png").exists()) == (0, True), signed.stderr
+    compare = ("compare", words[1], "--methods", "hires_cam,grad_cam", "--target", "0", "--out", tmp_path / "c.png")
+    unsigned = run(*compare)
+    assert (unsigned.exit_code, unsigned.stdout.count("--colormap seismic draws both signs")) == (0, 2), unsigned.stderr
+    both = run(*compare, "--force", "--colormap", "seismic")
+    assert (both.exit_code, "shows nothing" in both.stdout) == (0, False)
