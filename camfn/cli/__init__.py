@@ -1,4 +1,4 @@
-"""The command line: `camfn explain`, `compare`, `factorize`, `evaluate`, `tune`, `methods`, `layers`.
+"""The command line: `camfn explain`, `compare`, `factorize`, `evaluate`, `tune`, `table`, `methods`, `layers`.
 
 A client of the public API; no mathematics.
 """

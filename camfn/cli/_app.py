@@ -9,4 +9,5 @@ from __future__ import annotations
 from ._explain import explain as explain
 from ._pictures import compare as compare
 from ._evaluate import evaluate as evaluate
+from ._table import table as table
 from ._command import app as app

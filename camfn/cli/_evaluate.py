@@ -15,14 +15,11 @@ import typer
 
 from ._command import DeviceOption, app
 from ._options import AS_THEY_ARE, NO_OPTIONS, ModelOptions, ReadOptions, option_groups
+from ._tables import AS_USUAL, TableOptions, print_table, sentence_of, show_tables
 from ._terminal import progress_bars, refusals
 
 if TYPE_CHECKING:
-    from ..evaluate import Photo, Protocol, Standing, Store
-
-
-PRINTED = ("energy_in_box", "iou", "pointing_game", "insertion", "deletion", "road_combined", "average_drop", "adcc")
-"""Metrics in the printed table; the files have all metrics."""
+    from ..evaluate import Photo, Protocol, Store, Tuned
 
 
 _SHOWN = 20
@@ -94,6 +91,7 @@ def evaluate(
         str, typer.Option(help="Separated by commas: names, file.py:function:better=lower, or all.")
     ] = "all",
     by: ByOption = None,
+    shown: TableOptions = AS_USUAL,
     target: TargetChoice = "label",
     removed: RemovedChoice = RemovedOption.mean,
     step: StepOption = 0.05,
@@ -122,7 +120,6 @@ def evaluate(
     with refusals():
         from .._shared.lists import split_list
         from ..evaluate import cases, run, write_report, write_tables
-        from ..evaluate import rank as ranked
         from ..evaluate._needed import require
         from ._options import pick_device
 
@@ -141,6 +138,7 @@ def evaluate(
         _check_ranking(protocol, by)
         photo_list, refused = _read(photos, reading)
         case_list = cases(models, methods, layers)
+        shown.check([str(case) for case in case_list], list(dict.fromkeys(case.model for case in case_list)))
         settings: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
         settings |= {"retry": retry, "fail_fast": fail_fast}
         store = _run_with_bar(
@@ -149,11 +147,10 @@ def evaluate(
                 photo_list, case_list, out, protocol=protocol, progress=progress, **loader, **settings
             ),
         )
-        for model in dict.fromkeys(case.model for case in case_list):
-            _print_standings(model, ranked(store.rows, model, by=by, seed=seed))
-        for path in [*write_tables(store, by=by), write_report(store, photo_list, by=by, **loader)]:
+        written, problems = show_tables(store.rows, shown, by=by, seed=seed)
+        for path in [*written, *write_tables(store, by=by), write_report(store, photo_list, by=by, **loader)]:
             print(path)
-        problems = _print_problems(store) + len(refused)
+        problems += _print_problems(store) + len(refused)
         _print_refused(refused)
     raise typer.Exit(1 if problems else 0)
 
@@ -189,7 +186,6 @@ def tune(
     with refusals():
         from ..evaluate import cases
         from ..evaluate import tune as tuned
-        from ..evaluate._own import measured
         from ._options import pick_device
 
         place, loader = str(pick_device(device)), options.loader([model])
@@ -212,18 +208,26 @@ def tune(
                 **settings,
             ),
         )
-        _print_standings(
-            f"{model}, {len(photo_list) - len(best.photos)} photos to choose with", best.tuning, measured(protocol)
-        )
+        print(f"on {len(photo_list) - len(best.photos)} photos to choose with")
+        print_table(best.tuning)
     _print_refused(refused)
-    held, usual = best.held_out, best.default
+    _print_choice(best, metric)
+
+
+def _print_choice(best: Tuned, metric: str) -> None:
+    """Print the best case, and what it does on the photos held out beside the default and the baselines."""
+    from ..evaluate._standing import method_in
+    from ..evaluate._table import too_few
+
+    held = best.held_out
     print(f"best: {best.case}")
-    print(
-        f"on {held.photos} photos held out: {metric} {held.value:.3f} [{held.low:.3f}, {held.high:.3f}]; "
-        f"grad_cam {usual.value:.3f} [{usual.low:.3f}, {usual.high:.3f}]"
-    )
-    if held.gain is not None:
-        print(f"better than the center baseline by {held.gain[0]:+.3f} to {held.gain[1]:+.3f}")
+    print(f"on {held.photos} photos held out: {metric} {held.value:.3f} [{held.low:.3f}, {held.high:.3f}]")
+    for difference in best.against:
+        print(f"  {sentence_of(difference, method_in(difference.second, best.case.model))}")
+    if str(best.case) == f"{best.case.model} auto grad_cam":
+        print("  it is grad_cam at the suggested layer, the default")
+    for line in too_few(held.photos, len(best.against)):
+        print(f"  {line}")
 
 
 def _read(source: str, reading: ReadOptions) -> tuple[list[Photo], list[str]]:
@@ -268,25 +272,6 @@ def _run_with_bar(title: str, work: Callable[[Callable[[int, int], None]], Any])
     with progress_bars() as progress:
         task = progress.add_task(title, total=None)
         return work(lambda done, total: progress.update(task, completed=done, total=total))
-
-
-def _print_standings(title: str, standings: Sequence[Standing], metrics: Sequence[str] = PRINTED) -> None:
-    """Print the ranked methods as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    names = [name for name in metrics if any(name in s.estimates for s in standings)]
-    names = names or list(dict.fromkeys(name for s in standings for name in s.estimates))[:8]
-    table = Table("method", "mean rank", "forwards", "seconds", *names, title=title)
-    for s in standings:
-        cells = [s.method, *("" if v is None else f"{v:.3g}" for v in (s.rank, s.forwards, s.seconds))]
-        for name in names:
-            e = s.estimates.get(name)
-            cells.append("" if e is None else f"{e.value:.3f} [{e.low:.2f}, {e.high:.2f}]{e.verdict}")
-        table.add_row(*cells, style="red" if s.is_baseline else None)
-    # Output to a file or a pipe has no width of its own; 220 columns hold the table.
-    console = Console()
-    Console(width=None if console.is_terminal else 220).print(table)
 
 
 def _print_problems(store: Store) -> int:

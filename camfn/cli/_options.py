@@ -148,13 +148,12 @@ class ReadOptions(NamedTuple):
 
 
 NO_OPTIONS, AS_THEY_ARE = ModelOptions(), ReadOptions()
-_GROUPS = (ModelOptions, ReadOptions)
 
 
 def option_groups(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command an option for each field of its parameters that are `ModelOptions` or `ReadOptions`."""
+    """Give a command an option for each field of its parameters that are named tuples, as `ModelOptions`."""
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if hint in _GROUPS}
+    groups = {name: hint for name, hint in hints.items() if hasattr(hint, "_fields")}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
         if name in groups:

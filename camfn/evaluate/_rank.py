@@ -1,89 +1,109 @@
-"""The ranked table of a run: means over photos, bootstrap intervals, ranks and costs."""
+"""The ranked table of a run: means over photos, bootstrap intervals, ranks, costs, and what is not told apart."""
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, overload
 
-import torch
 from torch import Tensor
 
 from .._shared.errors import UsageError
 from ._core import Row
 from ._own import in_order, known_metric
+from ._records import file_names, frame_of, write_table, write_text
+from ._resample import Draws, alike, by_case, draw, interval, resampled, tolerance
+from ._standing import Estimate, Standing, is_baseline
+from ._standing import models_of as models_of_cases
 from ._store import Store
+from ._table import grid_of
+from ._versus import differences
 
 LEADS = ("energy_in_box", "insertion", "road_combined")
 """Metrics to order by, unless the caller names one: the first with numbers."""
 
-RESAMPLES = 1000
-"""Number of bootstrap resamples of the photos."""
 
-
-class Estimate(NamedTuple):
-    """A metric of one case.
+@dataclass(frozen=True)
+class Ranking(Sequence[Standing]):
+    """The ranked table of one model: a sequence of standings, the best first.
 
     Attributes:
-        value: the metric over all photos that have a number.
-        low: lower end of the 95 % bootstrap interval over photos.
-        high: upper end of this interval.
-        photos: number of photos that have a number.
-        gain: interval (low, high) of the difference from the center baseline, on the same photos; positive is better.
+        standings: one for each case, with the baselines among them.
+        model: name of the model.
+        by: the metric that orders them.
+        photos: number of photos.
     """
 
-    value: float
-    low: float
-    high: float
+    standings: tuple[Standing, ...]
+    model: str
+    by: str
     photos: int
-    gain: tuple[float, float] | None
 
-    @property
-    def verdict(self) -> str:
-        """`+` if all of `gain` is better than the center baseline, `-` if all of it is worse, otherwise empty."""
-        if self.gain is None:
-            return ""
-        return "+" if self.gain[0] > 0 else "-" if self.gain[1] < 0 else ""
+    def __len__(self) -> int:
+        return len(self.standings)
 
+    @overload
+    def __getitem__(self, place: int) -> Standing: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Standing, ...]: ...
+    def __getitem__(self, place: int | slice) -> Standing | tuple[Standing, ...]:
+        return self.standings[place]
 
-class Standing(NamedTuple):
-    """A case in the ranked table.
+    def __iter__(self) -> Iterator[Standing]:
+        return iter(self.standings)
 
-    Attributes:
-        case: `str(Case)`.
-        estimates: metric to estimate.
-        ranks: metric to rank, 1 for the best; cases equal to four digits share their mean rank. Empty for a baseline.
-        rank: mean of the ranks; None for a baseline.
-        forwards: mean cost of an explanation, in forwards.
-        seconds: median time of an explanation.
-        problems: number of rows with a problem.
-    """
+    def to_pandas(self) -> Any:
+        """Return a `pandas.DataFrame` with a line for each case, and the columns of table-MODEL.csv as numbers.
 
-    case: str
-    estimates: dict[str, Estimate]
-    ranks: dict[str, float]
-    rank: float | None
-    forwards: float | None
-    seconds: float | None
-    problems: int
+        Raises:
+            MissingPackageError: pandas is missing.
 
-    @property
-    def method(self) -> str:
-        """The method with its options, and the layer where it is not "auto"."""
-        _, layer, method = self.case.split(" ", 2)
-        return method if layer == "auto" else f"{method} @ {layer}"
+        Example:
+            >>> rows = [Row("a", "net auto x", values={"iou": 0.5}), Row("a", "net auto y", values={"iou": 0.75})]
+            >>> rank(rows, "net").to_pandas()[["method", "iou"]].values.tolist()
+            [['y', 0.75], ['x', 0.5]]
+        """
+        return frame_of(self.standings)
 
-    @property
-    def is_baseline(self) -> bool:
-        """Whether this is the center or the random map."""
-        return self.method.partition(" ")[0] in ("center", "random")
+    def to_latex(
+        self, path: str | os.PathLike[str] | None = None, *, metrics: Sequence[str] | None = None, wide: bool = False
+    ) -> str:
+        r"""Return the table in LaTeX, for `\usepackage{booktabs}`.
+
+        Args:
+            path: a file to write it to, too.
+            metrics: the columns; None for the metrics that matter most.
+            wide: all metrics, each with its interval.
+
+        Example:
+            >>> rows = [Row("a", "net auto x", values={"iou": 0.5}), Row("a", "net auto y", values={"iou": 0.75})]
+            >>> print(rank(rows, "net").to_latex().splitlines()[8])
+                y & \textbf{0.750} & 1 \\
+        """
+        return write_text(grid_of(self, metrics, wide).to_latex(), path)
+
+    def to_markdown(
+        self, path: str | os.PathLike[str] | None = None, *, metrics: Sequence[str] | None = None, wide: bool = False
+    ) -> str:
+        """Return the table in Markdown; arguments as of `to_latex`.
+
+        Example:
+            >>> rows = [Row("a", "net auto x", values={"iou": 0.5}), Row("a", "net auto y", values={"iou": 0.75})]
+            >>> print(rank(rows, "net").to_markdown().splitlines()[4])
+            | y | **0.750** | 1 |
+        """
+        return write_text(grid_of(self, metrics, wide).to_markdown(), path)
+
+    def to_text(self, *, metrics: Sequence[str] | None = None, wide: bool = False, width: int = 100) -> str:
+        """Return the table as `camfn evaluate` prints it, in lines of at most `width` characters unless `wide`."""
+        return grid_of(self, metrics, wide, width).to_text()
 
 
 def models_of(rows: Sequence[Row]) -> list[str]:
     """List the models of the rows."""
-    return list(dict.fromkeys(row.case.split(" ", 1)[0] for row in rows if row.case))
+    return models_of_cases(row.case for row in rows)
 
 
 def lead_of(metrics: Sequence[str], by: str | None = None) -> str:
@@ -98,7 +118,7 @@ def lead_of(metrics: Sequence[str], by: str | None = None) -> str:
     return by or next((name for name in LEADS if name in ranked), ranked[0] if ranked else "complexity")
 
 
-def rank(rows: Sequence[Row], model: str, *, by: str | None = None, seed: int = 0) -> list[Standing]:
+def rank(rows: Sequence[Row], model: str, *, by: str | None = None, seed: int = 0) -> Ranking:
     """Rank the cases of one model.
 
     Args:
@@ -108,76 +128,29 @@ def rank(rows: Sequence[Row], model: str, *, by: str | None = None, seed: int = 
         seed: seed of the bootstrap.
 
     Returns:
-        One standing for each case, the best first, with the baselines among them.
+        One standing for each case, the best first, with the baselines among them. The best is marked `*`, and each
+        case that `differences` does not tell apart from it `=`.
 
     Raises:
         UsageError: no row of the model has a number, or `by` has none.
 
     Example:
         >>> rows = [Row("a", "net auto x", values={"iou": 0.5}), Row("a", "net auto y", values={"iou": 0.75})]
-        >>> [(standing.method, standing.rank) for standing in rank(rows, "net")]
-        [('y', 1.0), ('x', 2.0)]
+        >>> [(standing.method, standing.rank, standing.mark) for standing in rank(rows, "net")]
+        [('y', 1.0, '*'), ('x', 2.0, '=')]
     """
-    of_model = [row for row in rows if row.case.split(" ", 1)[0] == model]
-    photos = sorted({row.photo for row in of_model})
-    measured = {name for row in of_model for name in row.values}
-    names = in_order(measured)
+    of_case = by_case(rows, model)
+    names = in_order({name for listed in of_case.values() for row in listed for name in row.values})
     if not names:
-        raise UsageError(
-            f"no numbers of {model} to rank: every row has a problem, as {of_model[0].problem if of_model else ''!r}"
-        )
+        raise UsageError(f"no numbers of {model} to rank: {_why_none(rows, model)}")
     lead = lead_of(names, by)
-    by_case: dict[str, list[Row]] = {}
-    for row in of_model:
-        by_case.setdefault(row.case, []).append(row)
-    # times[r, p]: how often resample r contains photo p; all cases have the same, so that they differ on equal photos
-    drawn = torch.randint(len(photos), (RESAMPLES, len(photos)), generator=torch.Generator().manual_seed(seed))
-    times = torch.zeros(RESAMPLES, len(photos), dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(drawn.shape, dtype=torch.float64)
-    )
-    times = torch.cat([torch.ones(1, len(photos), dtype=torch.float64), times])
-    estimates: dict[str, dict[str, Estimate]] = {case: {} for case in by_case}
-    for name in names:
-        center = next(
-            (_resampled(rows_, name, photos, times) for case, rows_ in by_case.items() if _is_center(case)), None
-        )
-        for case, rows_ in by_case.items():
-            estimate = _estimate(rows_, name, photos, times, None if _is_center(case) else center)
-            if estimate is not None:
-                estimates[case][name] = estimate
-    standings = [_standing(case, by_case[case], estimates) for case in by_case]
+    draws = draw([row for listed in of_case.values() for row in listed], seed)
+    estimates = _estimates(of_case, names, draws)
+    ranks = _ranks(estimates, names)
     sign = known_metric(lead).better or 1
-    return sorted(standings, key=lambda s: -sign * s.estimates[lead].value if lead in s.estimates else float("inf"))
-
-
-def write_table(standings: Sequence[Standing], path: str | os.PathLike[str]) -> None:
-    """Write a ranked table as CSV: for each metric its value, its interval, and its verdict beside the center baseline.
-
-    Args:
-        standings: the result of `rank`.
-        path: the file.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_table(rank([Row("a", "net auto x", values={"iou": 0.5})], "net"), Path(folder, "table.csv"))
-        ...     Path(folder, "table.csv").read_text().splitlines()[1]
-        'net auto x,1,,,1,0.5,0.5,0.5,'
-    """
-    names = in_order({name for s in standings for name in s.estimates})
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        columns = [
-            column for name in names for column in (name, f"{name}_low", f"{name}_high", f"{name}_beside_center")
-        ]
-        writer.writerow(["case", "mean_rank", "forwards", "seconds", "photos", *columns])
-        for s in standings:
-            cells: list[object] = [s.case, _short(s.rank), _short(s.forwards), _short(s.seconds)]
-            cells.append(max((e.photos for e in s.estimates.values()), default=0))
-            for name in names:
-                e = s.estimates.get(name)
-                cells += ["", "", "", ""] if e is None else [_short(e.value), _short(e.low), _short(e.high), e.verdict]
-            writer.writerow(cells)
+    found = [_standing(case, of_case[case], estimates[case], ranks[case], model) for case in of_case]
+    found.sort(key=lambda s: -sign * s.estimates[lead].value if lead in s.estimates else float("inf"))
+    return Ranking(tuple(_marked(found, rows, model, lead, seed)), model, lead, len(draws.photos))
 
 
 def write_tables(store: Store, *, by: str | None = None) -> list[Path]:
@@ -188,7 +161,7 @@ def write_tables(store: Store, *, by: str | None = None) -> list[Path]:
         by: the metric to order by.
 
     Returns:
-        The files, table-MODEL.csv, with `-` in place of `:` and `/`.
+        The files, table-MODEL.csv, with `-` in place of what file names do not take, such as `:` and `/`.
 
     Example:
         >>> import tempfile
@@ -201,104 +174,111 @@ def write_tables(store: Store, *, by: str | None = None) -> list[Path]:
         ...     [path.name for path in write_tables(store)]
         ['table-net.csv']
     """
-    files = []
-    for model in models_of(store.rows):
-        path = store.folder / f"table-{model.replace(':', '-').replace('/', '-')}.csv"
-        write_table(rank(store.rows, model, by=by), path)
-        files.append(path)
+    found, _ = rankings(store.rows, by=by)
+    names = file_names(models_of(store.rows))
+    files = [store.folder / f"table-{names[ranking.model]}.csv" for ranking in found]
+    for ranking, file in zip(found, files):
+        write_table(ranking, file)
     return files
 
 
-def _is_center(case: str) -> bool:
-    """Whether a case is the center baseline."""
-    return case.endswith(" center")
+def rankings(rows: Sequence[Row], *, by: str | None = None, seed: int = 0) -> tuple[list[Ranking], list[str]]:
+    """Rank the cases of each model, and say of each model without numbers why it has none.
 
-
-def _resampled(rows: Sequence[Row], name: str, photos: Sequence[str], times: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute a metric of one case on each resample of the photos.
-
-    A mean over a resample is a product of matrices: `times`, (1 + RESAMPLES, photos), counts how often each resample
-    contains each photo, so `times @ values / times @ have` are all means at once. Row 0 of `times` is ones: the photos
-    as they are. A metric that is not a mean, such as MaxBoxAcc, is computed anew by `Metric.join` on the vectors of
-    each resample.
-
-    Returns:
-        The metric of each resample, (1 + RESAMPLES,), NaN for a resample without a number; and 1 for each photo that
-        has a number, otherwise 0, (photos,).
+    Raises:
+        UsageError: no model has numbers, or `by` has none.
     """
-    join = known_metric(name).join
-    place = {photo: i for i, photo in enumerate(photos)}
-    have = torch.zeros(len(photos), dtype=torch.float64)
-    values = torch.zeros(len(photos), dtype=torch.float64)
-    vectors: dict[int, list[float]] = {}
-    for row in rows:
-        if name in row.values:
-            have[place[row.photo]] = 1
-            values[place[row.photo]] = row.values[name]
-            vectors[place[row.photo]] = row.vectors.get(name, [])
-    if join is None:
-        return (times @ (values * have)) / (times @ have), have
-    order = sorted(vectors)
-    ious = torch.tensor([vectors[i] for i in order], dtype=torch.float64)
-    counts = times[:, order].long()
-    return torch.stack(
-        [join(ious.repeat_interleave(count, 0)) if count.any() else torch.tensor(float("nan")) for count in counts]
-    ).double(), have
+    found, without = [], []
+    for model in models_of(rows):
+        try:
+            found.append(rank(rows, model, by=by, seed=seed))
+        except UsageError as error:  # noqa: PERF203  one model in a few
+            without.append(str(error))
+    if not found:
+        raise UsageError(" ".join(without) or f"no numbers to rank: {_why_none(rows, '')}")
+    return found, without
 
 
-def _estimate(
-    rows: Sequence[Row], name: str, photos: Sequence[str], times: Tensor, center: tuple[Tensor, Tensor] | None
-) -> Estimate | None:
+def _why_none(rows: Sequence[Row], model: str) -> str:
+    """Say why a model has no numbers: photos that cannot be read, or a problem in every row."""
+    of_model = [row for row in rows if row.case.startswith(f"{model} ")]
+    unread = [row for row in rows if not row.case]
+    if of_model:
+        problem = next((row.problem for row in of_model if row.problem), "no metric that its photos allow")
+        return f"every row has a problem, as {problem!r}"
+    if unread:
+        read = "the photo could not be" if len(unread) == 1 else f"none of the {len(unread)} photos could be"
+        return f"{read} read, as {unread[0].photo}: {unread[0].problem}"
+    return "there are no rows"
+
+
+def _estimates(of_case: dict[str, list[Row]], names: Sequence[str], draws: Draws) -> dict[str, dict[str, Estimate]]:
+    """Estimate each metric of each case, beside the center baseline."""
+    found: dict[str, dict[str, Estimate]] = {case: {} for case in of_case}
+    center_case = next((case for case in of_case if case.endswith(" auto center")), None)
+    for name in names:
+        center = None if center_case is None else resampled(of_case[center_case], name, draws)
+        for case, listed in of_case.items():
+            estimate = _estimate(listed, name, draws, None if case == center_case else center)
+            if estimate is not None:
+                found[case][name] = estimate
+    return found
+
+
+def _estimate(rows: Sequence[Row], name: str, draws: Draws, center: tuple[Tensor, Tensor] | None) -> Estimate | None:
     """Estimate a metric of one case; `center` has the resamples of the center baseline. None without a number."""
     if not any(name in row.values for row in rows):
         return None
-    resamples, have = _resampled(rows, name, photos, times)
-    low, high = _interval(resamples[1:])
+    resamples, have = resampled(rows, name, draws)
+    low, high = interval(resamples[1:]) if have.sum() > 1 else (float("nan"), float("nan"))
     gain = None
     if center is not None and known_metric(name).better and bool((center[1] == have).all()):
-        gain = _interval((known_metric(name).better * (resamples - center[0]))[1:])
+        gain = interval((known_metric(name).better * (resamples - center[0]))[1:])
     return Estimate(resamples[0].item(), low, high, int(have.sum()), gain)
 
 
-def _interval(values: Tensor) -> tuple[float, float]:
-    """Return the 2.5 and 97.5 percentiles, without NaN."""
-    low, high = torch.nanquantile(values, torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return low, high
+def _ranks(estimates: dict[str, dict[str, Estimate]], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Rank the methods by each metric; the baselines have no ranks."""
+    found: dict[str, dict[str, float]] = {case: {} for case in estimates}
+    for name in names:
+        better = known_metric(name).better
+        values = {
+            case: e[name].value for case, e in estimates.items() if better and name in e and not is_baseline(case)
+        }
+        scores = alike([better * value for value in values.values()], tolerance(values.values()))
+        for case, score in zip(values, scores):
+            found[case][name] = 1 + sum(other > score for other in scores) + (scores.count(score) - 1) / 2
+    return found
 
 
-def _standing(case: str, rows: Sequence[Row], estimates: dict[str, dict[str, Estimate]]) -> Standing:
-    """Make the standing of a case of its rows, and rank its estimates among those of all methods."""
+def _standing(
+    case: str, rows: Sequence[Row], estimates: dict[str, Estimate], ranks: dict[str, float], model: str
+) -> Standing:
+    """Make the standing of a case of its rows, estimates and ranks."""
     forwards = [row.forwards for row in rows if row.forwards is not None]
     seconds = sorted(row.seconds for row in rows if row.seconds is not None)
-    standing = Standing(
+    return Standing(
         case,
-        estimates[case],
-        {},
-        None,
+        estimates,
+        ranks,
+        sum(ranks.values()) / len(ranks) if ranks else None,
         sum(forwards) / len(forwards) if forwards else None,
         seconds[len(seconds) // 2] if seconds else None,
         sum(bool(row.problem) for row in rows),
+        model,
     )
-    if standing.is_baseline:
-        return standing
-    ranks = {}
-    for name, estimate in estimates[case].items():
-        better = known_metric(name).better
-        others = [
-            round(e[name].value * better, 4) for other, e in estimates.items() if name in e and not _is_baseline(other)
-        ]
-        if better:
-            # four digits, since methods whose maps coincide differ by rounding
-            value = round(estimate.value * better, 4)
-            ranks[name] = 1 + sum(other > value for other in others) + (sum(other == value for other in others) - 1) / 2
-    return standing._replace(ranks=ranks, rank=sum(ranks.values()) / len(ranks) if ranks else None)
 
 
-def _is_baseline(case: str) -> bool:
-    """Whether a case is the center or the random baseline."""
-    return case.endswith((" center", " random"))
-
-
-def _short(value: float | None) -> str:
-    """Write a number with four digits; None is empty."""
-    return "" if value is None else f"{value:.4g}"
+def _marked(found: Sequence[Standing], rows: Sequence[Row], model: str, lead: str, seed: int) -> Iterator[Standing]:
+    """Mark the best method, and what is not told apart from it; a mean over fewer photos cannot win."""
+    most = max((s.estimates[lead].photos for s in found if lead in s.estimates), default=0)
+    best = next(
+        (s.case for s in found if not s.is_baseline and lead in s.estimates and s.estimates[lead].photos == most), None
+    )
+    level = set()
+    if best is not None and known_metric(lead).join is None and known_metric(lead).better:
+        for d in differences(rows, model, lead, seed=seed):
+            if d.verdict == "not told apart" and best in (d.first, d.second):
+                level |= {d.first, d.second}
+    for s in found:
+        yield s._replace(mark="*" if s.case == best else "=" if s.case in level else "")

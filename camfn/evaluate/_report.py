@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from html import escape
 from pathlib import Path
 
@@ -14,13 +15,19 @@ import torch
 from PIL import Image, ImageDraw
 
 from .. import image
-from .._shared.errors import PhotoError
+from .._shared.errors import PhotoError, UsageError
+from .._shared.files import write_whole
 from ..zoo import Loaded, load
-from ._own import in_order, known_metric
+from ._core import Row
+from ._grid import Cell
+from ._own import known_metric, short
 from ._photos import Photo, boxes_in_view
-from ._plots import cost_plot, curve_plot, rank_plot
-from ._rank import Standing, lead_of, models_of, rank
+from ._plots import cost_plot, curve_plot, diagram, rank_plot
+from ._rank import Ranking, rankings
+from ._standing import labels
 from ._store import Store
+from ._table import grid_of
+from ._versus import friedman
 
 _SIDE = 220
 """Height of a picture in the gallery, in pixels."""
@@ -31,7 +38,7 @@ table { border-collapse: collapse; font-size: 12px; display: block; overflow-x: 
 th, td { padding: 2px 7px; text-align: right; border-bottom: 1px solid #eee; white-space: nowrap }
 th { text-align: right; vertical-align: bottom; background: #fafafa }
 th:first-child, td:first-child { text-align: left }
-tr.baseline { color: #c0392b } small { color: #777 } img { max-width: 100% }
+td.baseline { color: #c0392b } small { color: #777 } img { max-width: 100% }
 figure { display: inline-block; margin: 0 12px 14px 0; vertical-align: top } figcaption { font-size: 12px }
 .plus { color: #1a7f37 } .minus { color: #c0392b }
 """
@@ -46,6 +53,8 @@ def write_report(
     shown: int = 4,
 ) -> Path:
     """Write report.html into the folder of a run: one file that contains its pictures.
+
+    A report of these rows, photos and options that is there already stays as it is, and no model is loaded.
 
     Args:
         store: the folder of a run.
@@ -73,26 +82,41 @@ def write_report(
         ...     "grad_cam" in write_report(store).read_text()
         True
     """
-    parts = [f"<!doctype html><meta charset=utf-8><title>camfn evaluate</title><style>{_STYLE}</style>"]
-    parts.append(f"<h1>Evaluation</h1>{_about(store)}")
-    for model in models_of(store.rows):
-        standings = rank(store.rows, model, by=by)
-        parts.append(f"<h2>{escape(model)}</h2>{_table(standings)}")
+    path = store.folder / "report.html"
+    of = _fingerprint(store, photos, by, shown)
+    if path.is_file() and of in path.read_bytes()[:300].decode(errors="replace"):
+        return path
+    parts = [f"<!doctype html><meta charset=utf-8><meta name=camfn content={of}><title>camfn evaluate</title>"]
+    parts.append(f"<style>{_STYLE}</style><h1>Evaluation</h1>{_about(store)}")
+    found, without = rankings(store.rows, by=by)
+    for ranking in found:
+        model = ranking.model
+        parts.append(f"<h2>{escape(model)}</h2>{_table(ranking)}")
         rows = [row for row in store.rows if row.case.startswith(f"{model} ")]
         step = store.header["protocol"]["step"]
         for title, plot in (
-            ("Metrics against cost", cost_plot(standings)),
-            ("Curves", curve_plot(rows, standings, step)),
-            ("Ranks", rank_plot(standings)),
+            ("Metrics against cost", cost_plot(ranking)),
+            ("Curves", curve_plot(rows, ranking, step)),
+            (f"Method against method, by {short(ranking.by)}", _diagram(rows, ranking)),
+            ("Ranks by each metric", rank_plot(ranking)),
         ):
             if plot is not None:
-                parts.append(f"<h3>{title}</h3>{_picture(plot)}")
+                parts.append(f"<h3>{escape(title)}</h3>{_picture(plot)}")
         if photos:
-            parts.append(_gallery(store, standings, photos, loader(model), by, shown))
+            parts.append(_gallery(store, ranking, photos, loader(model), shown))
+    parts += [f"<p>{escape(reason)}</p>" for reason in without]
     parts.append(_problems(store))
-    path = store.folder / "report.html"
-    path.write_text("\n".join(parts) + "\n", encoding="utf-8")
+    text = "\n".join(parts) + "\n"
+    write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8", errors="backslashreplace"))
     return path
+
+
+def _fingerprint(store: Store, photos: Sequence[Photo], by: str | None, shown: int) -> str:
+    """Digest what a report is made of, so that one that is there already is not made again."""
+    digest = sha256(repr((store.header, [photo[:4] for photo in photos], by, shown)).encode(errors="surrogateescape"))
+    for row in store.rows:
+        digest.update(repr(row[:10]).encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _about(store: Store) -> str:
@@ -102,62 +126,64 @@ def _about(store: Store) -> str:
     settings = ", ".join(f"{key} {escape(json.dumps(value))}" for key, value in protocol.items() if key != "metrics")
     versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in store.header["versions"].items())
     return (
-        f"<p>{count} photos. Values are means over photos; in brackets the 95 % interval of a bootstrap over photos. "
-        "<b class=plus>+</b> and <b class=minus>−</b>: better or worse than the center baseline on the same photos, "
-        "beyond the interval of the difference. The two baselines, in red, take no part in the ranks. Cost: operations "
-        "of an explanation over those of one forward.</p>"
+        f"<p>{count} photos. Values are means over photos. The two baselines, in red, take no part in the ranks. "
+        "forwards: operations of an explanation over those of one forward of the network.</p>"
         f"<p><small>{settings}. {versions}; {escape(str(store.header['device']))}, {store.header['threads']} "
         "thread(s).</small></p>"
     )
 
 
-def _table(standings: Sequence[Standing]) -> str:
-    """Write the ranked table."""
-    names = in_order({name for s in standings for name in s.estimates})
-    arrows = {1: "↑", -1: "↓", 0: ""}
-    head = "".join(
-        f'<th title="{escape(known_metric(name).about)}">{name} {arrows[known_metric(name).better]}</th>'
-        for name in names
-    )
-    lines = [f"<tr><th>method</th><th>mean rank</th><th>forwards</th><th>seconds</th>{head}</tr>"]
-    for s in standings:
-        cells = [escape(s.method), *(_number(value) for value in (s.rank, s.forwards, s.seconds))]
-        for name in names:
-            e = s.estimates.get(name)
-            mark = "" if e is None else {"+": " <b class=plus>+</b>", "-": " <b class=minus>−</b>"}.get(e.verdict, "")
-            cells.append("" if e is None else f"{e.value:.3f}{mark}<br><small>[{e.low:.3f}, {e.high:.3f}]</small>")
-        style = " class=baseline" if s.is_baseline else ""
-        lines.append(f"<tr{style}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return f"<table>{''.join(lines)}</table>"
+def _table(ranking: Ranking) -> str:
+    """Write the ranked table, its order, and how to read it."""
+    grid = grid_of(ranking, wide=True)
+    arrows = {"higher": " ↑", "lower": " ↓", "": ""}
+    lines = ["".join(f"<th>{escape(name)}{arrows[direction]}</th>" for name, direction in grid.heads)]
+    for cells, is_baseline in zip(grid.lines, grid.dim):
+        line = "".join(f"<td>{_cell(cell)}</td>" for cell in cells)
+        lines.append(line if not is_baseline else line.replace("<td>", "<td class=baseline>"))
+    rows = "".join(f"<tr>{line}</tr>" for line in lines)
+    notes = " ".join(escape(note) for note in grid.notes).replace("* best", "<b>Bold</b>: best", 1)
+    return f"<p>{escape(grid.title)}.</p><table>{rows}</table><p><small>{notes}</small></p>"
 
 
-def _gallery(
-    store: Store, standings: Sequence[Standing], photos: Sequence[Photo], loaded: Loaded, by: str | None, shown: int
-) -> str:
+def _cell(cell: Cell) -> str:
+    """Write a cell of the ranked table."""
+    marks = {"=": "=", "+": "<b class=plus>+</b>", "-": "<b class=minus>−</b>"}
+    number = f"<b>{escape(cell.text)}</b>" if cell.best else escape(cell.text)
+    mark = "".join(marks[mark] for mark in cell.mark)
+    return number + (f" {mark}" if mark else "") + (f"<br><small>{cell.interval}</small>" if cell.interval else "")
+
+
+def _diagram(rows: Sequence[Row], ranking: Ranking) -> bytes | None:
+    """Draw the mean ranks over photos; None where Friedman's test has too few methods or photos, or no ranks."""
+    try:
+        return diagram(friedman(rows, ranking.model, ranking.by), called=labels(ranking))
+    except UsageError:
+        return None
+
+
+def _gallery(store: Store, standings: Ranking, photos: Sequence[Photo], loaded: Loaded, shown: int) -> str:
     """Show photos on which the first method of the table does best and worst, with the maps of other methods."""
-    measured = in_order({name for s in standings for name in s.estimates})
-    lead = lead_of(measured, by)
+    lead, called = standings.by, labels(standings)
     methods = [s for s in standings if not s.is_baseline and lead in s.estimates]
     if not methods:
         return ""
     best, last = methods[0], methods[-1]
     grad_cam = [s for s in methods if s.method.partition(" ")[0] == "grad_cam" and s is not best][:1]
-    columns = [
-        *dict.fromkeys(s.case for s in [best, *grad_cam, last]),
-        *(s.case for s in standings if s.method == "center"),
-    ]
+    center = [s for s in standings if s.method == "center"]
+    columns = {s.case: called[s.case] for s in [best, *grad_cam, last, *center]}
     numbers = {row.photo: row.values[lead] for row in store.rows if row.case == best.case and lead in row.values}
     order = sorted(numbers, key=lambda name: -known_metric(lead).better * numbers[name])
     by_name = {photo.name: photo for photo in photos}
     count = min(shown, len(order) // 2) or 1
     parts = []
     for title, names in (("best", order[:count]), ("worst", order[-count:][::-1])):
-        parts.append(f"<h3>Where {escape(best.method)} does {title}, by {lead}</h3>")
+        parts.append(f"<h3>Where {escape(called[best.case])} does {title}, by {lead}</h3>")
         parts += [_strip(store, by_name[name], columns, loaded, lead) for name in names if name in by_name]
     return "".join(parts)
 
 
-def _strip(store: Store, photo: Photo, columns: Iterable[str], loaded: Loaded, lead: str) -> str:
+def _strip(store: Store, photo: Photo, columns: Mapping[str, str], loaded: Loaded, lead: str) -> str:
     """Show one photo with its boxes, and the overlays of several methods."""
     try:
         picture = photo.read()
@@ -175,13 +201,13 @@ def _strip(store: Store, photo: Photo, columns: Iterable[str], loaded: Loaded, l
     figures = [_figure(boxed, f"{photo.name}: {label}")]
     rows = {row.case: row for row in store.rows if row.photo == photo.name}
     tensor = torch.from_numpy(np.array(view)).permute(2, 0, 1) / 255
-    for case in columns:
+    for case, name in columns.items():
         cam = store.cam(rows[case]) if case in rows else None
         if cam is not None and bool(cam.isfinite().all()):
             overlay = image.overlay(tensor, image.normalize(cam[None]))[0]
             drawn = Image.fromarray((255 * overlay).round().byte().permute(1, 2, 0).numpy())
             value = rows[case].values.get(lead)
-            figures.append(_figure(drawn, case.split(" ", 2)[2] + ("" if value is None else f": {value:.3f}")))
+            figures.append(_figure(drawn, name + ("" if value is None else f": {value:.3f}")))
     return f"<div>{''.join(figures)}</div>"
 
 
@@ -210,8 +236,3 @@ def _problems(store: Store) -> str:
         some = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
         lines.append(f"<li>{escape(problem)} <small>({len(names)}: {escape(some)})</small></li>")
     return f"<h2>Problems</h2><ul>{''.join(lines)}</ul>"
-
-
-def _number(value: float | None) -> str:
-    """Write a number with three digits; None is empty."""
-    return "" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"

@@ -17,9 +17,11 @@ from ._measures import METRICS, Metric
 from ._own import metrics_of
 from ._photos import Photo
 from ._protocol import Protocol
-from ._rank import Estimate, Standing, rank
+from ._rank import Ranking, rank
 from ._run import run
+from ._standing import Estimate
 from ._store import Store
+from ._versus import Difference, differences
 
 
 class Tuned(NamedTuple):
@@ -31,13 +33,16 @@ class Tuned(NamedTuple):
         held_out: estimate of the best case on the photos held out, with the difference from the center baseline.
         default: estimate of `grad_cam` at the suggested layer on the photos held out, for comparison.
         photos: names of the photos held out.
+        against: the best case against the default, the center and the random baseline on the photos held out, as
+            `differences` compares them, with the correction for these comparisons.
     """
 
     case: Case
-    tuning: list[Standing]
+    tuning: Ranking
     held_out: Estimate
     default: Estimate
     photos: list[str]
+    against: list[Difference]
 
 
 def tune(
@@ -110,28 +115,21 @@ def tune(
     model = cases[0].model
     store = run(for_tuning, cases, Path(out) / "tuning", protocol=protocol, progress=progress, **options)
     standings = rank(_rows_of(store, for_tuning, cases), model, by=metric)
-    # the mean of a case that fails on some photos is over the remaining, perhaps easier ones: such a case cannot win
-    most_photos = max((s.estimates[metric].photos for s in standings if metric in s.estimates), default=0)
-    best = next(
-        (
-            s
-            for s in standings
-            if not s.is_baseline and metric in s.estimates and s.estimates[metric].photos == most_photos
-        ),
-        None,
-    )
+    # a case that fails on some photos has a mean over the remaining, perhaps easier ones: `rank` does not mark it
+    best = next((standing for standing in standings if standing.mark == "*"), None)
     if best is None:
         raise UsageError(f"tune: no candidate has a number for {metric}: do the photos have boxes?")
     case = next(case for case in cases if str(case) == best.case)
     default = Case(model, "auto", "grad_cam")
     finalists = list(dict.fromkeys([case, default, *(Case(model, "auto", name) for name in BASELINES)]))
     store = run(held_out, finalists, Path(out) / "held-out", protocol=protocol, progress=progress, **options)
-    final = rank(_rows_of(store, held_out, finalists), model, by=metric)
-    estimates = {standing.case: standing.estimates.get(metric) for standing in final}
+    held = _rows_of(store, held_out, finalists)
+    estimates = {standing.case: standing.estimates.get(metric) for standing in rank(held, model, by=metric)}
     of_best, of_default = estimates.get(str(case)), estimates.get(str(default))
     if of_best is None or of_default is None:
         raise UsageError(f"tune: {case} has no number for {metric} on the photos held out")
-    return Tuned(case, standings, of_best, of_default, sorted(photo.name for photo in held_out))
+    against = differences(held, model, metric, against=str(case))
+    return Tuned(case, standings, of_best, of_default, sorted(photo.name for photo in held_out), against)
 
 
 def _rows_of(store: Store, photos: Sequence[Photo], cases: Sequence[Case]) -> list[Row]:

@@ -1,0 +1,39 @@
+"""The command `camfn table`: the tables of results that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._command import app
+from ._options import option_groups
+from ._tables import AS_USUAL, TableOptions, show_tables
+from ._terminal import refusals
+
+
+@app.command()
+@option_groups
+def table(
+    folder: Annotated[Path, typer.Argument(help="A folder that `camfn evaluate` wrote to, finished or not.")] = Path(
+        "evaluation"
+    ),
+    by: Annotated[str | None, typer.Option(help="The metric to rank by.", show_default=False)] = None,
+    shown: TableOptions = AS_USUAL,
+) -> None:
+    """Show the tables of results that are there: ranked methods, one method against the others, mean ranks.
+
+    Reads the rows alone: no photo is read, no model is loaded, and nothing in the folder is changed.
+
+        camfn table results --by insertion --against grad_cam --latex table.tex --ranks ranks.pdf
+    """
+    with refusals():
+        from ..evaluate import Store
+
+        shown.check()
+        store = Store(folder)
+        written, problems = show_tables(store.rows, shown, by=by, seed=store.header["protocol"]["seed"])
+    for path in written:
+        print(path)
+    raise typer.Exit(1 if problems else 0)

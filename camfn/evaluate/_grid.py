@@ -1,0 +1,186 @@
+"""A table of text, written for a terminal, for LaTeX and for Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import NamedTuple
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+_LONGEST = 44
+"""Characters of a name in a terminal; of a longer one the middle is left out."""
+
+
+class Cell(NamedTuple):
+    """One cell.
+
+    Attributes:
+        text: a name or a number.
+        best: whether it is the best of its column.
+        mark: `=`, `+`, `-`, or several of these.
+        interval: as in "[0.68, 0.85]".
+    """
+
+    text: str
+    best: bool = False
+    mark: str = ""
+    interval: str = ""
+
+
+class Grid(NamedTuple):
+    """A table.
+
+    Attributes:
+        title: what the table shows, and by what it is ordered.
+        heads: name and direction ("higher", "lower" or empty) of each column.
+        lines: the cells; the first of each line is a name.
+        dim: for each line, whether it is a baseline.
+        notes: how to read it: sentences, in which *, =, +, - are the marks.
+        label: of the LaTeX table.
+    """
+
+    title: str
+    heads: Sequence[tuple[str, str]]
+    lines: Sequence[Sequence[Cell]]
+    dim: Sequence[bool]
+    notes: Sequence[str]
+    label: str
+
+    @property
+    def width(self) -> int:
+        """Characters of a line of `to_text`."""
+        return sum(self._widths()) + 2 * (len(self.heads) - 1)
+
+    def to_text(self) -> str:
+        """Write the table in plain characters: title, heads, lines, notes."""
+        widths = self._widths()
+        heads = [[_cut(name) for name, _ in self.heads], [direction for _, direction in self.heads]]
+        lines = [_plain(self.title), ""]
+        lines += [_joined(head, widths) for head in heads if any(head)]
+        for line in self.lines:
+            cells = [_terminal(cell, i, self._has_marks(i)) for i, cell in enumerate(line)]
+            lines.append(_joined(cells, widths))
+        notes = [part for note in self.notes for part in wrap(_plain(note), 100, subsequent_indent="  ")]
+        return "\n".join([*lines, "", *notes]) + "\n"
+
+    def to_latex(self) -> str:
+        """Write the table in LaTeX with booktabs; baselines come last, below a rule."""
+        arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "": ""}
+        heads = " & ".join(escape(name) + arrows[direction] for name, direction in self.heads)
+        methods = [_row(line) for line, dim in zip(self.lines, self.dim) if not dim]
+        baselines = [_row(line) for line, dim in zip(self.lines, self.dim) if dim]
+        body = [*methods, *(["\\midrule"] if methods and baselines else []), *baselines]
+        caption = " ".join([f"{escape(self.title)}.", *(_sentence(note) for note in self.notes)])
+        return "\n".join(
+            [
+                r"\begin{table}",
+                r"  \centering",
+                rf"  \caption{{{caption}}}",
+                rf"  \label{{{self.label}}}",
+                rf"  \begin{{tabular}}{{l{'r' * (len(self.heads) - 1)}}}",
+                r"    \toprule",
+                f"    {heads} \\\\",
+                r"    \midrule",
+                *(f"    {line}" for line in body),
+                r"    \bottomrule",
+                r"  \end{tabular}",
+                r"\end{table}",
+                "",
+            ]
+        )
+
+    def to_markdown(self) -> str:
+        """Write the table in Markdown, the best in bold, baselines in italics."""
+        arrows = {"higher": " ↑", "lower": " ↓", "": ""}
+        heads = " | ".join(_pipe(name) + arrows[direction] for name, direction in self.heads)
+        lines = [_pipe(self.title) + ".", "", f"| {heads} |", "|---" + "|---:" * (len(self.heads) - 1) + "|"]
+        for cells, dim in zip(self.lines, self.dim):
+            name = f"*{_pipe(cells[0].text)}*" if dim else _pipe(cells[0].text)
+            lines.append("| " + " | ".join([name, *map(_markdown, cells[1:])]) + " |")
+        return "\n".join([*lines, "", " ".join(_pipe(note) for note in self.notes), ""])
+
+    def _has_marks(self, column: int) -> bool:
+        return any(line[column].best or line[column].mark for line in self.lines)
+
+    def _widths(self) -> list[int]:
+        """Return the characters of each column."""
+        return [
+            max(
+                [len(_cut(name)), len(direction)]
+                + [len(_terminal(line[i], i, self._has_marks(i))) for line in self.lines]
+            )
+            for i, (name, direction) in enumerate(self.heads)
+        ]
+
+
+def escape(text: str) -> str:
+    """Write text for LaTeX, so that pdfLaTeX takes it: letters that its fonts lack are written as U+4E2D."""
+    escaped = (_LATEX.get(c, c if c.isascii() or 0xC0 <= ord(c) <= 0x17F else f"U+{ord(c):04X}") for c in _plain(text))
+    return "".join(escaped)
+
+
+def _plain(text: str) -> str:
+    """Put text on one line, without what a terminal would obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _cut(text: str) -> str:
+    """Leave out the middle of a long name."""
+    text = _plain(text)
+    half = (_LONGEST - 2) // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]}..{text[-half:]}"
+
+
+def _terminal(cell: Cell, column: int, marked: bool) -> str:
+    """Write a cell for a terminal; the marks of a column stand below each other."""
+    mark = ("*" if cell.best else "") + cell.mark
+    if column == 0:
+        return _cut(cell.text)
+    return cell.text + (f"{mark:<2}" if marked else "") + (f" {cell.interval}" if cell.interval else "")
+
+
+def _joined(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Put cells beside each other, the first to the left of its column and the others to the right."""
+    return "  ".join(f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(cells, widths))).rstrip()
+
+
+def _row(cells: Sequence[Cell]) -> str:
+    """Write a line in LaTeX. A first `[` or `*` would be an option of the line break before it."""
+    name = escape(cells[0].text)
+    return " & ".join([f"{{}}{name}" if name[:1] in ("[", "*") else name, *map(_latex, cells[1:])]) + r" \\"
+
+
+def _latex(cell: Cell) -> str:
+    """Write a number in LaTeX."""
+    number = re.sub(r"-(?=[\d.])", "$-$", escape(cell.text))
+    number = rf"\textbf{{{number}}}" if cell.best else number
+    interval = re.sub(r"-(?=[\d.])", "$-$", cell.interval)
+    return number + (f"$^{{{cell.mark}}}$" if cell.mark else "") + (rf" {{\scriptsize {interval}}}" if interval else "")
+
+
+def _sentence(note: str) -> str:
+    """Write a note in LaTeX, with its marks as in the cells."""
+    note = escape(note)
+    note = re.sub(r"^\* ", r"Bold: ", note)
+    return re.sub(r"(?<!\S)([=+-])(?=[ ,:])", r"$^{\1}$", note)
+
+
+def _pipe(text: str) -> str:
+    """Write text for a cell of Markdown."""
+    return re.sub(r"([\\|*_`\[\]<>])", r"\\\1", _plain(text))
+
+
+def _markdown(cell: Cell) -> str:
+    """Write a number in Markdown."""
+    number = f"**{cell.text}**" if cell.best else cell.text
+    return number + cell.mark + (f" {cell.interval}" if cell.interval else "")
