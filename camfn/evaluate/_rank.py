@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from ._core import Row
 from ._own import in_order, known_metric
 from ._records import file_names, frame_of, write_table, write_text
 from ._resample import Draws, alike, by_case, draw, interval, resampled, tolerance
-from ._standing import Estimate, Standing, is_baseline
+from ._standing import Estimate, Standing, Standings, is_baseline
 from ._standing import models_of as models_of_cases
 from ._store import Store
 from ._table import grid_of
@@ -25,8 +24,7 @@ LEADS = ("energy_in_box", "insertion", "road_combined")
 """Metrics to order by, unless the caller names one: the first with numbers."""
 
 
-@dataclass(frozen=True)
-class Ranking(Sequence[Standing]):
+class Ranking(Standings):
     """The ranked table of one model: a sequence of standings, the best first.
 
     Attributes:
@@ -35,24 +33,6 @@ class Ranking(Sequence[Standing]):
         by: the metric that orders them.
         photos: number of photos.
     """
-
-    standings: tuple[Standing, ...]
-    model: str
-    by: str
-    photos: int
-
-    def __len__(self) -> int:
-        return len(self.standings)
-
-    @overload
-    def __getitem__(self, place: int) -> Standing: ...
-    @overload
-    def __getitem__(self, place: slice) -> tuple[Standing, ...]: ...
-    def __getitem__(self, place: int | slice) -> Standing | tuple[Standing, ...]:
-        return self.standings[place]
-
-    def __iter__(self) -> Iterator[Standing]:
-        return iter(self.standings)
 
     def to_pandas(self) -> Any:
         """Return a `pandas.DataFrame` with a line for each case, and the columns of table-MODEL.csv as numbers.

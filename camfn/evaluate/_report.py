@@ -113,10 +113,11 @@ def write_report(
 
 def _fingerprint(store: Store, photos: Sequence[Photo], by: str | None, shown: int) -> str:
     """Digest what a report is made of, so that one that is there already is not made again."""
-    digest = sha256(repr((store.header, [photo[:4] for photo in photos], by, shown)).encode(errors="surrogateescape"))
-    for row in store.rows:
-        digest.update(repr(row[:10]).encode(errors="surrogateescape"))
-    return digest.hexdigest()
+    made_of = [repr((store.header, [photo[:4] for photo in photos], by, shown))]
+    for row in sorted(store.rows, key=lambda row: (row.photo, row.case)):
+        values = [f"{name} {value:.6g}" for name, value in sorted(row.values.items())]
+        made_of.append(repr((row.photo, row.case, row.problem, values)))
+    return sha256("\n".join(made_of).encode(errors="backslashreplace")).hexdigest()
 
 
 def _about(store: Store) -> str:

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, overload
 
 from ._cases import BASELINES
 from ._resample import fewest
@@ -76,6 +77,29 @@ class Standing(NamedTuple):
     def is_baseline(self) -> bool:
         """Whether this is the center or the random map."""
         return is_baseline(self.case)
+
+
+@dataclass(frozen=True)
+class Standings(Sequence[Standing]):
+    """What `Ranking` holds."""
+
+    standings: tuple[Standing, ...]
+    model: str
+    by: str
+    photos: int
+
+    def __len__(self) -> int:
+        return len(self.standings)
+
+    @overload
+    def __getitem__(self, place: int) -> Standing: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Standing, ...]: ...
+    def __getitem__(self, place: int | slice) -> Standing | tuple[Standing, ...]:
+        return self.standings[place]
+
+    def __iter__(self) -> Iterator[Standing]:
+        return iter(self.standings)
 
 
 def method_in(case: str, model: str = "") -> str:

@@ -5,18 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from .._shared.errors import UsageError
 from ._grid import Cell, Grid
 from ._own import in_order, known_metric, short
 from ._records import slug
 from ._resample import LEVEL, fewest, tolerance
-from ._standing import Standing, labels
+from ._standing import Standing, Standings, labels
 from ._versus import Difference
-
-if TYPE_CHECKING:
-    from ._rank import Ranking
 
 PRINTED = ("energy_in_box", "iou", "pointing_game", "insertion", "deletion", "road_combined", "average_drop", "adcc")
 """Metrics of the narrow tables, after the one that orders; the wide ones have all metrics."""
@@ -30,7 +26,7 @@ _COSTS: dict[str, Callable[[Standing], float | None]] = {
 
 
 def grid_of(
-    ranking: Ranking, metrics: Sequence[str] | None = None, wide: bool = False, width: int | None = None
+    ranking: Standings, metrics: Sequence[str] | None = None, wide: bool = False, width: int | None = None
 ) -> Grid:
     """Lay out the ranked table: the metric that orders first, then others while a line has `width` characters."""
     measured = in_order({name for s in ranking for name in s.estimates})
@@ -89,7 +85,7 @@ def _notes_of_differences(name: str, tests: int, photos: int) -> list[str]:
     return notes + too_few(photos, tests)
 
 
-def _laid_out(ranking: Ranking, names: Sequence[str], wide: bool, shown: Sequence[str]) -> Grid:
+def _laid_out(ranking: Standings, names: Sequence[str], wide: bool, shown: Sequence[str]) -> Grid:
     """Lay out the ranked table with these metrics."""
     called = labels(ranking.standings)
     columns = [_column(ranking, name, wide or name == ranking.by) for name in names]
@@ -109,7 +105,7 @@ def _laid_out(ranking: Ranking, names: Sequence[str], wide: bool, shown: Sequenc
     )
 
 
-def _column(ranking: Ranking, name: str, with_interval: bool) -> list[Cell]:
+def _column(ranking: Standings, name: str, with_interval: bool) -> list[Cell]:
     """Write a metric of all cases: the best methods, what is not told apart, and the verdicts beside the center."""
     better = known_metric(name).better
     estimates = {s.case: s.estimates[name] for s in ranking if name in s.estimates}
@@ -131,7 +127,7 @@ def _column(ranking: Ranking, name: str, with_interval: bool) -> list[Cell]:
     return cells
 
 
-def _notes(ranking: Ranking, called: dict[str, str]) -> list[str]:
+def _notes(ranking: Standings, called: dict[str, str]) -> list[str]:
     """Say how to read the ranked table."""
     by, notes = short(ranking.by), ["* best of its column, baselines aside."]
     if any(s.mark == "=" for s in ranking):
