@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ COMMAND = (
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty photos with the box of one digit, and a file of one's own."""
     made = tmp_path_factory.mktemp("a user's work")
     found = tiny.scenes(20, generator=torch.Generator().manual_seed(3))
@@ -50,12 +51,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(",".join(map(str, [f"{i:02}.png", int(found.labels[i, 0]), *box])))
     (made / "photos.csv").write_text("\n".join(lines) + "\n")
     (made / "mine.py").write_text(MINE)
-    assert shell(made, COMMAND).returncode == 0
     return made
 
 
-def test_a_method_of_ones_own_beside_eight_others_to_a_latex_table(folder: Path) -> None:
-    done = shell(folder, f"{COMMAND} --against mine.py:squared_cam --latex table.tex --markdown t.md --ranks ranks.pdf")
+@pytest.fixture(scope="module")
+def done(made: Path) -> subprocess.CompletedProcess[str]:
+    """The story: the command that the user typed."""
+    return shell(made, f"{COMMAND} --against mine.py:squared_cam --latex table.tex --markdown t.md --ranks ranks.pdf")
+
+
+@pytest.fixture
+def folder(made: Path, done: subprocess.CompletedProcess[str]) -> Path:
+    """The folder after the command."""
+    assert done.returncode == 0
+    return made
+
+
+def test_a_method_of_ones_own_beside_eight_others_to_a_latex_table(
+    folder: Path, done: subprocess.CompletedProcess[str]
+) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == "tiny:cnn: 20 photos, best first by energy_in_box (higher is better)"
