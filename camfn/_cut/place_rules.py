@@ -14,6 +14,9 @@ from torch import Tensor
 RIGHT = 0.65
 """A reading is right where at least this part of its places see their own part: 4 of 6."""
 
+GUESSED = 0.8
+"""So it is for a sequence that no fact supports: 5 of 6, for where half of the places are right, 4 may be."""
+
 SMALL = 9
 """A sequence of at most so many places is tried at all of them, by the rule `all_of_few`."""
 
@@ -69,7 +72,7 @@ Cells = Sequence[tuple[int, ...]]
 """Places of a map, by their positions in its grid."""
 
 
-def one_by_one(change: Tensor, cells: Cells, grid: tuple[int, ...], slack: int) -> Places:
+def one_by_one(change: Tensor, cells: Cells, grid: tuple[int, ...], slack: int, least: float = RIGHT) -> Places:
     """Count the places that change most where their own part alone is overwritten, given the changes (K, C, N).
 
     What changes everywhere is taken off, and so is what changes at a place whatever part is overwritten. With slack, a
@@ -87,7 +90,7 @@ def one_by_one(change: Tensor, cells: Cells, grid: tuple[int, ...], slack: int) 
     share = own / energy.sum(1).clamp_min(torch.finfo(energy.dtype).tiny)
     seeing = (here > 0) & (here >= _CLEAR * energy.amax(1))
     needed = 0.0 if slack else min(2 / math.prod(grid), 0.5)
-    return Places(int(seeing.sum()), len(cells), bool(change.any()), float(share.mean()), needed)
+    return Places(int(seeing.sum()), len(cells), bool(change.any()), float(share.mean()), needed, least)
 
 
 def at_once(change: Tensor, cells: Cells, grid: tuple[int, ...], slack: int) -> Places:

@@ -22,7 +22,7 @@ from .._shared.vocabulary import Call, Inputs, LayoutPair, Select
 from .graft import graft
 from .layer_checks import chosen_calls, chosen_tensor
 from .parts import Part, overwrite, own_part, quarters, spread
-from .place_rules import SLACK, SMALL, Places, all_of_few, at_once, one_by_one
+from .place_rules import GUESSED, RIGHT, SLACK, SMALL, Places, all_of_few, at_once, one_by_one
 from .random_state import same_draws
 
 _PLACES = 6
@@ -38,7 +38,7 @@ class Laid(NamedTuple):
     Attributes:
         layout: the layout; None where the output is a map.
         axes: for each spatial dimension of the map, the axis of the image that it lies along.
-        strict: whether the own place must change, and not one beside it, in a layer's output that is a map already.
+        strict: whether no fact supports the layout: the own place must change, and not one beside it.
     """
 
     layout: LayoutPair | None
@@ -140,13 +140,14 @@ class Trial:
         # a large kernel of random weights has its largest entry off the center
         slack = SLACK if base.ndim == len(grid) + 2 and not laid.strict else 0
         few = not slack and 1 < total <= SMALL
+        least = GUESSED if laid.strict and base.ndim == 3 else RIGHT
         cells = spread(grid, total if few else _AT_ONCE if together else _PLACES)
         own = [own_part(axes, cell, grid, self.size) for cell in cells]
         if together:
             runs = [tuple(own)] if total >= _ROOM * _AT_ONCE else []
         else:
             runs = [(piece,) for part in own for piece in (quarters(part) if few else [part])]
-        return _Plan(before, grid, slack, few, cells, runs)
+        return _Plan(before, grid, slack, least, few, cells, runs)
 
     def _after(self, name: str, parts: tuple[Part, ...]) -> Tensor:
         """Return a layer's output after parts of the image are overwritten."""
@@ -198,6 +199,7 @@ class _Plan(NamedTuple):
         before: the map as it is, (C, N).
         grid: its spatial shape.
         slack: how many cells from a place another may change in its stead.
+        least: the share of the places that must see their own part.
         few: whether all places are tried, by quarters of their parts.
         cells: the places.
         runs: the parts of the image that are overwritten, for each run.
@@ -206,6 +208,7 @@ class _Plan(NamedTuple):
     before: Tensor
     grid: tuple[int, ...]
     slack: int
+    least: float
     few: bool
     cells: Sequence[tuple[int, ...]]
     runs: Sequence[tuple[Part, ...]]
@@ -221,4 +224,4 @@ class _Plan(NamedTuple):
             return at_once(change[0], self.cells, self.grid, self.slack)
         if self.few:
             return all_of_few(change.reshape(len(self.cells), -1, *change.shape[1:]))
-        return one_by_one(change, self.cells, self.grid, self.slack)
+        return one_by_one(change, self.cells, self.grid, self.slack, self.least)

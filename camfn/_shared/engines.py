@@ -84,36 +84,115 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return same_numbers(one, other) if one.is_floating_point() else torch.equal(one, other)
 
 
-def folds(score_many: Callable[[Tensor], Tensor], scores: Callable[[Tensor], Tensor], batch: Tensor) -> bool:
-    """Whether `score_many` gives batches the scores that they have one by one, whatever the other batches hold.
+def steady(scores: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor | None:
+    """Return the scores of a batch; None if the network reads its numbers, keeps them, or draws some that it uses.
 
-    A third batch of NaN shows that a batch depends on another, be it ever so little. What Python reads of a batch it
-    would read of all at once.
+    What Python reads of a batch it would read of all at once, and what a network keeps must not be NaN.
     """
     if writes_graph():
         return True
     if not readable(batch):
-        return False
-    # the second batch is far from the first, so that a network that mixes samples (a mean over the batch) disagrees;
-    # every other channel is zero, so that one that counts zeros does
-    other = batch.flip(1) / 2 + _ripple(batch)
-    other[:, ::2] = 0
+        return None
     with torch.no_grad():
         with Watching(batch) as watching:
-            first = scores(batch)
-        # what a network keeps must not be NaN; numbers may be drawn and not used
-        if watching.reads or watching.writes or (watching.draws and not torch.equal(first, scores(batch))):
-            return False
-        alone = torch.stack([first, scores(other)])
-        try:
-            together = score_many(torch.stack([batch, other, torch.full_like(batch, torch.nan)]))
-        except Exception:
-            # the network has a fixed batch size, fails on several or finds no memory for them; its own errors were
-            # raised above, on one batch
-            return False
-    if together.shape != (3, *first.shape) or not first.is_floating_point() or not readable(alone, together):
-        return False
-    return same_numbers(alone, together[:2])
+            found = scores(batch)
+        if watching.reads or watching.writes or (watching.draws and not torch.equal(found, scores(batch))):
+            return None
+    return found if found.is_floating_point() and readable(found) else None
+
+
+def folds(
+    score_many: Callable[[Tensor], Tensor],
+    scores: Callable[[Tensor], Tensor],
+    batch: Tensor,
+    known: Tensor,
+    chunk_size: ChunkSize,
+) -> bool:
+    """Whether `score_many` gives batches the scores that they have one by one, whatever the other batches hold.
+
+    Two batches are far from the first, so that a network that mixes samples (a mean over the batch) disagrees. In one
+    of them every other channel is zero, in the other the channels between these, so that a network that counts zeros
+    disagrees. A batch of NaN shows that a batch depends on another, be it ever so little. All run at once, or
+    `chunk_size` at a time, two at least.
+
+    Args:
+        score_many: n batches (n, B, ...) to (n, B).
+        scores: one batch (B, ...) to (B,).
+        batch: the first.
+        known: its scores.
+        chunk_size: batches at once.
+    """
+    others = [batch.flip(1) / 2 + _ripple(batch) for _ in range(2)]
+    for start, other in enumerate(others):
+        other[:, start::2] = 0
+    with torch.no_grad():
+        alone = [known, *map(scores, others)]
+        batches = [batch, *others, torch.full_like(batch, torch.nan)]
+        size = max(2, chunk_size) if isinstance(chunk_size, int) else len(batches)
+        for chosen in _beside_the_last(len(batches), size):
+            try:
+                together = score_many(torch.stack([batches[i] for i in chosen]))
+            except Exception:
+                # the network has a fixed batch size, fails on several or finds no memory for them; its own errors were
+                # raised on one batch
+                return False
+            if together.shape != (len(chosen), *known.shape) or not readable(together):
+                return False
+            finite = [(place, i) for place, i in enumerate(chosen) if i < len(alone)]
+            expected = torch.stack([alone[i] for _, i in finite])
+            if not same_numbers(expected, together[[place for place, _ in finite]]):
+                return False
+    return True
+
+
+def _beside_the_last(count: int, size: int) -> list[list[int]]:
+    """Choose at most `size` of so many batches for each run, such that each is with the first, and with the last."""
+    first, *middle, last = range(count)
+    if size >= count:
+        return [[first, *middle, last]]
+    return [[first, i] for i in middle] + [[i, last] for i in (first, *middle)]
+
+
+class Guarded:
+    """Scores n batches as one, with one more beside them whose scores are known, and notes whether these stay.
+
+    A network that counts something over the batch may pass every trial, until a row holds what it counts.
+
+    Args:
+        score_many: n batches (n, B, ...) to (n, B).
+        batch: the batch beside the others.
+        known: its scores alone.
+        guards: whether to; where a chunk is so small, nothing is beside the others.
+    """
+
+    FEWEST = 3
+    """Beside fewer batches the one more would cost too much."""
+
+    def __init__(
+        self, score_many: Callable[[Tensor], Tensor], batch: Tensor, known: Tensor, guards: bool = True
+    ) -> None:
+        self.score_many, self.batch, self.known = score_many, batch.detach(), known.detach()
+        self.guards = guards
+        self.found: dict[int, list[Tensor]] = {}
+
+    def __call__(self, batches: Tensor) -> Tensor:
+        """Score the batches."""
+        if len(batches) < self.FEWEST or not self.guards:
+            return self.score_many(batches)
+        found = self.score_many(torch.cat([batches, self.batch[None].to(batches.dtype)]))
+        self.found.setdefault(len(batches), []).append(found[-1].detach())
+        return found[:-1]
+
+    @property
+    def held(self) -> bool:
+        """Whether the known scores stayed: to half of their digits, and among as many batches to the last digits."""
+        for each in self.found.values():
+            scores = torch.stack(each)
+            if not same_numbers(self.known.expand_as(scores), scores):
+                return False
+            if not same_numbers(scores[:1].expand_as(scores), scores, digits=1.0):
+                return False
+        return True
 
 
 def _ripple(batch: Tensor) -> Tensor:

@@ -139,11 +139,17 @@ def largest_space(maps: Sequence[Tensor]) -> tuple[int, ...]:
     return best
 
 
-def same_numbers(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same finite entries, and agree to half of the digits of the largest entry."""
+def same_numbers(one: Tensor, other: Tensor, digits: float = 0.5) -> bool:
+    """Whether two tensors have the same finite entries, and agree to half of the digits of the largest entry.
+
+    With `digits=1`, they agree but for the last two bits.
+    """
     if one.shape != other.shape or not one.numel():
         return one.shape == other.shape
     scale, off = (x.nan_to_num(0.0, 0.0, 0.0).abs().max() for x in (one, one - other))
     finite = (one.isfinite() == other.isfinite()).all()
     # one number is read, since each read waits for an accelerator
-    return bool(finite & (off <= torch.finfo(one.dtype).eps ** 0.5 * scale))
+    return bool(
+        finite
+        & (off <= (4 * torch.finfo(one.dtype).eps if digits == 1 else torch.finfo(one.dtype).eps ** digits) * scale)
+    )

@@ -15,7 +15,7 @@ from .checks import is_concrete
 from .chunks import ChunkSize as ChunkSize
 from .chunks import Progress as Progress
 from .chunks import check_rows, chunked
-from .engines import folds, run_each
+from .engines import Guarded, folds, run_each, steady
 from .engines import readable as readable
 from .errors import CamfnError
 
@@ -71,8 +71,9 @@ def score_variants(
 
     A function `scores` may have a method `score_many`: it takes n batches, (n, B, ...), as one and returns (n, B); and
     a method `rows_at_once`: it takes B and returns how many rows "auto" is to run at once, or None.
-    `score_many` avoids `vmap` over the network, which is slower. It is used if it gives two very different batches the
-    scores that they have one by one. Otherwise the rows run by `run_in_chunks`: under `vmap`, or one by one. Where data
+    `score_many` avoids `vmap` over the network, which is slower. It is used if it gives very different batches the
+    scores that they have one by one, and if the scores of one more batch among those of each run stay what they are.
+    Otherwise the rows run by `run_in_chunks`: under `vmap`, or one by one. Where data
     cannot be read (while compiling, under `vmap`), `vmap` runs them.
 
     Args:
@@ -105,16 +106,23 @@ def score_variants(
         return one_score(what, scores(changed), changed.shape[0])
 
     check_rows(rows, chunk_size, progress)
-    if score_many is None or not folds(score_many, checked, change(rows[0])):
-        with refusing_chance(what, scores):
-            return run_each(lambda row: checked(change(row)), rows, chunk_size, progress)
-    rows_at_once = getattr(scores, "rows_at_once", None)
-    if rows_at_once is not None and chunk_size == "auto":
-        chunk_size = rows_at_once(change(rows[0]).shape[0]) or "auto"
-    if run_many is None:
-        change_each = torch.vmap(change)
-        return chunked(lambda part: score_many(change_each(part)), rows, chunk_size, progress, "folded")
-    return chunked(partial(run_many, score_many), rows, chunk_size, progress, "folded")
+    run = run_many or (lambda score_many, part: score_many(torch.vmap(change)(part)))
+    first = change(rows[0])
+    known = None if score_many is None else steady(checked, first)
+    if score_many is not None and known is not None and chunk_size == 1:
+        return chunked(partial(run, score_many), rows, 1, progress, "one by one")
+    if score_many is not None and known is not None and folds(score_many, checked, first, known, chunk_size):
+        rows_at_once = getattr(scores, "rows_at_once", None)
+        if rows_at_once is not None and chunk_size == "auto":
+            chunk_size = rows_at_once(first.shape[0]) or "auto"
+        fits = not isinstance(chunk_size, int) or chunk_size > Guarded.FEWEST
+        guarded = Guarded(score_many, first, known, fits)
+        size = chunk_size - 1 if isinstance(chunk_size, int) and fits else chunk_size
+        found = chunked(partial(run, guarded), rows, size, progress, "folded")
+        if guarded.held:
+            return found
+    with refusing_chance(what, scores):
+        return run_each(lambda row: checked(change(row)), rows, chunk_size, progress)
 
 
 @contextmanager

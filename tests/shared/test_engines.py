@@ -270,3 +270,63 @@ def test_nothing_that_a_network_keeps_becomes_nan() -> None:
     explain = explainer(partial(methods.ablation_cam, closed_form=False), seeded(lambda: Together(keeping)), "features")
     explain(images(1, 3, 8, 8), 1)
     assert kept.isfinite().all()
+
+
+def below_counted(z: Tensor) -> Tensor:
+    """Count, in a channel that no trial makes zero alone, what only some rows hold."""
+    return z * (1 + ((z[:, 3] == 0) & (z[:, 2] != 0) & (z[:, 4] != 0)).sum())
+
+
+def one_counted(z: Tensor) -> Tensor:
+    return z * (1 + (z[:, 3] == 0).sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk_size", [None, 1, 4, 5, "auto"])
+@pytest.mark.parametrize("decide", [below_counted, one_counted, zeros_counted])
+def test_what_only_some_rows_hold_is_counted_in_no_other(
+    decide: Callable[[Tensor], Tensor], chunk_size: Any, dtype: torch.dtype
+) -> None:
+    net: Any = seeded(lambda: Together(decide)).eval().to(dtype)
+    rows, told, x = torch.eye(6, dtype=dtype), Told(), images(2, 3, 8, 8).to(dtype)
+    with torch.no_grad():
+        a = net.features(x)
+        sizes: list[int] = []
+        head: nn.Linear = net.head
+
+        class Score:
+            def __call__(self, batch: Tensor) -> Tensor:
+                scores: Tensor = head(decide(batch.mean((2, 3))))[:, 1]
+                return scores
+
+            def score_many(self, batches: Tensor) -> Tensor:
+                sizes.append(len(batches))
+                return self(batches.flatten(0, 1)).reshape(batches.shape[:2])
+
+        def change(row: Tensor) -> Tensor:
+            left: Tensor = a * (1 - row)[:, None, None]
+            return left
+
+        score = Score()
+        found = score_variants("f", score, change, rows, chunk_size=chunk_size, progress=told)
+        torch.testing.assert_close(found, torch.stack([score(change(row)) for row in rows]), rtol=1e-2, atol=1e-2)
+    if isinstance(chunk_size, int):
+        assert max(sizes) <= chunk_size
+    assert told.engines[-1] != "folded"
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 4, 7])
+def test_no_more_rows_than_a_chunk_has_run_at_once(chunk_size: int) -> None:
+    sizes: list[int] = []
+
+    class Noting:
+        def __call__(self, x: Tensor) -> Tensor:
+            return x.sin().sum(1)
+
+        def score_many(self, batches: Tensor) -> Tensor:
+            sizes.append(len(batches))
+            return batches.sin().sum(2)
+
+    found = score_variants("f", Noting(), lambda row: row, images(20, 2, 6), chunk_size=chunk_size)
+    torch.testing.assert_close(found, images(20, 2, 6).sin().sum(2))
+    assert max(sizes) == chunk_size

@@ -195,9 +195,10 @@ def test_folded_where_that_is_the_same(run: Callable[[Tensor], Tensor], folds: b
     scores = Foldable(run)
     found = score_variants("scores", scores, lambda row: x * row, rows, chunk_size=chunk_size)
     torch.testing.assert_close(found, loop(lambda row: run(x * row), rows))
-    # three batches are tried; a measured row, and the others
-    expected = {"auto": 6, None: 7}.get(chunk_size, chunk_size)
-    assert scores.folded == (max(3, min(expected, 7)) if folds else 3)
+    # four batches are tried, or as many as a chunk has; a measured row, and the others, with one more beside them
+    tried = {1: 1, 2: 2, 3: 2}.get(chunk_size, 4)
+    expected = {"auto": 7, None: 8}.get(chunk_size, chunk_size)
+    assert scores.folded == (max(tried, min(expected, 8)) if folds and chunk_size != 1 else tried)
 
 
 def test_not_folded_where_data_cannot_be_read() -> None:
@@ -343,7 +344,7 @@ def test_explainer_binds_chunk_and_progress() -> None:
     assert told.calls[-1] == (6, 6)
     told = Told()
     explainer(score_cam, seeded(Net), "blocks.0", chunk_size=4, progress=told)(images(2, 3, 8, 6), 1)
-    assert told.calls == [(4, 6), (6, 6)]
+    assert told.calls == [(3, 6), (6, 6)]  # three rows, and one beside them
 
 
 def test_a_score_says_how_many_rows_fill_it() -> None:
@@ -363,4 +364,4 @@ def test_a_score_says_how_many_rows_fill_it() -> None:
 
     images = torch.ones(2, 3)
     score_variants("sum", Compiled(), lambda row: images * row, torch.arange(12.0))
-    assert sizes == [3, 5, 5, 2]
+    assert sizes == [4, 5, 5, 5]
