@@ -89,8 +89,6 @@ def steady(scores: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor | None:
 
     What Python reads of a batch it would read of all at once, and what a network keeps must not be NaN.
     """
-    if writes_graph():
-        return True
     if not readable(batch):
         return None
     with torch.no_grad():

@@ -18,6 +18,7 @@ from .chunks import check_rows, chunked
 from .engines import Guarded, folds, run_each, steady
 from .engines import readable as readable
 from .errors import CamfnError
+from .levels import writes_graph
 
 
 def run_in_chunks(
@@ -107,6 +108,8 @@ def score_variants(
 
     check_rows(rows, chunk_size, progress)
     run = run_many or (lambda score_many, part: score_many(torch.vmap(change)(part)))
+    if score_many is not None and writes_graph():
+        return chunked(partial(run, score_many), rows, chunk_size, progress, "folded")
     first = change(rows[0])
     known = None if score_many is None else steady(checked, first)
     if score_many is not None and known is not None and chunk_size == 1:
