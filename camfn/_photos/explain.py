@@ -267,6 +267,13 @@ def compose(
     return explain, captured
 
 
+def plain(method: Callable[..., Any], model: nn.Module, layer: Layer) -> Callable[..., Any]:
+    """Compose a method on a layer or on attentions with a model, as the library does, without transformations."""
+    if info_of(method).kind == "attention":
+        return attention.attention_explainer(method, model, None if layer.name == ALL else layer.name)
+    return explainer(method, model, layer.name, layout=layer.layout)
+
+
 def captured_or_map(captured: list[Captured], cam: Tensor) -> Captured:
     """Return the last captured tensors; of a method that captures none, the map in the place of the activations."""
     return captured[-1] if captured else Captured(cam[:, None], cast("Tensor", None), None)

@@ -10,4 +10,5 @@ from ._explain import explain as explain
 from ._pictures import compare as compare
 from ._evaluate import evaluate as evaluate
 from ._table import table as table
+from ._export import export as export
 from ._command import app as app

@@ -68,8 +68,7 @@ def page(
         MissingPackageError: onnx is not installed.
     """
     place = Path(path)
-    single = place.suffix.lower() in (".html", ".htm")
-    _check_place(place, single)
+    single = check_place(place)
     if isinstance(files, (str, os.PathLike)) or not files:
         raise CamfnError(f"page: expected a list of ONNX files, got {files!r}")
     wasm = runtime_files(runtime)
@@ -86,18 +85,20 @@ def page(
     return place
 
 
-def _check_place(place: Path, single: bool) -> None:
-    """Refuse to write into what is no page."""
+def check_place(place: Path) -> bool:
+    """Refuse to write into what is no page; say whether the page is one file."""
+    single = place.suffix.lower() in (".html", ".htm")
     if single and place.is_dir():
         raise CamfnError(f"page: {place} is a folder: name a file that ends in .html, or another folder")
     if not place.parent.is_dir():
         raise CamfnError(f"page: there is no folder {str(place.parent)!r}")
     if single or not place.exists():
-        return
+        return single
     if not place.is_dir():
         raise CamfnError(f"page: {place} is a file: expected a folder, or a file that ends in .html")
     if any(place.iterdir()) and not (place / "page.json").is_file():
         raise CamfnError(f"page: {place} holds other files: give a new or empty folder, or one of a page to renew")
+    return single
 
 
 def _drop_old(place: Path, content: dict[str, bytes]) -> None:
