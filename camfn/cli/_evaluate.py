@@ -208,8 +208,9 @@ def tune(
                 **settings,
             ),
         )
-        print(f"on {len(photo_list) - len(best.photos)} photos to choose with")
+        print("to choose with:")
         print_table(best.tuning)
+        print()
     _print_refused(refused)
     _print_choice(best, metric)
 

@@ -27,6 +27,7 @@ _COST_PLOTS = ("energy_in_box", "iou", "insertion", "deletion", "road_combined",
 def cost_plot(standings: Sequence[Standing]) -> bytes:
     """Plot metrics against the cost in forwards, with intervals; baselines are lines. Returns a PNG."""
     ranked = [s for s in standings if not s.is_baseline and s.forwards]
+    called = {case: name.partition(":")[0] for case, name in labels(standings).items()}
     measured = [n for n in in_order({name for s in standings for name in s.estimates}) if known_metric(n).better]
     names = [name for name in _COST_PLOTS if name in measured][:6]
     names += [name for name in measured if name not in names][: 6 - len(names)]
@@ -42,7 +43,7 @@ def cost_plot(standings: Sequence[Standing]) -> bytes:
                     s.forwards, e.value, yerr=[[low], [high]], fmt="o", color="#1f5fa8", ecolor="#b9cde4", ms=4
                 )
         _name_points(
-            axes, [(s.forwards or 1, s.estimates[name].value, s.method) for s in ranked if name in s.estimates]
+            axes, [(s.forwards or 1, s.estimates[name].value, called[s.case]) for s in ranked if name in s.estimates]
         )
         for s, style in ((s, "--" if s.method == "center" else ":") for s in standings if s.is_baseline):
             if name in s.estimates:
@@ -65,7 +66,7 @@ def curve_plot(rows: Sequence[Row], standings: Sequence[Standing], step: float) 
     names = [name for name in ("deletion", "insertion") if any(name in row.vectors for row in rows)]
     if not names:
         return None
-    figure = _figure(6.2 * len(names), 4.4)
+    figure, called = _figure(6.2 * len(names), 4.4), labels(standings)
     palette = ("#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
     for place, name in enumerate(names, 1):
         axes = figure.add_subplot(1, len(names), place)
@@ -80,12 +81,12 @@ def curve_plot(rows: Sequence[Row], standings: Sequence[Standing], step: float) 
             shares = [min(1.0, i * step) for i in range(len(mean))]
             color = best.get(s.case, "#c0392b" if s.is_baseline else "#dddddd")
             style = {"center": "--", "random": ":"}.get(s.method, "-")
-            label = s.method if s.case in best or s.is_baseline else None
+            label = called[s.case] if s.case in best or s.is_baseline else None
             axes.plot(shares, mean, style, color=color, linewidth=1.6 if label else 0.8, label=label)
         axes.set_title(f"{name}: mean probability", fontsize=10)
         axes.set_xlabel(f"share of pixels {'brought back' if name == 'insertion' else 'removed'}", fontsize=9)
         axes.tick_params(labelsize=8)
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, edgecolor="none", framealpha=0.8)
     return _drawn(figure)
 
 
@@ -96,6 +97,7 @@ def rank_plot(standings: Sequence[Standing]) -> bytes | None:
     if not names:
         return None
     ranked.sort(key=lambda s: s.rank or 0)
+    called = labels(standings)
     figure = _figure(1.6 + 0.62 * len(names) + 1.6, 1.7 + 0.27 * len(ranked))
     axes = figure.add_subplot()
     grid = [[s.ranks.get(name, float("nan")) for name in names] for s in ranked]
@@ -106,7 +108,7 @@ def rank_plot(standings: Sequence[Standing]) -> bytes | None:
                 dark = value < 0.15 * len(ranked) or value > 0.88 * len(ranked)
                 axes.text(j, i, f"{value:g}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
     axes.set_xticks(range(len(names)), [short(name) for name in names], rotation=60, ha="right", fontsize=8)
-    axes.set_yticks(range(len(ranked)), [f"{s.method}  ({s.rank:.1f})" for s in ranked], fontsize=8)
+    axes.set_yticks(range(len(ranked)), [f"{called[s.case]}  ({s.rank:.1f})" for s in ranked], fontsize=8)
     axes.set_title("rank by each metric, and the mean rank", fontsize=10)
     return _drawn(figure)
 
@@ -212,7 +214,7 @@ def _name_points(axes: Any, points: list[tuple[float, float, str]]) -> None:
     for x, y, name in sorted(points, key=lambda point: -point[1]):
         is_near = any(abs(y - other_y) < 0.05 * (high - low) and 0.2 < x / other_x < 5 for other_x, other_y in named)
         if not is_near:
-            axes.annotate(name.partition(":")[0], (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
+            axes.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
             named.append((x, y))
 
 

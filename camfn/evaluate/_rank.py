@@ -60,7 +60,7 @@ class Ranking(Standings):
         Example:
             >>> rows = [Row("a", "net auto x", values={"iou": 0.5}), Row("a", "net auto y", values={"iou": 0.75})]
             >>> print(rank(rows, "net").to_latex().splitlines()[8])
-                y & \textbf{0.750} & 1 \\
+                y & \textbf{0.750} \\
         """
         return write_text(grid_of(self, metrics, wide).to_latex(), path)
 
@@ -72,7 +72,7 @@ class Ranking(Standings):
         Example:
             >>> rows = [Row("a", "net auto x", values={"iou": 0.5}), Row("a", "net auto y", values={"iou": 0.75})]
             >>> print(rank(rows, "net").to_markdown().splitlines()[4])
-            | y | **0.750** | 1 |
+            | y | **0.750** |
         """
         return write_text(grid_of(self, metrics, wide).to_markdown(), path)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from .._shared.files import write_whole
 from .._shared.optional import extra
+from ._export import safe
 from ._own import in_order
 from ._standing import Standing, labels
 
@@ -69,8 +70,8 @@ def write_table(standings: Sequence[Standing], path: str | os.PathLike[str]) -> 
     def write(unfinished: Path) -> None:
         with unfinished.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(records[0])
-            writer.writerows([_cell(value) for value in record.values()] for record in records)
+            writer.writerow(map(safe, records[0]))
+            writer.writerows([safe(record.pop("case")), *map(_cell, record.values())] for record in records)
 
     write_whole(Path(path), write)
 

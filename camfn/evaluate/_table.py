@@ -39,6 +39,8 @@ def grid_of(
         others = [*(name for name in PRINTED if name in ranked), *(name for name in ranked if name not in PRINTED)]
         others = others[: len(PRINTED) - 1]
     costs = ["mean rank", "forwards", *(["seconds"] if wide else [])]
+    if sum(bool(known_metric(name).better) for name in measured) == 1:
+        costs.remove("mean rank")  # the order says it
     found = _laid_out(ranking, [ranking.by, *others], wide, costs)
     while width is not None and not wide and found.width > width and (others or costs):
         (others.pop if others else costs.pop)(-1 if others else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -120,6 +121,22 @@ def test_names_break_no_table(name: str, tmp_path: Path) -> None:
     assert "\x1b" not in text
     assert max(len(line) for line in text.splitlines()) <= 100
     write_table(ranking, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as file:
+        assert {line["case"] for line in csv.DictReader(file)} == {s.case for s in ranking}
+
+
+def test_a_table_is_safe_in_a_spreadsheet(tmp_path: Path) -> None:
+    rows = results(("grad_cam",), model="=HYPERLINK(1)")
+    write_table(rank(rows, "=HYPERLINK(1)"), tmp_path / "table.csv")
+    lines = (tmp_path / "table.csv").read_text().splitlines()[1:]
+    assert len(lines) == 3
+    assert all(line.startswith("'=HYPERLINK(1) ") for line in lines)
+
+
+def test_one_metric_has_no_mean_rank() -> None:
+    rows = [Row(f"p{i}", f"net auto {name}", values={"iou": 0.5}) for name in "ab" for i in range(3)]
+    assert "mean rank" not in rank(rows, "net").to_text()
+    assert "mean rank" in rank(results(), "net").to_text()
 
 
 def test_latex_by_hand() -> None:
