@@ -61,7 +61,12 @@ TargetChoice = Annotated[
 ]
 RemovedChoice = Annotated[RemovedOption, typer.Option(help="What removed pixels become.", case_sensitive=False)]
 StepOption = Annotated[float, typer.Option(help="Of insertion and deletion, as a share of the pixels.")]
-ByOption = Annotated[str | None, typer.Option(help="The metric to rank by.", show_default=False)]
+ByOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The metric that orders the table. [default: energy_in_box; insertion without boxes]", show_default=False
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 EngineChoice = Annotated[EngineOption, typer.Option(help="ray needs camfn[ray].", case_sensitive=False)]
 WorkersOption = Annotated[
@@ -107,6 +112,10 @@ def evaluate(
     fail_fast: FailFastOption = False,
 ) -> None:
     """Evaluate methods on photos: models x methods x layers x metrics, a ranked table and a report.
+
+        camfn evaluate photos.csv --models torchvision:resnet50 --methods "grad_cam, layer_cam" --out results
+
+    `camfn table results` shows the tables again, by another metric or in LaTeX.
 
     Each row is on the disk before the next begins. Called again with the same folder, after an interruption or with
     more photos, models or methods, the command measures the missing rows alone; a row that an accident spoiled is
@@ -180,6 +189,11 @@ def tune(
     fail_fast: FailFastOption = False,
 ) -> None:
     """Pick the layer, method and options that do best on a metric, and say what they do on photos kept apart.
+
+        camfn tune photos.csv --metric insertion --methods "cheap, score_cam:top_k=0.02|0.1" --layers "auto, blocks.6"
+
+    On the photos kept apart the choice stands against grad_cam at the suggested layer and against two baselines that
+    ask no network: better, worse, or not told apart.
 
     Values separated by | are tried one after the other, as in 'score_cam:top_k=0.02|0.1'.
     """

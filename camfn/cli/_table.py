@@ -16,10 +16,16 @@ from ._terminal import refusals
 @app.command()
 @option_groups
 def table(
-    folder: Annotated[Path, typer.Argument(help="A folder that `camfn evaluate` wrote to, finished or not.")] = Path(
+    folder: Annotated[Path, typer.Argument(help="Folder of an evaluation (its --out), finished or not.")] = Path(
         "evaluation"
     ),
-    by: Annotated[str | None, typer.Option(help="The metric to rank by.", show_default=False)] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="The metric that orders the table. [default: energy_in_box; insertion without boxes]",
+            show_default=False,
+        ),
+    ] = None,
     shown: TableOptions = AS_USUAL,
 ) -> None:
     """Show the tables of results that are there: ranked methods, one method against the others, mean ranks.

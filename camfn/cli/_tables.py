@@ -36,7 +36,8 @@ class TableOptions(NamedTuple):
     against: Annotated[
         str | None,
         typer.Option(
-            help="A method: its differences from each other one, photo by photo, with a test.", show_default=False
+            help="A method of the table: its differences from each other one, photo by photo, with a test.",
+            show_default=False,
         ),
     ] = None
     latex: Annotated[
