@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,13 +36,17 @@ from ._outputs import Outputs, told, write_map
 from ._records import RECORD, SCHEMA, Record, append_line, hash_of_file, hash_of_weights, now
 from ._trust import checked, composed
 
+_WRITERS = 2
+"""Files that are written, and photos that are read, at the same time."""
+
 
 @dataclass
 class Job:
     """The inputs of one run, all checked, and its results so far.
 
     `run` yields one record a photo. It writes the files of a photo, and its lines of `explanations.jsonl`, before it
-    yields.
+    yields. Of a batch, the files of two photos are drawn, encoded
+    and written at once; all are written before the next batch runs.
 
     Attributes:
         plans: the photos and the paths of their files.
@@ -89,26 +95,41 @@ class Job:
     figure: Path | None = None
     command: Callable[[str], str] = str
     panels: list[Panel] = field(default_factory=list)
+    _writing: list[Callable[[], None]] = field(default_factory=list)
+    _ahead: int = _WRITERS
 
     def run(self) -> Iterator[Record]:
         """Yield a record for each photo, in order, after writing its files."""
         self.loaded.model.to(self.device)
         self.header["weights_sha256"] = hash_of_weights(self.loaded.model)
         plans = iter(self.plans)
-        while batch := list(islice(plans, self.batch_size)):
-            photos = [self._read(item.photo) for item in batch]
-            explained = self._explain_all(photos)
-            for item, photo in zip(batch, photos, strict=True):
-                record: Record = {"photo": str(item.photo), "problem": None, "top": [], "explanations": []}
-                record["read"] = self._read_how(photo)
-                if not isinstance(photo, PhotoError):
-                    record |= self._results(item, photo, explained)
-                else:
-                    record["problem"] = str(photo)
-                self._save(item.photo, record)
-                yield record
+        pending: deque[tuple[Path, Record, list[Future[None]]]] = deque()
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            while batch := list(islice(plans, self.batch_size)):
+                photos = list(pool.map(lambda item: self._read(item.photo), batch))
+                explained = self._explain_all(photos)
+                for item, photo in zip(batch, photos, strict=True):
+                    self._writing = []
+                    record: Record = {"photo": str(item.photo), "problem": None, "top": [], "explanations": []}
+                    record["read"] = self._read_how(photo)
+                    if not isinstance(photo, PhotoError):
+                        record |= self._results(item, photo, explained)
+                    else:
+                        record["problem"] = str(photo)
+                    pending.append((item.photo, record, [pool.submit(write) for write in self._writing]))
+                    if len(pending) > self._ahead:  # no more than these are held in memory
+                        yield self._finished(*pending.popleft())
+                while pending:
+                    yield self._finished(*pending.popleft())
         if self.figure is not None and self.panels:
             save_figure(self.figure, self.panels, self.alpha, self.colormap)
+
+    def _finished(self, photo: Path, record: Record, files: list[Future[None]]) -> Record:
+        """Wait for the files of a photo, add its lines to the record of the folder, and return its record."""
+        for file in files:
+            file.result()
+        self._save(photo, record)
+        return record
 
     def _read(self, path: Path) -> Image.Image | PhotoError:
         """Read a photo; return the error instead of raising it."""
@@ -156,7 +177,8 @@ class Job:
         for base, index, cam, problem, score, verdicts in zip(item.bases, *results, strict=True):
             facts = self.choice.record(index, score, explained.logits, names)
             facts["problem"] = told(problem, cam, self.colormap)
-            files = write_map(self.outputs, base, cam, _size(view), partial(self._draw, view, cam), facts)
+            draw = partial(self._draw, view, cam)
+            files = write_map(self.outputs, base, cam, _size(view), draw, facts, self._writing.append)
             self._add_panel(item, view, cam, facts)
             explanations.append(facts | files | verdicts)
         several = len(explained.logits) > 1 and self.choice.form not in ("higher", "lower")

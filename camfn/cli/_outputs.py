@@ -57,6 +57,7 @@ def write_map(
     size: tuple[int, int],
     draw: Callable[[], Tensor],
     facts: dict[str, Any],
+    submit: Callable[[Callable[[], None]], Any] = lambda write: write(),
 ) -> dict[str, Any]:
     """Write the files of one map, each whole.
 
@@ -67,6 +68,7 @@ def write_map(
         size: of the part of the photo that the network sees, (height, width); TIFF and PNG have it.
         draw: makes the overlay, (3, H, W).
         facts: what was explained, for NPZ; its "problem" says why a map shows nothing, and has no picture.
+        submit: takes a function that writes one file, and runs it at once or later.
 
     Returns:
         For the record: "map", the name of the first file of raw numbers; "overlay"; and "files", the names of all.
@@ -77,11 +79,11 @@ def write_map(
     for name in outputs.formats:
         file = with_ending(base, _ENDINGS[name])
         if name != "png" or drawn:
-            write_whole(file, partial(_WRITERS[name], cam=cam, size=size, facts=facts))
+            submit(partial(write_whole, file, partial(_WRITERS[name], cam=cam, size=size, facts=facts)))
             files[name] = file.name
     overlay = with_ending(base, "png") if outputs.overlay and drawn else None
     if overlay is not None:
-        write_whole(overlay, partial(image.save, draw()))
+        submit(partial(write_whole, overlay, lambda path: image.save(draw(), path)))
     numbers = [files[name] for name in ("npy", "npz", "tiff") if name in files]
     return {
         "map": numbers[0] if numbers else None,

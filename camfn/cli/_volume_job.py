@@ -50,7 +50,9 @@ def any_volumes(photos: Sequence[Path], formats: Sequence[str], task: str, read_
 
 @dataclass
 class VolumeJob(Job):
-    """A `Job` for volumes; it explains one at a time, and draws slices of the network's input."""
+    """A `Job` for volumes; it explains and writes one at a time, and draws slices of the network's input."""
+
+    _ahead: int = 0
 
     def _read(self, path: Path) -> Any:
         try:

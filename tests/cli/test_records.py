@@ -313,7 +313,7 @@ def test_the_check_of_every_kind(photo: Path, tmp_path: Path, options: tuple[str
 def test_a_map_that_shows_nothing_is_not_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "black.png"
     Image.new("RGB", (64, 64)).save(file)
-    monkeypatch.setattr("camfn._photos.explain.capture_each", _DeadCapture)
+    monkeypatch.setattr("camfn._cut.explainer.capture_each", _DeadCapture)
     result = run("explain", file, *MODEL, "--layer", "body", "--check", "--out", tmp_path / "out")
     assert result.exit_code == 1
     (line,) = lines(tmp_path / "out")
