@@ -52,6 +52,18 @@ def pick_target(text: str | None, loaded: Loaded) -> ClassChoice:
     raise _ambiguous(text, f"class:{text}", "top:1" if text.casefold() == "top" else _in_parts(text))
 
 
+def pick_detections(text: str | None, loaded: Loaded) -> ClassChoice:
+    """Read a target of a detector, which may show more boxes than it has classes; None is the twenty best.
+
+    Raises:
+        UsageError: as of `pick_target`.
+    """
+    kind, _, number = ("top:20" if text is None else text.strip()).partition(":")
+    if kind == "top" and number.isdecimal() and int(number) and _class_called(f"top:{number}", loaded) is None:
+        return ClassChoice(None, int(number))
+    return pick_target(text, loaded)
+
+
 def refuse_words(text: str | None, model: str, names: list[str] | None) -> None:
     """Refuse a target before the model is loaded, as far as it can be known to be none.
 

@@ -26,8 +26,8 @@ app = App(
 )
 
 MODELS = (
-    "lite0, torchvision:NAME, timm:NAME, hf:NAME, tiny:NAME; a function of yours, file.py:function or "
-    "package.module:function; or an exported program, FILE.pt2."
+    "lite0, torchvision:NAME, timm:NAME, hf:NAME, tiny:NAME, yolo:FILE.pt, rfdetr:SIZE; a function of yours, "
+    "file.py:function or package.module:function; or an exported program, FILE.pt2."
 )
 PHOTOS = "Image files (DICOM too), folders, patterns as 'scans/*.png', a .csv with a column path, or - for a list."
 ModelOption = Annotated[str, typer.Option("--model", help=MODELS)]

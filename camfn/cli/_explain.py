@@ -30,6 +30,13 @@ class TaskOption(str, Enum):
     similar = "similar"
 
 
+class RescaleOption(str, Enum):
+    """Where maps of detections are stretched for pictures."""
+
+    whole = "whole"
+    inside = "inside"
+
+
 class FusionOption(str, Enum):
     """The rule that makes one map of several."""
 
@@ -75,6 +82,9 @@ def explain(
     task: Annotated[
         TaskOption, typer.Option(help="What the model does; top:K are then the K best boxes, or the K largest regions.")
     ] = TaskOption.classify,
+    rescale: Annotated[
+        RescaleOption, typer.Option(help="Of --task detect: stretch maps in pictures, or inside of their boxes alone.")
+    ] = RescaleOption.whole,
     like: Annotated[
         Path | None, typer.Option(help="Of --task similar: the photo to be like.", show_default=False)
     ] = None,
@@ -100,6 +110,9 @@ def explain(
     top:K the rank is, as in cat.grad_cam.top1.png. Of several photos with one stem the later ones are numbered: cat,
     cat-2.
 
+    With --task detect the targets are the detections that the detector's own package shows, 20 of them without
+    --target, each with its own map in the photo's frame, all of one forward; STEM.METHOD.png shows them all.
+
     Ends with 0 if all went well; with 1 if a photo could not be read or a map shows nothing, the others' results kept;
     with 2, before any forward, if what was asked for cannot be done; with 130 if it was interrupted, every file that
     was written whole; with 70 after a bug or an accident, such as a full disk.
@@ -108,7 +121,7 @@ def explain(
         from .._photos.classes import NO_CLASS
         from .._photos.explain import Changes
         from .._photos.methods import label_of, pick_method
-        from .._photos.words import pick_target, refuse_words
+        from .._photos.words import pick_detections, pick_target, refuse_words
         from .._shared.errors import UsageError
         from ..catalogue import info_of
         from ._figure import ENDINGS, check_figure
@@ -143,7 +156,7 @@ def explain(
         loaded = options.load(model)
         if check and loaded.batch not in (None, 1):
             raise UsageError(f"--check explains one photo at a time, and {loaded.name} takes {loaded.batch} at once")
-        choice = pick_target(target, loaded)
+        choice = pick_detections(target, loaded) if task is TaskOption.detect else pick_target(target, loaded)
         refuse_form(task.value, choice)
         if not info.explains_class:
             if target not in (None, "top"):
@@ -162,7 +175,13 @@ def explain(
         changes = Changes(eigen_smooth, names, fuse.value, augment, smooth, seed)
         refuse_task(task.value, like, chosen, changes != Changes(seed=seed))
         kind: Callable[..., Job] = Job
-        if task is not TaskOption.classify:
+        if task is TaskOption.detect:
+            from ._detect_job import DetectJob
+
+            all_of_one = choice.best > 1 and overlay
+            pictures = plan_files(photos, out, label_of(method), NO_CLASS, force, endings=["png"]) if all_of_one else []
+            kind = partial(DetectJob, rescale=rescale.value, pictures=pictures)
+        elif task is not TaskOption.classify:
             from ._task_job import TaskJob
 
             kind = partial(TaskJob, task=task.value, like=like)

@@ -34,6 +34,7 @@ class ModelOptions(NamedTuple):
         std: the same.
         template: the text of a class, with {} for its name.
         preprocess: file.py:function.
+        trust: run the code that a pickled model holds.
     """
 
     weights: Annotated[
@@ -68,6 +69,10 @@ class ModelOptions(NamedTuple):
     preprocess: Annotated[
         str | None,
         typer.Option(help="Instead of these: file.py:function, a photo to (C, H, W).", show_default=False),
+    ] = None
+    trust: Annotated[
+        bool | None,
+        typer.Option("--trust", help="Run the code that a pickled model (.pt) holds.", show_default=False),
     ] = None
 
     def arguments(self) -> dict[str, Any]:

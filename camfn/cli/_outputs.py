@@ -92,6 +92,12 @@ def write_map(
     }
 
 
+def write_picture(file: Path, picture: Tensor) -> None:
+    """Write one picture, (3, H, W), whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, partial(image.save, picture))
+
+
 def _npy(path: Path, cam: Tensor, size: tuple[int, int], facts: dict[str, Any]) -> None:
     np.save(path, cam.numpy())
 

@@ -1,4 +1,4 @@
-"""The run behind `camfn explain --task`: boxes of a detector, regions of a segmentation, similarity to a photo."""
+"""The run behind `camfn explain --task segment` and `similar`: regions of a segmentation, similarity to a photo."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .. import explainer, image, layers
+from .. import explainer, layers
 from .._photos.explain import Explained
 from .._photos.layer import Layer, choose_layer
 from .._photos.read import read_photo
 from .._photos.scored import explain_found
 from .._shared.errors import PhotoError, UsageError
 from .._shared.vocabulary import ScoreFn
-from ..targets import BoxHead, Head, box_score, mask_score, similarity, torchvision_head
+from ..targets import mask_score, similarity
 from ..zoo import Loaded
 from ._files import PhotoFiles
 from ._job import Job, layer_record, view_of
@@ -34,15 +34,15 @@ class TaskJob(Job):
     """A `Job` for a model that does not classify photos. It explains one photo at a time.
 
     Attributes:
-        task: "detect", "segment" or "similar".
+        task: "segment" or "similar".
         like: for "similar": the photo to compare with.
     """
 
-    task: str = "detect"
+    task: str = "segment"
     like: Path | None = None
 
     def _explain_all(self, photos: list[Image.Image | PhotoError]) -> Iterator[Explained]:
-        """Explain nothing yet: photos of a detector may differ in size, so `_results` explains one at a time."""
+        """Explain nothing yet: photos may differ in size, so `_results` explains one at a time."""
         return iter(())
 
     def _results(self, item: PhotoFiles, photo: Image.Image, explained: Iterator[Explained]) -> Record:
@@ -50,7 +50,7 @@ class TaskJob(Job):
         inputs = self.loaded.preprocess(photo)[None].to(self.device)
         view = view_of(self.loaded, photo)
         model = embedding_of(self.loaded) if self.task == "similar" else self.loaded.model
-        nothing: Record = {"problem": f"{item.photo}: the detector finds nothing of the kind"}
+        nothing: Record = {"problem": f"{item.photo}: the network finds nothing of the kind"}
         if self.layer is None:
             with torch.no_grad():
                 targets = self._targets(model(inputs))
@@ -69,20 +69,12 @@ class TaskJob(Job):
             if self.task == "similar" and facts["score"] > 1 - 1e-6:
                 problem = "the two are alike in every respect; at its maximum a cosine has no gradient."
             facts = facts | {"problem": problem}
-            draw = partial(self._draw_target, view, cam, inputs, facts)
+            draw = partial(self._draw, view, cam)
             files = write_map(self.outputs, base, cam, (view.shape[1], view.shape[2]), draw, facts)
             self._add_panel(item, view, cam, facts)
             check = {"check": checked(explain, inputs, target, None, self.seed)} if self.check and not problem else {}
             explanations.append(facts | files | check)
         return {"explanations": explanations}
-
-    def _draw_target(self, view: Tensor, cam: Tensor, inputs: Tensor, facts: Record) -> Tensor:
-        """Draw a map over the photo, and the box that it explains."""
-        picture = self._draw(view, cam)
-        if "box" not in facts:
-            return picture
-        scale = torch.tensor([view.shape[2] / inputs.shape[3], view.shape[1] / inputs.shape[2]]).repeat(2)
-        return image.boxes(picture, (torch.tensor(facts["box"]) * scale)[None], [facts["name"]])
 
     def _targets_of(self, count: int, outputs: Any) -> list[tuple[ScoreFn, Record]]:
         """Return the first targets of one photo."""
@@ -107,26 +99,7 @@ class TaskJob(Job):
                 reference = embedding_of(self.loaded)(given)[0]
             target = similarity(reference)
             return [(target, self._facts(0, target(outputs)[0]) | {"name": str(self.like)})]
-        return self._boxes(outputs) if self.task == "detect" else self._regions(outputs)
-
-    def _boxes(self, outputs: Any) -> list[tuple[ScoreFn, Record]]:
-        """Return the scores of the best boxes, after non-maximum suppression."""
-        head = head_of(self.loaded)
-        scores, corners = head.scores_of(outputs)[0].detach(), head.boxes_of(outputs)[0].detach()
-        from torchvision.ops import batched_nms
-
-        best, label = scores.max(1)
-        if self.choice.chosen is not None:
-            best, label = scores[:, self.choice.chosen], torch.full_like(label, self.choice.chosen)
-        kept = batched_nms(corners, best, label, 0.5)
-        kept = kept[best[kept] > 0][: self.choice.best]
-        return [
-            (
-                box_score(int(n), int(label[n]), head=head),
-                self._facts(int(label[n]), best[n]) | {"box": corners[n].tolist()},
-            )
-            for n in kept
-        ]
+        return self._regions(outputs)
 
     def _regions(self, outputs: Any) -> list[tuple[ScoreFn, Record]]:
         """Return the scores of the largest regions of a segmentation, or of the chosen class."""
@@ -143,20 +116,6 @@ class TaskJob(Job):
         """Return the description of a target in the record."""
         names, value = self.loaded.classes, float(score)
         return {"index": index, "name": names[index] if names else str(index), "score": value, "probability": value}
-
-
-def head_of(loaded: Loaded) -> Head:
-    """Return the functions that read scores and boxes from the outputs of a detector of the zoo."""
-    if loaded.name == "tiny:detector":
-        return BoxHead(_corners, lambda out: out[..., 4:5].sigmoid() * out[..., 5:].softmax(-1))
-    if loaded.name.startswith("torchvision:") and loaded.classes and hasattr(loaded.model, "transform"):
-        return torchvision_head(len(loaded.classes))
-    raise UsageError(f"{loaded.name} is no detector that is known: take tiny:detector or a detector of torchvision")
-
-
-def _corners(out: Tensor) -> Tensor:
-    """Convert boxes from center and size to corners."""
-    return torch.cat([out[..., :2] - out[..., 2:4] / 2, out[..., :2] + out[..., 2:4] / 2], -1)
 
 
 def embedding_of(loaded: Loaded) -> nn.Module:

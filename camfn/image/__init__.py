@@ -2,6 +2,8 @@
 
 from ._boxes import boxes as boxes
 from ._concepts import concepts as concepts
+from ._detections import detections as detections
+from ._detections import inside as inside
 from ._montage import montage as montage
 from ._montage import save as save
 from ._montage import slice_montage as slice_montage
@@ -21,6 +23,8 @@ __all__ = [
     "colorize",
     "concepts",
     "curve",
+    "detections",
+    "inside",
     "montage",
     "normalize",
     "overlay",

@@ -41,6 +41,10 @@ class Detections(NamedTuple):
         return Detections(self.candidates[which], self.labels[which], self.scores[which], self.boxes[which], corners)
 
 
+_LEAST: dict[type, float] = {detr_head: 0.5, yolo_head: 0.25, torchvision_head: 0.0}
+"""Thresholds of heads that `head_for` did not find."""
+
+
 def detections(head: Head, outputs: Any, threshold: float | None = None) -> list[Detections]:
     """List the detections in each image of a detector's outputs, as the detector's own package does.
 
@@ -51,7 +55,7 @@ def detections(head: Head, outputs: Any, threshold: float | None = None) -> list
 
     Args:
         head: as `head_for` finds it, or another; without a threshold of its own, 0.5 for a `detr_head`, 0.25 for a
-            `yolo_head` and 0 for others.
+            `yolo_head`, 0 for torchvision's and 0.05 for others.
         outputs: of the detector, in evaluation mode.
         threshold: the least score, which a detection exceeds; None for the package's own.
 
@@ -68,7 +72,7 @@ def detections(head: Head, outputs: Any, threshold: float | None = None) -> list
     """
     known = head if isinstance(head, known_head) else None
     plain = known.head if known else head
-    least = {detr_head: 0.5, yolo_head: 0.25}.get(type(plain), 0.0) if known is None else known.threshold
+    least = _LEAST.get(type(plain), 0.05) if known is None else known.threshold
     if threshold is not None:
         number("detections: threshold", threshold, "[0, 1]")
         least = float(threshold)

@@ -1,4 +1,4 @@
-"""Image classifiers of Hugging Face: the model, its processor as a function of one photo, and its view."""
+"""Classifiers and detectors of Hugging Face: the model, its processor as a function of one photo, and its view."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from .._shared.errors import LoadError
 from ._recipe import Recipe
 from ._request import Given, Request
 from ._texts import ImageTower, is_image_text
-from ._view import center_view
+from ._view import center_view, whole
 from ._weights import fetching, library, reachable
 
 _INSTEAD = (
@@ -23,7 +24,7 @@ _INSTEAD = (
 
 
 def of_hugging_face(name: str, request: Request) -> Given:
-    """Build a classifier by the name of its repository, or of a folder that `save_pretrained` wrote.
+    """Build a classifier or a detector by the name of its repository, or of a folder that `save_pretrained` wrote.
 
     Raises:
         LoadError: transformers is missing, or the files of the repository cannot be read or fetched.
@@ -38,14 +39,24 @@ def of_hugging_face(name: str, request: Request) -> Given:
         processor = transformers.AutoImageProcessor.from_pretrained(name)
         if is_image_text(config):
             return _image_tower(transformers, name, config, processor, request)
-        build = transformers.AutoModelForImageClassification
+        detects = type(config) in transformers.AutoModelForObjectDetection._model_mapping
+        build = transformers.AutoModelForObjectDetection if detects else transformers.AutoModelForImageClassification
         model = build.from_pretrained(name) if request.pretrained else build.from_config(config)
     labels = [config.id2label[i] for i in range(config.num_labels)]
     unnamed = all(label == f"LABEL_{i}" for i, label in enumerate(labels))
     source = f"the image processor of {name}"
     names = None if unnamed else labels
+    if detects:
+        return Given(model, preprocess(_unpadded(processor, name)), whole, names, config.num_labels, None, source)
     given = preprocess(processor), partial(view, processor=processor)
     return Given(model, *given, names, config.num_labels, _recipe(processor), source)
+
+
+def _unpadded(processor: Any, name: str) -> Any:
+    """Refuse the processor of a detector that pads one photo, so that the photo would not fill the input."""
+    if getattr(processor, "do_pad", False) and getattr(processor, "pad_size", None):
+        raise LoadError(f"hf:{name}: its processor pads each photo to {processor.pad_size}: set pad_size to null in it")
+    return processor
 
 
 def _image_tower(transformers: Any, name: str, config: Any, processor: Any, request: Request) -> Given:

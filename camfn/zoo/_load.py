@@ -24,8 +24,10 @@ from ._loaded import Loaded
 from ._own import FILES, count_classes, facts_of, of_file, of_function, of_program, takes_volumes
 from ._preparation import Length, Numbers, Preparation, prepare, read_preparation
 from ._request import Build, Given, Request
+from ._rfdetr import of_rfdetr
 from ._state import State, read_states
 from ._texts import ImageTower, checked_template, zero_shot
+from ._ultralytics import of_ultralytics
 from ._weights import library
 
 _BUILDERS: dict[str, Build] = {
@@ -35,6 +37,8 @@ _BUILDERS: dict[str, Build] = {
     "timm": of_timm,
     "hf": of_hugging_face,
     "tiny": of_tiny,
+    "yolo": of_ultralytics,
+    "rfdetr": of_rfdetr,
 }
 
 
@@ -49,13 +53,15 @@ def load(
     std: Numbers | None = None,
     preprocess: Callable[[Any], Tensor] | str | None = None,
     template: str | None = None,
+    trust: bool = False,
 ) -> Loaded:
     """Load a model by name, or one of your own.
 
     Args:
-        spec: "lite0", "lite2", "torchvision:NAME", "timm:NAME", "hf:NAME" or "tiny:NAME"; or "file.py:function" or
-            "package.module:function", which is called without arguments and returns a module (or a `Loaded`, by `of`);
-            or the path of an exported program (.pt2), which is read without running code.
+        spec: "lite0", "lite2", "torchvision:NAME", "timm:NAME", "hf:NAME", "tiny:NAME", "yolo:FILE.pt",
+            "yolo:CONFIG.yaml" or "rfdetr:SIZE"; or "file.py:function" or "package.module:function", which is called
+            without arguments and returns a module (or a `Loaded`, by `of`); or the path of an exported program (.pt2),
+            which is read without running code.
         weights: None for the library's own default weights (downloaded once, by that library); "none" for random ones,
             always the same, the global generator untouched; or the path of a local checkpoint (.pth, .ckpt,
             .safetensors). A prefix that all names have is taken off, and a network of a library gets the number of
@@ -71,6 +77,8 @@ def load(
             attribute `view`, a function of a photo to that part.
         template: of a model that compares images with texts, with `classes`: the text of a class, its name in the place
             of {}; by default "a photo of a {}".
+        trust: run the code that a pickled model holds. Without it a .pt of Ultralytics is read by its known classes
+            alone, and any other is refused.
 
     Returns:
         The model in evaluation mode, its preprocessing, its view of a photo, and its class names. What is not given is
@@ -97,14 +105,14 @@ def load(
     states = {} if path is None else read_states(path)
     auxiliary = any(".aux" in f".{key}".lower() for state in states.values() for key in state) if states else None
     drawn = len(names) if weights == "none" and names is not None else None
-    request = Request(weights is None, auxiliary, drawn, size=asked.size)
+    request = Request(weights is None, auxiliary, drawn, size=asked.size, trust=trust)
     with _private_rng():
         given = build(name, request)
         given, about = _filled(partial(build, name), request, given, states, path or "")
     if build in (of_function, of_program) and path is None:
         about["weights"] = "as the model has them"
     elif path is None:
-        about["weights"] = "random" if weights == "none" else "the library's own"
+        about["weights"] = given.weights or ("random" if weights == "none" else "the library's own")
     tried = build in (of_function, of_program) or asked.function is not None or asked.size is not None
     given.model.eval()
     if isinstance(given.model, ImageTower) and names is not None:
@@ -177,8 +185,8 @@ def _builder(spec: str) -> tuple[Build, str]:
     if spec.lower().endswith(FILES):
         raise of_file(spec)
     expected = (
-        "expected lite0, lite2, torchvision:NAME, timm:NAME, hf:NAME, tiny:NAME, file.py:function, "
-        "package.module:function or an exported program, FILE.pt2"
+        "expected lite0, lite2, torchvision:NAME, timm:NAME, hf:NAME, tiny:NAME, yolo:FILE.pt, rfdetr:SIZE, "
+        "file.py:function, package.module:function or an exported program, FILE.pt2"
     )
     raise LoadError(f"unknown model {spec!r}: {expected}. {_near_spec(spec)}")
 

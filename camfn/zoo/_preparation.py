@@ -112,6 +112,8 @@ def prepare(given: Given, asked: Preparation, channels: int | None, name: str) -
     base = given.recipe
     takes = channels or (len(base.mean) if base else 3)
     same_channels = base is None or takes == len(base.mean)
+    if given.sized:
+        asked = asked._replace(size=None)
     if asked == Preparation() and given.preprocess is not None and given.view is not None and same_channels:
         words = f"{base}, {given.source}" if base else given.source
         return Prepared(given.preprocess, given.view, words, base)

@@ -22,6 +22,7 @@ class Request(NamedTuple):
         classes: number of classes.
         channels: channels of the image.
         size: height and width of the image.
+        trust: whether code in the model's file may be run.
     """
 
     pretrained: bool = True
@@ -29,6 +30,7 @@ class Request(NamedTuple):
     classes: int | None = None
     channels: int | None = None
     size: Size | None = None
+    trust: bool = False
 
 
 class Given(NamedTuple):
@@ -45,6 +47,8 @@ class Given(NamedTuple):
         batch: the only number of photos that the network takes at once; None for any.
         channels: channels of the image; None where they are those of `recipe`.
         size: height and width of the image, where the network says them and has no `recipe`.
+        sized: whether `preprocess` has the size that was asked for already.
+        weights: where the weights come from, in words, if not from the library.
     """
 
     model: nn.Module
@@ -57,6 +61,8 @@ class Given(NamedTuple):
     batch: int | None = None
     channels: int | None = None
     size: Size | None = None
+    sized: bool = False
+    weights: str | None = None
 
 
 Build = Callable[[str, Request], Given]

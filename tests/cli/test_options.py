@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,14 @@ def folder(tmp_path: Path) -> Path:
 def test_sizes_and_numbers_are_read() -> None:
     options = ModelOptions(input_size="224x320", resize="256", mean="0.1,0.2,0.3", std="imagenet")
     assert options.arguments() == {"input_size": (224, 320), "resize": 256, "mean": (0.1, 0.2, 0.3), "std": "imagenet"}
-    for wrong in ({"input_size": "0"}, {"input_size": "2x3x4"}, {"resize": "-3"}, {"mean": "a"}, {"std": "1;2"}):
+    refused: list[dict[str, Any]] = [
+        {"input_size": "0"},
+        {"input_size": "2x3x4"},
+        {"resize": "-3"},
+        {"mean": "a"},
+        {"std": "1;2"},
+    ]
+    for wrong in refused:
         with pytest.raises(UsageError, match=next(iter(wrong.values()))):
             ModelOptions(**wrong).arguments()
     with pytest.raises(UsageError, match="--weights: of one model, and there are 2: a, b"):

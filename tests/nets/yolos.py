@@ -77,7 +77,7 @@ def yolo(config: str, found: int = 40) -> Any:
     with torch.no_grad():
         if type(head).__name__ == "RTDETRDecoder":
             for layer in head.dec_score_head:
-                layer.weight.mul_(30)
+                layer.weight.mul_(8)
         for boxes, scores in (("cv2", "cv3"), ("one2one_cv2", "one2one_cv3")) if plain else ():
             if getattr(head, scores, None) is None:
                 continue
