@@ -30,8 +30,8 @@ def explain_levels(
 ) -> list[tuple[ScoreFn, Facts, Tensor]]:
     """Explain what is found in the outputs for one photo at several levels, whose maps are joined by `joined`.
 
-    Arguments and result are those of `scored.explain_found`, but for the names of the levels. A method of activations and
-    gradients costs one forward, and a backward of the tail for each target.
+    Arguments and result are those of `scored.explain_found`, but for the names of the levels. A method of activations
+    and gradients costs one forward, and a backward of the tail for each target.
     """
     if info_of(method).needs != {"gradients"}:
         with torch.no_grad():
