@@ -25,6 +25,9 @@ COLORS = ("turbo", "viridis", "plasma", "cividis", "hot", "bone", "jet", "seismi
 SCRIPTS = ("pixels", "exif", "png", "photo", "map", "network", "combobox", "camera", "app")
 """The page's own code, in its order."""
 
+_LONGEST = 2**29 - 25
+"""Letters of the longest text in Chromium."""
+
 _WASM = "'wasm-unsafe-eval'"
 _POLICY = (
     "default-src 'none'; script-src {scripts}; style-src {styles}; connect-src {own}; worker-src {own}; img-src data:; "
@@ -185,6 +188,11 @@ def _single(content: dict[str, bytes]) -> bytes:
     parts = [head.encode()]
     for name, data in content.items():
         packed = base64.b64encode(gzip.compress(data, 6, mtime=0))
+        if len(packed) > _LONGEST:
+            raise CamfnError(
+                f"page: {name} has {len(packed) / 1e6:.0f} MB in one file, more than a browser holds as one text "
+                f"({_LONGEST / 1e6:.0f} MB): write a folder instead, as in page('site', files)"
+            )
         parts.append(b'<script type="text/plain" id="file:' + name.encode() + b'">' + packed + b"</script>\n")
     parts.append(f"<script>{script}</script>\n</body>\n</html>\n".encode())
     return b"".join(parts)

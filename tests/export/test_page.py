@@ -102,6 +102,15 @@ def test_one_file_holds_everything(tmp_path: Path, runtime: Path) -> None:
     assert "connect-src 'none'" in html.policy()
 
 
+def test_what_is_too_long_for_one_file_is_refused(
+    tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_page, "_LONGEST", 3000)
+    with pytest.raises(CamfnError, match=r"more than a browser holds as one text.*write a folder instead"):
+        page(tmp_path / "one.html", [handmade(tmp_path / "a.onnx")], runtime=runtime)
+    assert not (tmp_path / "one.html").exists()
+
+
 def test_every_control_of_the_page_has_a_name() -> None:
     html = Reader(_page._text("index.html"))
     labels = {about["for"] for tag, about in html.found if tag == "label" and "for" in about}

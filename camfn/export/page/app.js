@@ -22,7 +22,7 @@
     made.addEventListener("click", act);
     return made;
   }
-  const percent = share => (share < 0.0005 && share > 0 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
+  const percent = share => (share < 0.0005 && share > 0 ? "< 0.1\u00a0%" : `${(100 * share).toFixed(1)}\u00a0%`);
   const short = value => (value === 0 ? "0" : Math.abs(value) >= 1e-3 && Math.abs(value) < 1e4 ? value.toPrecision(3) : value.toExponential(2)).replace("-", "−");
   const shownLayer = layer => (Array.isArray(layer) ? layer.join(" + ") : layer ?? "the whole network");
   const network = () => page.meta.networks[state.which];
@@ -81,6 +81,7 @@
     if (!live) tell("Looking …");
     const out = await page.explain(which, input, wanted);
     if (mine !== asked || which !== state.which) return; // something newer was asked for
+    if (!out.logits.every(Number.isFinite)) return trouble("The network gives numbers that are not finite for this photo.");
     const share = shares(out.logits), target = wanted ?? share.indexOf(camfn.extent(share)[1]);
     const best = listClasses(share, target);
     state.out = { ...out, target, best, share, input, photo: state.canvas };
@@ -155,6 +156,7 @@
     } catch (error) {
       tell("");
       const deep = error instanceof camfn.DeepGray;
+      scrollTo({ top: 0 });
       trouble(deep ? `${file.name || "The photo"} would show as almost one gray: ${error.message}. ` : error.message, deep ? [["Show it as it is", () => take(file, "full")], ...(error.gray ? [["Show its own range", () => take(file, "own")]] : [])] : []);
     }
   }
@@ -258,7 +260,7 @@
 
   function facts() {
     const rows = page.meta.networks.map(each => [each.model, `${each.method} at ${shownLayer(each.layer)}; ${each.verified}`]);
-    rows.push(["Preparation", network().words], ["Made by", `camfn ${page.meta.camfn}, for photos as Pillow ${page.meta.pillow} reads them`], ["Runs on", `onnxruntime-web ${page.meta.runtime}, ${page.threads} thread${page.threads > 1 ? "s" : ""}, in this browser alone`]);
+    rows.push(["Percentages", "the softmax of the network's outputs"], ["Preparation", network().words], ["Made by", `camfn ${page.meta.camfn}, for photos as Pillow ${page.meta.pillow} reads them`], ["Runs on", `onnxruntime-web ${page.meta.runtime}, ${page.threads} thread${page.threads > 1 ? "s" : ""}, in this browser alone`]);
     $("facts").replaceChildren(...rows.flatMap(([name, words]) => [Object.assign(document.createElement("dt"), { textContent: name }), Object.assign(document.createElement("dd"), { textContent: words })]));
   }
 

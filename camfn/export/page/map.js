@@ -5,6 +5,7 @@
 
   // What the colors span: from the lowest value that is shown to the highest. Negative values are shown if `signed`.
   function spanOf(values, signed) {
+    if (!values.every(Number.isFinite)) return [0, 0];
     const [low, high] = extent(values), most = Math.max(-low, high);
     return signed ? [-most, most] : [Math.max(low, 0), Math.max(high, 0)];
   }
@@ -49,6 +50,7 @@
 
   // Where a map is strongest, in words for those who do not see it.
   function inWords(values, [rows, columns]) {
+    if (!values.every(Number.isFinite)) return "The map shows nothing: it has values that are not finite.";
     const positive = Array.from(values, value => Math.max(value, 0)), [, high] = extent(positive);
     if (high <= 0) return "The map shows nothing for this class: it has no positive value.";
     const at = positive.indexOf(high), y = (Math.floor(at / columns) + 0.5) / rows, x = ((at % columns) + 0.5) / columns;
@@ -58,7 +60,7 @@
     const total = positive.reduce((sum, value) => sum + value, 0);
     let sum = 0;
     const count = positive.sort((a, b) => b - a).findIndex(value => (sum += value) >= total / 2) + 1;
-    return `The map is strongest ${place}; ${Math.round((100 * count) / (rows * columns))} % of the picture holds half of it.`;
+    return `The map is strongest ${place}; ${Math.round((100 * count) / (rows * columns))}\u00a0% of the picture holds half of it.`;
   }
 
   Object.assign(camfn, { spanOf, heat, overlay, color, inWords, extent });
