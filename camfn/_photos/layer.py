@@ -9,14 +9,17 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from .. import CaptureError, LayoutPair, attention, layers, layout, methods
+from .. import CaptureError, LayoutPair, attention, layers, layout
 from .._shared.errors import UsageError
 from .._shared.vocabulary import Target
-from ..catalogue import info_of
+from ..catalogue import find, info_of
 from ..transforms._fuse import matching
 
 ALL = "*"
 """Name of a `Layer` that stands for every attention of a network."""
+
+_USUAL = find("grad_cam").function
+"""The method that a layer is chosen for where none is given."""
 
 
 class Layer(NamedTuple):
@@ -39,7 +42,7 @@ def choose_layer(
     model: nn.Module,
     inputs: Tensor,
     name: str | None,
-    method: Callable[..., Tensor] = methods.grad_cam,
+    method: Callable[..., Tensor] = _USUAL,
     target: Target = None,
 ) -> Layer:
     """Choose the named layer, or the first suggested layer; for a method on attention, the named one or all.
