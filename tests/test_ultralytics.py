@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,14 @@ def test_the_holder_is_refused_with_the_part_to_pass() -> None:
         head_for(holder)
     with pytest.raises(CamfnError, match="class_score explains a class"):
         head_for(yolo("yolo11n-cls.yaml").model)
+
+
+def test_the_block_of_the_page_runs() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "detectors.md").read_text()
+    names: dict[str, Any] = {}
+    ultralytics()
+    blocks = re.findall(r"^```(py|python)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert [kind for kind, _ in blocks[:3]] == ["python", "python", "py"]
+    for _, block in (blocks[0], blocks[2]):
+        exec(compile(block, "detectors.md", "exec"), names)
+    assert names["cams"].shape == (3, 12, 16)
