@@ -28,6 +28,9 @@ _EQUAL = 1e-4
 _CELL = 256
 """Longer side of a picture in a grid of several photos, in pixels."""
 
+_LEAST = 128
+"""The same where photos are small, in pixels: the captions are this wide."""
+
 _LETTERS = 20
 """Size of the letters of such a grid, in pixels: it is often shown smaller than it is."""
 
@@ -162,7 +165,8 @@ class Comparison:
         if alone:
             return image.montage(pictures, captions, cell=sides[0])
         height, width = (max(side[axis] for side in sides) for axis in (0, 1))
-        scale = min(1, _CELL / max(height, width))
+        longer = max(height, width)
+        scale = min(_CELL, max(longer, _LEAST)) / longer
         cell = max(1, round(scale * height)), max(1, round(scale * width))
         return image.montage(pictures, captions, columns=len(pictures) // len(photos), cell=cell, caption_size=_LETTERS)
 
