@@ -31,13 +31,18 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def signed_rank(differences: NDArray[np.float64]) -> float:
-    """Return the two-sided p of Wilcoxon's signed-rank test; zeros are left out.
+def signed_ranks(differences: NDArray[np.float64]) -> list[float]:
+    """Return the two-sided p of Wilcoxon's signed-rank test of each line, (lines, photos); zeros are left out.
 
     Under the hypothesis each rank has either sign alike, so the distribution of the sum of the positive ranks is a
     product over ranks. It is exact with ties too, which `scipy.stats.wilcoxon` has for 13 differences at most.
     """
-    d = differences[differences != 0]
+    known: dict[bytes, NDArray[np.float64]] = {}
+    return [_signed_rank(line[line != 0], known) for line in differences]
+
+
+def _signed_rank(d: NDArray[np.float64], known: dict[bytes, NDArray[np.float64]]) -> float:
+    """Return the p of one line; `known` has the distributions of the lines before, by their ranks."""
     if not len(d):
         return 1.0
     if len(d) > EXACT:
@@ -45,8 +50,12 @@ def signed_rank(differences: NDArray[np.float64]) -> float:
             from scipy.stats import wilcoxon
         return float(wilcoxon(d, method="asymptotic").pvalue)
     twice = np.rint(2 * mean_ranks(np.abs(d))).astype(int)  # mean ranks of ties end in .5
-    chance = np.ones(1)
-    for rank in twice:
-        chance = (np.pad(chance, (0, rank)) + np.pad(chance, (rank, 0))) / 2
-    positive = twice[d > 0].sum()
-    return float(min(1.0, 2 * min(chance[: positive + 1].sum(), chance[positive:].sum())))
+    key = np.sort(twice).tobytes()
+    if key not in known:
+        chance = np.ones(1)
+        for rank in twice:
+            chance = (np.pad(chance, (0, rank)) + np.pad(chance, (rank, 0))) / 2
+        known[key] = np.cumsum(chance)
+    below, positive = known[key], twice[d > 0].sum()
+    # the distribution is symmetric, so the chance of as much or more is that of as little on the other side
+    return float(min(1.0, 2 * min(below[positive], below[twice.sum() - positive])))

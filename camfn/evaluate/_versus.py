@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
-from math import nan
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +13,9 @@ from .._shared.optional import extra
 from .._shared.spelling import near
 from ._core import Row
 from ._own import known_metric
-from ._resample import LEVEL, Draws, alike, by_case, draw, fewest, interval, resampled, tolerance
-from ._significance import holm, mean_ranks, signed_rank
+from ._pairs import compare_joined, compare_means
+from ._resample import LEVEL, alike, by_case, draw, fewest, resampled, tolerance
+from ._significance import holm, mean_ranks
 from ._standing import is_baseline, method_in
 
 
@@ -123,12 +123,18 @@ def differences(
     draws = draw([row for listed in of_case.values() for row in listed], seed)
     means = {case: sign * resampled(listed, metric, draws)[0][0].item() for case, listed in of_case.items()}
     ordered = sorted(of_case, key=lambda case: -means[case])
-    pairs: Iterable[tuple[str, str]] = combinations(ordered, 2)
+    pairs = list(combinations(ordered, 2))
     if against is not None:
         chosen = find_case(against, ordered, model)
         pairs = [(chosen, case) for case in ordered if case != chosen]
     near_zero = tolerance(row.values[metric] for listed in of_case.values() for row in listed)
-    return _corrected([_difference(first, second, of_case, metric, draws, near_zero) for first, second in pairs])
+    if known_metric(metric).join is None:
+        compared = compare_means(pairs, of_case, metric, draws, near_zero)
+    else:
+        compared = compare_joined(pairs, of_case, metric, draws)
+    return _corrected(
+        [Difference(*pair, c.value, c.low, c.high, c.p, None, c.photos) for pair, c in zip(pairs, compared)]
+    )
 
 
 def friedman(rows: Sequence[Row], model: str, metric: str, *, seed: int = 0) -> Friedman:
@@ -211,27 +217,6 @@ def find_case(words: str, cases: Sequence[str], model: str) -> str:
         if found:
             raise UsageError(f"{words!r} stands for several rows: {', '.join(names[case] for case in found)}")
     raise UsageError(f"no method {words!r} in the results of {model}. {near(words, names.values(), words=True)}")
-
-
-def _difference(
-    first: str, second: str, of_case: dict[str, list[Row]], metric: str, draws: Draws, near_zero: float
-) -> Difference:
-    """Compare two cases on the photos that both have; `adjusted` is still to be made."""
-    info = known_metric(metric)
-    a, b = (
-        {row.photo: row.values[metric] for row in of_case[case] if metric in row.values} for case in (first, second)
-    )
-    common = sorted(set(a) & set(b))
-    if not common:
-        return Difference(first, second, nan, nan, nan, None if info.join else 1.0, None, 0)
-    of_first, of_second = (resampled(of_case[case], metric, draws, common)[0] for case in (first, second))
-    apart = info.better * (of_first - of_second)
-    low, high = interval(apart[1:]) if len(common) > 1 else (nan, nan)
-    p = None
-    if info.join is None:
-        each = np.array([info.better * (a[photo] - b[photo]) for photo in common])
-        p = signed_rank(np.where(np.abs(each) <= near_zero, 0.0, each))
-    return Difference(first, second, apart[0].item(), low, high, p, None, len(common))
 
 
 def _corrected(listed: Sequence[Difference]) -> list[Difference]:

@@ -6,15 +6,21 @@ from itertools import product
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from camfn._shared.errors import UsageError
 from camfn.evaluate import Row, differences, friedman, rank
 from camfn.evaluate._resample import alike
-from camfn.evaluate._significance import holm, signed_rank
+from camfn.evaluate._significance import holm, signed_ranks
 
 from .test_rank import rows_of
 
 stats = pytest.importorskip("scipy.stats", reason="needs scipy: pip install 'camfn[cli]'")
+
+
+def signed_rank(line: NDArray[np.float64]) -> float:
+    (p,) = signed_ranks(line[None])
+    return p
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9, 20, 50])
@@ -37,6 +43,11 @@ def test_the_signed_ranks_are_exact_with_ties_and_without_zeros() -> None:
     many = np.random.default_rng(0).normal(0.1, 1, 100)
     assert signed_rank(many) == pytest.approx(stats.wilcoxon(many, method="asymptotic").pvalue, rel=0.05)
     assert signed_rank(np.tile(many, 3)) < 0.05
+
+
+def test_many_lines_are_each_line_by_itself() -> None:
+    d = np.random.default_rng(0).normal(0.2, 1, (40, 12)).round(1)
+    assert signed_ranks(d) == [signed_rank(line) for line in d]
 
 
 def test_holm_by_hand() -> None:
