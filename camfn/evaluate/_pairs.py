@@ -54,8 +54,8 @@ def compare_means(
         p = signed_ranks(torch.where(apart.abs() <= near_zero, 0.0, apart).numpy())
         counts = both.sum(1).int().tolist()
         for value, low, high, of_pair, photos in zip(means[0].tolist(), *ends.tolist(), p, counts):
-            ends_of = (low, high) if photos > 1 else (nan, nan)
-            yield Compared(value, *ends_of, of_pair, photos)
+            found = Compared(value, low, high, of_pair, photos)
+            yield found if photos > 1 else found._replace(low=nan, high=nan)
 
 
 def compare_joined(
