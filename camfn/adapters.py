@@ -194,7 +194,7 @@ def torchmetric(
     try:
         import torchmetrics
     except ModuleNotFoundError as error:
-        raise MissingPackageError("torchmetric makes a torchmetrics.Metric: pip install torchmetrics") from error
+        raise MissingPackageError("torchmetric makes a torchmetrics.Metric: pip install 'camfn[adapters]'") from error
 
     class Accumulated(torchmetrics.Metric):  # type: ignore[misc, name-defined, unused-ignore]
         """The metric of all samples so far, kept until `compute`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -38,5 +38,9 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that results depend on."""
-    return {name: version(name) for name in ("camfn", "torch", "torchvision", "timm")}
+    """Return the versions of the packages that results depend on, of those that are installed."""
+    found = {}
+    for name in ("camfn", "torch", "torchvision", "timm"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from .._shared.optional import extra
+
+with extra("Pillow", "camfn.evaluate", name="evaluate"):
+    import PIL  # noqa: F401  # named here before a module asks for it
+
 from ._cases import CAPPED as CAPPED
 from ._cases import Case as Case
 from ._cases import cases as cases

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from ._work import TRIES
@@ -38,9 +39,11 @@ class Begun:
         """Note that a row begins. Nothing waits for the disk: what is written outlives the process."""
         self.deaths = self.deaths + 1 if self.key == (photo, case) else 1
         self.key = (photo, case)
-        self.file.write_text(json.dumps([photo, case, self.deaths]), encoding="ascii")
+        with suppress(OSError):  # the row itself says what is wrong with the folder
+            self.file.write_text(json.dumps([photo, case, self.deaths]), encoding="ascii")
 
     def end(self) -> None:
         """Note that no row is under way."""
         self.key, self.deaths = None, 0
-        self.file.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.file.unlink(missing_ok=True)

@@ -178,7 +178,9 @@ class _Explained:
             return row._replace(forwards=0.0, seconds=0.0, cam=self.baseline()[0].cpu())
         images = self.seen.images
         # one run for all methods that read the same tensors: the cost of each is what it would be by itself
-        taken = self.seen.captures(self.layer, images, self.gradient) if self.layer and self.shares else None
+        taken = None
+        if self.layer and self.shares:
+            taken = self.seen.captures(self.layer, images, self.gradient, count=True)
         started = perf_counter()
         (cam, problem), count = flops_of(lambda: self._diagnosed(images, taken))
         if cam.is_cuda:
@@ -208,7 +210,8 @@ class _Explained:
         if self.case.method in BASELINES:
             return self.baseline()
         if model is self.seen.model and self.layer and self.shares and readable(images):
-            return self._of(self.seen.captures(self.layer, images, self.gradient))
+            own = images is self.seen.images
+            return self._of(self.seen.captures(self.layer, images, self.gradient, count=own))
         return self._composed(model, images)[0]
 
     def _diagnosed(self, images: Tensor, taken: Taken | None) -> tuple[Tensor, str | None]:

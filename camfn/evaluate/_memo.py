@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -86,14 +87,15 @@ class Captures:
 
     def __init__(self, model: nn.Module, score: ScoreFn) -> None:
         self.model, self.score = model, score
-        self.known: dict[tuple[str, bool, bytes], Taken] = {}
+        self.known: dict[tuple[str, bool, bool, bytes], Taken] = {}
 
-    def __call__(self, layer: Layer, images: Tensor, gradient: bool) -> Taken:
-        """Capture a layer, once for the same images."""
-        key = (layer.name, gradient, digest(images))
+    def __call__(self, layer: Layer, images: Tensor, gradient: bool, *, count: bool = False) -> Taken:
+        """Capture a layer, once for the same images; where asked to, count the operations, which takes a while."""
+        key = (layer.name, gradient, count, digest(images))
         if key not in self.known:
             started = perf_counter()
-            captured, flops = flops_of(lambda: self._run(layer, images, gradient))
+            run = partial(self._run, layer, images, gradient)
+            captured, flops = flops_of(run) if count else (run(), 0)
             if images.is_cuda:
                 torch.cuda.synchronize(images.device)
             self.known[key] = Taken(captured, perf_counter() - started, flops)

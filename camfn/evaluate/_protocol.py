@@ -50,5 +50,5 @@ class Protocol:
 
     def generator(self, *words: str) -> torch.Generator:
         """Return a CPU generator seeded from (seed, words), so that results do not depend on the order of runs."""
-        digest = sha256("\0".join([str(self.seed), *words]).encode()).digest()
+        digest = sha256("\0".join([str(self.seed), *words]).encode("utf-8", "surrogatepass")).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -14,6 +14,7 @@ from ..zoo import Loaded, load
 from ._begun import Begun
 from ._cases import BASELINES, Case, method_of
 from ._core import layer_of
+from ._needed import require
 from ._own import metrics_of
 from ._photos import Photo
 from ._pool import shared_out
@@ -91,7 +92,8 @@ def run(
         raise UsageError("nothing to evaluate: expected at least one photo and one case")
     if len({photo.name for photo in photos}) < len(photos):
         raise UsageError("two photos have one name; results are stored by the name of the photo")
-    metrics_of(protocol)
+    if {"max_box_acc", "max_box_acc_v2"} & set(metrics_of(protocol)):
+        require("scipy", "max_box_acc", "the parts of a map")
     if engine == "ray":
         ray_or_refused()
     store = Store(out, header_of(protocol, device, loader), force=force)

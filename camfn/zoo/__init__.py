@@ -12,6 +12,11 @@ FILE.pt2            an exported program, by `torch.export.save`
 """
 
 from .._shared.errors import LoadError as LoadError
+from .._shared.optional import extra
+
+with extra("Pillow", "camfn.zoo"):
+    import PIL  # noqa: F401  # named here before a module asks for it
+
 from ._load import load as load
 from ._load import of as of
 from ._loaded import Loaded as Loaded

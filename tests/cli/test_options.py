@@ -103,7 +103,6 @@ def test_every_command_takes_a_model_of_ones_own(folder: Path) -> None:
 
 
 def test_evaluate_and_tune_take_a_model_of_ones_own(folder: Path) -> None:
-    pytest.importorskip("filelock", reason="needs filelock: pip install 'camfn[evaluate]'")
     pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'camfn[evaluate]'")
     mine = [
         "--weights",

@@ -11,8 +11,8 @@ from tests.evaluate.common import draw_photo
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _filelock() -> None:
-    pytest.importorskip("filelock", reason="needs filelock: pip install 'camfn[evaluate]'")
+def _pillow() -> None:
+    pytest.importorskip("PIL", reason="needs Pillow: pip install 'camfn[evaluate]'")
 
 
 @pytest.fixture
