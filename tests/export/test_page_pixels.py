@@ -211,10 +211,11 @@ def test_the_map_in_words(tmp_path: Path) -> None:
     spot = [0.0] * 48 + [1.0]
     jobs: list[dict[str, Any]] = [
         {"do": "overlay", "values": values, "size": [7, 7], "width": 1, "height": 1, "signed": False, "alpha": 1}
-        for values in (spot, [-1.0] * 49, [0.0] * 24 + [2.0] + [0.0] * 24, [None] * 49)  # JSON has no NaN
+        for values in (spot, [-1.0] * 49, [0.0] * 24 + [2.0] + [0.0] * 24, [None] * 49, [0.0] * 49)  # JSON has no NaN
     ]
     words = [said["words"] for said in run(tmp_path, [job | {"colors": _colors()["turbo"]} for job in jobs])]
     assert words[0] == "The map is strongest at the bottom on the right; 2\u00a0% of the picture holds half of it."
-    assert words[1] == "The map shows nothing for this class: it has no positive value."
+    assert words[1] == "The map has no positive value for this class; the colors “seismic” show the negative ones."
     assert words[2].startswith("The map is strongest in the center;")
+    assert words[4] == "The map shows nothing for this class: it is zero everywhere."
     assert words[3] == "The map shows nothing: it has values that are not finite."

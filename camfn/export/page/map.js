@@ -52,7 +52,8 @@
   function inWords(values, [rows, columns]) {
     if (!values.every(Number.isFinite)) return "The map shows nothing: it has values that are not finite.";
     const positive = Array.from(values, value => Math.max(value, 0)), [, high] = extent(positive);
-    if (high <= 0) return "The map shows nothing for this class: it has no positive value.";
+    if (!values.some(value => value)) return "The map shows nothing for this class: it is zero everywhere.";
+    if (high <= 0) return "The map has no positive value for this class; the colors “seismic” show the negative ones.";
     const at = positive.indexOf(high), y = (Math.floor(at / columns) + 0.5) / rows, x = ((at % columns) + 0.5) / columns;
     const upDown = ["at the top", "in the middle", "at the bottom"][Math.floor(y * 3)];
     const leftRight = ["on the left", "", "on the right"][Math.floor(x * 3)];
