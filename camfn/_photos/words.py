@@ -122,6 +122,8 @@ def _quoted(name: str) -> str:
 def _with_quotes(error: UsageError, text: str, loaded: Loaded) -> UsageError:
     """Add to an error the target with class names that hold , + or : in quotes, if that is one."""
     quoted = text
+    if "--target" in str(error):
+        return error
     for name in sorted(loaded.classes or (), key=len, reverse=True):
         place = quoted.casefold().find(name.casefold())
         if place >= 0 and any(mark in name for mark in ",+:\"'") and quoted[place - 1 : place] not in ("'", '"'):
@@ -169,10 +171,13 @@ def _parts_of(words: str, lead: str, mark: str, loaded: Loaded) -> list[str]:
     parts = split_at(words, mark, "target", brackets=False)
     for start in range(len(parts)):
         for end in range(start + 2, len(parts) + (start > 0)):
-            name = mark.join(parts[start:end]).strip()
-            if _class_called(name, loaded) is not None:
-                quoted = mark.join([*parts[:start], _quoted(name), *parts[end:]])
-                raise _ambiguous(f"{lead}{words}", f"{lead}{quoted}", _in_parts(f"{lead}{words}"))
+            index = _class_called(mark.join(parts[start:end]).strip(), loaded)
+            if index is not None:
+                name = (loaded.classes or ())[index]
+                quoted = lead + mark.join([*parts[:start], _quoted(name), *parts[end:]])
+                if all(_class_called(part.strip(), loaded) is not None for part in parts[start:end]):
+                    raise _ambiguous(f"{lead}{words}", quoted, _in_parts(f"{lead}{words}"))
+                raise UsageError(f"the class {name!r} of a list stands in quotes: --target {shlex.quote(quoted)}")
     return [part.strip() for part in parts]
 
 
