@@ -1,0 +1,83 @@
+"""A package compiled ahead of time by AOTInductor: C++ that loads without Python."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from .._shared.errors import CamfnError
+from ._check import compared
+from ._facts import facts
+from ._onnx import checked_path
+from ._plan import Batch, plan
+from ._program import Stage, exported
+
+
+def aot(
+    explain: Any,
+    inputs: Any,
+    path: str | Path,
+    *,
+    target: Any = "input",
+    heatmap: tuple[int, int] | None = None,
+    batch: Batch = "dynamic",
+    model: str | None = None,
+    classes: list[str] | None = None,
+    preprocessing: Any = None,
+    progress: Stage | None = None,
+) -> dict[str, Any]:
+    """Compile prediction and map ahead of time, as a package of AOTInductor (`.pt2`) for this kind of machine.
+
+    `torch._inductor.aoti_load_package(path)` loads it in Python, and `torch::inductor::AOTIModelPackageLoader` in C++.
+    The package holds compiled code: load only your own. It was loaded and run on fresh images before it was moved to
+    its place, and agrees with `explain` as a file of `onnx` does.
+
+    Args:
+        explain: as for `program`.
+        inputs: as for `program`.
+        path: of the package, `.pt2`.
+        target: as for `program`.
+        heatmap: as for `program`.
+        batch: as for `program`.
+        model: the name of the model.
+        classes: class names by index.
+        preprocessing: as for `onnx`.
+        progress: called with the name of each stage as it begins.
+
+    Returns:
+        The facts, as of `onnx`; the package itself holds none.
+
+    Raises:
+        CamfnError: it cannot be exported or compiled, or the package disagrees.
+
+    Example:
+        >>> aot(None, None, "net.so")
+        Traceback (most recent call last):
+            ...
+        camfn._shared.errors.CamfnError: export: expected a path that ends in .pt2, got 'net.so'
+    """
+    file = checked_path(path, ".pt2")
+    tell = progress or (lambda stage: None)
+    what = plan(explain, inputs, target, heatmap, batch)
+    made = exported(what, tell)
+    tell("compiling")
+    with TemporaryDirectory(dir=file.parent) as folder, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        unfinished = str(Path(folder) / "package.pt2")
+        try:
+            torch._inductor.aoti_compile_and_package(made, package_path=unfinished)
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise CamfnError(
+                f"export: AOTInductor cannot compile this graph: {type(error).__name__}: {first:.300}. It needs a C++ "
+                "compiler, as g++; export.onnx needs none"
+            ) from error
+        tell("checking")
+        checked = compared(what, torch._inductor.aoti_load_package(unfinished))
+        os.replace(unfinished, file)
+    return facts(what, checked, model, classes, preprocessing)
