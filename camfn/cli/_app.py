@@ -11,4 +11,5 @@ from ._pictures import compare as compare
 from ._evaluate import evaluate as evaluate
 from ._table import table as table
 from ._export import export as export
+from ._export import verify as verify
 from ._command import app as app

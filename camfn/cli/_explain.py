@@ -140,6 +140,12 @@ def explain(
         from ._records import command_again
         from ._volume_job import VolumeJob, any_volumes
 
+        deployed = None
+        if model.endswith(".onnx"):
+            from ._deployed_job import DeployedJob, facts_of, load_file, method_of, refuse_changes
+
+            deployed = load_file(model, options.arguments())
+            method = method_of(deployed, method)
         chosen, place, read_as = pick_method(method, seed), pick_device(device), reading.read_as()
         pick_colormap(colormap)
         outputs = pick_outputs(formats, overlay)
@@ -153,7 +159,7 @@ def explain(
         photos, told = named_photos(photos)
         volumes = any_volumes(photos, outputs.formats, task.value, read_as)
         refuse_words(target, model, options.names())
-        loaded = options.load(model)
+        loaded = options.load(model) if deployed is None else deployed
         if check and loaded.batch not in (None, 1):
             raise UsageError(f"--check explains one photo at a time, and {loaded.name} takes {loaded.batch} at once")
         choice = pick_detections(target, loaded) if task is TaskOption.detect else pick_target(target, loaded)
@@ -187,13 +193,23 @@ def explain(
             kind = partial(TaskJob, task=task.value, like=like)
         if volumes:
             kind = VolumeJob
+        if deployed is not None:
+            named = {
+                "layer": layer != "auto",
+                "layers": several,
+                "task": task is not TaskOption.classify,
+                "check": check,
+            }
+            named |= {"augment": augment, "smooth": bool(smooth), "eigen-smooth": eigen_smooth}
+            refuse_changes(model, facts_of(deployed), choice, named)
+            kind = DeployedJob
         job = kind(
             plans=plan_files(photos, out, label_of(method), choice, force, endings=outputs.endings),
             out=out,
             loaded=loaded,
             method=chosen,
             choice=choice,
-            layer_name=pick_layer(loaded.model, layer),
+            layer_name=None if deployed is not None else pick_layer(loaded.model, layer),
             device=place,
             batch_size=loaded.batch or batch_size,
             read_as=read_as,

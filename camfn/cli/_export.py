@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ._command import ModelOption, app
+from ._command import PHOTOS, ModelOption, app
 from ._options import NO_OPTIONS, ModelOptions, option_groups
 from ._terminal import progress_bars, refusals
 
@@ -21,15 +21,21 @@ def export(
         list[Path] | None,
         typer.Argument(
             metavar="[FILE]...",
-            help="With --page: files that were exported before; without any, the model is exported. With "
+            help="What to write: NAME.onnx, NAME.pt2 (torch.export) or NAME.aot.pt2 (AOTInductor). "
+            "With --page: files that were exported before; without any, the model is exported. With "
             "--fetch-runtime: the package onnxruntime-web, as a tarball or a folder.",
             show_default=False,
         ),
     ] = None,
     model: ModelOption = "lite0",
-    methods: Annotated[str, typer.Option(help="Names separated by commas (see: camfn methods).")] = "grad_cam",
+    methods: Annotated[
+        str, typer.Option("--method", "--methods", help="A name (see: camfn methods); of a page, several by commas.")
+    ] = "grad_cam",
     layers: Annotated[
-        str, typer.Option(help="Dotted names separated by commas (see: camfn layers), or auto.")
+        str,
+        typer.Option(
+            "--layer", "--layers", help="A dotted name (see: camfn layers), or auto; of a page, several by commas."
+        ),
     ] = "auto",
     options: ModelOptions = NO_OPTIONS,
     page: Annotated[
@@ -49,9 +55,26 @@ def export(
     fetch_runtime: Annotated[
         bool, typer.Option("--fetch-runtime", help="Fetch onnxruntime-web from npm (33 MB), and keep it for pages.")
     ] = False,
+    heatmap: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a file: a third output, the map clipped, stretched and resized: 224, or HEIGHTxWIDTH.",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a file: input makes the class an input, -1 the top class; or a class.", show_default="input"
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     seed: Annotated[int, typer.Option(help="Of the methods that draw.")] = 0,
 ) -> None:
-    """Export a model with its map inside: a web page that explains photos by itself.
+    """Export a model with its map inside: one file, or a web page that explains photos by itself.
+
+    camfn export lite0.onnx --model lite0 writes one file of standard operators, whose inputs are images and classes and
+    whose outputs are logits and maps. Nothing is written that onnxruntime did not run and that does not agree.
 
     Each method at each layer is exported and checked against the model, and the page offers them all; weights are in it
     once. An export takes 15 to 100 seconds. The page's runtime comes from npm, once: camfn export --fetch-runtime.
@@ -66,8 +89,82 @@ def export(
                 return
             given = []
         if page is None:
-            raise UsageError("what is to be written? As in camfn export --page one.html, or --page FOLDER")
+            if len(given) != 1:
+                raise UsageError(
+                    "what is to be written? As in camfn export lite0.onnx, or camfn export --page one.html"
+                )
+            _write_file(given[0], model, methods, layers, options, heatmap, target, force, seed)
+            return
+        if heatmap or target:
+            raise UsageError("--heatmap and --target are of one file: a page draws the map, and any class of it")
         _write_page(page, given, runtime, model, methods, layers, options, seed)
+
+
+def _write_file(
+    file: Path,
+    model: str,
+    method: str,
+    layer: str,
+    options: ModelOptions,
+    heatmap: str | None,
+    target: str | None,
+    force: bool,
+    seed: int,
+) -> None:
+    """Write one file of a model, and say what is in it."""
+    from .._photos.methods import pick_method
+    from ..export._onnx import require
+    from ._export_job import check_file, check_method, target_of, write_file
+    from ._options import read_size
+
+    check_file(file, force)
+    side = None if heatmap is None else read_size("heatmap", heatmap)
+    chosen = pick_method(method, seed)
+    check_method(chosen)
+    if file.suffix == ".onnx":
+        require()
+    loaded = options.load(model)
+    size = (side, side) if isinstance(side, int) else side
+    with progress_bars() as progress:
+        task = progress.add_task("exporting", total=None)
+        lines = write_file(
+            file,
+            loaded,
+            chosen,
+            layer,
+            heatmap=size,
+            target=target_of(target, loaded),
+            progress=lambda stage: progress.update(task, description=stage),
+        )
+    for line in lines:
+        print(line)
+
+
+@app.command()
+@option_groups
+def verify(
+    file: Annotated[Path, typer.Argument(help="A file that camfn export wrote, .onnx.", show_default=False)],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help=PHOTOS, show_default=False)],
+    model: Annotated[
+        str | None, typer.Option("--model", help="The model it was made of. [default: as the file says]")
+    ] = None,
+    options: ModelOptions = NO_OPTIONS,
+) -> None:
+    """Compare an exported file with its model on photos, and print the largest differences.
+
+    Ends with 0 if they agree to 1e-4 of the largest value, with 1 if not.
+    """
+    with refusals():
+        from ..export import load
+        from ._export_job import compare_with
+        from ._options import named_photos
+
+        deployed = load(file)
+        found, problems = named_photos(photos)
+        lines, agree = compare_with(deployed, found, options.load(model or str(deployed.facts["model"])))
+        for line in lines:
+            print(line)
+    raise typer.Exit(0 if agree and not problems else 1)
 
 
 def _write_page(

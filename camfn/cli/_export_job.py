@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,16 +18,18 @@ from torch import Tensor, nn
 
 from .. import export
 from .._photos.classes import no_class
-from .._photos.explain import compose
+from .._photos.explain import plain
 from .._photos.layer import choose_layer
+from .._photos.methods import pick_method
+from .._photos.read import read_photo
 from .._photos.words import pick_target
 from .._shared.errors import UsageError
+from .._shared.files import write_whole
 from ..catalogue import info_of
+from ..export._check import TOLERANCE, relative
+from ..targets._score import named_output
 from ..zoo import Loaded
 from ._options import pick_layer
-
-SUFFIXES = (".onnx", ".pt2", ".aot.pt2")
-"""Endings of the files: ONNX, a program of torch.export, a package of AOTInductor."""
 
 
 def check_file(file: Path, force: bool) -> None:
@@ -49,7 +52,9 @@ def check_method(method: Callable[..., Any]) -> None:
 
     check(method)
     if info_of(method).kind == "network":
-        raise UsageError(f"{info_of(method).name} is of the whole network: a file holds methods of a layer or attention")
+        raise UsageError(
+            f"{info_of(method).name} is of the whole network: a file holds methods of a layer or attention"
+        )
 
 
 def noise_of(loaded: Loaded) -> Tensor:
@@ -66,7 +71,9 @@ def target_of(words: str | None, loaded: Loaded) -> Any:
         return "input"
     choice = pick_target(str(words), loaded)
     if choice.chosen is None and choice.reference is None:
-        raise UsageError(f"--target {words}: of a file, expected input (the class is an input, -1 the top class) or a class")
+        raise UsageError(
+            f"--target {words}: of a file, expected input (the class is an input, -1 the top class) or a class"
+        )
     with torch.no_grad():
         return choice.pick(loaded.model(noise_of(loaded)[:1]))[0].score if choice.form != "score" else choice.chosen
 
@@ -83,22 +90,110 @@ def write_file(
 ) -> list[str]:
     """Export a model by a method at a layer; return lines that say what was written and what it costs."""
     images = noise_of(loaded)
-    loaded.model.requires_grad_(False)
-    chosen = choose_layer(
-        loaded.model, images, pick_layer(loaded.model, layer), method, None if info_of(method).explains_class else no_class
-    )
     progress("choosing the layer")
-    from .._photos.explain import NO_CHANGES
-
-    explain, _ = compose(method, loaded.model, chosen, NO_CHANGES, None, None, plain=True)
+    asked = None if info_of(method).explains_class else no_class
+    chosen = choose_layer(loaded.model, images, pick_layer(loaded.model, layer), method, asked)
+    explain = plain(method, loaded.model, chosen)
     batch: Any = "fixed" if loaded.batch else "dynamic"
     options: dict[str, Any] = {"heatmap": heatmap, "target": target, "batch": batch, "progress": progress}
     about: dict[str, Any] = {"model": loaded.name, "classes": loaded.classes, "preprocessing": loaded.recipe}
     if file.name.endswith(".aot.pt2"):
-        found = export.aot(explain, images, file, **options, **about)
-    elif file.suffix == ".pt2":
-        torch.export.save(export.program(explain, images, **options), str(file))
-        return [f"{file}: {_size(file)}, a program of torch.export: layer {chosen.name}, checked against eager"]
-    else:
-        found = export.onnx(explain, images, file, **options, **about)
-    return [*_told(file, found), *([_cost(file, loaded.model, images)] if file.suffix == ".onnx" else [])]
+        return told(file, export.aot(explain, images, file, **options, **about))
+    if file.suffix == ".pt2":
+        made = export.program(explain, images, **options)
+        write_whole(file, lambda path: torch.export.save(made, str(path)))
+        return [f"{file}: {file.stat().st_size / 1e6:.2f} MB, a program of torch.export, layer {chosen.name}, checked"]
+    return [*told(file, export.onnx(explain, images, file, **options, **about)), _cost(file, loaded.model, images)]
+
+
+def told(file: Path, facts: dict[str, Any]) -> list[str]:
+    """Say what a file holds, and how it agrees with its model."""
+    off = ", ".join(f"{name} {value:.1e}" for name, value in facts["verified"]["differences"].items())
+    batch = "any number of images" if facts["batch"] == "dynamic" else f"{facts['batch']} images at once"
+    return [
+        f"{file}: {file.stat().st_size / 1e6:.2f} MB, {facts['method']} at {facts['layer']}, {batch}",
+        f"checked against {facts['verified']['against']}: largest relative differences: {off}",
+    ]
+
+
+def _cost(file: Path, model: nn.Module, images: Tensor) -> str:
+    """Say the operators and the time of a file beside those of the model alone, in one run."""
+    import onnx
+
+    with TemporaryDirectory() as folder:
+        alone = Path(folder) / "alone.onnx"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made: Any = torch.onnx.export(
+                model, (images[:1],), dynamo=True, verbose=False, external_data=False, input_names=["images"]
+            )
+        made.save(str(alone))
+        with_map = export.load(file)
+        count = 1 if with_map.facts["batch"] == "dynamic" else int(with_map.facts["batch"])
+        times = _best(lambda: _run_alone(alone, images, count), lambda: lambda: with_map(images[:count]))
+        counts = [len(onnx.load(str(path)).graph.node) for path in (alone, file)]
+        size = alone.stat().st_size / 1e6
+    return (
+        f"beside the model alone: {counts[1]} operators for {counts[0]}, {size:.2f} MB alone, "
+        f"{times[1] / times[0]:.2f} times the time ({times[0] * 1e3:.1f} ms, {times[1] * 1e3:.1f} ms)"
+    )
+
+
+def _run_alone(file: Path, images: Tensor, count: int) -> Callable[[], Any]:
+    """Return a run of the model alone, once for each image, since its batch is one."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    given = images[:1].numpy()
+    return lambda: [session.run(None, {"images": given}) for _ in range(count)]
+
+
+def _best(*makes: Callable[[], Callable[[], Any]], repeats: int = 7) -> list[float]:
+    """Return the best time of each run, the runs in turn."""
+    runs = [make() for make in makes]
+    best = [float("inf")] * len(runs)
+    for turn in range(repeats + 1):
+        for i, run in enumerate(runs):
+            start = time.perf_counter()
+            run()
+            if turn:
+                best[i] = min(best[i], time.perf_counter() - start)
+    return best
+
+
+def compare_with(file: export.Deployed, photos: list[Path], loaded: Loaded) -> tuple[list[str], bool]:
+    """Run a file and its model on photos; return lines with the largest differences, and whether they agree.
+
+    Raises:
+        UsageError: the file was made by what a command cannot make again.
+    """
+    facts = file.facts
+    method = pick_method(str(facts["method"]), 0)
+    fixed = facts["target"] != "input"
+    if (not isinstance(facts["layer"], str) and info_of(method).kind == "layer") or (
+        fixed and not str(facts["target"]).isdecimal()
+    ):
+        raise UsageError(
+            f"{file.path} is of {facts['explain']}, {facts['target']}: compare it in Python, camfn.export.load"
+        )
+    images = torch.stack([loaded.preprocess(read_photo(photo)) for photo in photos])
+    step = 8 if facts["batch"] == "dynamic" else int(facts["batch"])
+    if facts["batch"] != "dynamic" and len(images) % step:
+        raise UsageError(f"{file.path} takes {step} images at once: give {step} photos, or a multiple")
+    layer = choose_layer(loaded.model, images[:1], facts["layer"], method)
+    explain = plain(method, loaded.model, layer)
+    worst: dict[str, float] = {}
+    for start in range(0, len(images), step):
+        part = images[start : start + step]
+        found = file(part)
+        with torch.no_grad():
+            outputs = named_output(loaded.model(part), "logits", "out")
+        expected = {"cam": explain(part, int(facts["target"]) if fixed else None)}
+        if isinstance(outputs, Tensor):
+            expected[str(facts["outputs"][0])] = outputs
+        for name, value in expected.items():
+            worst[name] = max(worst.get(name, 0.0), relative(found[name], value))
+    agree = max(worst.values()) <= TOLERANCE
+    words = "agree" if agree else f"differ by more than {TOLERANCE:.0e}"
+    lines = [f"{name}: largest difference {value:.1e} of the largest value" for name, value in worst.items()]
+    return [*lines, f"{file.path} and {loaded.name} {words} on {len(images)} photos"], agree

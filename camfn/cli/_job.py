@@ -101,7 +101,7 @@ class Job:
     def run(self) -> Iterator[Record]:
         """Yield a record for each photo, in order, after writing its files."""
         self.loaded.model.to(self.device)
-        self.header["weights_sha256"] = hash_of_weights(self.loaded.model)
+        self.header["weights_sha256"] = self._hash()
         plans = iter(self.plans)
         pending: deque[tuple[Path, Record, list[Future[None]]]] = deque()
         with ThreadPoolExecutor(_WRITERS) as pool:
@@ -130,6 +130,10 @@ class Job:
             file.result()
         self._save(photo, record)
         return record
+
+    def _hash(self) -> str | None:
+        """Return the hash of what the model has learned."""
+        return hash_of_weights(self.loaded.model)
 
     def _read(self, path: Path) -> Image.Image | PhotoError:
         """Read a photo; return the error instead of raising it."""

@@ -84,7 +84,7 @@ class ModelOptions(NamedTuple):
         given = {key: value for key, value in self._asdict().items() if value is not None}
         for key in ("input_size", "resize"):
             if key in given:
-                given[key] = _size(key, given[key])
+                given[key] = read_size(key, given[key])
         for key in ("mean", "std"):
             if key in given and given[key] != "imagenet":
                 given[key] = _numbers(key, given[key])
@@ -191,7 +191,7 @@ def named_photos(words: Sequence[Path]) -> tuple[list[Path], list[str]]:
     return photos, problems
 
 
-def _size(name: str, text: str) -> int | tuple[int, int]:
+def read_size(name: str, text: str) -> int | tuple[int, int]:
     """Read 224, or 224x320."""
     sides = [int(side) for side in text.lower().split("x") if side.isdecimal() and side.isascii()]
     if len(sides) != text.lower().count("x") + 1 or len(sides) > 2 or 0 in sides:

@@ -48,7 +48,9 @@ class Deployed:
         asked = torch.as_tensor(target, dtype=torch.int64).reshape(-1)
         if self.facts["target"] == "input":
             if len(asked) not in (1, len(images)):
-                raise CamfnError(f"target: expected one class, or one for each of {len(images)} images; got {len(asked)}")
+                raise CamfnError(
+                    f"target: expected one class, or one for each of {len(images)} images; got {len(asked)}"
+                )
             classes = self._session.get_outputs()[0].shape[1]
             if isinstance(classes, int) and bool(((asked < -1) | (asked >= classes)).any()):
                 raise CamfnError(f"target: expected classes 0 to {classes - 1}, or -1; got {asked.tolist()}")

@@ -34,7 +34,7 @@ def settled(explain: Any, images: Tensor, target: Any) -> Any:
     method = getattr(explain, "method", None)
     if method is None:
         return explain
-    _check_method(method)
+    check_method(method)
     if isinstance(explain, explainer):
         # finds the layout, and keeps the verdict for these shapes
         explain(images, target)
@@ -44,7 +44,7 @@ def settled(explain: Any, images: Tensor, target: Any) -> Any:
     return explain
 
 
-def _check_method(method: Callable[..., Any]) -> None:
+def check_method(method: Callable[..., Any]) -> None:
     """Refuse what needs many forwards of the network, or random numbers."""
     row = info_of(method)
     reason = "forward" if "forward" in row.needs else "draws" if row.draws else None

@@ -63,7 +63,11 @@ def of_file(spec: str) -> LoadError:
     """Say how a file of weights is given."""
     suffix = Path(spec).suffix.lower()
     if suffix == ".onnx":
-        return LoadError(f"--model {spec}: camfn reads no ONNX. Of the PyTorch model it was made of, {OTHERWISE}")
+        return LoadError(
+            f"--model {spec}: camfn explain and camfn verify read the ONNX files that camfn export "
+            f"wrote, and this command none. Of the PyTorch "
+            f"model it was made of, {OTHERWISE}"
+        )
     return LoadError(
         f"--model {spec}: a file of weights goes to --weights {spec}, with --model torchvision:NAME, timm:NAME or "
         f"file.py:function for the network; a pickled model is not read. Of one, {OTHERWISE}"

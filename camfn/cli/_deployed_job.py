@@ -1,0 +1,134 @@
+"""`camfn explain --model FILE.onnx`: an exported file, run by onnxruntime, explains photos as a model does."""
+
+# tested in tests/cli/test_export_job.py
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .. import Captured, diagnose, export
+from .._photos.classes import ClassChoice
+from .._photos.explain import Explained
+from .._photos.layer import Layer
+from .._shared.errors import UsageError
+from ..catalogue import METHODS
+from ..export import Deployed
+from ..zoo import Loaded
+from ..zoo._recipe import Recipe
+from ._job import Job
+from ._records import Record, hash_of_file
+
+
+class Network(nn.Module):
+    """The prediction of a file, as a module: images to logits."""
+
+    def __init__(self, file: Deployed) -> None:
+        super().__init__()
+        self.file = file
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.file(images)[str(self.file.facts["outputs"][0])]
+
+
+def load_file(path: str, asked: dict[str, Any]) -> Loaded:
+    """Open a file as a model with its preprocessing and class names.
+
+    Raises:
+        UsageError: the file does not say how photos are prepared, or an option would change what it says.
+    """
+    file = export.load(path)
+    if asked:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise UsageError(f"{path} says how photos are prepared and what its classes are: leave {options} out")
+    numbers = file.facts["preprocessing"]
+    if numbers is None:
+        raise UsageError(
+            f"{path} does not say how photos are prepared: export it by camfn export, or with preprocessing="
+        )
+    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in numbers.items()}
+    recipe, batch = Recipe(**lists), file.facts["batch"]
+    about = {"photos": f"{recipe}, of the file", "weights": "of the file"}
+    fixed = None if batch == "dynamic" else int(batch)
+    return Loaded(Network(file).eval(), recipe, recipe.view, file.facts["classes"], path, about, fixed, recipe)
+
+
+def facts_of(loaded: Loaded) -> dict[str, Any]:
+    """Return what the file of a model says of itself."""
+    assert isinstance(loaded.model, Network)
+    return loaded.model.file.facts
+
+
+def method_of(loaded: Loaded, asked: str) -> str:
+    """Return the method of a file, as a command names it.
+
+    Raises:
+        UsageError: another one was asked for.
+    """
+    own = str(facts_of(loaded)["method"])
+    if asked not in ("grad_cam", own):
+        raise UsageError(f"{loaded.name} gives {own} and no other map: leave --method out")
+    return own if own in {row.name for row in METHODS} else "grad_cam"
+
+
+def refuse_changes(path: str, facts: dict[str, Any], choice: ClassChoice, named: dict[str, Any]) -> None:
+    """Refuse what a file has decided when it was written.
+
+    Raises:
+        UsageError: another method, layer or transformation, or a target that is no class.
+    """
+    given = [f"--{name}" for name, value in named.items() if value]
+    if given:
+        raise UsageError(
+            f"{path} gives {facts['method']} at {facts['layer']} and no other map: leave {', '.join(given)} out"
+        )
+    if choice.form != "score":
+        raise UsageError(f"{path} explains the logit of a class: --target takes a class, top or top:K")
+    if facts["target"] != "input" and (choice.chosen is not None or choice.best != 1):
+        raise UsageError(f"{path} explains {facts['target']} and takes no class: leave --target out")
+
+
+@dataclass
+class DeployedJob(Job):
+    """A `Job` whose maps a file makes."""
+
+    def run(self) -> Iterator[Record]:
+        """Yield a record for each photo, as `Job.run`."""
+        file = self._file
+        self.layer = Layer(str(file.facts["layer"]), 0, None, f"of the file, {file.facts['method']}")
+        self.header["layer"] = {"name": file.facts["layer"], "reason": "of the file", "layout": file.facts["layout"]}
+        yield from super().run()
+
+    def _hash(self) -> str | None:
+        return str(hash_of_file(Path(self._file.path)))
+
+    @property
+    def _file(self) -> Deployed:
+        assert isinstance(self.loaded.model, Network)
+        return self.loaded.model.file
+
+    def _explain(self, photos: list[Image.Image]) -> list[Explained]:
+        """Explain photos by the file, once for each class."""
+        if not photos:
+            return []
+        images = torch.stack([self.loaded.preprocess(photo) for photo in photos])
+        file = self._file
+        first = file(images)
+        logits = first[str(file.facts["outputs"][0])]
+        explained = [Explained(row, [], [], [], []) for row in logits]
+        for picked in self.choice.pick(logits):
+            asks = file.facts["target"] == "input" and picked.classes is not None
+            cam = file(images, picked.classes)["cam"] if asks and picked.classes is not None else first["cam"]
+            problems = diagnose(Captured(cam[:, None], None, None), cam)  # type: ignore[arg-type]
+            for i, photo in enumerate(explained):
+                photo.classes.append(int(picked.classes[i]) if asks and picked.classes is not None else None)
+                photo.cams.append(cam[i])
+                photo.problems.append(problems[i])
+                photo.scores.append(float(picked.score(logits)[i]) if asks else None)
+        return explained

@@ -1,0 +1,89 @@
+"""`camfn export FILE`, `camfn verify` and `camfn explain --model FILE.onnx`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from camfn.cli._app import app
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(words))
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    file = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)).save(file)
+    return file
+
+
+def test_a_file_is_written_explains_photos_and_agrees_with_its_model(
+    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = run("export", "net.onnx", "--model", "tiny:cnn", "--heatmap", "32")
+    assert code == 0, said
+    assert "any number of images" in said
+    assert "times the time" in said
+    code, said = run("explain", "noise.png", "--model", "net.onnx", "--target", "3")
+    assert code == 0, said
+    (line,) = map(json.loads, (tmp_path / "maps/explanations.jsonl").read_text().splitlines())
+    assert (line["model"], line["method"], line["index"]) == ("net.onnx", "grad_cam", 3)
+    assert Path("maps/noise.grad_cam.3.png").is_file()
+    code, again = run("explain", "noise.png", "--model", "tiny:cnn", "--target", "3", "--out", "eager")
+    assert code == 0, again
+    eager, found = (np.load(f"{folder}/noise.grad_cam.3.npy") for folder in ("eager", "maps"))
+    np.testing.assert_allclose(found, eager, rtol=1e-3, atol=1e-4 * abs(eager).max())
+    code, said = run("verify", "net.onnx", "noise.png")
+    assert code == 0, said
+    assert "agree on 1 photos" in said
+    assert run("verify", "net.onnx", "noise.png", "--model", "tiny:cnn", "--weights", "none")[0] == 1
+    for words, reason in (
+        (("--method", "layer_cam"), "gives grad_cam and no other map"),
+        (("--layer", "features"), "leave --layer out"),
+        (("--check",), "leave --check out"),
+        (("--mean", "0.5"), "leave --mean out"),
+        (("--target", "probability:3"), "explains the logit"),
+    ):
+        code, said = run("explain", "noise.png", "--model", "net.onnx", *words)
+        assert code == 2, said
+        assert reason in " ".join(said.split())
+    code, said = run("export", "net.onnx", "--model", "tiny:cnn")
+    assert (code, "--force" in said) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("net.pth",), ".onnx, .pt2"),
+        (("none/net.onnx",), "no folder"),
+        (("net.onnx", "--method", "score_cam"), "cannot be in a file"),
+        (("net.onnx", "--method", "full_grad"), "of the whole network"),
+        (("net.onnx", "--heatmap", "0"), "number of pixels"),
+        (("net.onnx", "--target", "top:3", "--model", "tiny:cnn"), "expected input"),
+        ((), "what is to be written"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = run("export", *words)
+    assert code == 2, said
+    assert reason in " ".join(said.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_foreign_file_is_refused(tmp_path: Path, photo: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"nothing")
+    code, said = run("explain", str(photo), "--model", str(tmp_path / "bad.onnx"))
+    assert code == 2
+    assert "cannot read" in " ".join(said.split())
