@@ -70,4 +70,5 @@ def test_one_python_file_without_torch_prints_classes_and_saves_the_overlay(tmp_
         best = int(loaded.model(images[:1]).argmax())
     assert loaded.classes is not None
     assert done.stdout.split()[0] == loaded.classes[best].split()[0]
-    assert Image.open(tmp_path / "overlay.png").size == (width, height)
+    with Image.open(tmp_path / "overlay.png") as overlay:
+        assert overlay.size == (width, height)
