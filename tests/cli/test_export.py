@@ -58,7 +58,7 @@ def test_a_model_is_exported_by_each_method_at_each_layer(tmp_path: Path, runtim
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "what is to be written? As in camfn export --page one.html"),
+        ((), "what is to be written? As in camfn export lite0.onnx, or camfn export --page one.html"),
         (("--page", "no/where/site"), "there is no folder"),
         (("--page", "{tmp}/site", "--methods", "grad_camm"), "no method 'grad_camm'"),
         (("--page", "{tmp}/site", "--methods", "full_grad"), "full_grad: of the whole network"),
