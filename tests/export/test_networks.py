@@ -82,8 +82,6 @@ NETWORKS = {
     "tv vit": Case(vit, ("encoder.layers.encoder_layer_3.ln_1", "encoder.layers.encoder_layer_2.ln_1"), HIRES),
     "tv swin_t": Case(tv("swin_t"), ("norm", "features.3")),
     "tv regnet": Case(tv("regnet_y_400mf"), ("trunk_output", "trunk_output.block3")),
-    "tv densenet": Case(tv("densenet121"), ("features", "features.denseblock3")),
-    "tv vgg": Case(tv("vgg11_bn"), ("features", "features.10")),
     "timm resnet": Case(timm("resnet26"), ("layer4", "layer3")),
     "timm vit": Case(timm("vit_tiny_patch16_224", img_size=64, depth=4), ("blocks.3.norm1", "blocks.2.norm1"), HIRES),
     "timm deit": Case(
