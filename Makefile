@@ -3,7 +3,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 SITE := out/site
 
-.PHONY: browser help demo docs docs-open test test-all lint bench gpu evaluate format clean
+.PHONY: browser help demo docs docs-open hero method-strips test test-all lint bench gpu evaluate format clean
 
 help:
 	@echo "make demo      explain a real photo with real weights, and draw the maps"
@@ -53,6 +53,10 @@ docs: .venv/docs
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --jobs 2 --quiet docs $(SITE)
 	$(BIN)/python docs/_ext/links.py $(SITE)
 	@echo "$(SITE)/index.html"
+
+# the pictures of the site that are kept: the README's, and a strip for each method
+hero method-strips: .venv/docs
+	OMP_NUM_THREADS=1 $(BIN)/python docs/_ext/$(subst method-strips,strips,$@).py
 
 docs-open: docs
 	$(BIN)/python -m webbrowser "file://$(CURDIR)/$(SITE)/index.html"

@@ -29,7 +29,7 @@ extensions = [
     "camfn_site",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "_ext", "_static", "_templates", "skill"]
+exclude_patterns = ["_build", "_ext", "_static", "_templates"]
 default_role = "code"
 # the modules import names of typing, which are then found in several places
 suppress_warnings = ["ref.python"]

@@ -31,7 +31,7 @@ def camfn(*words: str) -> str:
 print(camfn("explain", folder / "scan.png", "--model", "tiny:cnn", "--out", folder / "refused"))
 shown = ["--window", "0,4095", "--out", folder / "maps"]
 print(camfn("explain", folder / "scan.png", "--model", "tiny:cnn", "--device", "cpu", *shown).replace(str(folder), "."))
-Image.open(folder / "maps" / "scan.grad_cam.png").resize((320, 320), Image.Resampling.NEAREST)
+Image.open(folder / "maps" / "scan.grad_cam.png").resize((320, 320))
 
 # %%
 # **If it looks wrong:** A map that follows bones or borders alone may come from a window other than that of the

@@ -21,7 +21,8 @@ def ball(radius, size):
 
 
 inside, shell = ball(4, 13), ball(6.5, 13) - ball(4, 13)
-net = nn.Sequential(nn.Conv3d(1, 1, 13, stride=2, padding=6), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten()).eval()
+match = nn.Sequential(nn.Conv3d(1, 1, 13, stride=2, padding=6), nn.ReLU(), nn.AvgPool3d(3, 1, 1))
+net = nn.Sequential(*match, nn.AdaptiveAvgPool3d(1), nn.Flatten()).eval()
 with torch.no_grad():
     net[0].weight.copy_(inside / inside.sum() - shell / shell.sum())
     net[0].bias.fill_(-0.28)
@@ -33,7 +34,7 @@ scan[(y - 6) ** 2 + (x + 26 - 0.3 * z) ** 2 < 5] = 0.6  # a vessel, through all 
 scan[14:27, 28:41, 62:75] += 0.5 * ball(4, 13)  # a nodule
 scan = scan.clamp(0, 1)[None, None]
 
-cam = explainer(hires_cam, net, "1")(scan, 0)  # (1, 20, 48, 48)
+cam = explainer(hires_cam, net, "2")(scan, 0)  # (1, 20, 48, 48)
 slices = image.slices(scan[0, 0], image.normalize(cam)[0], count=14)[4:10]
 to_pil_image(image.montage(slices, columns=6, cell=(150, 150)))
 

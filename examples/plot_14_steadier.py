@@ -8,26 +8,26 @@ of the weighted channels.
 
 import torch
 from PIL import Image
-from skimage.data import coffee
+from skimage.data import astronaut
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from camfn import explainer, image
-from camfn.methods import grad_cam
+from camfn.methods import hires_cam
 from camfn.transforms import augment, eigen_smooth, smooth
 from camfn.zoo import load
 
 loaded = load("lite0")
-photo = Image.fromarray(coffee())
-view, images = pil_to_tensor(loaded.view(photo))[None] / 255, loaded.preprocess(photo)[None]
-plain = explainer(grad_cam, loaded.model, "bn2")
+view = pil_to_tensor(Image.fromarray(astronaut()).resize((448, 448)))[None] / 255
+images = (view * 255 - 127) / 128
+plain = explainer(hires_cam, loaded.model, "blocks.5")
 generator = torch.Generator().manual_seed(0)
 explanations = {
-    "grad_cam": plain,
+    "hires_cam": plain,
     "augment": augment(plain),
     "smooth": smooth(plain, 10, generator=generator),
-    "eigen_smooth": explainer(eigen_smooth(grad_cam), loaded.model, "bn2"),
+    "eigen_smooth": explainer(eigen_smooth(hires_cam), loaded.model, "blocks.5"),
 }
-target = loaded.classes.index("espresso")
+target = loaded.classes.index("space shuttle")
 pictures = [image.overlay(view, image.normalize(explain(images, target)))[0] for explain in explanations.values()]
 to_pil_image(image.montage(pictures, list(explanations), columns=4, cell=(240, 240)))
 

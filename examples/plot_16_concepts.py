@@ -26,7 +26,7 @@ scores = factorize.concept_scores(found.concepts, loaded.model.classifier, stren
 labels = [best[0].name for best in factorize.top_classes(scores, loaded.classes)]
 print(labels)
 pictures = image.concepts(views, found.maps, labels)
-to_pil_image(image.montage(list(pictures), columns=2))
+to_pil_image(image.montage(list(pictures), columns=4, padding=16))
 
 # %%
 # **If it looks wrong:** Concepts that mix two things want a higher rank; several of one thing, a lower one. The name

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torchvision.transforms.functional import to_pil_image
 
-from camfn import image, tiny
+from camfn import explainer, image, tiny
 from camfn.evaluate import Protocol, cases, rank, read_photos, run
+from camfn.methods import grad_cam
 
 folder = Path(tempfile.mkdtemp())
 world = tiny.scenes(6, digits=1, generator=torch.Generator().manual_seed(2))
@@ -28,7 +29,9 @@ standings = rank(store.rows, "tiny:cnn", by="insertion")
 for standing in standings:
     numbers = "  ".join(f"{name} {estimate.value:.3f}" for name, estimate in standing.estimates.items())
     print(f"{standing.case!s:32} {numbers}")
-to_pil_image(image.montage(list(world.images), columns=6, cell=(130, 130)))
+
+best = explainer(grad_cam, tiny.load("cnn"), "body")(world.images, world.labels[:, 0])
+to_pil_image(image.montage(list(image.overlay(world.images, image.normalize(best))), columns=6, cell=(130, 130)))
 
 # %%
 # **If it looks wrong:** Six photos cannot rank methods: read the intervals, and take a few hundred. Rows of one table

@@ -39,17 +39,16 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path) -> None:
     for block in CODE.findall(page.read_text()):
         exec(compile(block, str(page), "exec"), names)
     if page.name == "README.md":
-        assert getattr(names["cam"], "shape", None) == (1, 14, 14)
+        assert getattr(names["cam"], "shape", None) == (1, 7, 7)
         assert getattr(names["per_class"], "shape", None) == (1000, 1, 7, 7)
 
 
 def test_the_readme_and_a_page_have_code() -> None:
-    assert len(CODE.findall((ROOT / "README.md").read_text())) >= 3
+    assert len(CODE.findall((ROOT / "README.md").read_text())) >= 2
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
-def test_every_method_has_its_row(page: str) -> None:
-    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / page).read_text(), re.MULTILINE)
+def test_every_method_has_its_row() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/methods.md").read_text(), re.MULTILINE)
     assert rows == [info.name for info in catalogue.METHODS if info.kind != "attention"]
 
 
@@ -66,7 +65,10 @@ def test_every_metric_has_its_row() -> None:
 def test_links_to_files_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+            made = re.sub(
+                r"^howto/(\w+)\.rst$", r"../examples/\1.py", target
+            )  # `make docs` makes these pages of the examples
+            assert (page.parent / made).exists(), f"{page.name}: {target}"
 
 
 def test_every_public_name_is_in_the_docs() -> None:

@@ -78,8 +78,20 @@ def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) 
     return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
+def loose() -> list[str]:
+    """List the pages that no toctree names: a new page is found under "More" until it has a better place."""
+    docs = Path(__file__).parents[1]
+    texts = [page.read_text(encoding="utf-8") for page in docs.glob("*.md")]
+    texts.append((docs.parent / "examples" / "GALLERY_HEADER.rst").read_text(encoding="utf-8"))
+    trees = re.findall(r"(?:^```\{toctree\}$(.*?)^```|^\.\. toctree::(.*))", "\n".join(texts), re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"^\s*/?([\w/]+)$", "\n".join("\n".join(tree) for tree in trees), re.MULTILINE))
+    return sorted(page.stem for page in docs.glob("*.md") if page.stem not in {*named, "index"})
+
+
 def outside(app: Any, docname: str, source: list[str]) -> None:
     """Lead links to the pages at the root of the repository to the pages that include them."""
+    if docname == "more":
+        source[0] += "\n```{toctree}\n:maxdepth: 1\n\n" + "\n".join(loose()) + "\n```\n" if loose() else ""
     for file, page in (("CONTRIBUTING", "contributing"), ("CHANGELOG", "changelog"), ("README", "index")):
         source[0] = source[0].replace(f"](../{file}.md", f"]({page}.md")
 

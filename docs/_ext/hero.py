@@ -1,0 +1,118 @@
+"""Draw the pictures of the README and of the methods' overview: `make hero`. Some ten seconds, no network.
+
+The photos are in the public domain or CC0: `astronaut` (NASA), `camera` (Lav Varshney) and `coffee` (Rachel Michetti)
+of scikit-image. The classes are asked for; at this size lite0 gives 0.1 to 5 % to each.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from strips import view_of
+from torch import Tensor
+
+from camfn import capture, image, methods
+from camfn.targets import class_score
+from camfn.zoo import load
+
+FOLDER = Path(__file__).parents[1] / "_static"
+INKS = {"light": ("#ffffff", "#1f2328", "#59636e", "#0b5cad"), "dark": ("#0d1117", "#e6edf3", "#9198a1", "#58a6ff")}
+"""Paper, ink, quiet ink and accent, those of GitHub's two themes."""
+MONO = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSansMono.ttf"
+CELL, GAP = 380, 16
+
+
+def tile(view: Tensor, cam: Tensor | None = None) -> Image.Image:
+    """A photo, or a map over it, as a square."""
+    shown = view[0] if cam is None else image.overlay(view, image.normalize(cam), alpha=0.6)[0]
+    picture = Image.fromarray((shown.permute(1, 2, 0).clamp(0, 1) * 255).byte().numpy())
+    return picture.resize((CELL, CELL), Image.Resampling.LANCZOS)
+
+
+def rows(run: Any, index: Any) -> list[tuple[str, list[tuple[Image.Image, str, str]]]]:
+    """Two questions: one photo asked for three classes, and what sets one class apart from another."""
+
+    def ask(view: Tensor, target: Any) -> Tensor:
+        return methods.grad_cam(*run((view * 255 - 127) / 128, target))
+
+    pilot, walk = view_of("astronaut"), view_of("camera")
+    first = [(tile(pilot), "the photo", 'run = capture(model, "bn2")')]
+    first += [
+        (tile(pilot, ask(pilot, index(name))), name, f"grad_cam(*run(x, {index(name)}))")
+        for name in ("space shuttle", "crash helmet", "flagpole")
+    ]
+    tripod, reflex = index("tripod"), index("reflex camera")
+    apart = class_score(tripod) - class_score(reflex)
+    second = [
+        (tile(walk), "the photo", "score = targets.class_score"),
+        (tile(walk, ask(walk, tripod)), "tripod", f"grad_cam(*run(x, {tripod}))"),
+        (tile(walk, ask(walk, reflex)), "reflex camera", f"grad_cam(*run(x, {reflex}))"),
+        (
+            tile(walk, ask(walk, apart)),
+            "tripod, rather than camera",
+            f"grad_cam(*run(x, score({tripod}) - score({reflex})))",
+        ),
+    ]
+    return [
+        ("One photo, one forward: ask for any class", first),
+        ("Two answers that look alike: ask what tells them apart", second),
+    ]
+
+
+def draw(path: Path, listed: list[tuple[str, list[tuple[Image.Image, str, str]]]], colors: tuple[str, ...]) -> None:
+    """Set the rows with their titles, captions and calls."""
+    paper, ink, quiet, accent = colors
+    title, caption, code = (ImageFont.load_default(30), ImageFont.load_default(25), ImageFont.truetype(MONO, 15))
+    head, foot = 58, 88
+    size = (4 * CELL + 5 * GAP, len(listed) * (head + CELL + foot))
+    canvas = Image.new("RGB", size, paper)
+    pen = ImageDraw.Draw(canvas)
+    for y, (words, tiles) in enumerate(listed):
+        top = y * (head + CELL + foot)
+        pen.text((GAP, top + 12), words, ink, title)
+        for x, (picture, name, call) in enumerate(tiles):
+            left = GAP + x * (CELL + GAP)
+            canvas.paste(picture, (left, top + head))
+            last = (y, x) == (len(listed) - 1, len(tiles) - 1)
+            pen.text((left, top + head + CELL + 8), name, accent if last else ink, caption)
+            pen.text((left, top + head + CELL + 44), call, quiet, code)
+    canvas.save(path, quality=86, method=6)
+
+
+def asked(loaded: Any) -> Image.Image:
+    """One photo, two classes, seven methods, on nothing."""
+    chosen = [methods.grad_cam, methods.xgrad_cam, methods.hires_cam, methods.layer_cam, methods.grad_cam_plusplus]
+    chosen += [methods.eigen_cam, methods.fem]
+    cell, gap, side = 200, 8, 120
+    canvas = Image.new("RGBA", (side + 7 * (cell + gap), 34 + 2 * (cell + gap)), (0, 0, 0, 0))
+    pen, font, view = ImageDraw.Draw(canvas), ImageFont.load_default(20), view_of("coffee")
+    gray = "#808890"  # readable on light and on dark
+    for y, name in enumerate(("espresso", "wooden spoon")):
+        captured = capture(loaded.model, "bn2")((view * 255 - 127) / 128, loaded.classes.index(name))
+        pen.multiline_text((0, 34 + y * (cell + gap) + 80), "asked:\n" + name.replace(" ", "\n"), gray, font)
+        for x, method in enumerate(chosen):
+            canvas.paste(
+                tile(view, method(*captured)).resize((cell, cell)), (side + x * (cell + gap), 34 + y * (cell + gap))
+            )
+    for x, method in enumerate(chosen):
+        pen.text((side + x * (cell + gap), 4), method.__name__, gray, font)
+    return canvas
+
+
+def main() -> None:
+    """Draw all of them."""
+    torch.set_num_threads(1)
+    loaded = load("lite0")
+    assert loaded.classes is not None
+    listed = rows(capture(loaded.model, "bn2"), loaded.classes.index)
+    for theme, colors in INKS.items():
+        draw(FOLDER / f"hero-{theme}.webp", listed, colors)
+    asked(loaded).save(FOLDER / "methods-asked.webp", quality=84, method=6)
+
+
+if __name__ == "__main__":
+    main()

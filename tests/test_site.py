@@ -1,0 +1,102 @@
+"""What the site is made of: a page for each method, and examples that answer a question each. `make docs` builds it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from docutils.utils.math import latex2mathml
+
+from camfn import catalogue
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
+NAMES = [info.name for info in catalogue.METHODS]
+
+
+def part(name: str) -> ModuleType:
+    """Load one of the files behind the site."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "_ext" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_method_has_its_words_in_the_order_of_the_catalogue() -> None:
+    words = part("method_pages").table()
+    assert list(words) == NAMES
+    for name, told in words.items():
+        assert {"title", "sentence", "formula", "helps", "fails"} <= set(told) <= {
+            "title", "sentence", "formula", "helps", "fails", "equal"
+        }, name  # fmt: skip
+        latex2mathml.tex2mathml(told["formula"], as_block=True)  # or it raises a MathError
+        named = re.findall(r"`(\w+)`", " ".join([*told["helps"], *told["fails"], told.get("equal", "")]))
+        assert not [other for other in named if other not in {*NAMES, "completeness_gap", "roi_align"}], name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_of_a_method_has_all_of_its_parts(name: str) -> None:
+    page = part("method_pages").page(catalogue.find(name))
+    assert "| Cost | " in page
+    assert "| Source | " in page
+    assert ("never asks for the class" in page) is not catalogue.find(name).explains_class
+    assert (ROOT / "docs/_static/methods" / f"{name}.webp").stat().st_size > 5000
+
+
+def test_a_method_has_its_row_of_the_leaderboard() -> None:
+    page = part("method_pages").page(catalogue.find("grad_cam"))
+    assert "| insertion ↑ |" in page
+    assert "`auto grad_cam`" in page
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_asks_answers_and_leads_on(path: Path) -> None:
+    text = path.read_text()
+    title, rule, _, question = text.removeprefix('"""\n').split("\n", 3)
+    assert len(rule) == len(title)
+    assert len(question.partition('"""')[0]) > 80
+    assert "**If it looks wrong:**" in text
+    assert "**Next:**" in text
+    for ref in re.findall(r"sphx_glr_howto_(\w+)\.py", text):
+        assert (ROOT / "examples" / f"{ref}.py").exists(), ref
+
+
+def test_the_link_checker_finds_what_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(
+        '<a href="b.html#here">x</a><a href="b.html#gone">x</a><a href="c.html">x</a><img src="d.png">'
+        '<a href="https://example.org">x</a><a href="ftp://x">x</a>'
+    )
+    (tmp_path / "b.html").write_text('<p id="here">x</p>')
+    found = part("links").broken(tmp_path)
+    assert [line.split(": ")[1] for line in found] == ["b.html#gone", "c.html", "d.png", "ftp://x"]
+
+
+def test_the_text_for_language_models_names_what_is_there() -> None:
+    llms = part("llms")
+    short, full = llms.short(), llms.full()
+    pages = re.findall(r"\]\(([\w/]+)\.html\)", short)
+    assert len(pages) == len(EXAMPLES) + len(llms.PAGES) + 1
+    for page in pages:
+        source = ROOT / "examples" / f"{page.removeprefix('howto/')}.py"
+        assert (ROOT / "docs" / f"{page}.md").exists() or source.exists(), page
+    assert all(f"`{name}`" in full or f"attention.{name}" in full for name in NAMES)
+
+
+def test_the_skill_has_its_name_and_five_steps() -> None:
+    text = (ROOT / "docs/skill/SKILL.md").read_text()
+    assert re.match(r"---\nname: [a-z-]+\ndescription: .{40,1000}\n---\n", text)
+    assert re.findall(r"^## (\d)\. ", text, re.MULTILINE) == list("12345")
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs(path: Path) -> None:
+    assert subprocess.run([sys.executable, "-W", "ignore", str(path)], cwd=ROOT, check=False).returncode == 0
