@@ -1,4 +1,4 @@
-"""Resizing as two products with constant matrices: right for every linear filter, and the batch stays open."""
+"""Resizing and pooling as products with constant matrices: right for linear filters, and the batch stays open."""
 
 # tested in tests/export/test_rules.py
 
@@ -37,11 +37,50 @@ def resampled(
     return x
 
 
+def pooled(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Average images (B, C, H, W) over windows, as `torch.nn.functional.adaptive_avg_pool2d`; side by side."""
+    for side, size in enumerate(sizes):
+        if size == x.shape[2 + side]:
+            continue
+        matrix = _averages(int(x.shape[2 + side]), size).to(x.dtype)
+        x = _along_width(x.mT, matrix).mT if side == 0 else _along_width(x, matrix)
+    return x
+
+
+def average_backward(
+    slope: Tensor,
+    x: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    ceil: bool,
+    count_padding: bool,
+    divisor: int | None,
+) -> Any:
+    """Say the derivative of `torch.nn.functional.avg_pool2d` as two products: ONNX has no function for it."""
+    if divisor is not None or x.ndim != 4:
+        return NotImplemented
+    for side in (0, 1):
+        kernel_, stride_, padding_ = (one[min(side, len(one) - 1)] for one in (kernel, stride or kernel, padding))
+        with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+            rows = torch.eye(int(x.shape[2 + side]))[None]
+            matrix = functional.avg_pool1d(rows, kernel_, stride_, padding_, ceil, count_padding)[0].contiguous()
+        matrix = matrix.to(slope.dtype)
+        slope = _along_width(slope.mT, matrix).mT if side == 0 else _along_width(slope, matrix)
+    return slope
+
+
 def _along_width(x: Tensor, matrix: Tensor) -> Tensor:
     """Apply a matrix (new, old) to the last dimension, as one product of two matrices."""
     batch, channels, height, width = x.shape
     rows = x.reshape(batch * channels * height, width) @ matrix.mT
     return rows.reshape(batch, channels, height, matrix.shape[0])
+
+
+def _averages(length: int, size: int) -> Tensor:
+    """Return the matrix that pools one side, (new, old): what pooling makes of the rows of the identity."""
+    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+        return functional.adaptive_avg_pool1d(torch.eye(length)[None], size)[0].mT.contiguous()
 
 
 def _of_side(given: Any, side: int) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._shared.maps import safe_divide
-from ._resample import resampled
+from ._resample import average_backward, pooled, resampled
 
 aten = torch.ops.aten
 
@@ -47,6 +47,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     ]
     table: dict[Any, Callable[..., Any]] = dict(get_decompositions(said))
     table[aten.convolution_backward.default] = convolution_backward
+    table[aten.avg_pool2d_backward.default] = average_backward
     return table
 
 
@@ -103,12 +104,13 @@ class Sayings(TorchFunctionMode):
         return func(*args, **(kwargs or {})) if found is NotImplemented else found
 
 
-def _pooled_to_one(x: Tensor, output_size: Any, *rest: Any, **more: Any) -> Any:
-    """Adaptive pooling to one place: on a tensor laid out as tokens it leaves `as_strided_` in the graph."""
-    sizes = output_size if isinstance(output_size, (tuple, list)) else [output_size]
-    if any(size != 1 for size in sizes) or x.ndim < 4:
+def _pooled(x: Tensor, output_size: Any, *rest: Any, **more: Any) -> Any:
+    """Adaptive pooling as a mean or two products: its derivative has no ONNX function, nor what it makes of tokens."""
+    if x.ndim != 4:
         return NotImplemented
-    return x.mean((-2, -1), keepdim=True)
+    sizes = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+    sizes = tuple(side if size is None else size for size, side in zip(sizes, x.shape[2:]))
+    return x.mean((-2, -1), keepdim=True) if sizes == (1, 1) else pooled(x, sizes)
 
 
 def _added_product(x: Tensor, one: Tensor, other: Tensor, *, value: float = 1) -> Tensor:
@@ -144,8 +146,8 @@ def _last_pair(gram: Tensor, UPLO: str = "L") -> Any:
 
 
 _SAYINGS: dict[Any, Callable[..., Any]] = {
-    torch.nn.functional.adaptive_avg_pool2d: _pooled_to_one,
-    torch._C._nn.adaptive_avg_pool2d: _pooled_to_one,
+    torch.nn.functional.adaptive_avg_pool2d: _pooled,
+    torch._C._nn.adaptive_avg_pool2d: _pooled,
     torch.addcmul: _added_product,
     torch.Tensor.addcmul: _added_product,
     torch.linalg.eigh: _last_pair,

@@ -82,6 +82,9 @@ NETWORKS = {
     "tv vit": Case(vit, ("encoder.layers.encoder_layer_3.ln_1", "encoder.layers.encoder_layer_2.ln_1"), HIRES),
     "tv swin_t": Case(tv("swin_t"), ("norm", "features.3")),
     "tv regnet": Case(tv("regnet_y_400mf"), ("trunk_output", "trunk_output.block3")),
+    "tv vgg11": Case(tv("vgg11"), ("features.18", "features.11")),
+    "tv vgg11_bn": Case(tv("vgg11_bn"), ("features", "features.18"), size=96),
+    "tv densenet121": Case(tv("densenet121"), ("features", "features.denseblock3")),
     "timm resnet": Case(timm("resnet26"), ("layer4", "layer3")),
     "timm vit": Case(timm("vit_tiny_patch16_224", img_size=64, depth=4), ("blocks.3.norm1", "blocks.2.norm1"), HIRES),
     "timm deit": Case(

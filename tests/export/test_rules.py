@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from camfn.export._resample import resampled
+from camfn.export._resample import average_backward, pooled, resampled
 from camfn.export._rules import convolution_backward, leading_column
 
 
@@ -66,6 +66,35 @@ def test_derivative_of_a_transposed_convolution(stride: int, padding: int, outpu
 def test_resizing_is_two_products(options: dict[str, Any]) -> None:
     x = torch.rand(2, 3, 5, 7)
     torch.testing.assert_close(resampled(x, **options), functional.interpolate(x, **options))
+
+
+@pytest.mark.parametrize("sizes", [(7, 7), (3, 5), (8, 11), (16, 2), (1, 4), (5, 1)])
+def test_pooling_is_two_products(sizes: tuple[int, int]) -> None:
+    x = torch.rand(2, 3, 8, 11, dtype=torch.float64, requires_grad=True)
+    slope = torch.rand(2, 3, *sizes, dtype=torch.float64)
+    said, expected = pooled(x, sizes), functional.adaptive_avg_pool2d(x, sizes)
+    torch.testing.assert_close(said, expected)
+    torch.testing.assert_close(torch.autograd.grad(said, x, slope), torch.autograd.grad(expected, x, slope))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "ceil", "count_padding"),
+    [
+        ([2], [], [0], False, True),
+        ([3, 2], [2, 1], [1, 0], False, True),
+        ([3], [2], [1], False, False),
+        ([3], [2], [1], True, True),
+        ([2, 4], [2, 3], [0, 2], True, False),
+    ],
+)
+def test_derivative_of_an_average(
+    kernel: list[int], stride: list[int], padding: list[int], ceil: bool, count_padding: bool
+) -> None:
+    x = torch.rand(2, 3, 8, 11, dtype=torch.float64, requires_grad=True)
+    y = functional.avg_pool2d(x, kernel, stride or None, padding, ceil, count_padding)
+    slope = torch.rand_like(y)
+    (expected,) = torch.autograd.grad(y, x, slope)
+    torch.testing.assert_close(average_backward(slope, x, kernel, stride, padding, ceil, count_padding, None), expected)
 
 
 def test_what_no_two_products_say_is_left_to_torch() -> None:
