@@ -1,6 +1,6 @@
-"""The row that a run in this process has begun: a row that ends the whole process is not tried for ever."""
+"""The row that a run in this process has begun: a row that ends the whole process does not stop the others."""
 
-# tested in tests/evaluate/test_run.py
+# tested in tests/evaluate/test_spoiled.py
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from pathlib import Path
 from ._work import TRIES
 
 BEGUN = ".begun"
+Key = tuple[str, str]
 
 
 class Begun:
-    """A small file that names the row under way, and how many processes died in it; a kill leaves it behind.
+    """A small file with the rows in which processes died, and how many; a kill leaves it behind.
+
+    Nobody can tell whether a row ended its process or a user did, in the middle of it. So a row in which three
+    processes died is made last, when it can stop no other, and only one in which as many died again is an accident.
 
     Args:
         folder: the folder of results.
@@ -22,28 +26,40 @@ class Begun:
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / BEGUN
-        self.key: tuple[str, str] | None = None
-        self.deaths = 0
+        self.key: Key | None = None
+        self.deaths: dict[Key, int] = {}
         try:
-            photo, case, deaths = json.loads(self.file.read_text(encoding="ascii"))
-            self.key, self.deaths = (str(photo), str(case)), int(deaths)
+            for photo, case, deaths in json.loads(self.file.read_text(encoding="ascii")):
+                self.deaths[str(photo), str(case)] = int(deaths)
         except (OSError, ValueError, TypeError):
             pass
 
-    @property
-    def given_up(self) -> tuple[str, str] | None:
-        """The row in which as many processes died as a row is tried; None if there is none."""
-        return self.key if self.deaths >= TRIES else None
+    def is_last(self, key: Key) -> bool:
+        """Whether a row is made when all others are."""
+        return self.deaths.get(key, 0) >= TRIES
+
+    def is_given_up(self, key: Key) -> bool:
+        """Whether a row is not tried any more."""
+        return self.deaths.get(key, 0) >= 2 * TRIES
 
     def begin(self, photo: str, case: str) -> None:
-        """Note that a row begins. Nothing waits for the disk: what is written outlives the process."""
-        self.deaths = self.deaths + 1 if self.key == (photo, case) else 1
+        """Note that a row begins, and that the one before is made."""
+        self.deaths.pop(self.key or ("", ""), None)
         self.key = (photo, case)
-        with suppress(OSError):  # the row itself says what is wrong with the folder
-            self.file.write_text(json.dumps([photo, case, self.deaths]), encoding="ascii")
+        self.deaths[self.key] = self.deaths.get(self.key, 0) + 1
+        self._write()
 
-    def end(self) -> None:
-        """Note that no row is under way."""
-        self.key, self.deaths = None, 0
-        with suppress(OSError):
-            self.file.unlink(missing_ok=True)
+    def leave(self) -> None:
+        """Note that the row under way ended, and that its process did not."""
+        self.deaths.pop(self.key or ("", ""), None)
+        self.key = None
+        self._write()
+
+    def _write(self) -> None:
+        """Write the file. Nothing waits for the disk: what is written outlives the process."""
+        with suppress(OSError):  # the row itself says what is wrong with the folder
+            if self.deaths:
+                said = [[*key, deaths] for key, deaths in self.deaths.items()]
+                self.file.write_text(json.dumps(said), encoding="ascii")
+            else:
+                self.file.unlink(missing_ok=True)

@@ -225,23 +225,42 @@ def _rows(
 
 
 def _rows_here(works: list[Work], models: Models, protocol: Protocol, store: Store, retry: bool) -> Iterator[Row]:
-    """Make the rows in this process; one in which three processes died is an accident, and the others go on."""
+    """Make the rows in this process; a row in which processes died comes last, and at length not at all."""
     begun, worker, unreadable = Begun(store.folder), Worker(models.loader, protocol, models.device), set[str]()
     worker.models = models
-    given_up = None if retry else begun.given_up
-    for work in works:
-        due = tuple(case for case in work.cases if (work.photo.name, str(case)) != given_up)
-        for case in work.cases:
-            if case not in due:
-                row = Row(work.photo.name, str(case), model=case.model, method=case.name, kind="accident")
-                yield row._replace(problem=f"{TRIES} processes died while they made this row", tries=TRIES)
-        if not due or work.photo.name in unreadable:
-            continue
-        begun.begin(work.photo.name, str(due[0]))
-        for i, row in enumerate(worker.rows(Work(work.photo, due)), 1):
-            if not row.case:
-                unreadable.add(row.photo)
-            yield row
-            if i < len(due):
-                begun.begin(work.photo.name, str(due[i]))
-    begun.end()
+    if retry:
+        begun.deaths = {}
+    last: list[Work] = []
+    try:
+        for work in [*works, None]:
+            # what was put off comes when all else is done
+            for part in last if work is None else [_put_off(work, begun, last)]:
+                if part.cases and part.photo.name not in unreadable:
+                    yield from _rows_of(part, begun, worker, unreadable)
+    finally:
+        begun.leave()
+
+
+def _put_off(work: Work, begun: Begun, last: list[Work]) -> Work:
+    """Return the cases to make now, and put the others to the end."""
+    late = tuple(case for case in work.cases if begun.is_last((work.photo.name, str(case))))
+    last += [Work(work.photo, (case,)) for case in late]
+    return Work(work.photo, tuple(case for case in work.cases if case not in late))
+
+
+def _rows_of(work: Work, begun: Begun, worker: Worker, unreadable: set[str]) -> Iterator[Row]:
+    """Make the rows of one piece of work."""
+    photo, first = work.photo.name, work.cases[0]
+    if begun.is_given_up((photo, str(first))):
+        row = Row(photo, str(first), model=first.model, method=first.name, kind="accident", tries=TRIES)
+        yield row._replace(problem=f"{2 * TRIES} processes died while they made this row")
+        begun.deaths.pop((photo, str(first)))
+        return
+    begun.begin(photo, str(first))
+    for i, row in enumerate(worker.rows(work), 1):
+        if not row.case:
+            unreadable.add(row.photo)
+        yield row
+        if i < len(work.cases):
+            begun.begin(photo, str(work.cases[i]))
+    begun.leave()

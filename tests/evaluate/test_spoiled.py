@@ -208,21 +208,36 @@ def test_rows_that_another_run_made_meanwhile_are_not_made_again(photos: list[Ph
     assert len(store.rows) == 16
 
 
-def test_a_row_that_ends_its_process_three_times_is_an_accident(photos: list[Photo], tmp_path: Path) -> None:
+def test_a_row_that_ends_its_process_stops_no_other(photos: list[Photo], tmp_path: Path) -> None:
     run_quickly(photos[:1], tmp_path / "out")
     key = (photos[1].name, str(make_cases()[1]))
-    for deaths in range(1, 4):
-        begun = Begun(tmp_path / "out")
-        begun.begin(*key)
-        assert begun.deaths == deaths
+
+    def die(times: int) -> None:
+        for _ in range(times):
+            Begun(tmp_path / "out").begin(*key)
+
+    die(3)
+    made: list[tuple[str, str]] = []
+    put_off = run_quickly(photos[:2], tmp_path / "out", progress=lambda done, total: made.append(_newest(tmp_path)))
+    assert made[-1] == key
+    assert [row.key for row in put_off.rows] == [row.key for row in run_quickly(photos[:2], tmp_path / "whole").rows]
+    assert not (tmp_path / "out" / ".begun").exists()
+
+    key = (photos[2].name, str(make_cases()[1]))
+    die(6)
     store = run_quickly(photos, tmp_path / "out")
     (bad,) = (row for row in store.rows if row.kind)
     assert (bad.key, bad.kind, bad.tries) == (key, "accident", 3)
-    assert "3 processes died" in bad.problem
+    assert "6 processes died" in bad.problem
     assert len(store.rows) == 16
     again = run_quickly(photos, tmp_path / "out", retry=True)
     assert not any(row.kind for row in again.rows)
     assert not (tmp_path / "out" / ".begun").exists()
+
+
+def _newest(folder: Path) -> tuple[str, str]:
+    """The key of the row that was written last."""
+    return Store(folder / "out").rows[-1].key
 
 
 class Moody:
