@@ -18,7 +18,7 @@ class Begun:
     """A small file with the rows in which processes died, and how many; a kill leaves it behind.
 
     Nobody can tell whether a row ended its process or a user did, in the middle of it. So a row in which three
-    processes died is made last, when it can stop no other, and only one in which as many died again is an accident.
+    processes died is not blamed: it is made last, in a process of its own, whose end can be seen.
 
     Args:
         folder: the folder of results.
@@ -34,13 +34,9 @@ class Begun:
         except (OSError, ValueError, TypeError):
             pass
 
-    def is_last(self, key: Key) -> bool:
-        """Whether a row is made when all others are."""
+    def is_suspect(self, key: Key) -> bool:
+        """Whether so many processes died in a row as a row is tried."""
         return self.deaths.get(key, 0) >= TRIES
-
-    def is_given_up(self, key: Key) -> bool:
-        """Whether a row is not tried any more."""
-        return self.deaths.get(key, 0) >= 2 * TRIES
 
     def begin(self, photo: str, case: str) -> None:
         """Note that a row begins, and that the one before is made."""

@@ -24,7 +24,7 @@ from ._ray import RayHand, ray_or_refused, workers_of
 from ._row import Row
 from ._store import Store, header_of
 from ._target import choice_of
-from ._work import TRIES, Loader, Models, Work, plan
+from ._work import Loader, Models, Work, plan
 from ._worker import Worker
 
 Progress = Callable[[int, int], None]
@@ -107,7 +107,7 @@ def run(
         # another run may have made rows before this one had the lock
         works = plan(photos, cases, store.by_key, retry=retry)
         try:
-            _make(works, models, protocol, store, _Engine(engine, workers), retry, fail_fast, progress)
+            _make(works, models, protocol, store, _Engine(engine, workers), fail_fast, progress)
         finally:
             store.arrange(order)
     return store
@@ -133,13 +133,12 @@ def _make(
     protocol: Protocol,
     store: Store,
     engine: _Engine,
-    retry: bool,
     fail_fast: bool,
     progress: Progress | None,
 ) -> None:
     """Make the rows that are due, and write each."""
     total, finished, unreadable = sum(len(work.cases) for work in works), 0, set[str]()
-    for row in _rows(works, models, protocol, store, engine, retry):
+    for row in _rows(works, models, protocol, store, engine):
         if not row.case and row.photo in unreadable:
             continue  # two workers met it at the same time
         store.append(row)
@@ -203,9 +202,7 @@ def _images_of(photo: Photo, loaded: Loaded, device: str) -> Tensor | None:
         return None
 
 
-def _rows(
-    works: list[Work], models: Models, protocol: Protocol, store: Store, engine: _Engine, retry: bool
-) -> Iterator[Row]:
+def _rows(works: list[Work], models: Models, protocol: Protocol, store: Store, engine: _Engine) -> Iterator[Row]:
     """Make the rows: in this process, or in workers."""
     loader, device = models.loader, models.device
     if engine.name == "ray":
@@ -216,7 +213,7 @@ def _rows(
     count = torch.cuda.device_count() if device == "cuda" else 1
     number = engine.workers or count
     if number == 1:
-        yield from _rows_here(works, models, protocol, store, retry)
+        yield from _rows_here(works, models, protocol, store)
         return
     models.forget()
     threads = torch.get_num_threads()
@@ -224,39 +221,35 @@ def _rows(
     yield from shared_out(works, lambda place: ProcessHand(loader, protocol, places[place], threads), number)
 
 
-def _rows_here(works: list[Work], models: Models, protocol: Protocol, store: Store, retry: bool) -> Iterator[Row]:
-    """Make the rows in this process; a row in which processes died comes last, and at length not at all."""
+def _rows_here(works: list[Work], models: Models, protocol: Protocol, store: Store) -> Iterator[Row]:
+    """Make the rows in this process, and those in which processes died at the end, in a process of their own."""
     begun, worker, unreadable = Begun(store.folder), Worker(models.loader, protocol, models.device), set[str]()
     worker.models = models
-    if retry:
-        begun.deaths = {}
-    last: list[Work] = []
+    suspects: list[Work] = []
     try:
-        for work in [*works, None]:
-            # what was put off comes when all else is done
-            for part in last if work is None else [_put_off(work, begun, last)]:
-                if part.cases and part.photo.name not in unreadable:
-                    yield from _rows_of(part, begun, worker, unreadable)
+        for work in works:
+            suspect = tuple(case for case in work.cases if begun.is_suspect((work.photo.name, str(case))))
+            suspects += [Work(work.photo, (case,)) for case in suspect]
+            rest = Work(work.photo, tuple(case for case in work.cases if case not in suspect))
+            if rest.cases and work.photo.name not in unreadable:
+                yield from _noted(rest, begun, worker, unreadable)
     finally:
+        begun.leave()
+    suspects = [work for work in suspects if work.photo.name not in unreadable]
+    if suspects:
+        models.forget()
+        threads = torch.get_num_threads()
+        hire = lambda place: ProcessHand(models.loader, protocol, models.device, threads)  # noqa: E731
+        for row in shared_out(suspects, hire, 1):
+            begun.deaths.pop(row.key, None)
+            yield row
         begun.leave()
 
 
-def _put_off(work: Work, begun: Begun, last: list[Work]) -> Work:
-    """Return the cases to make now, and put the others to the end."""
-    late = tuple(case for case in work.cases if begun.is_last((work.photo.name, str(case))))
-    last += [Work(work.photo, (case,)) for case in late]
-    return Work(work.photo, tuple(case for case in work.cases if case not in late))
-
-
-def _rows_of(work: Work, begun: Begun, worker: Worker, unreadable: set[str]) -> Iterator[Row]:
-    """Make the rows of one piece of work."""
-    photo, first = work.photo.name, work.cases[0]
-    if begun.is_given_up((photo, str(first))):
-        row = Row(photo, str(first), model=first.model, method=first.name, kind="accident", tries=TRIES)
-        yield row._replace(problem=f"{2 * TRIES} processes died while they made this row")
-        begun.deaths.pop((photo, str(first)))
-        return
-    begun.begin(photo, str(first))
+def _noted(work: Work, begun: Begun, worker: Worker, unreadable: set[str]) -> Iterator[Row]:
+    """Make the rows of one piece of work, and note each as it begins."""
+    photo = work.photo.name
+    begun.begin(photo, str(work.cases[0]))
     for i, row in enumerate(worker.rows(work), 1):
         if not row.case:
             unreadable.add(row.photo)

@@ -208,36 +208,46 @@ def test_rows_that_another_run_made_meanwhile_are_not_made_again(photos: list[Ph
     assert len(store.rows) == 16
 
 
-def test_a_row_that_ends_its_process_stops_no_other(photos: list[Photo], tmp_path: Path) -> None:
-    run_quickly(photos[:1], tmp_path / "out")
-    key = (photos[1].name, str(make_cases()[1]))
+class Fatal:
+    """A loader whose model ends every process but this one."""
 
-    def die(times: int) -> None:
-        for _ in range(times):
-            Begun(tmp_path / "out").begin(*key)
+    def __init__(self) -> None:
+        self.parent = os.getpid()
 
-    die(3)
+    def __call__(self, spec: str) -> Any:
+        held = load_net(spec)
+        if os.getpid() != self.parent:
+            held.model.register_forward_pre_hook(lambda *_: os._exit(9))
+        return held
+
+
+@pytest.mark.parametrize("fatal", [False, True])
+def test_a_row_that_ends_its_process_stops_no_other(fatal: bool, photos: list[Photo], tmp_path: Path) -> None:
+    # over 5 s: workers of their own, each importing torch
+    key = (photos[0].name, str(make_cases()[1]))
+    run_quickly(photos[1:2], tmp_path / "out")
+    for _ in range(3):
+        Begun(tmp_path / "out").begin(*key)
     made: list[tuple[str, str]] = []
-    put_off = run_quickly(photos[:2], tmp_path / "out", progress=lambda done, total: made.append(_newest(tmp_path)))
+    loader = Fatal() if fatal else load_net
+    store = run_quickly(
+        photos[:2],
+        tmp_path / "out",
+        loader=loader,
+        progress=lambda *_: made.append(Store(tmp_path / "out").rows[-1].key),
+    )
     assert made[-1] == key
-    assert [row.key for row in put_off.rows] == [row.key for row in run_quickly(photos[:2], tmp_path / "whole").rows]
+    assert len(store.rows) == 8
     assert not (tmp_path / "out" / ".begun").exists()
-
-    key = (photos[2].name, str(make_cases()[1]))
-    die(6)
-    store = run_quickly(photos, tmp_path / "out")
-    (bad,) = (row for row in store.rows if row.kind)
-    assert (bad.key, bad.kind, bad.tries) == (key, "accident", 3)
-    assert "6 processes died" in bad.problem
-    assert len(store.rows) == 16
-    again = run_quickly(photos, tmp_path / "out", retry=True)
-    assert not any(row.kind for row in again.rows)
-    assert not (tmp_path / "out" / ".begun").exists()
-
-
-def _newest(folder: Path) -> tuple[str, str]:
-    """The key of the row that was written last."""
-    return Store(folder / "out").rows[-1].key
+    whole = run_quickly(photos[:2], tmp_path / "whole")
+    assert [row.key for row in store.rows] == [row.key for row in whole.rows]
+    bad = [row for row in store.rows if row.kind]
+    if fatal:
+        assert [(row.key, row.kind, row.tries) for row in bad] == [(key, "accident", 3)]
+        assert "its worker died 3 times: process" in bad[0].problem
+        assert "exit code 9" in bad[0].problem
+    else:
+        assert numbers_of(store) == numbers_of(whole)
 
 
 class Moody:
