@@ -43,8 +43,8 @@ _PLACES = {
     "Method": "_shared.vocabulary", "Target": "_shared.vocabulary",
 }  # fmt: skip
 _MODULES = (
-    "adapters", "attention", "catalogue", "evaluate", "export", "factorize", "image", "layers", "layout", "methods",
-    "metrics", "network", "targets", "tiny", "transforms", "zoo",
+    "adapters", "attention", "catalogue", "evaluate", "explore", "export", "factorize", "image", "layers", "layout",
+    "methods", "metrics", "network", "targets", "tiny", "transforms", "zoo",
 )  # fmt: skip
 
 

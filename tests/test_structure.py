@@ -41,9 +41,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": {INIT, "image", "layers", "methods", "zoo"},
     "catalogue": {"attention", "methods", "network"},
     "export": {"catalogue", "_cut", "image"},
+    "explore": {"catalogue", "layers", "layout", "image"},
     "_photos": {INIT, "catalogue", "layers", "layout", "transforms", "zoo"},
     "evaluate": {"_photos", "image", "metrics"},
-    "cli": {"evaluate", "export", "factorize"},
+    "cli": {"evaluate", "explore", "export", "factorize"},
     "__main__": {"cli"},
 }
 """The rooms that each room stands on; it may also import what these may."""
@@ -55,6 +56,7 @@ CORE = set(MAY_IMPORT) - {
     "adapters",
     "demo",
     "export",
+    "explore",
     "_photos",
     "evaluate",
     "cli",
@@ -109,9 +111,9 @@ def test_imports_point_one_way(room: str) -> None:
 
 
 def test_the_house_is_small() -> None:
-    assert len(rooms()) <= 26
+    assert len(rooms()) <= 27
     assert max(floors().values()) <= 10
-    assert sum(map(len, rooms().values())) <= 100
+    assert sum(map(len, rooms().values())) <= 108
 
 
 def test_no_private_file_lies_flat() -> None:

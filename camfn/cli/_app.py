@@ -8,6 +8,7 @@ from __future__ import annotations
 # isort: off
 from ._explain import explain as explain
 from ._pictures import compare as compare
+from ._explore import explore as explore
 from ._evaluate import evaluate as evaluate
 from ._table import table as table
 from ._export import export as export

@@ -1,0 +1,26 @@
+"""The maps of a page as one value, which a notebook shows."""
+
+# tested in tests/explore/test_page.py
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ._grid import Grid
+from ._page import framed
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Explored(Grid):
+    """Maps of photos by targets, methods and layers: what `page` writes, and `widget` and a notebook show.
+
+    Attributes:
+        photos: each with its own targets.
+        methods: of all photos.
+        layers: of all photos, in the order of the network.
+        start: index of the layer that is shown first.
+    """
+
+    def _repr_html_(self) -> str:
+        """Show the maps in a notebook, in a frame; nothing is computed."""
+        return framed(self)
