@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from camfn import CamfnError, capture_levels, capture_many
-from camfn.methods import layer_cam
+from camfn.methods import layer_cam, odam
 from camfn.targets import box_score, detections, head_for
+from camfn.transforms import fuse, fuse_maps
 from tests.nets.yolos import batch, logits, photos, ultralytics, yolo
 
 pytestmark = [pytest.mark.sweep, pytest.mark.filterwarnings("ignore")]
@@ -219,6 +220,18 @@ def test_rfdetr_is_captured_at_its_projections_and_vmap_is_refused_or_agrees() -
         torch.vmap(lambda n: capture_many(net, head.layers)(pixels, box_score(n, 1, head=head)))(
             torch.zeros(2, 2).long()
         )
+
+
+@pytest.mark.parametrize("config", ["yolov8n.yaml", "yolo26n.yaml"])
+def test_fuse_takes_a_box_of_any_level(config: str) -> None:
+    net: Any = yolo(config).model.requires_grad_(False)
+    pixels, head = batch()[:1], head_for(net)
+    for place in (3, 405, 523):  # the finest level, which nothing deeper leads to, the middle one, the coarsest
+        target = box_score(place, 0, head=head)
+        each = capture_levels(net, head.layers)(pixels, [target])
+        maps = [odam(one.activations, one.grads[0]) for one in each.values()]
+        near(fuse(odam, net, head.layers, how="max")(pixels, target), fuse_maps(maps, how="max"))
+        assert bool(each[head.layers[2]].grads.any()) == (place == 523)
 
 
 def test_the_holder_is_refused_with_the_part_to_pass() -> None:

@@ -227,7 +227,7 @@ def _capture(
         absent = Counter(name for name, _ in points)
         for name in absent:
             if of.call != "all" or absent[name] == ran[name]:
-                raise no_gradient(model, name, inputs, score_of, of.select)
+                raise no_gradient(model, name, inputs, score_of, of.select, several=len(absent) < len(ran))
 
     keep = keeps_graph(type(of).__name__, model, inputs, of.differentiable)
     with torch.inference_mode(False), torch.set_grad_enabled(keep):

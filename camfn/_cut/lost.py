@@ -24,11 +24,19 @@ _INSTEAD = (
 )
 
 
-def no_gradient(model: nn.Module, name: str, inputs: Inputs, score: ScoreFn, select: Select | None) -> CaptureError:
-    """Return the error of a layer that the graph of the score does not reach; it says where the graph ends."""
-    return CaptureError(
-        f"the score has no gradient at layer {name!r}: {_why(model, name, inputs, score, select)}. {_INSTEAD}"
-    )
+_LEVELS = (
+    ". Of a detector's levels, each box uses some: capture_levels(model, layers)(inputs, [target]) gives zeros at the "
+    "others, and fuse_maps([method(c.activations, c.grads[0]) for c in captured.values()], how='max') joins their maps"
+)
+
+
+def no_gradient(
+    model: nn.Module, name: str, inputs: Inputs, score: ScoreFn, select: Select | None, *, several: bool = False
+) -> CaptureError:
+    """Return the error of a layer, one of `several`, that the score's graph does not reach, and say where it ends."""
+    why = _why(model, name, inputs, score, select)
+    levels = _LEVELS if several else ""
+    return CaptureError(f"the score has no gradient at layer {name!r}: {why}. {_INSTEAD}{levels}")
 
 
 def _why(model: nn.Module, name: str, inputs: Inputs, score: ScoreFn, select: Select | None) -> str:

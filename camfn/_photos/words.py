@@ -11,6 +11,7 @@ from torch import nn
 from .._shared.errors import UsageError
 from .._shared.lists import split_at, unquoted
 from ..zoo import Loaded
+from ..zoo._prompts import ASK, WordDetector, asked
 from ..zoo._texts import ImageTower
 from .classes import ClassChoice, Form
 from .names import class_at, class_count, class_named, class_of
@@ -58,10 +59,30 @@ def pick_detections(text: str | None, loaded: Loaded) -> ClassChoice:
     Raises:
         UsageError: as of `pick_target`.
     """
-    kind, _, number = ("top:20" if text is None else text.strip()).partition(":")
-    if kind == "top" and number.isdecimal() and int(number) and _class_called(f"top:{number}", loaded) is None:
+    text = "top: 20" if text is None else text.strip()
+    kind, _, number = text.partition(":")
+    if kind == "top" and number.strip().isdecimal() and int(number) and _class_called(text, loaded) is None:
         return ClassChoice(None, int(number))
     return pick_target(text, loaded)
+
+
+def asked_for(loaded: Loaded, text: str | None, detects: bool) -> tuple[Loaded, str | None]:
+    """Ask a detector that reads words for those of a target `text:a cat. a dog`; return it and the target that is left.
+
+    Raises:
+        UsageError: it is to be explained as a classifier, or is asked for nothing or twice.
+    """
+    if not isinstance(loaded.model, WordDetector):
+        return loaded, text
+    kind, _, words = (text or "").strip().partition(":")
+    things = [thing.strip() for thing in words.split(".") if thing.strip()] if kind == "text" else []
+    if not detects:
+        raise UsageError(f"{loaded.name} draws boxes around what words say: add --task detect")
+    if loaded.classes and kind == "text":
+        raise UsageError("--classes says what to look for already: give --target top:K, or one of its names")
+    if not loaded.classes and not things:
+        raise UsageError(f"{loaded.name} reads words, and was given none: {ASK}")
+    return (asked(loaded, things), None) if things else (loaded, text)
 
 
 def refuse_words(text: str | None, model: str, names: list[str] | None) -> None:
@@ -107,7 +128,8 @@ def _in_parts(text: str) -> str:
     """Write a target that reads as a class too so that it reads as its parts alone."""
     kind, colon, words = text.partition(":")
     if colon and kind in ("top", "higher", "lower"):
-        return f"{kind}:{int(words)}" if words.strip().isdecimal() else f"{kind}: {words}"
+        plain = f"{kind}:{int(words)}" if words.strip().isdecimal() else text
+        return plain if plain != text else f"{kind}: {words}"
     if colon and kind == "class":
         return _quoted(words)
     lead, words, mark = (f"{kind}:", words, ",") if colon else ("", text, "+")

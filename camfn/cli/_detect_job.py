@@ -64,17 +64,16 @@ class DetectJob(Job):
         inputs = self.loaded.preprocess(photo)[None].to(self.device)
         view = view_of(self.loaded, photo)
         frame = frame_of(self.loaded, photo, inputs, view)
-        nothing: Record = {"problem": f"{item.photo}: the detector shows nothing of the kind"}
         if self.head is None:
             self.head = head_of(self.loaded)
         find = partial(self._found, self.head, frame, len(item.bases))
         if not self.levels:
             self.levels = self._choose(inputs, find)
             if not self.levels:
-                return nothing
+                return self._nothing(item, inputs)
         found = explain_levels(self.method, self.loaded.model, self.levels, inputs, find, chunk_size=self.chunk_size)
         if not found:
-            return nothing
+            return self._nothing(item, inputs)
         explain = at_levels(self.method, self.loaded.model, self.levels, self.chunk_size)
         explanations, cams = [], []
         for base, (target, facts, raw) in zip(item.bases, found, strict=False):
@@ -130,6 +129,29 @@ class DetectJob(Job):
             facts |= {"probability": score, "box": boxes[n].tolist()}
             found.append((target, facts if corners is None else facts | {"corners": corners[n].tolist()}))
         return found
+
+    def _nothing(self, item: PhotoFiles, inputs: Tensor) -> Record:
+        """Say why nothing is shown: the classes that are, or the best score that was not enough."""
+        assert self.head is not None
+        names, wanted = self.loaded.classes, self.choice.chosen
+        with torch.no_grad():
+            outputs = self.loaded.model(inputs)
+            shown = detections(self.head, outputs)[0]
+            (best,) = detections(self.head, outputs, 0.0)
+
+        def called(label: int) -> str:
+            return repr(names[label]) if names else str(label)
+
+        if len(shown.labels):
+            others = ", ".join(called(label) for label in list(dict.fromkeys(shown.labels.tolist()))[:5])
+            assert wanted is not None
+            why = f"no {called(wanted)}, and {len(shown.labels)} others, the best of {others}"
+        elif len(best.scores):
+            score, label = float(best.scores[0]), int(best.labels[0])
+            why = f"nothing; the best score is {score:.3g}, of {called(label)}, and the detector shows none so low"
+        else:
+            why = "nothing at all"
+        return {"problem": f"{item.photo}: the detector shows {why}"}
 
     def _choose(self, inputs: Tensor, find: Any) -> tuple[str, ...]:
         """Choose the named layer, the levels that the head is known to read, or the first suggestion outside of it."""

@@ -121,7 +121,7 @@ def explain(
         from .._photos.classes import NO_CLASS
         from .._photos.explain import Changes
         from .._photos.methods import label_of, pick_method
-        from .._photos.words import pick_detections, pick_target, refuse_words
+        from .._photos.words import asked_for, pick_detections, pick_target, refuse_words
         from .._shared.errors import UsageError
         from ..catalogue import info_of
         from ._figure import ENDINGS, check_figure
@@ -162,6 +162,7 @@ def explain(
         loaded = options.load(model) if deployed is None else deployed
         if check and loaded.batch not in (None, 1):
             raise UsageError(f"--check explains one photo at a time, and {loaded.name} takes {loaded.batch} at once")
+        loaded, target = asked_for(loaded, target, task is TaskOption.detect)
         choice = pick_detections(target, loaded) if task is TaskOption.detect else pick_target(target, loaded)
         refuse_form(task.value, choice)
         if not info.explains_class:

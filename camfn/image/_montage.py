@@ -65,7 +65,8 @@ def montage(
         >>> montage([torch.rand(3, 20, 30), torch.rand(3, 10, 10)], padding=2).shape
         torch.Size([3, 24, 66])
     """
-    if isinstance(images, (str, bytes, dict)) or not isinstance(images, Iterable):
+    bare = isinstance(images, Tensor) and images.ndim != 4  # one picture, or none, is no list
+    if bare or isinstance(images, (str, bytes, dict)) or not isinstance(images, Iterable):
         raise ArgumentTypeError(f"montage: images: expected a list of pictures (3, H, W), got {describe(images)}")
     if font is not None and not isinstance(font, (str, PathLike)):
         raise ArgumentTypeError(f"montage: font: expected the path of a font file, got {describe(font)}")

@@ -68,7 +68,8 @@ def head_for(model: nn.Module) -> known_head:
 
     It knows Ultralytics' networks (YOLO of any version and task that has boxes, World, YOLOE, RT-DETR), the package
     rfdetr, Hugging Face's DETR and its descendants, Grounding DINO and OWL-ViT, torchvision's detectors and
-    `unsuppressed` ones. Which of a DETR's classes is "no object" is read from its configuration.
+    `unsuppressed` ones, and what the zoo makes of those that read words. Which of a DETR's classes is "no object" is
+    read from its configuration.
 
     Args:
         model: the network; it is not run.
@@ -87,7 +88,7 @@ def head_for(model: nn.Module) -> known_head:
         (torchvision_head(7), "torchvision's SSD lists the detections that are left after suppression, of 7 labels")
     """
     inner = _inner(model)
-    for find in (_of_ultralytics, _of_rfdetr, _of_hugging_face, _of_torchvision):
+    for find in (_of_words, _of_ultralytics, _of_rfdetr, _of_hugging_face, _of_torchvision):
         found = find(inner)
         if found is not None:
             return found
@@ -173,6 +174,17 @@ def _of_rfdetr(model: Any) -> known_head | None:
     return known_head(detr_head("sigmoid"), reason, layers=layers, threshold=0.5, best=300)
 
 
+def _of_words(model: Any) -> known_head | None:
+    """Know a detector that reads words, which the zoo asked for some things: each is a class."""
+    if type(model).__module__ != "camfn.zoo._prompts":
+        return None
+    found = head_for(model.model)
+    layers, names = tuple(f"model.{name}" for name in found.layers), list(model.names)
+    count = len(names) if model.places is None else None
+    head = detr_head("sigmoid", fixed=found.fixed, count=count, phrases=model.places)
+    return known_head(head, f"{found.reason}; asked for {names}", layers=layers, threshold=found.threshold)
+
+
 _SOFTMAX = {"detr", "table-transformer", "yolos"}
 """Model types whose last class is "no object"."""
 
@@ -189,6 +201,10 @@ _WORDS = {"grounding-dino": 0.25, "mm-grounding-dino": 0.25, "owlvit": 0.1, "owl
 """Model types that score words, and the threshold of their processors."""
 
 _PROJECTIONS = r"(?:decoder_input_proj|input_proj|input_proj_vision|input_projection)(?:\.\d+)?"
+
+
+_OWL = r"owlv(?:it|2)\.vision_model\.encoder\.layers\.\d+\.layer_norm1"
+"""Of OWL-ViT; behind its last attention the score of a box depends on its own patch alone."""
 
 
 def _of_hugging_face(model: Any) -> known_head | None:
@@ -237,7 +253,10 @@ def _has_no_object(model: nn.Module, labels: int) -> bool:
 
 
 def _levels(model: nn.Module) -> tuple[str, ...]:
-    """Name the projections through which a DETR's decoder, or else its encoder, reads the maps."""
+    """Name the projections through which a DETR's decoder, or else its encoder, reads the maps; OWL-ViT's last norm."""
+    towers = [name for name, _ in model.named_modules() if re.fullmatch(_OWL, name)]
+    if towers:
+        return tuple(towers[-1:])
     names = [name for name, _ in model.named_modules() if re.fullmatch(_PROJECTIONS, name.rpartition("model.")[2])]
     decoder = [name for name in names if "decoder_input_proj" in name] or names
     return tuple(name for name in decoder if not any(other.startswith(f"{name}.") for other in decoder))

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from .._shared.errors import LoadError
+from ._prompts import FAMILIES, Squared, WordDetector
 from ._recipe import Recipe
 from ._request import Given, Request
 from ._texts import ImageTower, is_image_text
@@ -39,6 +40,8 @@ def of_hugging_face(name: str, request: Request) -> Given:
         processor = transformers.AutoImageProcessor.from_pretrained(name)
         if is_image_text(config):
             return _image_tower(transformers, name, config, processor, request)
+        if type(config) in transformers.AutoModelForZeroShotObjectDetection._model_mapping:
+            return _word_detector(transformers, name, config, processor, request)
         detects = type(config) in transformers.AutoModelForObjectDetection._model_mapping
         build = transformers.AutoModelForObjectDetection if detects else transformers.AutoModelForImageClassification
         model = build.from_pretrained(name) if request.pretrained else build.from_config(config)
@@ -66,6 +69,21 @@ def _image_tower(transformers: Any, name: str, config: Any, processor: Any, requ
     tower = ImageTower(model, transformers.AutoTokenizer.from_pretrained(name))
     given = preprocess(processor), partial(view, processor=processor)
     return Given(tower, *given, None, None, _recipe(processor), f"the image processor of {name}")
+
+
+def _word_detector(transformers: Any, name: str, config: Any, processor: Any, request: Request) -> Given:
+    """Build a detector that reads words; it is asked for things later."""
+    if config.model_type not in FAMILIES:
+        raise LoadError(
+            f"hf:{name}: how a {config.model_type} reads words is not known: wrap it in a function of images, as "
+            "file.py:function, and give it its head as an attribute box_head"
+        )
+    build = transformers.AutoModelForZeroShotObjectDetection
+    model = build.from_pretrained(name) if request.pretrained else build.from_config(config)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    squared = config.model_type == "owlv2" and processor.do_pad
+    given = Squared(processor) if squared else preprocess(_unpadded(processor, name))
+    return Given(WordDetector(model, tokenizer), given, whole, None, None, None, f"the image processor of {name}")
 
 
 def _change(config: Any, request: Request) -> None:

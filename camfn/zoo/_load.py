@@ -23,6 +23,8 @@ from ._libraries import LITE, lite, of_timm, of_tiny, of_torchvision
 from ._loaded import Loaded
 from ._own import FILES, count_classes, facts_of, of_file, of_function, of_program, takes_volumes
 from ._preparation import Length, Numbers, Preparation, prepare, read_preparation
+from ._prompts import WordDetector
+from ._prompts import asked as ask
 from ._request import Build, Given, Request
 from ._rfdetr import of_rfdetr
 from ._state import State, read_states
@@ -67,7 +69,7 @@ def load(
             .safetensors). A prefix that all names have is taken off, and a network of a library gets the number of
             classes, and of the image's channels, that the weights have. "x.ckpt:model_ema" takes one of several.
         classes: class names by index, or a file of them: one a line, or JSON. Of a model that compares images with
-            texts (CLIP, SigLIP) they make its classes.
+            texts (CLIP, SigLIP) they make its classes; of a detector that reads words, what it looks for.
         input_size: side, or height and width, of the model's input in pixels.
         resize: the length of the photo's shorter side before the center crop, or height and width, out of proportion.
         mean: of the photos, one number for each channel, of values in 0..1; or "imagenet".
@@ -76,7 +78,7 @@ def load(
             of a photo that it keeps is found by trying it out; if it does more than resize and crop, give it an
             attribute `view`, a function of a photo to that part.
         template: of a model that compares images with texts, with `classes`: the text of a class, its name in the place
-            of {}; by default "a photo of a {}".
+            of {}; by default "a photo of a {}". Of a detector that reads words the name itself.
         trust: run the code that a pickled model holds. Without it a .pt of Ultralytics is read by its known classes
             alone, and any other is refused.
 
@@ -118,6 +120,9 @@ def load(
     if isinstance(given.model, ImageTower) and names is not None:
         given = given._replace(model=zero_shot(given.model, names, text).eval(), number=len(names))
         about["classes"] = f"{len(names)} zero-shot classes, {text!r} of each name"
+    elif isinstance(given.model, WordDetector):
+        found = _finished(given, about, asked, None, spec, tried=False)
+        return found if names is None else ask(found, names, template or "{}")
     elif template is not None:
         raise LoadError(f"template {template!r}: {spec} does not compare images with texts, and has classes of its own")
     return _finished(given, about, asked, names, spec, tried=tried)

@@ -104,7 +104,10 @@ def test_a_chosen_class_and_d_rise(photo: Path, tmp_path: Path) -> None:
     missing = next(n for n in range(10) if n not in WORLD.labels[0].tolist())
     other = run(photo, *common[:-3], missing, "--out", tmp_path / "none", "--layer", "body.3", "--method", "odam")
     assert other.exit_code == 1
-    assert "shows nothing" in record(tmp_path / "none")[0]["problem"]
+    others = {str(one) for one in WORLD.labels[0].tolist()}
+    said = record(tmp_path / "none")[0]["problem"]
+    assert f"shows no '{missing}', and 2 others" in said
+    assert all(f"'{one}'" in said for one in others)
 
 
 def saved(folder: Path, name: str) -> Any:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from camfn import CaptureError, capture, capture_each, capture_many, explainer, observe, resume
+from camfn import CaptureError, capture, capture_each, capture_levels, capture_many, explainer, observe, resume
 from camfn.methods import ablation_cam, grad_cam
+from camfn.transforms import fuse, fuse_maps
 from tests.nets.small import images, seeded, unchanged
 
 
@@ -277,3 +278,33 @@ def test_what_transforms_refuse_works_outside_of_them(way: str) -> None:
     with pytest.raises(CaptureError, match="call capture_each for several targets"):
         torch.vmap(lambda t: capture(net, "stem")(X, t).grads)(torch.arange(3))
     torch.testing.assert_close(capture_each(net, "stem")(X, [1]).grads[0], want)
+
+
+class Levels(nn.Module):
+    """Two levels, the second made of the first, each with its own score."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.high = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, stride=2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        low = self.low(x)
+        return low.sum((1, 2, 3)), self.high(low).sum((1, 2, 3))
+
+
+def first(outputs: tuple[Tensor, Tensor]) -> Tensor:
+    return outputs[0]
+
+
+def test_a_level_that_the_score_does_not_use_names_the_call_that_works() -> None:
+    net, x = seeded(Levels), images(2, 3, 9, 9)
+    for run in (capture_many(net, ["low", "high"]), fuse(grad_cam, net, ["low", "high"], how="max")):
+        with pytest.raises(CaptureError, match=r"layer 'high'.*does not use.*capture_levels\(model, layers\)"):
+            run(x, first)
+    captured = capture_levels(net, ["low", "high"])(x, [first])
+    assert not captured["high"].grads.any()
+    found = fuse_maps([grad_cam(c.activations, c.grads[0]) for c in captured.values()], how="max")
+    torch.testing.assert_close(found, fuse(grad_cam, net, "low", how="max")(x, first))
+    with pytest.raises(CaptureError) as alone:
+        capture(net, "high")(x, first)
+    assert "capture_levels" not in str(alone.value)

@@ -253,3 +253,12 @@ def test_folders_are_named_by_classes() -> None:
         class_of_photo("7", loaded())
     with pytest.raises(CamfnError, match="out of range"):
         class_of_photo("99", loaded())
+
+
+def test_a_class_called_as_a_rank_leaves_a_way_to_both() -> None:
+    loaded = Loaded(nn.Identity(), nn.Identity(), nn.Identity(), ["top:3", "b", "c"], "x")
+    for pick, most in ((pick_target, 3), (pick_detections, 3)):
+        with pytest.raises(UsageError, match="--target class:top:3 .* --target 'top: 3'"):
+            pick("top:3", loaded)
+        assert pick("class:top:3", loaded).chosen == 0
+        assert pick("top: 3", loaded).best == most
