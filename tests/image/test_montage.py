@@ -137,6 +137,9 @@ def test_montage_keeps_the_first_dtype_and_takes_bytes() -> None:
 
 def test_montage_refuses_what_it_cannot_lay_out() -> None:
     picture = torch.zeros(3, 4, 4)
+    for bare in (picture, torch.tensor(3)):
+        with pytest.raises(CamfnError, match="expected a list of pictures"):
+            image.montage(bare)
     with pytest.raises(ValueError, match="at least one picture"):
         image.montage([])
     with pytest.raises(ValueError, match="each of the 2 pictures, got a list of 1"):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from camfn import CamfnError, targets
 from camfn._photos.classes import ClassChoice
 from camfn._photos.names import class_of_photo
-from camfn._photos.words import pick_target, refuse_words
+from camfn._photos.words import pick_detections, pick_target, refuse_words
 from camfn._shared.errors import UsageError
 from camfn.zoo import Loaded
 
@@ -256,9 +256,9 @@ def test_folders_are_named_by_classes() -> None:
 
 
 def test_a_class_called_as_a_rank_leaves_a_way_to_both() -> None:
-    loaded = Loaded(nn.Identity(), nn.Identity(), nn.Identity(), ["top:3", "b", "c"], "x")
-    for pick, most in ((pick_target, 3), (pick_detections, 3)):
+    named = loaded(["top:3", "b", "c"])
+    for pick in (pick_target, pick_detections):
         with pytest.raises(UsageError, match="--target class:top:3 .* --target 'top: 3'"):
-            pick("top:3", loaded)
-        assert pick("class:top:3", loaded).chosen == 0
-        assert pick("top: 3", loaded).best == most
+            pick("top:3", named)
+        assert pick("class:top:3", named).chosen == 0
+        assert pick("top: 3", named).best == 3
