@@ -258,7 +258,7 @@ def test_folders_are_named_by_classes() -> None:
 def test_a_class_called_as_a_rank_leaves_a_way_to_both() -> None:
     named = loaded(["top:3", "b", "c"])
     for pick in (pick_target, pick_detections):
-        with pytest.raises(UsageError, match="--target class:top:3 .* --target 'top: 3'"):
+        with pytest.raises(UsageError, match=r"--target class:top:3 .* --target 'top: 3'"):
             pick("top:3", named)
         assert pick("class:top:3", named).chosen == 0
         assert pick("top: 3", named).best == 3
