@@ -76,7 +76,8 @@ def detections(
 ) -> Tensor:
     """Draw all detections of a photo: the strongest of their maps at each place, and every box with its label.
 
-    A class has one color. Labels stand on their color where they hide no other label, if there is such a place.
+    A class has one color. Labels stand on their color at the edges of their boxes, or near them, so that none hides another where
+    there is room.
 
     Args:
         photo: (3, H, W), RGB, float in [0, 1] or uint8.
@@ -193,18 +194,32 @@ def _place(
     taken: list[tuple[float, float, float, float]],
     size: tuple[int, int],
 ) -> tuple[float, float, float, float]:
-    """Choose where a label hides the least of other labels: at the box's corners, above, inside or below its edges."""
+    """Choose where a label hides no other label: at the box's edges, else near it, else where it hides the least."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 8, bottom - top + 8
     (x0, y0), (x1, y1) = outline.amin(0).tolist(), outline.amax(0).tolist()
     rows = (y0 - height, y0, y1 - height, y1, (y0 + y1 - height) / 2)
-    found: list[tuple[float, int, tuple[float, float, float, float]]] = []
-    for y, x in product(rows, (x0, x1 - width, (x0 + x1 - width) / 2)):
-        a, b = min(max(x, 0.0), max(size[0] - width, 0.0)), min(max(y, 0.0), max(size[1] - height, 0.0))
-        place = a, b, a + width, b + height
-        hidden = sum(_shared(place, other) for other in taken)
-        found.append((hidden, len(found), place))
-    return min(found)[2]
+    most = max(size[0] - width, 0.0), max(size[1] - height, 0.0)
+
+    def cost(place: tuple[int, tuple[float, float]]) -> tuple[float, int]:
+        """The area of other labels that are hidden at the n-th place; then the earlier place."""
+        n, (x, y) = place
+        return sum(_shared((x, y, x + width, y + height), other) for other in taken), n
+
+    near = [
+        (min(max(x, 0.0), most[0]), min(max(y, 0.0), most[1]))
+        for y, x in product(rows, (x0, x1 - width, (x0 + x1 - width) / 2))
+    ]
+    best = min(enumerate(near), key=cost)
+    if cost(best)[0] > 0:
+        # anywhere else, the nearest first
+        x, y = near[0]
+        across = [i * most[0] / 8 for i in range(9)] + [x]
+        down = [i * height for i in range(int(most[1] // height) + 1)] + [most[1]]
+        far = sorted(product(across, down), key=lambda place: (place[0] - x) ** 2 + (place[1] - y) ** 2)
+        best = min(enumerate(near + far), key=cost)
+    x, y = best[1]
+    return x, y, x + width, y + height
 
 
 def _shared(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> float:
