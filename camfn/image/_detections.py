@@ -76,8 +76,8 @@ def detections(
 ) -> Tensor:
     """Draw all detections of a photo: the strongest of their maps at each place, and every box with its label.
 
-    A class has one color. Labels stand on their color at the edges of their boxes, or near them, so that none hides another where
-    there is room.
+    A class has one color. Labels stand on their color at the edges of their boxes, or near them, so that none hides
+    another where there is room.
 
     Args:
         photo: (3, H, W), RGB, float in [0, 1] or uint8.
