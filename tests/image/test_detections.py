@@ -119,15 +119,11 @@ def test_labels_stay_in_the_picture_and_hide_no_other(monkeypatch: pytest.Monkey
 
 
 def test_labels_of_twenty_boxes_at_one_place_hide_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    places: list[tuple[float, ...]] = []
-    plain = module._label
-    monkeypatch.setattr(module, "_label", lambda draw, place, *rest: (places.append(place), plain(draw, place, *rest)))
-    boxes = torch.tensor([[40.0, 40.0, 80.0, 70.0]]).repeat(20, 1)
-    texts = [f"traffic light 0.{n:02}" for n in range(20)]
-    image.detections(images(1, 3, 120, 160).sigmoid()[0], images(20, 1, 5, 6)[:, 0], boxes, texts)
-    assert len(places) == 20
-    assert all(module._shared(one, other) == 0 for one, other in combinations(places, 2))  # type: ignore[arg-type]
-    assert all(x0 >= 0 and y0 >= 0 and x1 <= 640 and y1 <= 480 for x0, y0, x1, y1 in places)
+    boxes = torch.tensor([[240.0, 160.0, 340.0, 220.0]]).repeat(20, 1)
+    found = rectangles(monkeypatch, boxes, [f"traffic light 0.{n:02}" for n in range(20)])
+    assert len(found) == 20
+    assert not [pair for pair in combinations(found, 2) if module._shared(*pair) > 0]
+    assert all(x0 >= 0 <= y0 and x1 <= 640 and y1 <= 480 for x0, y0, x1, y1 in found)
 
 
 def test_refusals() -> None:
