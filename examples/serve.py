@@ -1,0 +1,119 @@
+"""A service that returns a photo's class and map, by FastAPI and onnxruntime, without torch; requests share a batch.
+
+    pip install 'camfn[serve]' uvicorn
+    camfn export lite0.onnx --model lite0 --heatmap 224
+    CAMFN_FILE=lite0.onnx uvicorn serve:service
+    curl --data-binary @cat.jpg 'localhost:8000/explain?target=-1'
+
+Requests that arrive within WAIT seconds of the first run as one batch, of at most LARGEST photos.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime
+from fastapi import FastAPI, HTTPException, Request
+from PIL import Image, UnidentifiedImageError
+
+LARGEST, WAIT = 8, 0.01
+BYTES = 20_000_000
+
+
+class Asked(NamedTuple):
+    """A photo as the network takes it, its class, and the answer to come."""
+
+    pixels: np.ndarray
+    target: int
+    answer: asyncio.Future[dict[str, Any]]
+
+
+class Explainer:
+    """A file of `camfn export`, and the requests that wait for it."""
+
+    def __init__(self, file: str) -> None:
+        self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        self.facts = json.loads(self.session.get_modelmeta().custom_metadata_map["camfn"])
+        self.waiting: asyncio.Queue[Asked] = asyncio.Queue()
+        self.batches: list[int] = []
+
+    def pixels(self, data: bytes) -> np.ndarray:
+        """Decode a photo, and prepare it as the file says."""
+        how = self.facts["preprocessing"]
+        photo = Image.open(io.BytesIO(data)).convert("RGB")
+        size = [int(how["resize"] * side / min(photo.size)) for side in photo.size]
+        height, width = how["size"]
+        left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+        photo = photo.resize(size, Image.Resampling[how["interpolation"].upper()])
+        seen = np.asarray(photo.crop((left, top, left + width, top + height)), np.float32) / 255
+        return ((seen - np.float32(how["mean"])) / np.float32(how["std"])).transpose(2, 0, 1)
+
+    async def work(self) -> None:
+        """Take what waits, run it as one batch in a thread, and answer; for as long as the service lives."""
+        while True:
+            asked = [await self.waiting.get()]
+            await asyncio.sleep(WAIT)
+            while len(asked) < LARGEST and not self.waiting.empty():
+                asked.append(self.waiting.get_nowait())
+            try:
+                answers = await asyncio.to_thread(self.run, asked)
+            except Exception as error:  # the requests fail, the service goes on
+                for one in asked:
+                    one.answer.set_exception(error) if not one.answer.done() else None
+                continue
+            for one, answer in zip(asked, answers):
+                if not one.answer.done():
+                    one.answer.set_result(answer)
+
+    def run(self, asked: list[Asked]) -> list[dict[str, Any]]:
+        """Run one batch."""
+        self.batches.append(len(asked))
+        feed = {"images": np.stack([one.pixels for one in asked]), "target": np.array([one.target for one in asked])}
+        found = dict(zip(self.facts["outputs"], self.session.run(self.facts["outputs"], feed)))
+        answers = []
+        for one, logits, cam in zip(asked, found["logits"], found["cam"]):
+            chances = np.exp(logits - logits.max())
+            index = int(logits.argmax()) if one.target < 0 else one.target
+            name = self.facts["classes"][index] if self.facts["classes"] else str(index)
+            chance = float(chances[index] / chances.sum())
+            answers.append({"index": index, "class": name, "probability": chance, "cam": cam.tolist()})
+        return answers
+
+
+@asynccontextmanager
+async def _living(service: FastAPI) -> AsyncIterator[None]:
+    service.state.explainer = Explainer(os.environ["CAMFN_FILE"])
+    working = asyncio.create_task(service.state.explainer.work())
+    yield
+    working.cancel()
+
+
+service = FastAPI(lifespan=_living)
+
+
+@service.post("/explain")
+async def explain(request: Request, target: int = -1) -> dict[str, Any]:
+    """Answer with the class of the photo in the body, or of `target`, its probability and its map."""
+    explainer: Explainer = service.state.explainer
+    classes = explainer.session.get_outputs()[0].shape[1]
+    if not -1 <= target < classes:
+        raise HTTPException(422, f"target: expected a class, 0 to {classes - 1}, or -1 for the top class; got {target}")
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > BYTES:
+            raise HTTPException(413, f"expected a photo of at most {BYTES} bytes")
+    try:
+        pixels = await asyncio.to_thread(explainer.pixels, bytes(data))
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise HTTPException(415, f"the body is no photo: {error}") from error
+    asked = Asked(pixels, target, asyncio.get_running_loop().create_future())
+    await explainer.waiting.put(asked)
+    return await asked.answer
