@@ -200,4 +200,4 @@ def _draws(function: Callable[..., Any]) -> bool:
         found = signature(function).parameters.get("generator")
     except (TypeError, ValueError):
         return False
-    return found is not None and found.kind is Parameter.KEYWORD_ONLY
+    return found is not None and found.kind in (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camfn import CaptureError, capture
+from camfn import CaptureError, capture, explainer
 from camfn.layers import suggest
 from camfn.layout import channels_last
 from camfn.methods import grad_cam
@@ -816,3 +816,29 @@ def test_volumes_whose_layers_state_their_channels_cost_few_forwards(monkeypatch
     monkeypatch.setattr(VolumeUnet, "forward", counted)
     assert suggest(seeded(VolumeUnet), images(1, 1, 8, 16, 16), lambda out: out[:, 1].flatten(1).sum(1))[0].name == "up"
     assert len(runs) < 6
+
+
+class Repeated(nn.Module):
+    """A stem, and a convolution that runs twice."""
+
+    def __init__(self, *, stem: bool = True) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU()) if stem else nn.Identity()
+        self.again = nn.Conv2d(4 if stem else 3, 4 if stem else 3, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        scores: Tensor = self.again(self.again(x).relu()).relu().mean((2, 3))
+        return scores
+
+
+def test_a_layer_that_runs_several_times_is_named() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(1, 3, 16, 16)
+    with pytest.raises(CaptureError, match="again runs 2 times: to take a run of it, pass its name and which, call=0"):
+        suggest(Repeated(stem=False).eval(), images)
+    model = Repeated().eval()
+    first = suggest(model, images)[0]
+    assert first.name == "stem"
+    assert first.reason.startswith("the last layer with a grid that runs once; again runs 2 times")
+    assert explainer(grad_cam, model, "again", call=1)(images, 0).shape == (1, 8, 8)

@@ -146,7 +146,7 @@ def explain_each(
 
     Returns:
         For each target the raw map, (B, *spatial), and the arguments of the method (activations, gradients, outputs, as
-        many as it takes); and the outputs of the model.
+        many as it takes, and the activations always); and the outputs of the model.
     """
     needs = of._needs
     with torch.inference_mode(False), torch.no_grad():
@@ -173,9 +173,10 @@ def explain_each(
         _check(of, activations, reads)
         found = []
         for target, gradient in zip(targets, grads, strict=True):
-            arguments = (activations, gradient, outputs)[: needs.positional]
+            arguments = (activations, gradient, outputs)
             context = _context(of, inputs, activations, outputs, recorded, target)
-            found.append((of.method(*arguments, **context), arguments))
+            cam = of.method(*arguments[: needs.positional], **context)
+            found.append((cam, arguments[: max(1, needs.positional)]))
     return found, outputs
 
 

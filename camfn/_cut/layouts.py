@@ -19,6 +19,7 @@ from .._layout.readings import (
     check_layout,
     found_by_facts,
     images_among,
+    is_skewed,
     listed,
     possible_readings,
     rests_on_a_count,
@@ -69,9 +70,10 @@ def layouts_for(
 def reading_for(options: ReadingOptions, model: nn.Module, name: str, raw: Tensor, inputs: Inputs) -> Reading:
     """Find the one reading of a layer whose output is `raw`.
 
-    What rests on a count alone is right if the places of the map see their own parts of the image (`places_seen`).
-    `reading_for` tries it once for a layer and the shapes. Where no value can be read the facts decide, as where
-    nothing was tried before: on meta and fake tensors, inside `vmap` and other transforms, and under the compiler.
+    What rests on a count alone, or has strides far apart, is right if the places of the map see their own parts of the
+    image (`places_seen`). `reading_for` tries it once for a layer and the shapes. Where no value can be read the facts
+    decide, as where nothing was tried before: on meta and fake tensors, inside `vmap` and other transforms, and under
+    the compiler.
 
     Raises:
         CaptureError: the facts allow no reading, or several; or the places do not see their own parts. Lists each
@@ -86,7 +88,8 @@ def reading_for(options: ReadingOptions, model: nn.Module, name: str, raw: Tenso
         return verdicts[key]
     found = found_by_facts(model, name, raw, inputs, options.images)
     only = found.readings[0] if len(found.readings) == 1 else None
-    if not found.images or (only and not rests_on_a_count(model, name, shape, only)):
+    doubtful = only is None or rests_on_a_count(model, name, shape, only) or is_skewed(only, found.images)
+    if not found.images or not doubtful:
         return the_only(found.readings, name, shape, found.images)
     reading, certain = _tried(options, model, name, shape, inputs, found)
     if certain:

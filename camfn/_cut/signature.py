@@ -19,6 +19,10 @@ from .._shared.value import Value
 CONTEXT = ("tail", "forward", "inputs", "weights", "chunk_size", "progress")
 """Keywords of a method that `explainer` binds."""
 
+_BY_NAME = (*CONTEXT, "generator")
+"""Parameters that are given by name, with or without a `*` before them."""
+_BY_PLACE = ("activations", "grads", "outputs")
+
 
 class MethodNeeds(NamedTuple):
     """What a method's signature asks for."""
@@ -67,14 +71,55 @@ def _is_unbound(key: str, default: Any) -> bool:
     return default is Parameter.empty or (default is None and key != "weights")
 
 
+def _name(method: Any) -> str:
+    """Return the name of a function, of a partial of one too."""
+    while isinstance(method, partial):
+        method = method.func
+    return getattr(method, "__name__", "this method")
+
+
+def _check_order(
+    method: Any,
+    parameters: Mapping[str, Parameter],
+    positional: list[Parameter],
+    keywords: Mapping[str, Parameter],
+) -> None:
+    """Refuse a method that takes nothing, and one with tensors behind what is given by name."""
+    kinds = {p.kind for p in parameters.values()}
+    if not positional and not keywords and Parameter.VAR_POSITIONAL not in kinds:
+        raise ArgumentTypeError(
+            f"{_name(method)} takes nothing by position: expected a function (activations, grads, outputs) -> cam, "
+            "with as many of the three as it reads"
+        )
+    order = list(parameters)
+    first = next((key for key in order if key in keywords and key in _BY_NAME), None)
+    late = [p.name for p in positional if first is not None and order.index(p.name) > order.index(first)]
+    if late:
+        raise ArgumentTypeError(
+            f"{_name(method)} takes {late[0]} behind {first}: activations, grads and outputs come first, by position; "
+            f"then, by name, {', '.join(_BY_NAME)}"
+        )
+
+
 def read_signature(method: Callable[..., Tensor]) -> MethodNeeds:
     parameters = _parameters(method)
     places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-    positional = [p for p in parameters.values() if p.kind in places][:3]
-    keywords = {key: p for key, p in parameters.items() if p.kind is Parameter.KEYWORD_ONLY}
+    keywords = {
+        key: p
+        for key, p in parameters.items()
+        if p.kind is Parameter.KEYWORD_ONLY or (p.kind is Parameter.POSITIONAL_OR_KEYWORD and key in _BY_NAME)
+    }
+    positional = [p for key, p in parameters.items() if p.kind in places and key not in keywords][:3]
+    _check_order(method, parameters, positional, keywords)
     missing = [key for key, p in keywords.items() if p.default is Parameter.empty and key not in CONTEXT]
     if missing:
-        name = getattr(method, "__name__", "this method")
+        name = _name(method)
+        by_place = [key for key in missing if key in _BY_PLACE]
+        if by_place:
+            raise ArgumentTypeError(
+                f"{name} takes {by_place[0]} by name, and is given it by position: write def {name}(activations, "
+                "grads, outputs), as many of the three as it reads"
+            )
         raise ArgumentTypeError(
             f"{name} needs {', '.join(missing)}, which explainer does not bind. Bind it first: "
             f"explainer(functools.partial({name}, {missing[0]}=...), model, layer)"

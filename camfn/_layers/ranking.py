@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -212,7 +213,7 @@ class Suggesting:
     def ranked(self) -> list[Suggestion]:
         """Order the layers, the best first, and say why it comes first."""
         if not self.clear:
-            raise CaptureError(no_layer_text(self.model, self.image, self.unclear, self.unread))
+            raise CaptureError(no_layer_text(self.model, self.image, self.unclear, self.unread, self._repeated(-1)))
         reached = self._reached()
         suggestions = [self._suggestion(name, name in reached) for name in reversed(self.clear)]
         unread = [name for name in self.unread if name in reached]
@@ -248,7 +249,7 @@ class Suggesting:
             first.depends, self._no_longer(suggestions), later, head.name if head else "",
             next((part for part in parts if part), ""), self._is_returned(first.name), self.dense,
             bool(self.unclear) and self._end(self.unclear[-1]) > self._end(first.name), [ran.name for ran in after],
-            any(_has_places(x) for ran in after for x in ran.outputs),
+            any(_has_places(x) for ran in after for x in ran.outputs), self._repeated(self._end(first.name)),
         )  # fmt: skip
         suggestions[0] = first._replace(reason=f"{why_first(choice)} ({first.reason}){left_out(self.unclear)}")
         return suggestions
@@ -296,6 +297,18 @@ class Suggesting:
         """Whether the network returns a layer's output."""
         output = self._group(name).output
         return any(leaf is output for leaf in floating_leaves(self.run.outputs))
+
+    def _repeated(self, end: int) -> tuple[str, int]:
+        """Name the outermost layer with parameters and places that runs several times after a moment, and how often."""
+        counts = Counter(ran.name for ran in self.run.calls)
+        several = [
+            ran.name
+            for place, ran in enumerate(self.run.calls)
+            if ran.name and counts[ran.name] > 1 and ran.start > end and place in self.moved
+            if any(_has_places(x) for x in ran.outputs) and next(ran.module.parameters(), None) is not None
+        ]
+        name = min(several, key=lambda one: one.count("."), default="")
+        return name, counts[name] if name else 0
 
     def _works_on(self, name: str) -> list[Ran]:
         """List the operations with parameters that begin after a layer has ended, and that the image reaches."""

@@ -27,6 +27,7 @@ class Choice(NamedTuple):
         last_is_unclear: whether a later layer can be read in several ways.
         after: the operations with parameters that come after it.
         spread: whether one of these gives more than one place.
+        repeated: a layer with places that runs several times behind it, and how often; ("", 0) where there is none.
     """
 
     depends: bool
@@ -39,6 +40,7 @@ class Choice(NamedTuple):
     last_is_unclear: bool
     after: Sequence[str]
     spread: bool
+    repeated: tuple[str, int] = ("", 0)
 
 
 def why_first(choice: Choice) -> str:
@@ -60,6 +62,8 @@ def why_first(choice: Choice) -> str:
         return "the last features with a grid, just before the map of scores"
     if choice.returned:
         return "the last layer with a grid, whose output the model returns"
+    if choice.repeated[0]:
+        return f"the last layer with a grid that runs once{_repeated(*choice.repeated)}"
     if len(choice.after) > _HEAD and choice.spread:
         return f"the last layer that can be read as a grid; {choice.after[0]} to {choice.after[-1]} come after it"
     if len(choice.after) > _HEAD:
@@ -84,6 +88,13 @@ def _unread(names: Sequence[str]) -> str:
     )
 
 
+def _repeated(name: str, times: int) -> str:
+    """Say which layer runs several times, and how to name one of its runs."""
+    if not name:
+        return ""
+    return f"; {name} runs {times} times: to take a run of it, pass its name and which, call=0 to call={times - 1}"
+
+
 def left_out(unclear: list[str]) -> str:
     """Name up to three layers whose space can be read in several ways, the last first: `suggest` leaves these out."""
     if not unclear:
@@ -95,9 +106,11 @@ def left_out(unclear: list[str]) -> str:
     )
 
 
-def no_layer_text(model: nn.Module, image: Tensor, unclear: list[str], unread: Sequence[str]) -> str:
+def no_layer_text(
+    model: nn.Module, image: Tensor, unclear: list[str], unread: Sequence[str], repeated: tuple[str, int]
+) -> str:
     """Say that no layer can be suggested, and how to go on."""
     return (
         f"no layer of this {type(model).__name__} has a grid like the image's, {tuple(image.shape[2:])}: name the "
-        f"layer, and pass a layout (camfn.layout){_unread(unread)}{left_out(unclear)}"
+        f"layer, and pass a layout (camfn.layout){_unread(unread)}{_repeated(*repeated)}{left_out(unclear)}"
     )

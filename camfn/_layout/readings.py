@@ -101,7 +101,8 @@ def found_by_facts(model: nn.Module, name: str, raw: Tensor, inputs: Any, which:
             return Found([_channels_first(shape)], [])
         raise CaptureError(
             f"the layout of layer {name!r} {shape} cannot be found without an image (B, C, *spatial) among the inputs: "
-            "pass layout=None if it is (B, C, *spatial), or a layout of camfn.layout"
+            "pass layout=None if it is (B, C, *spatial), layout=camfn.layout.channels_last() if it is (B, *spatial, "
+            "C), or another layout of camfn.layout"
         )
     readings, *others = [readings_of(model, name, shape, inputs, image) for image in images]
     if any([*map(_what, other)] != [*map(_what, readings)] for other in others):
@@ -138,6 +139,22 @@ def rests_on_a_count(model: nn.Module, name: str, shape: Sequence[int], reading:
     if channel_axis(module, shape) is not None or width_of(module) == reading.channels:
         return False
     return _has_norms(model)
+
+
+def is_skewed(reading: Reading, images: Sequence[Tensor]) -> bool:
+    """Whether a map of pictures has strides so far apart that the network may have folded the picture before.
+
+    Audio networks lay a long spectrogram out in a square, whose places are no longer the spectrogram's in order.
+    """
+    if reading.name not in ("channels first", "channels last") or len(reading.spatial) != 2:
+        return False
+    return all(_strides_apart(image.shape[2:], reading.spatial) for image in images if image.ndim == 4)
+
+
+def _strides_apart(image: Sequence[int], grid: Sequence[int]) -> bool:
+    """Whether one stride is over four times the other, however the last cells were rounded."""
+    least = [size / (cells + 1) for size, cells in zip(image, grid)]
+    return max(least) > 4 * min(size / max(cells, 1) for size, cells in zip(image, grid))
 
 
 def several_images_text(what: str, inputs: Any, images: Sequence[Tensor], which: Images | None) -> str:

@@ -171,7 +171,8 @@ def columns_of(outputs: Any) -> Tensor:
     except CamfnError as error:
         raise UsageError(
             f"a target in words needs logits or numbers (B, K); the model returned {describe(outputs)}. Detectors and "
-            "segmenters have --task"
+            "segmenters have --task; of another network, wrap it so that it returns the logits alone, and name the "
+            "function that makes it: --model file.py:function"
         ) from error
 
 

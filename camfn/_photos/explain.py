@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
+from inspect import signature
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
@@ -191,7 +192,9 @@ def _one_by_one(
     for picked in targets:
         explain, captured = composed()
         cam = explain(inputs, picked.score if picked else no_class)
-        check_map(cam, len(inputs), captured[-1].activations.ndim - 1 if captured else None)
+        info = info_of(method)
+        over_inputs = inputs.ndim - 1 if info.kind == "network" and info.gives == "map" else None
+        check_map(cam, len(inputs), captured[-1].activations.ndim - 1 if captured else over_inputs)
         yield _Map(cam, captured_or_map(captured, cam), captured[-1].outputs if outputs is None else outputs, picked)
 
 
@@ -228,6 +231,24 @@ def check_map(cam: Any, batch: int, dimensions: int | None) -> None:
         )
 
 
+def _explainer_of(method: Callable[..., Any], model: nn.Module, at: dict[str, Any]) -> Callable[..., Tensor]:
+    """Call a method of a whole network, and refuse what is no explainer."""
+    explain = method(model, **at)
+    try:
+        fits = callable(explain) and bool(signature(explain).bind(None, None))
+    except TypeError:
+        fits = False
+    except ValueError:
+        fits = True  # the signature of some callables cannot be read
+    if not fits:
+        got = f"a function {signature(explain)}" if callable(explain) else describe(explain)
+        raise UsageError(
+            f"the method returned {got} for the model: expected an explainer, a function (inputs, target) -> map, "
+            "floats of shape (B, h, w)"
+        )
+    return explain  # type: ignore[no-any-return]
+
+
 def compose(
     method: Callable[..., Any],
     model: nn.Module,
@@ -247,7 +268,7 @@ def compose(
     explain: Callable[..., Tensor]
     if layer is None or info.kind == "network":
         at = {"layer": layer.name, "layout": layer.layout} if layer and info.takes_layer else {}
-        explain = method(model, **at)
+        explain = _explainer_of(method, model, at)
     elif info.kind == "attention":
         explain = attention.attention_explainer(method, model, None if layer.name == ALL else layer.name)
     else:

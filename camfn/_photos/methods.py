@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
+from inspect import Parameter, signature
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from .._shared.spelling import near
 from ..catalogue import METHODS, MethodInfo, find, info_of
 from .options import Option, options_of, read_option
 
+_BY_PLACE = ("activations", "grads", "outputs")
 _NAMES = {row.name for row in METHODS}
 MAPS = {row.name: row for row in METHODS if row.gives == "map"}
 PICTURES = {row.name: row for row in METHODS if row.gives == "picture"}
@@ -74,7 +76,7 @@ class MethodWords(NamedTuple):
         """Return a function, by default that of this name, with its options and, if it draws, the generator bound."""
         function = function or self.function
         options = {key: read_option(known, text) for key, known, text in _pairs(function, self.name, self.options)}
-        if info_of(function).draws:
+        if info_of(partial(function, **options)).draws:
             options.setdefault("generator", generator)
         return partial(function, **options) if options else function
 
@@ -98,7 +100,7 @@ def function_of(name: str) -> Callable[..., Any]:
     if not callable(found):
         raise UsageError(f"method {name}: expected a function, got {type(found).__name__}")
     try:
-        info_of(found)
+        info_of(partial(found, **dict.fromkeys(_required(found))))
     except CamfnError as error:
         raise UsageError(f"method {name}: {error}") from error
     function: Callable[..., Any] = found
@@ -232,7 +234,23 @@ def _alternatives(part: str) -> list[str]:
 def _canonical(name: str, function: Callable[..., Any], options: str) -> MethodWords:
     """Sort options and write each value in one way, so that equal methods have equal words."""
     pairs = [(key, read_option(known, text)) for key, known, text in _pairs(function, name, options)]
+    missing = [key for key in _required(function) if key not in dict(pairs)]
+    if missing:
+        raise UsageError(
+            f"method {name}: it needs {missing[0]}, which no run binds: write {name}:{missing[0]}=VALUE, or give it a "
+            "default in the file"
+        )
     return MethodWords(name, ",".join(f"{key}={value!r}" for key, value in sorted(pairs)))
+
+
+def _required(function: Callable[..., Any]) -> list[str]:
+    """List the options that a function has no default for, as far as its signature can be read."""
+    try:
+        parameters = signature(function).parameters
+        known = options_of(function)
+    except (TypeError, ValueError):
+        return []
+    return [key for key in known if parameters[key].default is Parameter.empty and key not in _BY_PLACE]
 
 
 def _pairs(function: Callable[..., Any], name: str, options: str) -> Iterable[tuple[str, Option, str]]:

@@ -68,6 +68,14 @@ def raised_by_given(error: BaseException) -> str | None:
     return None
 
 
+def called_by_given(error: BaseException) -> str | None:
+    """Say which code that a user named was running, whatever it called, when an error was raised; None if none was."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename in _FILES:
+            return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+    return None
+
+
 @contextmanager
 def explained(what: str, error: type[CamfnError] = UsageError) -> Iterator[None]:
     """Turn an exception in a user's own code into an error of one line that says where the code raised it."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._layout.facts import LayerContext
-from .._layout.readings import images_read, readings_of, several_images_text
+from .._layout.readings import image_among, images_read, readings_of, several_images_text
 from .._shared.checks import describe, holds_data
 from .._shared.errors import CamfnError, CaptureError
 from .._shared.inputs import Images, tensors_in
@@ -122,7 +122,7 @@ class Finder:
             grids = [asked.grid] if asked.grid else [grid for grid, at in self._by_count(group, count)]
             if len(grids) != 1 or math.prod(grids[0]) != count:
                 which = " or ".join(map(str, grids)) or "no grid of the image"
-                raise _NoPlaces(f"the {count} positions are not {which}: pass grid=(height, width)")
+                raise _NoPlaces(f"the {count} positions are not {which}: pass {self._grid_call()}")
             return Places(tuple(grids[0]), where)
         return self._settled(group, self._grids(group), self.sights.get(self.first[group.key]))
 
@@ -237,7 +237,7 @@ class Finder:
             if not same:
                 raise _NoPlaces(
                     f"of which {_span(at[0])} come from the image: {len(at[0])} are no grid of it that the model "
-                    f"states. Pass {_call(at[0])} and grid=(height, width)"
+                    f"states. Pass {_call(at[0])} and {self._grid_call()}"
                 )
             found = same
         is_local = part != whole
@@ -251,7 +251,7 @@ class Finder:
         elif sight.was_mixed:
             raise _NoPlaces(
                 f"of which {_span(at[0])} come from the image, through the attention of another tower. If these are "
-                f"its patches row by row, pass {_call(at[0])} and grid=(height, width)"
+                f"its patches row by row, pass {_call(at[0])} and {self._grid_call()}"
             )
         return self._one(group, found, is_local)
 
@@ -283,9 +283,12 @@ class Finder:
         said = [f"prefix={self.asked.prefix}"] if self.asked.prefix is not None else []
         said += [f"suffix={self.asked.suffix}"] if self.asked.suffix is not None else []
         behind = f", with {' and '.join(said)}" if said else ""
-        raise _NoPlaces(
-            f"in which there is {which}{size}{behind}: pass grid=(height, width), and prefix= or positions="
-        )
+        raise _NoPlaces(f"in which there is {which}{size}{behind}: pass {self._grid_call()}, and prefix= or positions=")
+
+    def _grid_call(self) -> str:
+        """Write the option `grid` as it is for images, and for videos and volumes."""
+        image = image_among(self.inputs, self.asked.images)
+        return "grid=(height, width)" if image is None or image.ndim < 5 else "grid=(depth or time, height, width)"
 
     def refusal(self, found: Sequence[Group]) -> str:
         """Say which attentions there are, and what to pass."""

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 
-from .._shared.given import raised_by_given
+from .._shared.given import called_by_given, raised_by_given
 
 EXIT_CODE = 70
 """Exit code of the commands after a bug or an accident (EX_SOFTWARE of BSD's sysexits)."""
@@ -19,5 +19,9 @@ def report_accident(error: Exception) -> None:
     message = str(error).strip()
     summary = f"{type(error).__name__}: {message.splitlines()[0]}" if message else type(error).__name__
     place = raised_by_given(error)
-    whose = "a bug of camfn, or an accident such as a full disk" if place is None else f"your code ({place})"
+    whose = f"your code ({place})"
+    if place is None:
+        caller = called_by_given(error)
+        own = f", a mistake in your code ({caller})" if caller else ""
+        whose = f"a bug of camfn{own}, or an accident such as a full disk"
     print(f"camfn: {whose}: {summary}. Set CAMFN_TRACEBACK=1 to see the traceback", file=sys.stderr)

@@ -138,7 +138,7 @@ def explain(
         )
         from ._outputs import pick_outputs
         from ._records import command_again
-        from ._volume_job import VolumeJob, any_volumes
+        from ._volume_job import VolumeJob, any_volumes, refuse_flat
 
         deployed = None
         if model.endswith(".onnx"):
@@ -160,6 +160,8 @@ def explain(
         volumes = any_volumes(photos, outputs.formats, task.value, read_as)
         refuse_words(target, model, options.names())
         loaded = options.load(model) if deployed is None else deployed
+        if volumes:
+            refuse_flat(photos[0], loaded)
         if check and loaded.batch not in (None, 1):
             raise UsageError(f"--check explains one photo at a time, and {loaded.name} takes {loaded.batch} at once")
         loaded, target = asked_for(loaded, target, task is TaskOption.detect)

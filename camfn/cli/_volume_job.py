@@ -16,8 +16,9 @@ from .. import image
 from .._photos.explain import Explained
 from .._photos.read import DEFAULT, ReadAs
 from .._photos.volume import is_volume, read_volume
-from .._shared.errors import PhotoError, UsageError
+from .._shared.errors import CamfnError, PhotoError, UsageError
 from ..image._paint import slice_numbers
+from ..zoo import Loaded
 from ._files import PhotoFiles
 from ._job import Job
 from ._records import Record
@@ -48,6 +49,23 @@ def any_volumes(photos: Sequence[Path], formats: Sequence[str], task: str, read_
     return True
 
 
+def refuse_flat(photo: Path, loaded: Loaded) -> None:
+    """Refuse a volume for a model whose preprocessing is resize, crop, mean and deviation of a photo.
+
+    Raises:
+        UsageError: says what to give.
+    """
+    if loaded.recipe is not None:
+        raise UsageError(_flat(photo, loaded.name))
+
+
+def _flat(photo: Path, name: str) -> str:
+    return (
+        f"{photo} is a volume, and {name} takes photos: give a network of volumes, --model file.py:function, and "
+        "--preprocess file.py:function, of an array (X, Y, Z) to a tensor (C, D, H, W)"
+    )
+
+
 @dataclass
 class VolumeJob(Job):
     """A `Job` for volumes; it explains and writes one at a time, and draws slices of the network's input."""
@@ -69,7 +87,12 @@ class VolumeJob(Job):
 
     def _results(self, item: PhotoFiles, photo: Any, explained: Iterator[Explained]) -> Record:
         """Explain one volume, write its files, and return its part of the record."""
-        seen = self.loaded.preprocess(photo)
+        try:
+            seen = self.loaded.preprocess(photo)
+        except CamfnError:
+            raise
+        except Exception as error:  # what libraries raise of an array varies
+            raise UsageError(_flat(item.photo, self.loaded.name)) from error
         if seen.ndim != 4:
             raise UsageError(f"--preprocess gives {tuple(seen.shape)} of a volume: expected (C, D, H, W)")
         return self._write(item, photo, self._explain([photo])[0])

@@ -203,7 +203,10 @@ def _measure(
     """Call a function with what it asks for, and hold its result to be a number, or a number and a vector."""
     found = function(**{key: GIVEN[key](explanation) for key in asked}, **options)
     vector = found[1] if isinstance(found, tuple) and len(found) == 2 else None
-    number = torch.as_tensor(found[0] if vector is not None else found)
+    try:
+        number = torch.as_tensor(found[0] if vector is not None else found)
+    except (TypeError, ValueError, RuntimeError):
+        number = torch.empty(0)  # words, None, lists of unequal lengths
     if number.numel() != 1 or number.is_complex() or (vector is not None and torch.as_tensor(vector).ndim != 1):
         got = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"{found!r:.80}"
         raise UsageError(f"metric {place}: expected one number, or a number and a vector; got {got}")

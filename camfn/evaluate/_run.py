@@ -9,7 +9,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .._photos.classes import first_score
 from .._shared.errors import CamfnError, StoppedError, UsageError
+from .._shared.vocabulary import ScoreFn
 from ..zoo import Loaded, load
 from ._begun import Begun
 from ._cases import BASELINES, Case, method_of
@@ -166,13 +168,15 @@ def check(works: Sequence[Work], models: Models, protocol: Protocol) -> None:
         refused = [_refusal(work.photo, loaded, protocol) for work in of_model]
         if refused[0] is not None and None not in refused:
             raise refused[0]
-        tried = (_images_of(work.photo, loaded, models.device) for work in of_model)
-        images = next((found for found in tried if found is not None), None)
-        if images is None:
+        known = [work.photo for work, why in zip(of_model, refused, strict=True) if why is None]
+        tried = ((photo, _images_of(photo, loaded, models.device)) for photo in known)
+        photo, images = next(((photo, found) for photo, found in tried if found is not None), (None, None))
+        if photo is None or images is None:
             continue
+        target = first_score(choice_of(photo, loaded, protocol))
         for case in dict.fromkeys(case for work in of_model for case in work.cases):
             if case.method not in BASELINES:
-                _check_layer(case, loaded, images, models)
+                _check_layer(case, loaded, images, models, target)
 
 
 def _refusal(photo: Photo, loaded: Loaded, protocol: Protocol) -> CamfnError | None:
@@ -184,10 +188,10 @@ def _refusal(photo: Photo, loaded: Loaded, protocol: Protocol) -> CamfnError | N
     return None
 
 
-def _check_layer(case: Case, loaded: Loaded, images: Tensor, models: Models) -> None:
+def _check_layer(case: Case, loaded: Loaded, images: Tensor, models: Models, target: ScoreFn) -> None:
     """Find the layer of a case; an accident here is left to the rows, which record it."""
     try:
-        layer_of(case, method_of(case, torch.Generator()), loaded.model, images, models.layers)
+        layer_of(case, method_of(case, torch.Generator()), loaded.model, images, models.layers, target)
     except CamfnError as error:
         raise UsageError(f"{case}: {error}") from error
     except Exception:

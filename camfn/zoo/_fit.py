@@ -207,8 +207,15 @@ def _advice(missing: list[str], unexpected: list[str], reshaped: list[str]) -> s
         return ". If they were trained at another size of image, give --input-size"
     modules = {name.rpartition(".")[0] for name in missing}
     changed = {name.partition(".")[0] for name in missing} & {name.partition(".")[0] for name in unexpected}
-    if not unexpected or not (changed or len(modules) == 1):
-        return ""
+    if not unexpected and len(modules) == 1:
+        return (
+            f". They hold no {min(modules)}, as those of a backbone do: without it there is no score to explain. Give "
+            "the weights of the whole network, or build the model in a function of yours: --model file.py:function"
+        )
+    if not (unexpected and (changed or len(modules) == 1)):
+        return (
+            ". Are they of another network? --model must name the one that was trained, or build it: file.py:function"
+        )
     return (
         f". If its {min(changed or modules)} was changed, build the model in a function of yours: --model "
         "file.py:function --weights PATH"

@@ -57,7 +57,8 @@ def checked_call(preprocess: Callable[[Any], Any], photo: Any) -> Tensor:
         raise LoadError(f"preprocess: expected a function of an RGB photo to a tensor of floats (C, H, W), got {got}")
     if given.ndim == 4 and given.shape[0] == 1 and isinstance(photo, Image.Image):
         raise LoadError(
-            f"preprocess: expected one photo, (C, H, W), got {tuple(given.shape)}: leave the batch axis out"
+            f"preprocess: expected one photo, (C, H, W), got {tuple(given.shape)}: leave the batch axis out; a network "
+            "of volumes takes them from files in NIfTI, .nii or .nii.gz"
         )
     return given
 

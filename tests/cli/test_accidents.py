@@ -121,3 +121,13 @@ def test_main_reports_what_happens_outside_of_a_command(
         main()
     assert exit_.value.code == 70
     assert "RuntimeError: at the start" in capsys.readouterr().err
+
+
+def test_a_mistake_in_ones_own_code_is_laid_there(tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text("def lost(activations, grads, *, forward):\n    return forward(activations)\n")
+    Image.new("RGB", (70, 70)).save(tmp_path / "photo.png")
+    words = ["explain", str(tmp_path / "photo.png"), "--model", "tiny:cnn", "--method", f"{code}:lost"]
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 70
+    assert f"a mistake in your code ({code}, line 2, in lost)" in done.stderr

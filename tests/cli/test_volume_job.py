@@ -95,3 +95,21 @@ def test_a_preprocessing_is_asked_for(scan: Path) -> None:
     code, out, error = explain(scan, preprocess=False)
     assert (code, out) == (2, "")
     assert "takes volumes: give --preprocess" in error
+
+
+def test_a_network_of_photos_takes_no_volume(scan: Path) -> None:
+    words = ["explain", str(scan), "--model", "tiny:cnn", "--out", str(scan.parent / "out")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
+    assert "tiny:cnn takes photos: give a network of volumes" in done.stderr
+
+
+def test_a_network_of_volumes_takes_no_photo(scan: Path) -> None:
+    photo = scan.parent / "photo.png"
+    Image.new("RGB", (20, 20)).save(photo)
+    (scan.parent / "net.py").write_text(CODE.replace("values.transpose(2, 1, 0).copy()", "numpy.array(values)"))
+    with (scan.parent / "net.py").open("a") as code:
+        code.write("import numpy\n")
+    done, _, said = explain(photo)
+    assert done == 2
+    assert "a network of volumes takes them from files in NIfTI" in said

@@ -108,3 +108,27 @@ def test_errors_come_before_any_work(
     with pytest.raises(UsageError, match=words):
         wrong(photos, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+REGRESSION = """
+import torch
+from torch import nn
+from camfn import zoo
+
+def build():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU())
+    net = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)).eval()
+    return zoo.of(net, input_size=32, mean=(0.5,) * 3, std=(0.2,) * 3)
+"""
+
+
+def test_a_network_of_one_number_is_evaluated(photos: list[Photo], tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(REGRESSION)
+    cases = make_cases("grad_cam", model=f"{tmp_path}/net.py:build", layers=("auto",))
+    for target in ("lower:", "higher:"):
+        protocol = Protocol(metrics=("insertion",), step=0.5, target=target)
+        rows = run(photos[:1], cases, tmp_path / target.strip(":"), protocol=protocol).rows
+        assert [row.problem for row in rows if row.kind] == []
+    with pytest.raises(UsageError, match=r"one number a photo.*--target higher:"):
+        run(photos[:1], cases, tmp_path / "top", protocol=Protocol(metrics=("insertion",), target="top"))

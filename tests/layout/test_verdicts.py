@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from camfn import CaptureError, capture, explainer, functional
 from camfn._cut import layouts
@@ -97,3 +98,27 @@ def test_a_verdict_for_one_function_never_holds_for_a_later_one_at_its_address()
     gc.collect()
     assert first != later
     assert first != key(choosing())
+
+
+class Folded(nn.Module):
+    """A convolution of a spectrogram that was cut into pieces, laid side by side, as audio networks do."""
+
+    def __init__(self, *, folded: bool) -> None:
+        super().__init__()
+        self.folded = folded
+        self.conv = nn.Conv2d(1, 8, 4, 4 if folded else (16, 1), 0 if folded else (0, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.folded:
+            x = x.reshape(len(x), 1, 4, 64, 16).permute(0, 1, 3, 2, 4).reshape(len(x), 1, 64, 64)
+        scores: Tensor = self.conv(x).relu().mean((2, 3))
+        return scores
+
+
+def test_strides_that_are_far_apart_are_tried() -> None:
+    spectrogram = torch.randn(1, 1, 256, 16, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(CaptureError, match=r"see their own part of the image.*layout=None"):
+        find(seeded(lambda: Folded(folded=True)), "conv", spectrogram)
+    assert find(seeded(lambda: Folded(folded=False)), "conv", spectrogram).spatial == (16, 17)
+    cam = explainer(grad_cam, seeded(lambda: Folded(folded=True)), "conv", layout=None)(spectrogram, 0)
+    assert cam.shape == (1, 16, 16)

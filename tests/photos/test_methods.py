@@ -154,7 +154,7 @@ def test_functions_of_attention_and_of_a_network(mine: str) -> None:
 def test_functions_that_are_no_methods_are_refused(mine: str) -> None:
     for words, message in (
         (f"{mine}:number", "expected a function"),
-        (f"{mine}:stuck", "stuck needs masks"),
+        (f"{mine}:stuck", "it needs masks"),
         (f"{mine}:squared:power=two", "power=two: expected an integer"),
         (f"{mine}:squared:cube=2", "its options are power"),
     ):
@@ -163,6 +163,101 @@ def test_functions_that_are_no_methods_are_refused(mine: str) -> None:
     layer = choose_layer(NET, INPUTS, "0")
     with pytest.raises(UsageError, match=r"expected the raw map of each photo, floats of shape \(2, h, w\)"):
         explain_batch(pick_method(f"{mine}:many", 0), NET, layer, INPUTS, ClassChoice(1))
+
+
+BY_NAME = """
+import torch
+
+def tail_by_place(activations, tail):
+    assert callable(tail)
+    return activations.mean(1)
+
+def rows_by_place(activations, weights):
+    return torch.einsum("bchw,bc->bhw", activations, weights)
+
+def inputs_by_place(activations, grads, inputs):
+    assert inputs.shape[1] == 3
+    return (activations * grads).sum(1)
+
+def drawn_by_place(activations, generator):
+    return torch.rand(activations[:, 0].shape, generator=generator)
+
+def inputs_alone(*, inputs):
+    return inputs.mean(1)
+
+def asks(activations, grads, *, gain: float):
+    return gain * (activations * grads).sum(1)
+
+def late(activations, tail, grads):
+    return activations.mean(1)
+
+def takes_nothing():
+    return torch.zeros(2, 6, 6)
+
+def named(activations, *, grads):
+    return (activations * grads).sum(1)
+
+def no_explainer(model):
+    return 3
+
+def without_target(model):
+    return lambda inputs: inputs.mean(1)
+
+def no_map(model):
+    return lambda inputs, target=None: inputs
+"""
+
+
+@pytest.fixture
+def by_name(tmp_path: Path) -> str:
+    file = tmp_path / "by_name.py"
+    file.write_text(BY_NAME)
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("words", "needs"),
+    [
+        ("tail_by_place", {"tail"}),
+        ("rows_by_place", {"head"}),
+        ("inputs_by_place", {"gradients", "forward"}),
+        ("drawn_by_place", set()),
+        ("inputs_alone", {"forward"}),
+        ("asks:gain=2", {"gradients"}),
+    ],
+)
+def test_what_is_given_by_name_needs_no_star(by_name: str, words: str, needs: set[str]) -> None:
+    method = pick_method(f"{by_name}:{words}", 3)
+    assert set(info_of(method).needs) == needs
+    layer = choose_layer(NET, INPUTS, "0", method)
+    assert len(explain_batch(method, NET, layer, INPUTS, ClassChoice(1))) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("asks", r"it needs gain, which no run binds: write .*:asks:gain=VALUE"),
+        ("late", "late takes grads behind tail: activations, grads and outputs come first"),
+        ("takes_nothing", "takes_nothing takes nothing by position"),
+        ("named", r"write def named\(activations, grads, outputs\)"),
+    ],
+)
+def test_signatures_that_nothing_fills_are_refused(by_name: str, words: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        pick_method(f"{by_name}:{words}", 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("no_explainer", "expected an explainer, a function"),
+        ("without_target", r"a function \(inputs\) for the model: expected an explainer"),
+        ("no_map", r"expected the raw map of each photo, floats of shape \(2, h, w\)"),
+    ],
+)
+def test_what_is_no_explainer_is_refused(by_name: str, words: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        explain_batch(pick_method(f"{by_name}:{words}", 0), NET, None, INPUTS, ClassChoice(1))
 
 
 def test_names_of_files(mine: str) -> None:

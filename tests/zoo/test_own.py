@@ -203,8 +203,10 @@ def test_a_head_that_cannot_be_guessed_is_refused(tmp_path: Path) -> None:
     split = body | {"head.weight": torch.ones(3, 512), "head.bias": torch.ones(3)}
     with pytest.raises(LoadError, match=r"2 unexpected \(as head\.weight\)\. If its fc was changed"):
         load("torchvision:resnet18", weights=saved(split, tmp_path / "s.pth"))
-    with pytest.raises(LoadError, match="missing"):
+    with pytest.raises(LoadError, match=r"missing.*Are they of another network\?"):
         load("torchvision:resnet50", weights=saved(fine_tuned("resnet18").state_dict(), tmp_path / "z.pth"))
+    with pytest.raises(LoadError, match=r"They hold no fc, as those of a backbone do"):
+        load("torchvision:resnet18", weights=saved(body, tmp_path / "b.pth"))
 
 
 @pytest.mark.parametrize(
