@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from camfn import CamfnError, capture_levels, capture_many
-from camfn.methods import layer_cam, odam
-from camfn.targets import box_score, detections, head_for
+from camfn import CamfnError, capture_levels, capture_many, explainer, image, metrics, observe
+from camfn.methods import ablation_cam, d_rise, layer_cam, odam
+from camfn.targets import box_score, detection_similarity, detections, head_for, pin
 from camfn.transforms import fuse, fuse_maps
 from tests.nets.yolos import batch, logits, photos, ultralytics, yolo
 
@@ -220,6 +221,57 @@ def test_rfdetr_is_captured_at_its_projections_and_vmap_is_refused_or_agrees() -
         torch.vmap(lambda n: capture_many(net, head.layers)(pixels, box_score(n, 1, head=head)))(
             torch.zeros(2, 2).long()
         )
+
+
+def test_perturbing_methods_are_plain_loops() -> None:
+    net: Any = yolo("yolov8n.yaml").model.requires_grad_(False)
+    pixels, head = batch(96)[:1], head_for(net)
+    with torch.no_grad():
+        scores = head.scores_of(net(pixels))[0]
+    place = len(scores) - 9 + int(scores[-9:].amax(1).argmax())  # of the coarsest level, 3 x 3, which is explained
+    label, layer = int(scores[place].argmax()), head.layers[-1]
+    score, same = box_score(place, label, head=head), detection_similarity(place, head=head)
+    module = net.get_submodule(layer)
+
+    with torch.no_grad():
+        base, without = float(score(net(pixels))), []
+        activations = observe(net, layer)(pixels)[0]
+        for channel in range(activations.shape[1]):
+
+            def cut(*args: Any, which: int = channel) -> Tensor:
+                changed: Tensor = args[-1].clone()
+                changed[:, which] = 0
+                return changed
+
+            handle = module.register_forward_hook(cut)
+            without.append(float(score(net(pixels))))
+            handle.remove()
+        weights = base - torch.tensor(without)
+        near(explainer(ablation_cam, net, layer)(pixels, score), torch.einsum("c,bchw->bhw", weights, activations))
+
+        coarse = (torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+        masks = functional.interpolate(coarse, (96, 96))[:, 0]
+        pinned = pin(same, net(pixels))
+        total = sum(pinned(net(pixels * mask)) * mask for mask in masks)
+        near(explainer(partial(d_rise, masks=masks), net, layer)(pixels, same)[0], total)
+
+        order = explainer(ablation_cam, net, layer)(pixels, score)
+        heat = functional.interpolate(image.normalize(order)[:, None], (96, 96), mode="bilinear")[:, 0]
+        curve = metrics.deletion(lambda x: pinned(net(x)), pixels, heat, step=0.25, baseline=0.0)
+        ranks, values = heat[0].flatten().argsort(descending=True, stable=True), [float(pinned(net(pixels)))]
+        for share in (0.25, 0.5, 0.75, 1.0):
+            changed = pixels.flatten(2).clone()
+            changed[..., ranks[: round(share * len(ranks))]] = 0
+            values.append(float(pinned(net(changed.reshape(pixels.shape)))))
+        blank, back = torch.zeros_like(pixels), []
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+            changed = blank.flatten(2).clone()
+            chosen = ranks[: round(share * len(ranks))]
+            changed[..., chosen] = pixels.flatten(2)[..., chosen]
+            back.append(float(pinned(net(changed.reshape(pixels.shape)))))
+        inserted = metrics.insertion(lambda x: pinned(net(x)), pixels, heat, step=0.25, baseline=0.0)
+    near(curve.scores[0], torch.tensor(values))
+    near(inserted.scores[0], torch.tensor(back))
 
 
 @pytest.mark.parametrize("config", ["yolov8n.yaml", "yolo26n.yaml"])

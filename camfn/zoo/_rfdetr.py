@@ -39,6 +39,9 @@ def of_rfdetr(name: str, request: Request) -> Given:
     except Exception as error:
         raise LoadError(f"rfdetr:{name}: rfdetr cannot build it: {reason(error)}") from error
     net = holder.model.model.eval().requires_grad_(False)
+    if getattr(net.transformer, "_cuda_graph_spatial_shapes", {}) is None:
+        # the same sizes, made in a way that torch.func takes
+        net.transformer._cuda_graph_spatial_shapes = {}
     count = net.class_embed.out_features
     if request.classes is not None and request.classes != count:
         net.reinitialize_detection_head(request.classes)

@@ -14,8 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from camfn import CamfnError, zoo
+from camfn import CamfnError, capture, capture_levels, zoo
 from camfn.cli._records import read_lines
+from camfn.methods import odam
+from camfn.targets import box_score, detections, head_for
 from camfn.zoo import LoadError
 from tests.cli.test_task_job import run
 from tests.nets.yolos import photos, ultralytics, yolo
@@ -237,3 +239,42 @@ def test_rfdetr_is_built_with_random_weights_or_a_file(street: Path, tmp_path: P
     torch.testing.assert_close(mine.model.state_dict()[key], state[key])
     with Image.open(street) as photo:
         assert loaded.preprocess(photo).shape == (3, 384, 384)
+        pixels = loaded.preprocess(photo)[None]
+    head = head_for(loaded.model)
+    (name,) = head.layers
+    each = capture_levels(loaded.model, [name])(pixels, [box_score(n, 1, head=head) for n in (0, 4)])[name]
+
+    def grads_of(n: torch.Tensor) -> torch.Tensor:
+        return capture(loaded.model, name)(pixels, box_score(n, torch.tensor([1]), head=head)).grads
+
+    torch.testing.assert_close(torch.vmap(grads_of)(torch.tensor([[0], [4]])), each.grads, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.sweep
+@pytest.mark.filterwarnings("ignore")
+def test_rfdetr_is_explained_from_a_shell(street: Path, tmp_path: Path) -> None:
+    needs("rfdetr")
+    net = zoo.load("rfdetr:nano", weights="none").model
+    state = net.state_dict()
+    state["class_embed.bias"] = state["class_embed.bias"] + 5  # so that boxes are shown
+    torch.save({"model": state, "args": {"resolution": 384}}, tmp_path / "mine.pth")
+    out = tmp_path / "out"
+    done = run(street, "--task", "detect", "--model", "rfdetr:nano", "--weights", tmp_path / "mine.pth", "--method",
+               "odam", "--target", "top:4", "--out", out)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    rows = read_lines(out / "explanations.jsonl")
+    assert len(rows) == 4
+    loaded = zoo.load("rfdetr:nano", weights=tmp_path / "mine.pth")
+    head = head_for(loaded.model)
+    with Image.open(street) as photo:
+        size, pixels = photo.size, loaded.preprocess(photo.convert("RGB"))[None]
+    (found,) = detections(head, loaded.model(pixels))
+    limit = torch.tensor([*size, *size])
+    for n, row in enumerate(rows):
+        assert row["index"] == int(found.labels[n])
+        want = torch.minimum((found.boxes[n] * limit).clamp(min=0), limit.float())
+        torch.testing.assert_close(torch.tensor(row["box"]), want, rtol=1e-3, atol=0.1)
+        score = box_score(int(found.candidates[n]), row["index"], head=head)
+        (one,) = capture_levels(loaded.model, head.layers)(pixels, [score]).values()
+        cam = odam(one.activations, one.grads[0])[0].numpy()
+        np.testing.assert_allclose(np.load(out / row["map"]), cam, rtol=1e-3, atol=1e-6 * np.abs(cam).max() + 1e-12)
