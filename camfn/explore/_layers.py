@@ -76,10 +76,16 @@ def pick_layers(
     firsts.sort(key=ranked.index)
     rest = [each for each in ranked if each not in firsts]
     taken = (firsts + rest)[: _auto(words)]
-    order = {name: place for place, (name, _) in enumerate(bare(model).named_modules())}
-    taken.sort(key=lambda each: order.get(each.name, -1))
+    names = [name for name, _ in bare(model).named_modules()]
+    taken.sort(key=lambda each: _end(names, each.name))
     shown = tuple(ShownLayer(each.name, f"{_size(each.spatial)}, {each.channels} channels") for each in taken)
     return shown, next(place for place, each in enumerate(taken) if each.name == ranked[0].name)
+
+
+def _end(names: Sequence[str], name: str) -> tuple[int, int]:
+    """Return where a module ends in the order of the network: after all modules inside of it."""
+    inside = [place for place, each in enumerate(names) if each == name or each.startswith(f"{name}.")]
+    return max(inside, default=-1), -len(name)
 
 
 def _named(model: nn.Module, inputs: Tensor, name: str) -> ShownLayer:
