@@ -40,6 +40,21 @@ class Captured(NamedTuple):
     grads: Tensor
     outputs: Any
 
+    def _repr_html_(self) -> str:
+        """Show shapes and ranges in a notebook instead of all numbers."""
+        rows = "".join(f"<tr><th>{name}</th>{_row(value)}</tr>" for name, value in self._asdict().items())
+        return f"<table><tr><th></th><th>shape</th><th>dtype</th><th>least</th><th>largest</th></tr>{rows}</table>"
+
+
+def _row(value: Any) -> str:
+    """Describe one part of a `Captured` in cells of a table."""
+    if not isinstance(value, Tensor):
+        return f'<td colspan="4">{type(value).__name__}</td>'
+    plain = value.detach()
+    ends = [f"{float(end):.3g}" for end in (plain.min(), plain.max())] if value.numel() else ["", ""]
+    cells = [tuple(value.shape), str(value.dtype).removeprefix("torch."), *ends]
+    return "".join(f"<td>{cell}</td>" for cell in cells)
+
 
 @runtime_checkable
 class LayoutPair(Protocol):
