@@ -54,7 +54,12 @@ def inside(cam: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:
     heat = upsample(as_maps(cam, "inside: cam", spatial=2), size)
     _check_boxes("inside", boxes, len(heat))
     found = torch.zeros_like(heat)
-    for one, row, (x0, y0, x1, y1) in zip(found, heat, boxes.round().long().clamp(min=0).tolist()):
+    # a box thinner than a pixel is the pixel that it begins in
+    start, end = boxes[:, :2].round(), boxes[:, 2:].round()
+    thin = start == end
+    start = start.where(~thin, boxes[:, :2].floor())
+    rounded = torch.cat([start, end.where(~thin, start + 1)], 1)
+    for one, row, (x0, y0, x1, y1) in zip(found, heat, rounded.long().clamp(min=0).tolist()):
         part = row[y0:y1, x0:x1]
         if part.numel():
             one[y0:y1, x0:x1] = min_max(part[None], (1, 2))[0]

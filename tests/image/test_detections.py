@@ -43,6 +43,15 @@ def test_inside_is_the_tutorials() -> None:
     assert not image.inside(cam[:1], torch.tensor([[80.0, 50.0, 90.0, 60.0]]), SIZE).any()
 
 
+def test_inside_a_box_thinner_than_a_pixel_is_a_line_and_beyond_the_photo_nothing() -> None:
+    cam = torch.arange(2560.0).reshape(1, *SIZE).repeat(3, 1, 1)
+    boxes = torch.tensor([[63.7, 5.0, 63.9, 20.0], [70.0, 5.0, 90.0, 20.0], [10.2, 8.0, 10.4, 30.0]])
+    found = image.inside(cam, boxes, SIZE)
+    assert (found[0, 5:20, 63].max(), found[0].sum()) == (1, found[0, 5:20, 63].sum())
+    assert not found[1].any()
+    assert (found[2, 8:30, 10].max(), found[2].sum()) == (1, found[2, 8:30, 10].sum())
+
+
 def test_the_box_of_each_class_has_its_color_and_small_photos_are_enlarged() -> None:
     cam, photo = images(3, 5, 8), torch.full((3, *SIZE), 0.2)
     drawn = image.detections(photo, cam, BOXES, ["cat 0.91", "dog 0.80", "cat 0.70"], [1, 2, 1])
