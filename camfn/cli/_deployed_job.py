@@ -20,10 +20,15 @@ from .._photos.layer import Layer
 from .._shared.errors import UsageError
 from ..catalogue import METHODS
 from ..export import Deployed
+from ..targets import class_score, logits_of
 from ..zoo import Loaded
 from ..zoo._recipe import Recipe
 from ._job import Job
 from ._records import Record, hash_of_file
+from ._trust import checked
+
+NO_HEAD = "a file holds no weights that can be drawn anew; check the model that it was exported from"
+"""Why one line of a check is left out."""
 
 
 class Network(nn.Module):
@@ -77,12 +82,19 @@ def method_of(loaded: Loaded, asked: str) -> str:
     return own if own in {row.name for row in METHODS} else "grad_cam"
 
 
-def refuse_changes(path: str, facts: dict[str, Any], choice: ClassChoice, named: dict[str, Any]) -> None:
+def refuse_changes(
+    path: str, facts: dict[str, Any], choice: ClassChoice, named: dict[str, Any], check: bool = False
+) -> None:
     """Refuse what a file has decided when it was written.
 
     Raises:
-        UsageError: another method, layer or transformation, or a target that is no class.
+        UsageError: another method, layer or transformation, a target that is no class, or a check without a score.
     """
+    if check and facts["target"] != "input" and not str(facts["target"]).isdecimal():
+        raise UsageError(
+            f"{path} explains {facts['target']}, whose value is not among its outputs: leave --check out, or check the "
+            "model that it was exported from, by camfn.check"
+        )
     given = [f"--{name}" for name, value in named.items() if value]
     if given:
         raise UsageError(
@@ -112,6 +124,29 @@ class DeployedJob(Job):
     def _file(self) -> Deployed:
         assert isinstance(self.loaded.model, Network)
         return self.loaded.model.file
+
+    def _checks(self, photo: Image.Image, explained: Explained) -> list[Record]:
+        """Check each map of one photo by the file alone: all but the head, which a file does not let go of."""
+        if not self.check:
+            return [{}] * len(explained.cams)
+        image = self.loaded.preprocess(photo)[None]
+        targets: list[Any] = [None if index is None else class_score(index) for index in explained.classes]
+        missing = {"new head": NO_HEAD}
+        if self._file.facts["target"] != "input":
+            fixed = int(self._file.facts["target"])
+            targets = [lambda outputs: logits_of(outputs).softmax(1)[:, fixed]]
+            missing["other class"] = f"the file explains class {fixed} alone"
+
+        def ask(target: Any) -> Record:
+            names, network = self.loaded.classes, self.loaded.model
+            return {"check": checked(self._map, image, target, names, self.seed, model=network, missing=missing)}
+
+        return [{} if problem else ask(target) for target, problem in zip(targets, explained.problems, strict=True)]
+
+    def _map(self, images: Tensor, target: Any) -> Tensor:
+        """Explain images by the file, for the class of a target, (B, h, w)."""
+        asks = self._file.facts["target"] == "input"
+        return self._file(images, target.classes if asks else -1)["cam"]
 
     def _explain(self, photos: list[Image.Image]) -> list[Explained]:
         """Explain photos by the file, once for each class."""

@@ -201,10 +201,9 @@ def explain(
                 "layer": layer != "auto",
                 "layers": several,
                 "task": task is not TaskOption.classify,
-                "check": check,
             }
             named |= {"augment": augment, "smooth": bool(smooth), "eigen-smooth": eigen_smooth}
-            refuse_changes(model, facts_of(deployed), choice, named)
+            refuse_changes(model, facts_of(deployed), choice, named, check)
             kind = DeployedJob
         job = kind(
             plans=plan_files(photos, out, label_of(method), choice, force, endings=outputs.endings),

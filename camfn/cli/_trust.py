@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,10 +35,21 @@ class composed(Value):
 
 
 def checked(
-    explain: Callable[..., Tensor], image: Tensor, target: Target, names: list[str] | None, seed: int
+    explain: Callable[..., Tensor],
+    image: Tensor,
+    target: Target,
+    names: list[str] | None,
+    seed: int,
+    *,
+    model: nn.Module | None = None,
+    missing: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Check the map of one image, (1, C, *S), and return the table and the lines for the record."""
-    found = check(explain, image, target, generator=torch.Generator().manual_seed(seed))
+    """Check the map of one image, (1, C, *S), and return the table and the lines for the record.
+
+    A function that holds no module comes with `model`, which scores, and with `missing`: why a line is left out.
+    """
+    found = check(explain, image, target, model=model, generator=torch.Generator().manual_seed(seed))
+    found = replace(found, missing={**found.missing, **(missing or {})})
     return {
         "table": found.table(0, names),
         "lines": found.record(0, names),

@@ -42,6 +42,20 @@ def test_a_file_is_written_explains_photos_and_agrees_with_its_model(
     assert code == 0, again
     eager, found = (np.load(f"{folder}/noise.grad_cam.3.npy") for folder in ("eager", "maps"))
     np.testing.assert_allclose(found, eager, rtol=1e-3, atol=1e-4 * abs(eager).max())
+    code, said = run("explain", "noise.png", "--model", "net.onnx", "--target", "3", "--check", "--out", "checked")
+    assert code == 0, said
+    code, eager_said = run(
+        "explain", "noise.png", "--model", "tiny:cnn", "--target", "3", "--check", "--out", "believed"
+    )
+    assert code == 0, eager_said
+    lines = [
+        {line["name"]: line for line in json.loads(Path(f"{folder}/explanations.jsonl").read_text())["check"]["lines"]}
+        for folder in ("checked", "believed")
+    ]
+    assert "a file holds no weights" in lines[0].pop("new head")["sentence"]
+    assert set(lines[0]) == set(lines[1]) - {"new head"}
+    for name, line in lines[0].items():
+        assert line["value"] == pytest.approx(lines[1][name]["value"], abs=0.02), name
     code, said = run("verify", "net.onnx", "noise.png")
     assert code == 0, said
     assert "agree on 1 photos" in said
@@ -49,7 +63,6 @@ def test_a_file_is_written_explains_photos_and_agrees_with_its_model(
     for words, reason in (
         (("--method", "layer_cam"), "gives grad_cam and no other map"),
         (("--layer", "features"), "leave --layer out"),
-        (("--check",), "leave --check out"),
         (("--mean", "0.5"), "leave --mean out"),
         (("--target", "probability:3"), "explains the logit"),
     ):
