@@ -69,7 +69,9 @@ def pick_layers(
     names = _names(words)
     if names:
         return tuple(_named(model, inputs, name) for name in names), len(names) - 1
-    every = [each for each in suggested.suggest(model, inputs, target) if each.depends]
+    suggestions = suggested.suggest(model, inputs, target)
+    # no score depends on any layer where the head is zero, as of an untrained network: the maps are zero, and so shown
+    every = [each for each in suggestions if each.depends] or suggestions
     # the score of one box reads a detector's head at one place, so that the map there is one point
     ranked = [each for each in every if not any(part in each.name for part in leave)] or every
     firsts = list({each.spatial: each for each in reversed(ranked)}.values())

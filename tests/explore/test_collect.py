@@ -191,3 +191,13 @@ def test_a_map_is_the_arithmetic_of_what_capture_gives() -> None:
     model, images = tiny.load("cnn"), scenes(1)
     found = collect(model, images, [3], methods=["grad_cam"], layers="body")
     torch.testing.assert_close(tensor(found, 0, 0, "grad_cam", 0), grad_cam(*capture(model, "body")(images, 3))[0])
+
+
+def test_a_network_whose_head_is_zero_has_maps_of_zero() -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(6, 3)
+    nn.init.zeros_(head.weight)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
+    found = collect(model, torch.rand(1, 3, 12, 12), [1], methods=["grad_cam", "fem"], layers="auto:2")
+    assert not tensor(found, 0, 0, "grad_cam", 0).any()
+    assert tensor(found, 0, 0, "fem", 0).any()
