@@ -3,7 +3,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 SITE := out/site
 
-.PHONY: browser help demo docs docs-open hero method-strips test test-all lint bench gpu evaluate format clean
+.PHONY: browser help demo docs docs-open hero method-strips test test-all lint bench gpu evaluate release format clean
 
 help:
 	@echo "make demo      explain a real photo with real weights, and draw the maps"
@@ -11,6 +11,7 @@ help:
 	@echo "make docs      the site: every example runs, warnings are errors, every link is followed; make docs-open shows it"
 	@echo "make test-all  the same and the long sweeps"
 	@echo "make browser   npm's packages with which make test-all tries the web page in Chromium"
+	@echo "make release REPOSITORY=https://...  sdist and wheel in out/release, checked, and a tag; uploads nothing"
 	@echo "make bench     camfn beside its peers: times, ratios, peak memory"
 	@echo "make gpu       the tests of the GPU, then times and memory on it; at most eight minutes, with what is installed"
 	@echo "make evaluate  every method by every metric on 20 photos with boxes; hours, and it goes on where it was left"
@@ -90,6 +91,14 @@ evaluate: .venv/evaluate
 	OMP_NUM_THREADS=1 $(BIN)/python -m camfn evaluate builtin --out out/evaluation --models "lite0 lite2" \
 		--methods capped --step 0.1 --infidelity-samples 10 --budget 150 --device cpu || test $$? -eq 1
 	$(BIN)/python -m benchmarks.evaluation out/evaluation docs
+
+.venv/release: pyproject.toml constraints.txt | .venv/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'
+	touch $@
+
+# RELEASE_OPTIONS="--no-tag" only builds
+release: .venv/release
+	$(BIN)/python .ci/release.py "$(REPOSITORY)" $(RELEASE_OPTIONS)
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

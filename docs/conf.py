@@ -66,7 +66,7 @@ sphinx_gallery_conf = {
     "min_reported_time": 1e9,
     "write_computation_times": False,
     "remove_config_comments": True,
-    "thumbnail_size": (400, 280),
+    "thumbnail_size": (320, 320),
 }
 
 html_theme = "pydata_sphinx_theme"
@@ -87,4 +87,5 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": [], "cite": [], "changelog": []}
+# no pages lie below these
+html_sidebars: dict[str, list[str]] = {name: [] for name in ("index", "metrics", "concepts", "evaluation")}

@@ -36,3 +36,4 @@ to_pil_image(image.montage(pictures, captions, cell=(240, 240)))
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_02_which_layer.py`, :ref:`sphx_glr_howto_plot_03_which_class.py`. The same on
 # the command line: ``camfn explain mine.jpg --model net.py:build --weights mine.pth --classes names.txt``.
+# sphinx_gallery_thumbnail_cell = 1, 3

@@ -38,3 +38,4 @@ to_pil_image(
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_15_several_layers.py` to join several;
 # :ref:`sphx_glr_howto_plot_22_blank_map.py`; :doc:`/concepts` on layouts.
+# sphinx_gallery_thumbnail_cell = 0, 4

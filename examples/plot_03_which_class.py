@@ -42,3 +42,4 @@ to_pil_image(image.montage(pictures, list(questions), columns=4, cell=(240, 240)
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_10_embeddings.py`, :ref:`sphx_glr_howto_plot_12_numbers_labels_captions.py`; all
 # targets in :doc:`/words` and in :doc:`/reference/camfn.targets`.
+# sphinx_gallery_thumbnail_cell = 2, 4

@@ -40,3 +40,4 @@ Image.open(folder / "maps" / "scan.grad_cam.png").resize((320, 320))
 # %%
 # **Next:** :doc:`/records`; :ref:`sphx_glr_howto_plot_08_volume.py` for CT and MR. DICOM and NIfTI need ``pip install
 # 'camfn[medical]'``.
+# sphinx_gallery_thumbnail_cell = 0, 1

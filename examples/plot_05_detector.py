@@ -40,3 +40,4 @@ to_pil_image(image.montage(pictures, [f"why this {n}?" for n in world.labels[0].
 # %%
 # **Next:** :doc:`/tasks` for Faster R-CNN, RetinaNet and SSD; :ref:`sphx_glr_howto_plot_06_segmentation.py`. On the
 # command line: ``--task detect``.
+# sphinx_gallery_thumbnail_cell = 1, 3

@@ -32,3 +32,4 @@ to_pil_image(image.montage(pictures, ["the image", *maps], columns=4, cell=(240,
 # %%
 # **Next:** :doc:`/tasks` on networks with one logit and with deep supervision;
 # :ref:`sphx_glr_howto_plot_09_large_picture.py`.
+# sphinx_gallery_thumbnail_cell = 1, 4

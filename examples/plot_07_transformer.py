@@ -35,3 +35,4 @@ to_pil_image(image.montage(pictures, list(maps), columns=4, cell=(240, 240)))
 
 # %%
 # **Next:** :doc:`/methods` on attention; :ref:`sphx_glr_howto_plot_11_clip.py`; :doc:`/concepts` on layouts.
+# sphinx_gallery_thumbnail_cell = 2, 4

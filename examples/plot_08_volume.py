@@ -45,3 +45,4 @@ to_pil_image(image.montage(slices, columns=6, cell=(150, 150)))
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_09_large_picture.py`; :doc:`/tasks` has videos, bags, an ECG and sound. On the
 # command line: ``camfn explain scan.nii.gz``.
+# sphinx_gallery_thumbnail_cell = 3, 6

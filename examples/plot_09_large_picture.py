@@ -43,3 +43,4 @@ to_pil_image(image.montage(pictures, ["a slide", "where the DAB is", "the score 
 
 # %%
 # **Next:** :doc:`/tasks` for MONAI's and nnU-Net's networks; :ref:`sphx_glr_howto_plot_08_volume.py`.
+# sphinx_gallery_thumbnail_cell = 1, 3

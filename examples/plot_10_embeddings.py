@@ -31,3 +31,4 @@ to_pil_image(image.montage(pictures, captions, columns=4, cell=(240, 240)))
 
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_11_clip.py`; :doc:`/tasks` for a Siamese network that runs one backbone twice.
+# sphinx_gallery_thumbnail_cell = 2, 4

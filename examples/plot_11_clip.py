@@ -55,3 +55,4 @@ to_pil_image(image.montage(pictures, ["the image", *maps], columns=4, cell=(240,
 # %%
 # **Next:** :doc:`/tasks` runs the same on ``CLIPModel``; :ref:`sphx_glr_howto_plot_07_transformer.py`. On the command
 # line: ``--target "text:a photo of a dog"``.
+# sphinx_gallery_thumbnail_cell = 1, 4

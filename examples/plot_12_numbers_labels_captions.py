@@ -65,3 +65,4 @@ to_pil_image(image.montage(pictures, list(maps), columns=4, cell=(240, 240)))
 # %%
 # **Next:** :doc:`/tasks` for BLIP and encoder-decoders of Hugging Face; all targets in
 # :doc:`/reference/camfn.targets`.
+# sphinx_gallery_thumbnail_cell = 1, 4

@@ -27,3 +27,4 @@ to_pil_image(image.montage(pictures, ["the image", "grad_cam", "eigen_cam: asks 
 # %%
 # **Next:** :doc:`/check` has what each line means; :ref:`sphx_glr_howto_plot_20_metrics.py`. On the command line:
 # ``camfn explain photo.jpg --check``.
+# sphinx_gallery_thumbnail_cell = 1, 3

@@ -37,3 +37,4 @@ to_pil_image(image.montage(pictures, list(explanations), columns=4, cell=(240, 2
 
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_15_several_layers.py`; :ref:`sphx_glr_howto_plot_13_believe_it.py`.
+# sphinx_gallery_thumbnail_cell = 1, 4

@@ -34,3 +34,4 @@ to_pil_image(image.montage(pictures, list(maps), columns=4, cell=(240, 240)))
 
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_14_steadier.py`; the formulas in :doc:`/methods`.
+# sphinx_gallery_thumbnail_cell = 3, 4

@@ -35,3 +35,4 @@ to_pil_image(image.montage(list(pictures), columns=4, padding=16))
 # %%
 # **Next:** The algorithm in :doc:`/methods`; :doc:`/reference/camfn.factorize`. On the command line: ``camfn
 # factorize photos/ --rank 5``.
+# sphinx_gallery_thumbnail_cell = 0, 4

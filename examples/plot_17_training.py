@@ -40,3 +40,4 @@ to_pil_image(image.montage([world.images[3], *pictures], ["the image", "before",
 
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_13_believe_it.py`; :doc:`/concepts`.
+# sphinx_gallery_thumbnail_cell = 2, 3

@@ -45,3 +45,4 @@ to_pil_image(image.montage(list(pictures), columns=8, cell=(120, 120)))
 # %%
 # **Next:** :doc:`/compile`, :doc:`/benchmarks`. In a server: make the explainer once; it holds no state and is safe
 # in threads.
+# sphinx_gallery_thumbnail_cell = 4, 8

@@ -41,3 +41,4 @@ to_pil_image(image.montage(pictures, captions, columns=6, cell=(200, 200)))
 # %%
 # **Next:** As a PDF with a color bar and vector text: ``camfn explain photo.jpg --target espresso --figure
 # figure.pdf``; as a picture: ``camfn compare``. :ref:`sphx_glr_howto_plot_21_evaluate.py` for numbers.
+# sphinx_gallery_thumbnail_cell = 1, 6

@@ -40,3 +40,4 @@ to_pil_image(image.montage(pictures, captions, cell=(260, 260)))
 
 # %%
 # **Next:** :doc:`/metrics` says first what each metric cannot say; :ref:`sphx_glr_howto_plot_21_evaluate.py`.
+# sphinx_gallery_thumbnail_cell = 1, 3

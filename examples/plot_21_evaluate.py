@@ -40,3 +40,4 @@ to_pil_image(image.montage(list(image.overlay(world.images, image.normalize(best
 # %%
 # **Next:** :doc:`/evaluation` has the built-in leaderboard. On the command line: ``camfn evaluate photos/ --models
 # lite0 --methods cheap --out results``.
+# sphinx_gallery_thumbnail_cell = 0, 6

@@ -38,3 +38,4 @@ to_pil_image(image.montage(pictures, ["the image", "clipped at zero", "with its 
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_13_believe_it.py`, :ref:`sphx_glr_howto_plot_02_which_layer.py`;
 # :doc:`/limitations`.
+# sphinx_gallery_thumbnail_cell = 2, 3

@@ -42,3 +42,4 @@ to_pil_image(image.montage(pictures, ["the image", *maps], columns=4, cell=(240,
 
 # %%
 # **Next:** :doc:`/contributing`, if it is published; ``camfn explain photo.jpg --method file.py:squared_cam``.
+# sphinx_gallery_thumbnail_cell = 2, 4

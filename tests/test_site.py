@@ -35,7 +35,7 @@ def test_every_method_has_its_words_in_the_order_of_the_catalogue() -> None:
     assert list(words) == NAMES
     for name, told in words.items():
         assert {"title", "sentence", "formula", "helps", "fails"} <= set(told) <= {
-            "title", "sentence", "formula", "helps", "fails", "equal"
+            "title", "sentence", "formula", "helps", "fails", "equal", "picture"
         }, name  # fmt: skip
         latex2mathml.tex2mathml(told["formula"], as_block=True)  # or it raises a MathError
         named = re.findall(r"`(\w+)`", " ".join([*told["helps"], *told["fails"], told.get("equal", "")]))
@@ -49,6 +49,15 @@ def test_the_page_of_a_method_has_all_of_its_parts(name: str) -> None:
     assert "| Source | " in page
     assert ("never asks for the class" in page) is not catalogue.find(name).explains_class
     assert (ROOT / "docs/_static/methods" / f"{name}.webp").stat().st_size > 5000
+
+
+def test_a_costly_method_says_with_how_many_samples_its_picture_is_drawn() -> None:
+    pages = part("method_pages")
+    drawn = [name for name in NAMES if pages.picture(name)]
+    assert {"rise", "d_rise", "score_cam", "ss_cam", "opti_cam"} <= set(drawn)
+    for name in drawn:
+        assert "To save time" in pages.page(catalogue.find(name))
+    assert "`samples=150` (as it comes: 4000)" in pages.page(catalogue.find("rise"))
 
 
 def test_a_method_has_its_row_of_the_leaderboard() -> None:
@@ -65,6 +74,7 @@ def test_an_example_asks_answers_and_leads_on(path: Path) -> None:
     assert len(question.partition('"""')[0]) > 80
     assert "**If it looks wrong:**" in text
     assert "**Next:**" in text
+    assert part("camfn_site").CELL.search(text), "which cell of its picture is its thumbnail?"
     for ref in re.findall(r"sphx_glr_howto_(\w+)\.py", text):
         assert (ROOT / "examples" / f"{ref}.py").exists(), ref
 

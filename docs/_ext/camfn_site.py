@@ -110,6 +110,34 @@ def pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any
     return str(figure_rst([path], gallery_conf["src_dir"]))
 
 
+CELL = re.compile(r"^# sphinx_gallery_thumbnail_cell = (\d+), (\d+)$", re.MULTILINE)
+"""An example's line that names the cell of its picture, and of how many in a row, which is its thumbnail."""
+
+
+def thumbnails(app: Any) -> None:
+    """Cut each example's thumbnail out of its picture: a whole row of maps is too small to see."""
+    from PIL import Image
+
+    images, gap = Path(app.srcdir, "howto", "images"), 8
+    for path in Path(app.srcdir).parent.glob("examples/plot_*.py"):
+        found = CELL.search(path.read_text(encoding="utf-8"))
+        assert found is not None, f"{path.name} names no cell"
+        at, count = int(found[1]), int(found[2])
+        with Image.open(images / f"sphx_glr_{path.stem}_001.png") as picture:
+            margin = gap if count > 1 else 0
+            side = (picture.width - margin * (count + 1)) // count
+            left = margin + at * (side + margin)
+            cut = picture.convert("RGB").crop((left, margin, left + side, min(margin + side, picture.height)))
+            cut.resize((320, 320), Image.Resampling.LANCZOS).save(images / "thumb" / f"sphx_glr_{path.stem}_thumb.png")
+
+
+def linked(app: Any, docname: str, source: list[str]) -> None:
+    """Lead the name of each metric in the table to its own page."""
+    if docname == "metrics":
+        row = re.compile(r"^\| `((\w+)[^`]*)` \|", re.MULTILINE)
+        source[0] = row.sub(r"| {py:obj}`\1 <camfn.metrics.\2>` |", source[0])
+
+
 def back(app: Any, error: Exception | None) -> None:
     """Lead the pages of source code back to the right name: viewcode knows one public module for each private file."""
     if error or app.builder.name != "html":
@@ -155,6 +183,8 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", markdown, priority=900)
     app.connect("autodoc-skip-member", skip)
     app.connect("source-read", outside)
+    app.connect("source-read", linked)
+    app.connect("builder-inited", thumbnails, priority=900)  # behind the gallery's own
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     method_pages.setup(app)
     llms.setup(app)

@@ -6,6 +6,7 @@ of scikit-image. The classes are asked for; at this size lite0 gives 0.1 to 5 % 
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from camfn.targets import class_score
 from camfn.zoo import load
 
 FOLDER = Path(__file__).parents[1] / "_static"
-INKS = {"light": ("#ffffff", "#1f2328", "#59636e", "#0b5cad"), "dark": ("#0d1117", "#e6edf3", "#9198a1", "#58a6ff")}
-"""Paper, ink, quiet ink and accent, those of GitHub's two themes."""
+INKS = {"light": ("#1f2328", "#59636e", "#0b5cad"), "dark": ("#e6edf3", "#9198a1", "#58a6ff")}
+"""Ink, quiet ink and accent, those of GitHub's two themes; the paper is that of the page."""
 MONO = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSansMono.ttf"
 CELL, GAP = 380, 16
 
@@ -59,27 +60,29 @@ def rows(run: Any, index: Any) -> list[tuple[str, list[tuple[Image.Image, str, s
     ]
     return [
         ("One photo, one forward: ask for any class", first),
-        ("Two answers that look alike: ask what tells them apart", second),
+        ("Two classes alike: ask what tells them apart", second),
     ]
 
 
-def draw(path: Path, listed: list[tuple[str, list[tuple[Image.Image, str, str]]]], colors: tuple[str, ...]) -> None:
-    """Set the rows with their titles, captions and calls."""
-    paper, ink, quiet, accent = colors
-    title, caption, code = (ImageFont.load_default(30), ImageFont.load_default(25), ImageFont.truetype(MONO, 15))
-    head, foot = 58, 88
-    size = (4 * CELL + 5 * GAP, len(listed) * (head + CELL + foot))
-    canvas = Image.new("RGB", size, paper)
+def draw(
+    path: Path, listed: list[tuple[str, list[tuple[Image.Image, str, str]]]], colors: tuple[str, ...], columns: int = 4
+) -> None:
+    """Set the rows with their titles, captions and calls; a phone has two columns."""
+    ink, quiet, accent = colors
+    title, caption, code = ImageFont.load_default(32), ImageFont.load_default(27), ImageFont.truetype(MONO, 21)
+    head, foot = 62, 110
+    deep = -(-4 // columns) * (CELL + foot)
+    canvas = Image.new("RGBA", (columns * (CELL + GAP) + GAP, len(listed) * (head + deep)), (0, 0, 0, 0))
     pen = ImageDraw.Draw(canvas)
     for y, (words, tiles) in enumerate(listed):
-        top = y * (head + CELL + foot)
-        pen.text((GAP, top + 12), words, ink, title)
+        top = y * (head + deep)
+        pen.text((GAP, top + 10), words, ink, title)
         for x, (picture, name, call) in enumerate(tiles):
-            left = GAP + x * (CELL + GAP)
-            canvas.paste(picture, (left, top + head))
+            left, up = GAP + x % columns * (CELL + GAP), top + head + x // columns * (CELL + foot)
+            canvas.paste(picture, (left, up))
             last = (y, x) == (len(listed) - 1, len(tiles) - 1)
-            pen.text((left, top + head + CELL + 8), name, accent if last else ink, caption)
-            pen.text((left, top + head + CELL + 44), call, quiet, code)
+            pen.text((left, up + CELL + 6), name, accent if last else ink, caption)
+            pen.multiline_text((left, up + CELL + 42), "\n".join(textwrap.wrap(call, 29)), quiet, code)
     canvas.save(path, quality=86, method=6)
 
 
@@ -111,6 +114,7 @@ def main() -> None:
     listed = rows(capture(loaded.model, "bn2"), loaded.classes.index)
     for theme, colors in INKS.items():
         draw(FOLDER / f"hero-{theme}.webp", listed, colors)
+        draw(FOLDER / f"hero-{theme}-phone.webp", listed, colors, columns=2)
     asked(loaded).save(FOLDER / "methods-asked.webp", quality=84, method=6)
 
 

@@ -15,8 +15,8 @@ LEAD = """# camfn
 > `explainer(grad_cam, model, layer)(images, target)` is the raw map (B, h, w). A target is a class index or any
 > function of the outputs; the layer comes from `layers.suggest(model, images)`; a `CamfnError` says which call works.
 """
-PAGES = ("concepts", "methods", "metrics", "tasks", "words", "check", "migrating", "from_torchcam", "from_captum")
-PAGES += ("evaluation", "records", "compile", "limitations", "reference")
+PAGES = ("concepts", "methods", "metrics", "tasks", "detectors", "words", "check", "migrating", "from_torchcam")
+PAGES += ("from_captum", "evaluation", "records", "compile", "export", "page", "limitations", "reference")
 
 
 def title_of(text: str) -> str:

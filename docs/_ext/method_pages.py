@@ -4,7 +4,9 @@ rows of `methods.md`, the catalogue, and the leaderboard.
 
 from __future__ import annotations
 
+import ast
 import csv
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -29,7 +31,7 @@ CODE = {
 }
 ASKED = "The same photos for every method, asked for *space shuttle*, *tripod*, *wooden spoon* and *Egyptian cat*."
 STRIP = {
-    "layer": f"{ASKED} Above: the last layer, 14 × 14 places; a second row is of a layer in the middle, 28 × 28.",
+    "layer": f"{ASKED} Above: the last layer, 14 × 14 places; below: a layer in the middle, 28 × 28.",
     "attention": "Scenes of digits, each asked for its first digit, and a small vision transformer of the package.",
     "network": ASKED,
 }
@@ -60,6 +62,27 @@ class Row(NamedTuple):
 def table() -> dict[str, dict[str, Any]]:
     """The words and formulas of all methods, by name."""
     return tomllib.loads((DOCS / "methods.toml").read_text(encoding="utf-8"))
+
+
+def picture(name: str) -> dict[str, Any]:
+    """The options with which a method's picture is drawn, where they are not its own."""
+    words = [word.split("=") for word in table()[name].get("picture", "").split(",") if word]
+    return {key.strip(): ast.literal_eval(value) for key, value in words}
+
+
+def two_layers(info: catalogue.MethodInfo) -> bool:
+    """Whether a method's picture has a row for a layer in the middle, too."""
+    return info.kind == "layer" and not info.perturbs and info.name != "cam"
+
+
+def _drawn(info: catalogue.MethodInfo) -> str:
+    """Say in how many samples the picture is, and how many the method takes as it comes."""
+    own = inspect.signature(info.function).parameters
+    told = [
+        f"`{key}={value}` (as it comes: {'all' if own[key].default is None else own[key].default})"
+        for key, value in picture(info.name).items()
+    ]
+    return f" To save time the pictures are drawn with {' and '.join(told)}." if told else ""
 
 
 def rows() -> dict[str, Row]:
@@ -109,6 +132,9 @@ def page(info: catalogue.MethodInfo) -> str:
     )
     if info.gives == "picture":
         strip += " Gray is zero; the result has the channels of the image."
+    if info.kind == "layer" and not two_layers(info):
+        strip = ASKED if info.name != "d_rise" else strip
+    strip += _drawn(info)
     facts = [("Cost", row.cost), ("Equal to", told.get("equal", "")), ("Source", _source(row.source))]
     facts += [("Where others differ", row.differs)]
     cards = "\n".join(

@@ -9,13 +9,13 @@ are at hand, on scenes of digits; D-RISE explains the tiny detector.
 
 from __future__ import annotations
 
-import ast
 import sys
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import method_pages
 import numpy as np
 import torch
 from PIL import Image
@@ -24,7 +24,6 @@ from torch import Tensor
 
 from camfn import catalogue, explainer, image, targets, tiny
 from camfn.attention import attention_explainer
-from camfn.evaluate import CAPPED
 from camfn.zoo import load
 
 FOLDER = Path(__file__).parents[1] / "_static" / "methods"
@@ -32,15 +31,6 @@ SIDE = 448
 """Twice the size that lite0 was trained at: a map of 14 x 14 at the last layer, 28 x 28 at the middle one."""
 ASKED = (("astronaut", "space shuttle"), ("camera", "tripod"), ("coffee", "wooden spoon"), ("chelsea", "Egyptian cat"))
 LAYERS = ("bn2", "blocks.4")
-OPTIONS = {
-    **CAPPED,
-    "opti_cam": "steps=10",
-    "ss_cam": "samples=2,top_k=0.02",
-    "rise": "samples=150",
-    "smooth_full_grad": "samples=8",
-    "smooth_grad": "samples=16",
-}
-"""Fewer samples for the methods that take thousands."""
 
 
 def view_of(name: str) -> Tensor:
@@ -54,8 +44,7 @@ def view_of(name: str) -> Tensor:
 
 def explain_of(info: catalogue.MethodInfo, model: torch.nn.Module, layer: str) -> Any:
     """A function of images and class, with fewer samples where the method takes many."""
-    words = [word.split("=") for word in OPTIONS.get(info.name, "").split(",") if word]
-    options: dict[str, Any] = {key: ast.literal_eval(value) for key, value in words}
+    options = method_pages.picture(info.name)
     if info.draws:
         options["generator"] = torch.Generator().manual_seed(0)
     if info.kind == "network":
@@ -71,7 +60,7 @@ def picture_of(view: Tensor, cam: Tensor) -> Tensor:
 def photos(info: catalogue.MethodInfo) -> list[list[Tensor]]:
     """A row of pictures for each layer."""
     loaded, rows = load("lite0"), []
-    layers = LAYERS if info.kind == "layer" and not info.perturbs and info.name != "cam" else LAYERS[:1]
+    layers = LAYERS if method_pages.two_layers(info) else LAYERS[:1]
     for layer in layers:
         explain = explain_of(info, loaded.model, layer)
         row = []
@@ -92,7 +81,8 @@ def scenes(info: catalogue.MethodInfo) -> list[list[Tensor]]:
             boxes_of=lambda out: torch.cat([out[..., :2] - out[..., 2:4] / 2, out[..., :2] + out[..., 2:4] / 2], -1),
             scores_of=lambda out: out[..., 4:5].sigmoid() * out[..., 5:].softmax(-1),
         )
-        method = partial(info.function, samples=400, generator=torch.Generator().manual_seed(0))
+        options = {**method_pages.picture(info.name), "generator": torch.Generator().manual_seed(0)}
+        method = partial(info.function, **options)
         asked = targets.detection_similarity(world.boxes[:, 0], world.labels[:, 0], head=head)
         cams = explainer(method, tiny.load("detector"), "body.3")(world.images, asked)
     large = torch.nn.functional.interpolate(world.images, (SIDE, SIDE), mode="bicubic").clamp(0, 1)

@@ -1,0 +1,159 @@
+"""What goes into the package, and how a release is made of a commit."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+PROMISES = {
+    "": "import camfn, camfn.metrics, camfn.factorize, camfn.network, camfn.attention, camfn.tiny",
+    "cli": "import camfn.cli, camfn.zoo, timm, torchvision; sys.argv[1:] = ['explain', '--help']; camfn.cli.main()",
+    "figure": "import matplotlib, camfn.cli",
+    "hf": "import transformers; transformers.ViTModel",
+    "export": "import onnx, onnxscript, onnxruntime, camfn.export",
+    "medical": "import pydicom, nibabel, camfn.cli",
+    "demo": "import camfn.zoo; camfn.zoo.load('lite0'); import skimage.data; skimage.data.chelsea()",
+    "evaluate": "import camfn.evaluate, camfn.zoo, matplotlib, pandas; camfn.zoo.load('lite2')",
+    "docs": "import sphinx, pydata_sphinx_theme, myst_parser, sphinx_gallery, sphinx_design, sphinx_copybutton",
+    "ray": "import ray, camfn.evaluate",
+    "adapters": "import captum, quantus, torchmetrics, camfn.adapters",
+}
+"""What a person who installs an extra alone may run."""
+ALONE = """
+import importlib.abc, importlib.metadata as metadata, sys
+from importlib.machinery import PathFinder
+
+allowed = set({allowed!r})
+owners = metadata.packages_distributions()
+
+
+def hidden(name):
+    of = [owner.lower().replace("_", "-").replace(".", "-") for owner in owners.get(name, [name])]
+    return not allowed & set(of)
+
+
+class Bare(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        root = name.partition(".")[0]
+        if path is None and root in owners and hidden(root):  # but ray, say, brings a copy of psutil
+            path = [place for place in sys.path if not place.endswith("site-packages")]
+        return PathFinder.find_spec(name, path, target)
+
+
+def from_name(name, find=metadata.Distribution.from_name):
+    if name.lower().replace("_", "-").replace(".", "-") not in allowed:
+        raise metadata.PackageNotFoundError(name)
+    return find(name)
+
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Bare()
+metadata.Distribution.from_name = from_name
+try:
+    {code}
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+
+
+def release() -> ModuleType:
+    """Load the script behind `make release`."""
+    spec = importlib.util.spec_from_file_location("release", ROOT / ".ci" / "release.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def own() -> list[str]:
+    """What pyproject asks for, in the words of installed metadata, which may be older."""
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    project = toml.loads(PROJECT)["project"]
+    listed = [
+        f'{word}; extra == "{extra}"' for extra, words in project["optional-dependencies"].items() for word in words
+    ]
+    return [*project["dependencies"], *listed]
+
+
+def closure(extra: str) -> set[str]:
+    """All packages that camfn with one extra asks for, by what is installed here."""
+    found, left = set(), [("camfn", frozenset({extra} - {""}))]
+    while left:
+        name, extras = left.pop()
+        if (name, extras) in found:
+            continue
+        found.add((name, extras))
+        try:
+            wanted = own() if name == "camfn" else metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, wanted):
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": one}) for one in (*extras, "")):
+                left.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
+    return {name for name, _ in found}
+
+
+def test_the_sdist_has_every_tracked_file_of_the_root() -> None:
+    listed = re.search(r"sdist\]\n.*?include = \[(.*?)\]", PROJECT, re.DOTALL)
+    assert listed is not None
+    included = set(re.findall(r'"([^"]+)"', listed[1]))
+    done = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    names = {line.partition("/")[0] for line in done.stdout.splitlines()} if done.returncode == 0 else set()
+    assert names - included <= {".gitignore", "pyproject.toml"}  # which hatchling adds itself
+    assert all((ROOT / name).exists() for name in included)
+
+
+def test_the_version_is_one() -> None:
+    assert release().version_of() == metadata.version("camfn")
+
+
+def test_a_version_that_differs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    for name in ("pyproject.toml", "CITATION.cff", "docs/cite.md", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    cite = tmp_path / "CITATION.cff"
+    cite.write_text(re.sub(r"(?m)^version: .*", "version: 9.9", cite.read_text()))
+    with pytest.raises(SystemExit, match=r"the version differs.*9\.9"):
+        release().version_of(tmp_path)
+
+
+def test_links_of_the_long_description_lead_to_the_tag() -> None:
+    text = '[a](docs/x.md) [b](#here) [c](https://d.e) <img src="p.webp"> <source srcset="q.webp">'
+    assert release().absolute(text, "https://h/o/n", "v1") == (
+        "[a](https://h/o/n/blob/v1/docs/x.md) [b](#here) [c](https://d.e) "
+        '<img src="https://h/o/n/raw/v1/p.webp"> <source srcset="https://h/o/n/raw/v1/q.webp">'
+    )
+    readme = release().absolute((ROOT / "README.md").read_text(encoding="utf-8"), "https://h/o/n", "v1")
+    assert not re.findall(r"\]\((?!https:)[^)]*\)", readme)
+
+
+def test_every_extra_is_in_the_table_of_what_to_install_or_for_developers() -> None:
+    extras = set(re.findall(r'extra == "(\w+)"', "\n".join(own())))
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    told = {word for words in re.findall(r"'camfn\[([\w,]+)\]'", index) for word in words.split(",")}
+    assert extras - told <= {"dev", "bench", "sweep", "release"}
+    assert told <= extras
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("extra", PROMISES)
+def test_an_extra_brings_all_that_it_promises(extra: str) -> None:
+    code = ALONE.format(allowed=sorted(closure(extra)), code=PROMISES[extra])
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
