@@ -24,6 +24,7 @@ PROMISES = {
     "figure": "import matplotlib, camfn.cli",
     "hf": "import transformers; transformers.ViTModel",
     "export": "import onnx, onnxscript, onnxruntime, camfn.export",
+    "notebook": "import PIL, anywidget, camfn.explore",
     "medical": "import pydicom, nibabel, camfn.cli",
     "demo": "import camfn.zoo; camfn.zoo.load('lite0'); import skimage.data; skimage.data.chelsea()",
     "evaluate": "import camfn.evaluate, camfn.zoo, matplotlib, pandas; camfn.zoo.load('lite2')",
@@ -46,6 +47,8 @@ def hidden(name):
 
 
 class Bare(importlib.abc.MetaPathFinder):
+    find_distributions = staticmethod(PathFinder.find_distributions)
+
     def find_spec(self, name, path=None, target=None):
         root = name.partition(".")[0]
         if path is None and root in owners and hidden(root):  # but ray, say, brings a copy of psutil

@@ -16,7 +16,7 @@ LEAD = """# camfn
 > function of the outputs; the layer comes from `layers.suggest(model, images)`; a `CamfnError` says which call works.
 """
 PAGES = ("concepts", "methods", "metrics", "tasks", "detectors", "words", "check", "migrating", "from_torchcam")
-PAGES += ("from_captum", "evaluation", "records", "compile", "export", "page", "limitations", "reference")
+PAGES += ("from_captum", "evaluation", "records", "compile", "export", "page", "explore", "limitations", "reference")
 
 
 def title_of(text: str) -> str:
