@@ -54,6 +54,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "howto",
     "filename_pattern": "/plot_",
+    "ignore_pattern": "^(?!plot_)",  # programs that answer no question
     "within_subsection_order": "FileNameSortKey",
     "doc_module": ("camfn",),
     "reference_url": {"camfn": None},
