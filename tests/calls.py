@@ -200,19 +200,20 @@ EIGEN = 1
 
 WAITS: dict[str, int] = {
     **dict.fromkeys(("eigen_cam", "eigen_grad_cam", "seg_eigen_cam", "kpca_cam"), EIGEN),
-    # NaN among the scores; whether batches of one sample agree with one by one, for the activations and the forwards
-    "ablation_cam": 6,
-    "score_cam": 5,
-    "recipro_cam": 2,
+    # NaN among the scores; whether batches of one sample agree with one by one, for the activations and the forwards;
+    # whether the scores beside the rows stayed
+    "ablation_cam": 7,
+    "score_cam": 6,
+    "recipro_cam": 3,
     "lift_cam": 3,  # the trial of vmap reads once more
     "shapley_cam": 2,
-    "fd_cam": 2,
-    "group_cam": 3,
-    "ss_cam": 3,
-    "is_cam": 3,
-    "poly_cam": 3,
+    "fd_cam": 3,
+    "group_cam": 4,
+    "ss_cam": 4,
+    "is_cam": 4,
+    "poly_cam": 4,
     "opti_cam": 5,  # one a step: whether the mask still improves
-    "rise": 3,
+    "rise": 4,
     "d_rise": 2,
     "eigen_smooth": 1 + EIGEN,
     "to_mask": 1,

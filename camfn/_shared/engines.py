@@ -13,7 +13,7 @@ from .checks import holds_data
 from .chunks import ChunkSize, Progress, chunked, measured
 from .errors import CamfnError
 from .levels import writes_graph
-from .maps import same_numbers
+from .maps import agreement, same_numbers
 from .watching import Watching
 
 
@@ -122,7 +122,7 @@ def folds(
     """
     others = [batch.flip(1) / 2 + _ripple(batch) for _ in range(2)]
     for start, other in enumerate(others):
-        other[:, start::2] = 0
+        other[:, start::2].zero_()
     with torch.no_grad():
         alone = [known, *map(scores, others)]
         batches = [batch, *others, torch.full_like(batch, torch.nan)]
@@ -138,7 +138,7 @@ def folds(
                 return False
             finite = [(place, i) for place, i in enumerate(chosen) if i < len(alone)]
             expected = torch.stack([alone[i] for _, i in finite])
-            if not same_numbers(expected, together[[place for place, _ in finite]]):
+            if not same_numbers(expected, torch.stack([together[place] for place, _ in finite])):
                 return False
     return True
 
@@ -177,20 +177,28 @@ class Guarded:
         """Score the batches."""
         if len(batches) < self.FEWEST or not self.guards:
             return self.score_many(batches)
-        found = self.score_many(torch.cat([batches, self.batch[None].to(batches.dtype)]))
+        found = self.score_many(_beside(batches, self.batch[None].to(batches.dtype)))
         self.found.setdefault(len(batches), []).append(found[-1].detach())
         return found[:-1]
 
     @property
     def held(self) -> bool:
         """Whether the known scores stayed: to half of their digits, and among as many batches to the last digits."""
-        for each in self.found.values():
-            scores = torch.stack(each)
-            if not same_numbers(self.known.expand_as(scores), scores):
-                return False
-            if not same_numbers(scores[:1].expand_as(scores), scores, digits=1.0):
-                return False
-        return True
+        if not self.found:
+            return True
+        kept = []
+        for scores in map(torch.stack, self.found.values()):
+            kept.append(agreement(self.known.expand_as(scores), scores))
+            kept.append(agreement(scores[:1].expand_as(scores), scores, digits=1.0))
+        return bool(torch.stack(kept).all())
+
+
+def _beside(batches: Tensor, more: Tensor) -> Tensor:
+    """Join batches in the order of the first ones' memory, by which a quantized network may round."""
+    strides = batches.stride()
+    order = sorted(range(batches.ndim), key=lambda axis: -strides[axis])
+    joined = torch.cat([batches.permute(order), more.permute(order)], order.index(0))
+    return joined.permute([order.index(axis) for axis in range(batches.ndim)])
 
 
 def _ripple(batch: Tensor) -> Tensor:

@@ -144,12 +144,14 @@ def same_numbers(one: Tensor, other: Tensor, digits: float = 0.5) -> bool:
 
     With `digits=1`, they agree but for the last two bits.
     """
-    if one.shape != other.shape or not one.numel():
-        return one.shape == other.shape
+    return one.shape == other.shape and bool(agreement(one, other, digits))
+
+
+def agreement(one: Tensor, other: Tensor, digits: float = 0.5) -> Tensor:
+    """Return `same_numbers` of two tensors of one shape as a tensor (): each number that is read waits for a GPU."""
+    if not one.numel():
+        return torch.ones((), dtype=torch.bool, device=one.device)
     scale, off = (x.nan_to_num(0.0, 0.0, 0.0).abs().max() for x in (one, one - other))
     finite = (one.isfinite() == other.isfinite()).all()
-    # one number is read, since each read waits for an accelerator
-    return bool(
-        finite
-        & (off <= (4 * torch.finfo(one.dtype).eps if digits == 1 else torch.finfo(one.dtype).eps ** digits) * scale)
-    )
+    eps = torch.finfo(one.dtype).eps
+    return finite & (off <= (4 * eps if digits == 1 else eps**digits) * scale)

@@ -293,7 +293,7 @@ def test_the_check_stands_beside_the_map_and_in_the_record(photo: Path, tmp_path
         ("--method", "eigen_cam"),
         ("--method", "full_grad"),
         ("--model", "tiny:vit", "--method", "attention_rollout"),
-        ("--model", "tiny:detector", "--task", "detect"),
+        ("--model", "tiny:detector", "--task", "detect", "--target", "top:1"),
         ("--augment", "--layers", "body.3,body.4"),
     ],
     ids=" ".join,

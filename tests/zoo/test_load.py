@@ -152,7 +152,8 @@ def test_a_state_dict_that_does_not_fit_counts_what_does_not(tmp_path: Path) -> 
     del state["fc.bias"], state["conv1.weight"]
     state["extra"] = torch.zeros(1)
     torch.save(state, tmp_path / "a.pth")
-    with pytest.raises(LoadError, match=r"2 missing \(as conv1.weight\), 1 unexpected \(as extra\)$"):
+    counts = r"2 missing \(as conv1.weight\), 1 unexpected \(as extra\)\. Are they of another network\?"
+    with pytest.raises(LoadError, match=counts):
         load("torchvision:resnet18", weights=tmp_path / "a.pth")
     state["fc.weight"] = torch.zeros(10, 256)
     torch.save(state, tmp_path / "b.pth")
