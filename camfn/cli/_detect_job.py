@@ -202,8 +202,8 @@ def head_of(loaded: Loaded) -> Head:
         return head_for(loaded.model)
     except CamfnError as error:
         raise UsageError(
-            f"{loaded.name} is no detector that is known: {error}. A detector of yours has its head as an attribute "
-            "box_head"
+            f"{loaded.name} is not a detector that camfn knows: {error}. Your own detector needs its head in an "
+            "attribute box_head"
         ) from error
 
 

@@ -154,7 +154,9 @@ def short(name: str) -> str:
 
 
 def _not_here(_: Explanation) -> Tensor:
-    raise UsageError("a metric that is known from a table alone cannot be measured")
+    raise UsageError(
+        "this Metric was read from stored results, which do not hold its function: pass metric(function, better=...)"
+    )
 
 
 def _made(

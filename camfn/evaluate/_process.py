@@ -43,7 +43,8 @@ class ProcessHand:
             self.process.start()
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UsageError(
-                f"several workers need a loader, methods and metrics that pickle takes, functions of a module: {error}"
+                "several workers take only what pickle can send: a loader, methods and metrics that are functions of a "
+                f"module: {error}"
             ) from error
         finally:
             end.close()

@@ -34,6 +34,10 @@ class Row(NamedTuple):
         model: name of the model.
         method: the method with its options.
         map: the name of the map's file in the folder `maps`.
+
+    Example:
+        >>> Row("cat.png", "lite0 auto grad_cam", values={"iou": 0.5}).key
+        ('cat.png', 'lite0 auto grad_cam')
     """
 
     photo: str

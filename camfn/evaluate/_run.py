@@ -73,7 +73,8 @@ def run(
         The folder, with the rows of this run and of earlier ones.
 
     Raises:
-        UsageError: every class, or a layer or a method, does not fit; before the first explanation.
+        UsageError: before the first explanation: the model has none of the classes, or a layer or a method does not
+            fit the model.
         StoppedError: the disk is full, the folder is gone, a device failed, or `fail_fast` met a problem.
 
     Example:
@@ -93,7 +94,7 @@ def run(
     if not photos or not cases:
         raise UsageError("nothing to evaluate: expected at least one photo and one case")
     if len({photo.name for photo in photos}) < len(photos):
-        raise UsageError("two photos have one name; results are stored by the name of the photo")
+        raise UsageError("two photos have one name: rename one, for `run` stores results by the name of the photo")
     if {"max_box_acc", "max_box_acc_v2"} & set(metrics_of(protocol)):
         require("scipy", "max_box_acc", "the parts of a map")
     if engine == "ray":

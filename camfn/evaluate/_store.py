@@ -30,8 +30,8 @@ DATABASE, MAPS = "results.sqlite", "maps"
 class Store:
     """A folder of results.
 
-    `results.sqlite` has the rows and the settings, `maps/` the raw maps as PHOTO.METHOD.LAYER.npy. rows.csv, run.json
-    and accidents.txt are written of it at the end of `writing`, for people. A folder accepts one protocol.
+    `results.sqlite` has the rows and the settings, `maps/` the raw maps as PHOTO.METHOD.LAYER.npy. `writing` exports
+    rows.csv, run.json and accidents.txt from the database when it ends. A folder accepts one protocol.
 
     Args:
         folder: the folder; `writing` creates it.
@@ -40,6 +40,12 @@ class Store:
 
     Raises:
         UsageError: the folder has another protocol, no rows to read, or is damaged.
+
+    Example:
+        >>> Store("nothing")
+        Traceback (most recent call last):
+            ...
+        camfn._shared.errors.UsageError: no results in nothing: it has no results.sqlite
     """
 
     def __init__(
@@ -218,8 +224,8 @@ class Store:
             yield
         except (OSError, sqlite3.Error) as error:
             raise StoppedError(
-                f"cannot write to {self.folder}: {_reason(error)}. The rows before are kept, and the same command goes "
-                "on with those that are missing"
+                f"cannot write to {self.folder}: {_reason(error)}. The rows so far are kept; the same command "
+                "again adds the missing ones"
             ) from error
 
 

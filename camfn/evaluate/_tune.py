@@ -100,7 +100,9 @@ def tune(
     protocol = replace(protocol or Protocol(), metrics=(metric,))
     ((metric, found),) = metrics_of(protocol).items()
     if not found.better:
-        raise UsageError(f"cannot tune for {metric!r}: a metric that says which way is better, higher or lower")
+        raise UsageError(
+            f"cannot tune for {metric!r}: expected a metric that says which way is better, higher or lower"
+        )
     if len({case.model for case in cases}) != 1:
         raise UsageError("tune: expected the cases of one model")
     count = round(share * len(photos))

@@ -35,7 +35,8 @@ def collect(
 ) -> Explored:
     """Explain inputs for several targets by several methods at several layers, for a page or a notebook.
 
-    Methods that do not perturb, as those of "cheap", share one forward of each input, and one backward for each target.
+    Methods that do not perturb, such as those of "cheap", share one forward of each input, and one backward for each
+    target.
 
     Args:
         model: the network, in evaluation mode.
@@ -54,7 +55,7 @@ def collect(
         The maps: `page` writes them, `widget` shows them, and a notebook shows them as they are.
 
     Raises:
-        CamfnError: more maps than a page holds, or a layer, method or target that does not fit the model.
+        CamfnError: there are more maps than a page holds, or a layer, method or target does not fit the model.
 
     Example:
         >>> import camfn.explore

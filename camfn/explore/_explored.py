@@ -19,6 +19,18 @@ class Explored(Grid):
         methods: of all photos.
         layers: of all photos, in the order of the network.
         start: index of the layer that is shown first.
+
+    Raises:
+        CamfnError: a photo has no target or not one map for each target, method and layer; or there are more than 2000
+            maps.
+
+    Example:
+        >>> import torch
+        >>> from camfn.explore import Explored, ShownLayer, ShownMethod, ShownPhoto, ShownTarget
+        >>> maps = (((torch.rand(2, 2),),),)  # one target, one method, one layer
+        >>> photo = ShownPhoto("cat.png", torch.rand(3, 8, 8), (ShownTarget("281", "tabby"),), maps)
+        >>> Explored((photo,), (ShownMethod("mine"),), (ShownLayer("layer4"),))
+        Explored(1 photos, 1 targets, 1 methods, 1 layers)
     """
 
     def _repr_html_(self) -> str:

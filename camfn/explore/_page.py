@@ -23,23 +23,23 @@ _HEIGHT = 760
 def page(
     explored: Grid, path: str | os.PathLike[str], *, title: str = "What did the network look at?", command: str = ""
 ) -> Path:
-    """Write maps as one HTML file that opens by a double click and asks nothing of any network.
+    """Write maps as one HTML file that opens by a double click and opens no connection.
 
     The file holds the pictures, the maps as 16-bit floats with a scale each, and the viewer; its
-    Content-Security-Policy has the browser refuse every address. The address of the page (after the #) names the photo,
-    target, method, layer and slice in view, so that a link leads to one map.
+    Content-Security-Policy makes the browser refuse every address. The address of the page (after the #) names the
+    photo, target, method, layer and slice in view, so that a link leads to one map.
 
     Args:
         explored: the maps, of `collect`.
         path: a file that ends in `.html`; one that exists is replaced.
         title: heading of the page.
-        command: shown at its foot, the command or call that made it.
+        command: the command or call that made the page, which its foot shows.
 
     Returns:
         The path.
 
     Raises:
-        CamfnError: another ending, or a folder that does not exist.
+        CamfnError: `path` has another ending, or its folder does not exist.
 
     Example:
         >>> import tempfile, camfn.explore

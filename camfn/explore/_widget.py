@@ -11,14 +11,14 @@ from ._page import part
 
 
 def widget(explored: Grid) -> Any:
-    """Show maps in a notebook, and hear what is chosen.
+    """Show maps in a notebook as a widget, whose attributes follow what the user chooses.
 
     Args:
         explored: the maps, of `collect`.
 
     Returns:
-        A widget of anywidget. Its attributes `photo`, `target`, `method`, `layer` and `slice` follow what is chosen,
-        and what is set there is shown.
+        A widget of anywidget. Its attributes `photo`, `target`, `method`, `layer` and `slice` follow what the user
+        chooses; set one of them to show another map.
 
     Raises:
         MissingPackageError: anywidget is not installed (extra `notebook`).

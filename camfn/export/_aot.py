@@ -34,8 +34,8 @@ def aot(
     """Compile prediction and map ahead of time, as a package of AOTInductor (`.pt2`) for this kind of machine.
 
     `torch._inductor.aoti_load_package(path)` loads it in Python, and `torch::inductor::AOTIModelPackageLoader` in C++.
-    The package holds compiled code: load only your own. It was loaded and run on fresh images before it was moved to
-    its place, and agrees with `explain` as a file of `onnx` does.
+    The package holds compiled code: load only your own. `aot` loads the package and runs it on new images before
+    it moves the package to `path`; outputs and map agree with `explain` as those of `onnx` do.
 
     Args:
         explain: as for `program`.
@@ -50,10 +50,10 @@ def aot(
         progress: called with the name of each stage as it begins.
 
     Returns:
-        The facts, as of `onnx`; the package itself holds none.
+        The facts that `onnx` writes into a file; the package itself holds none.
 
     Raises:
-        CamfnError: it cannot be exported or compiled, or the package disagrees.
+        CamfnError: `explain` cannot be exported or compiled, or the package disagrees with `explain`.
 
     Example:
         >>> aot(None, None, "net.so")

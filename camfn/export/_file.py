@@ -21,7 +21,12 @@ class Deployed:
 
     Attributes:
         path: of the file.
-        facts: what the file says of itself.
+        facts: the metadata of the file, as `onnx` returned them.
+
+    Example:
+        >>> from camfn.export import load
+        >>> load("lite0.onnx")(images, 281)["cam"].shape  # doctest: +SKIP
+        torch.Size([1, 7, 7])
     """
 
     path: str
@@ -36,7 +41,7 @@ class Deployed:
             target: a class, or one for each image; -1 for the top class. A file whose target is fixed takes -1 alone.
 
         Raises:
-            CamfnError: images or a target that the file does not take.
+            CamfnError: the file does not take these images or this target.
         """
         size = tuple(self.facts["size"])
         if not isinstance(images, Tensor) or tuple(images.shape[1:]) != size or not len(images):
@@ -71,7 +76,7 @@ def load(path: str | Path) -> Deployed:
         A function of images and a class, with the facts of the file.
 
     Raises:
-        LoadError: no such file, none that onnxruntime reads, or none of `camfn.export`.
+        LoadError: the file does not exist, onnxruntime cannot read it, or `camfn.export` did not write it.
         MissingPackageError: onnxruntime is not installed.
 
     Example:

@@ -42,9 +42,9 @@ def onnx(
     file's metadata hold, as JSON under "camfn", the model, the layer, the layout, the method, the classes, the
     preprocessing, camfn's version and what was verified.
 
-    Nothing is written that was not checked: onnxruntime runs the file on fresh images, in other numbers than were
-    traced, and outputs and map agree with `explain` to 1e-4 of their largest value; where float32 rounds worse in
-    eager, they are as near to float64 as eager is.
+    `onnx` runs the graph by onnxruntime on new images, in other numbers than it traced, before it writes the file. The
+    outputs and the map must agree with `explain` to 1e-4 of their largest value; where they do not, `onnx` compares
+    both with float64, and allows the file up to four times the error of `explain`.
 
     Args:
         explain: as for `program`.
@@ -63,7 +63,8 @@ def onnx(
         The facts of the metadata.
 
     Raises:
-        CamfnError: it cannot be exported, and which operator or place is the reason; or the file disagrees.
+        CamfnError: `explain` cannot be exported (the error names the operator or the place), or the file disagrees
+            with `explain`.
         MissingPackageError: onnx, onnxscript or onnxruntime is not installed.
 
     Example:
@@ -134,7 +135,7 @@ def converted(what: Plan, made: ExportedProgram) -> Any:
     except Exception as error:
         reason = next((line for line in _lines(error) if "No ONNX function" in line), _lines(error)[-1])
         raise CamfnError(
-            f"export: ONNX has no words for a part of this graph: {reason:.300}. Another layer or method may do without"
+            f"export: ONNX cannot express a part of this graph: {reason:.300}. Another layer or method may not need it"
         ) from error
     finally:
         silent.setLevel(before)

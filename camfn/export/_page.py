@@ -44,9 +44,9 @@ def page(
 ) -> Path:
     """Write a page that explains photos with exported models, in a browser, without a server.
 
-    A photo is dropped, pasted, chosen, or comes from the camera; it becomes the network's input as by Pillow, to the
-    bit. It never leaves the machine: the page has no server, and its Content-Security-Policy has the browser refuse
-    every address but its own files.
+    The user drops, pastes or chooses a photo, or takes the camera's. The page makes the network's input of it, equal
+    to Pillow's to the bit. The photo never leaves the machine: the page has no server, and its Content-Security-Policy
+    makes the browser refuse every address but its own files.
 
     Args:
         path: a file that ends in `.html`, which holds everything and opens by a double click; or a folder, new or
@@ -67,7 +67,7 @@ def page(
         camfn._shared.errors.CamfnError: ... has no ort.wasm.bundle.min.mjs and ort-wasm-simd-threaded.wasm: ...
 
     Raises:
-        CamfnError: a file that the page cannot run, a runtime that is missing, or a path that holds something else.
+        CamfnError: the page cannot run a file, the runtime is missing, or `path` holds something else.
         MissingPackageError: onnx is not installed.
     """
     place = Path(path)

@@ -28,10 +28,10 @@ def program(
     batch: Batch = "dynamic",
     progress: Stage | None = None,
 ) -> ExportedProgram:
-    """Export what explains a model as one program: `(images, target) -> (outputs, cam)`.
+    """Export an explainer and its model as one program: `(images, target) -> (outputs, cam)`.
 
-    The program holds the parameters once, and no Python: it can be saved by `torch.export.save`, and compiled. It was
-    run on other images, in another number, and its outputs and map are those of `explain`.
+    The program holds the parameters once, and no Python; `torch.export.save` writes it, `torch.compile` takes it.
+    `program` runs it on new images, in other numbers, and compares its outputs and map with those of `explain`.
 
     Args:
         explain: an `explainer`, `fuse` or `attention_explainer` of a model in evaluation mode on the CPU, in float32.
@@ -47,7 +47,8 @@ def program(
         was asked for, and what else the model returned.
 
     Raises:
-        CamfnError: it cannot be exported, and which operator or place is the reason; or the program disagrees.
+        CamfnError: `explain` cannot be exported (the error names the operator or the place), or the program disagrees
+            with `explain`.
 
     Example:
         >>> import torch

@@ -31,7 +31,7 @@ def fetch_runtime(
     """Fetch the runtime of `page`, onnxruntime's WebAssembly, and keep it in the user's cache.
 
     The package comes from npm's registry, or from the one that the variable `npm_config_registry` names. Every file is
-    checked by its SHA-256, whatever it came from.
+    checked by its SHA-256, wherever it came from.
 
     Args:
         source: instead of the registry: npm's tarball, as `npm pack onnxruntime-web@1.30.0` writes it, or a folder that

@@ -146,7 +146,7 @@ class detr_head(Value):
             whose score is the largest of its tokens.
 
     Raises:
-        CamfnError: outputs of another kind, or whose activation is not known.
+        CamfnError: the outputs are of another kind, or do not say which activation to use.
 
     Example:
         >>> import torch
@@ -203,8 +203,9 @@ class detr_head(Value):
         name = type(outputs).__name__.removesuffix("ObjectDetectionOutput")
         if name not in SOFTMAX | SIGMOID:
             raise CamfnError(
-                f'detr_head: whether a class of {describe(outputs)} is "no object" is not known: take '
-                'head_for(model), or detr_head("softmax") if it is, as in DETR, and detr_head("sigmoid") if not'
+                f'detr_head: the outputs, {describe(outputs)}, do not say whether a class is "no object": pass '
+                'head_for(model), or detr_head("softmax") if there is such a class, as in DETR, and '
+                'detr_head("sigmoid") if not'
             )
         return name in SOFTMAX
 

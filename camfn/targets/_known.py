@@ -22,9 +22,10 @@ class known_head(Value):
     """A head that `head_for` found; the targets take it as any head.
 
     Args:
-        head: what reads the outputs.
-        reason: what the network is, and why it is read so.
-        layers: names of the maps that the boxes are predicted from, a level each; empty where they are not known.
+        head: the head that reads the outputs.
+        reason: the kind of the network, and why `head` reads its outputs.
+        layers: names of the layers from whose maps the detector predicts boxes, one for each level; empty where
+            `head_for` does not know them.
         threshold: the least score of a detection that the detector's own package shows.
         best: how many of its best pairs of a candidate and a class that package looks at; None for each candidate's
             best class.
@@ -64,12 +65,12 @@ class known_head(Value):
 
 
 def head_for(model: nn.Module) -> known_head:
-    """Find the head that reads a detector's outputs, and say why it is that one.
+    """Find the head that reads a detector's outputs, with the reason.
 
     It knows Ultralytics' networks (YOLO of any version and task that has boxes, World, YOLOE, RT-DETR), the package
     rfdetr, Hugging Face's DETR and its descendants, Grounding DINO and OWL-ViT, torchvision's detectors and
-    `unsuppressed` ones, and what the zoo makes of those that read words. Which of a DETR's classes is "no object" is
-    read from its configuration.
+    `unsuppressed` ones, and the models that `zoo.load` returns of detectors that read words. The configuration of a
+    DETR says which of its classes is "no object".
 
     Args:
         model: the network; it is not run.
@@ -79,7 +80,7 @@ def head_for(model: nn.Module) -> known_head:
         of the package.
 
     Raises:
-        CamfnError: another network, one without boxes, or one whose scores could be read in two ways.
+        CamfnError: camfn does not know the network, the network has no boxes, or its scores could be read in two ways.
 
     Example:
         >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large as ssdlite
@@ -93,7 +94,7 @@ def head_for(model: nn.Module) -> known_head:
         if found is not None:
             return found
     got = f"{describe(inner)}{_inside(inner)}"
-    raise CamfnError(f"head_for: expected a detector that is known, got {got}. {_WRITE_ONE}")
+    raise CamfnError(f"head_for: expected a detector that camfn knows, got {got}. {_WRITE_ONE}")
 
 
 _WRITE_ONE = (
@@ -246,8 +247,8 @@ def _has_no_object(model: nn.Module, labels: int) -> bool:
     sizes = {module.out_features for module in model.modules() if isinstance(module, nn.Linear)}
     if (labels in sizes) == (labels + 1 in sizes):
         raise CamfnError(
-            f"head_for: whether {type(model).__name__} has a class 'no object' beside its {labels} labels cannot be "
-            'seen: say detr_head("softmax") if it has, and detr_head("sigmoid") if not'
+            f"head_for: the layers of {type(model).__name__} do not say whether it has a class 'no object' beside its "
+            f'{labels} labels: pass detr_head("softmax") if it has, and detr_head("sigmoid") if not'
         )
     return labels + 1 in sizes
 

@@ -178,4 +178,4 @@ def test_a_detector_of_ones_own_has_its_head_as_an_attribute(photo: Path, tmp_pa
     assert json.dumps(mine) == json.dumps(own)
     result = run(photo, *options, "--model", "tiny:cnn", "--out", tmp_path / "cnn")
     assert result.exit_code == 2
-    assert "no detector that is known" in " ".join(result.output.split())
+    assert "not a detector that camfn knows" in " ".join(result.output.split())

@@ -148,7 +148,7 @@ def test_a_new_family_is_read_by_the_size_of_its_classifier_or_refused() -> None
     assert (softmax.head.activation, sigmoid.head.activation) == ("softmax", "sigmoid")
     assert "7 outputs" in softmax.reason
     for sizes in ((6, 7), (4,)):
-        with pytest.raises(CamfnError, match="cannot be seen: say"):
+        with pytest.raises(CamfnError, match="labels: pass"):
             head_for(NewForObjectDetection(*sizes))
 
 
@@ -159,7 +159,7 @@ def test_what_is_no_detector_is_refused() -> None:
     member = detr("Detr")
     cases: list[tuple[Any, str]] = [
         (nn.Linear(3, 4), r"BoxHead\(boxes_of, scores_of\)"),
-        (torchvision.models.resnet18(weights=None), "expected a detector that is known"),
+        (torchvision.models.resnet18(weights=None), "expected a detector that camfn knows"),
         (Around(detectors.retinanet()), r"head_for\(model.inner\) reads it"),
         (DetrModel(member.model.config), "ForObjectDetection"),
         ("yolo11n.pt", "expected a network"),
