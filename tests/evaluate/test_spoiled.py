@@ -191,7 +191,7 @@ def test_a_folder_that_goes_during_the_run(photos: list[Photo], tmp_path: Path) 
         if done == 3:
             shutil.rmtree(tmp_path / "out")
 
-    with pytest.raises(StoppedError, match=r"cannot write to .*/out: .* the same command goes on"):
+    with pytest.raises(StoppedError, match=r"cannot write to .*/out: .* the same command again adds"):
         run_quickly(photos, tmp_path / "out", progress=remove)
     assert len(run_quickly(photos, tmp_path / "out").rows) == 16
 
