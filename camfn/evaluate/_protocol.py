@@ -40,7 +40,7 @@ class Protocol:
     sensitivity_samples: int = 5
     budget: int = 400
     seed: int = 0
-    chunk_size: int = 4
+    chunk_size: int = 16
 
     def __post_init__(self) -> None:
         if self.removed not in ("mean", "black") or not self.target.strip():
