@@ -90,7 +90,7 @@ def test_processes_give_the_rows_of_this_process(kills: int, photos: list[Photo]
 
 
 def test_what_cannot_be_pickled_is_refused(photos: list[Photo], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="several workers need a loader"):
+    with pytest.raises(UsageError, match="several workers take only what pickle can send"):
         run_quickly(photos, tmp_path / "out", workers=2, loader=lambda spec: load_net(spec))
 
 
