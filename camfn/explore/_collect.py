@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .._shared.checks import describe
 from .._shared.errors import CamfnError
+from .._shared.maps import min_max
 from .._shared.vocabulary import ScoreFn, Target
 from ..catalogue import METHODS, find, info_of
 from ..targets import as_score, logits_of
@@ -188,5 +189,4 @@ def picture_of(one: Tensor) -> Tensor:
     view = one.detach().float().cpu()
     if view.ndim == 4 or len(view) not in (1, 3):
         view = view.mean(0, keepdim=view.ndim == 3)
-    low, high = view.amin(), view.amax()
-    return (view - low) / (high - low).clamp_min(1e-12)
+    return min_max(view, tuple(range(view.ndim)))

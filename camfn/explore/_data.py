@@ -15,6 +15,7 @@ from torch import Tensor
 from .._shared.errors import CamfnError
 from .._shared.optional import extra
 from ..image import colorize
+from ..image._paint import slice_numbers
 from ._grid import Grid, MapOrReason, ShownPhoto
 
 COLORS = ("turbo", "viridis", "cividis", "hot", "bone", "jet")
@@ -164,9 +165,7 @@ def _slices(photo: ShownPhoto) -> list[dict[str, Any]]:
     """Return the picture, or slices of a volume with their numbers, as addresses that hold the picture."""
     if not photo.is_volume:
         return [{"n": 0, "src": _address(photo.picture)}]
-    depth = len(photo.picture)
-    count = min(depth, _SLICES)
-    numbers = [round(place * (depth - 1) / max(1, count - 1)) for place in range(count)]
+    numbers = slice_numbers(len(photo.picture), _SLICES).tolist()
     return [{"n": number, "src": _address(photo.picture[number][None])} for number in numbers]
 
 
