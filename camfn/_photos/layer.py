@@ -18,6 +18,10 @@ from ..transforms._fuse import matching
 ALL = "*"
 """Name of a `Layer` that stands for every attention of a network."""
 
+HEADS = ("head", "classifier")
+"""Parts of the names of heads. The score of one box or pixel depends on a head's output at that place alone, so that
+its map there is one point."""
+
 _USUAL = find("grad_cam").function
 """The method that a layer is chosen for where none is given."""
 
@@ -36,6 +40,14 @@ class Layer(NamedTuple):
     channels: int
     layout: LayoutPair | None
     reason: str
+
+
+def choose_outside_heads(model: nn.Module, inputs: Tensor, target: Target) -> Layer:
+    """Choose the first suggested layer outside of the model's heads; the first of all where there is no other."""
+    suggestions = layers.suggest(model, inputs, target)
+    outside = [item for item in suggestions if not any(part in item.name for part in HEADS)]
+    best = (outside or suggestions)[0]
+    return Layer(best.name, best.channels, best.layout, best.reason)
 
 
 def choose_layer(

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import capture_levels, explainer
+from .. import Captured, capture_levels, explainer
 from .._cut.signature import read_signature
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import ScoreFn, Target
@@ -28,7 +28,7 @@ def explain_levels(
     *,
     chunk_size: int | None = None,
 ) -> list[tuple[ScoreFn, Facts, Tensor]]:
-    """Explain what is found in the outputs for one photo at several levels, whose maps are joined by `joined`.
+    """Explain what `find` finds in the outputs for one photo at several levels; `joined` joins the maps.
 
     Arguments and result are those of `scored.explain_found`, but for the names of the levels. A method of activations
     and gradients costs one forward, and a backward of the tail for each target.
@@ -51,13 +51,16 @@ def explain_levels(
         captured = capture_levels(model, levels)(inputs, scores)
     except _NothingFound:
         return []
-    count = read_signature(method).positional
-    cams = []
     with torch.no_grad():
-        for place in range(len(kept)):
-            each = [(one.activations, one.grads[place], one.outputs)[:count] for one in captured.values()]
-            cams.append(joined([method(*arguments) for arguments in each])[0].float().cpu())
+        cams = [_map_of(method, captured, place)[0].float().cpu() for place in range(len(kept))]
     return [(target, facts, cam) for (target, facts), cam in zip(kept, cams, strict=True)]
+
+
+def _map_of(method: Callable[..., Tensor], captured: Mapping[str, Captured], place: int) -> Tensor:
+    """Apply a method to what each level captured for one target, and join the maps."""
+    count = read_signature(method).positional
+    each = [(one.activations, one.grads[place], one.outputs)[:count] for one in captured.values()]
+    return joined([method(*arguments) for arguments in each])
 
 
 def joined(maps: list[Tensor]) -> Tensor:
@@ -79,8 +82,6 @@ class at_levels(Value):
         """Explain the inputs, (B, *S)."""
         if info_of(self.method).needs == {"gradients"}:
             captured = capture_levels(self.model, self.levels)(inputs, [target])
-            count = read_signature(self.method).positional
-            each = [(one.activations, one.grads[0], one.outputs)[:count] for one in captured.values()]
-            return joined([self.method(*arguments) for arguments in each])
+            return _map_of(self.method, captured, 0)
         cams = [explainer(self.method, self.model, name, chunk_size=self.chunk_size) for name in self.levels]
         return joined([explain(inputs, target) for explain in cams])

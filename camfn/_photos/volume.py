@@ -25,6 +25,14 @@ def is_volume(path: Path) -> bool:
     return path.name.lower().endswith(ENDINGS)
 
 
+def volume_or_error(path: Path) -> np.ndarray[Any, Any] | PhotoError:
+    """Read a volume; return the error instead of raising it."""
+    try:
+        return read_volume(path)
+    except PhotoError as error:
+        return error
+
+
 def read_volume(path: Path) -> np.ndarray[Any, Any]:
     """Read a volume, (X, Y, Z) in the order of the file, float32, scaled as its header says.
 

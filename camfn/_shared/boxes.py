@@ -8,6 +8,16 @@ from torch import Tensor
 from .maps import safe_divide
 
 
+def corners_of(center: Tensor, size: Tensor) -> Tensor:
+    """Return the corners, (..., 2 D), of boxes with these centers and sizes, (..., D) each.
+
+    Example:
+        >>> corners_of(torch.tensor([2.0, 3.0]), torch.tensor([2.0, 4.0]))
+        tensor([1., 1., 3., 5.])
+    """
+    return torch.cat([center - size / 2, center + size / 2], -1)
+
+
 def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Divide the area that two boxes share by the area that they cover.
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -20,6 +19,7 @@ from .._photos.layer import Layer, choose_layer
 from .._shared.errors import CamfnError, UsageError
 from ..catalogue import info_of
 from ..zoo import Loaded
+from ._job import view_of
 from ._outputs import told
 
 _EQUAL = 1e-4
@@ -154,7 +154,7 @@ class Comparison:
         alone = len(photos) == 1
         pictures, captions, sides = [], [], []
         for row, (name, photo) in enumerate(photos):
-            view = torch.from_numpy(np.array(self.loaded.view(photo))).permute(2, 0, 1) / 255
+            view = view_of(self.loaded, photo)
             sides.append((view.shape[1], view.shape[2]))
             pictures.append(view)
             captions.append("photo" if alone else name)

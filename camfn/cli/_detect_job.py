@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import image, layers
+from .. import image
 from .._photos.explain import Explained
-from .._photos.layer import Layer, choose_layer
+from .._photos.layer import Layer, choose_layer, choose_outside_heads
 from .._photos.levels import at_levels, explain_levels
+from .._shared.boxes import corners_of
 from .._shared.errors import CamfnError, PhotoError, UsageError
 from .._shared.vocabulary import ScoreFn
 from ..catalogue import info_of
@@ -115,10 +116,7 @@ class DetectJob(Job):
 
     def _found(self, head: Head, frame: Frame, count: int, outputs: Any) -> Found:
         """Return the first detections of one photo as targets, each with its description in the record."""
-        shown = detections(head, outputs)[0]
-        if self.choice.chosen is not None:
-            shown = shown.at(shown.labels == self.choice.chosen)
-        shown = shown.at(torch.arange(min(count, len(shown.scores)), device=shown.scores.device))
+        shown = first_of(detections(head, outputs)[0], self.choice.chosen, count)
         boxes, corners = in_photo(head, frame, shown)
         names, similar = self.loaded.classes, info_of(self.method).name == "d_rise"
         found: Found = []
@@ -171,12 +169,8 @@ class DetectJob(Job):
                 targets = find(model(inputs))
             if not targets:
                 return ()
-            # the score of one box depends on a head's output at that place alone, so that its map is one point
-            suggestions = layers.suggest(model, inputs, targets[0][0])
-            outside = [item for item in suggestions if "head" not in item.name and "classifier" not in item.name]
-            best = (outside or suggestions)[0]
-            self.layer = Layer(best.name, best.channels, best.layout, best.reason)
-            names = (best.name,)
+            self.layer = choose_outside_heads(model, inputs, targets[0][0])
+            names = (self.layer.name,)
         self.header["layer"] = layer_record(model, self.layer, inputs)
         return names
 
@@ -213,7 +207,13 @@ def frame_of(loaded: Loaded, photo: Image.Image, inputs: Tensor, view: Tensor) -
     if own is not None:
         frame: Frame = own(photo)
         return frame
-    return whole_frame(inputs, Image.new("L", (view.shape[2], view.shape[1])))
+    return whole_frame((inputs.shape[-2], inputs.shape[-1]), (view.shape[1], view.shape[2]))
+
+
+def first_of(shown: Detections, label: int | None, count: int) -> Detections:
+    """Return the first detections, of one class or of all."""
+    some = shown if label is None else shown.at(shown.labels == label)
+    return some.at(torch.arange(min(count, len(some.scores)), device=some.scores.device))
 
 
 def in_photo(head: Head, frame: Frame, shown: Detections) -> tuple[Tensor, Tensor | None]:
@@ -228,4 +228,4 @@ def in_photo(head: Head, frame: Frame, shown: Detections) -> tuple[Tensor, Tenso
 
 def _corners(out: Tensor) -> Tensor:
     """Convert boxes from center and size to corners."""
-    return torch.cat([out[..., :2] - out[..., 2:4] / 2, out[..., :2] + out[..., 2:4] / 2], -1)
+    return corners_of(out[..., :2], out[..., 2:4])

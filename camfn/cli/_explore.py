@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -76,7 +75,7 @@ def explore(
         from ..explore import page
         from ._explore_job import ExploreJob, split_targets
         from ._files import check_writable
-        from ._options import pick_device
+        from ._options import pick_device, read_photos
         from ._records import command_again
         from ._volume_job import any_volumes
 
@@ -90,10 +89,7 @@ def explore(
         volumes = any_volumes(named, (), task.value, read_as)
         job = ExploreJob(chosen, from_groups(methods), words, layers, detect, volumes, place, chunk_size)
         job.refuse_many(len(named))
-        views, problems = job.read(named, read_as)
-        for problem in problems:
-            if problem not in told:
-                print(f"camfn: {problem}", file=sys.stderr)
+        views, problems = read_photos(named, lambda path: job.read(path, read_as), told)
         loaded = options.load(model)
         with progress_bars() as progress:
             bar = progress.add_task("explaining", total=len(views))

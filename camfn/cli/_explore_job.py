@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from .._photos.classes import ClassChoice, columns_of, first_score
+from .._photos.layer import HEADS
 from .._photos.levels import joined
 from .._photos.read import ReadAs, read_or_error
-from .._photos.volume import read_volume
+from .._photos.volume import volume_or_error
 from .._photos.words import pick_detections, pick_target, refuse_words
-from .._shared.errors import CamfnError, PhotoError, UsageError
+from .._shared.errors import CamfnError, UsageError
 from .._shared.lists import split_at
 from .._shared.vocabulary import ScoreFn
 from ..explore import Explored, ShownLayer, ShownPhoto, ShownTarget
@@ -28,7 +29,7 @@ from ..explore._grid import refuse_many
 from ..explore._layers import count_of, pick_layers
 from ..targets import box_score, detections, known_head
 from ..zoo import Loaded
-from ._detect_job import frame_of, head_of, in_photo
+from ._detect_job import first_of, frame_of, head_of, in_photo
 from ._job import view_of
 
 Aims = list[tuple[ScoreFn, ShownTarget]]
@@ -104,26 +105,9 @@ class ExploreJob:
         """Refuse a page of too many maps before the model is loaded."""
         refuse_many(photos * sum(map(_asked, self.words)), len(self.methods), count_of(self.layers))
 
-    def read(self, photos: Sequence[Path], read_as: ReadAs) -> tuple[list[tuple[str, Any]], list[str]]:
-        """Read photos or volumes: those that can be read, with their names, and what is wrong with the others.
-
-        Raises:
-            PhotoError: none can be read.
-        """
-        found: list[tuple[str, Any]] = []
-        errors: list[PhotoError] = []
-        for path in photos:
-            try:
-                photo = read_volume(path) if self.volumes else read_or_error(path, read_as)
-            except PhotoError as error:
-                photo = error
-            if isinstance(photo, PhotoError):
-                errors.append(photo)
-            else:
-                found.append((path.name, photo))
-        if errors and not found:
-            raise errors[0]
-        return found, list(map(str, errors))
+    def read(self, path: Path, read_as: ReadAs) -> Any:
+        """Read a photo or a volume; return the error instead of raising it."""
+        return volume_or_error(path) if self.volumes else read_or_error(path, read_as)
 
     def run(self, loaded: Loaded, photos: Sequence[tuple[str, Any]], finished: Callable[[], None]) -> Explored:
         """Explain each photo.
@@ -172,18 +156,17 @@ class ExploreJob:
         """Choose the layers on the first photo that has a target."""
         if not self.detect:
             return pick_layers(loaded.model, inputs, self.layers, first_score(choices[0]))
-        with torch.no_grad():
-            aims = find(loaded.model(inputs))
-        if not aims:
-            raise _NothingFoundError
         head, automatic = head_of(loaded), self.layers.partition(":")[0].strip() == "auto"
         levels = head.layers if isinstance(head, known_head) else ()
         if automatic and levels and ":" not in self.layers:
             return (ShownLayer(", ".join(levels), "the levels that boxes are predicted from, joined"),), 0
         if automatic and levels:
-            named = levels[-count_of(self.layers) :]
-            return pick_layers(loaded.model, inputs, named, aims[0][0])
-        return pick_layers(loaded.model, inputs, self.layers, aims[0][0], leave=("head", "classifier"))
+            return pick_layers(loaded.model, inputs, levels[-count_of(self.layers) :], None)
+        with torch.no_grad():
+            aims = find(loaded.model(inputs))
+        if not aims:
+            raise _NothingFoundError
+        return pick_layers(loaded.model, inputs, self.layers, aims[0][0], leave=HEADS)
 
     def _photo(
         self,
@@ -224,7 +207,7 @@ class ExploreJob:
 
 
 def _classes(choices: Sequence[ClassChoice], loaded: Loaded, outputs: Any) -> Aims:
-    """Return the targets of one photo; one that is asked for twice, by name and by rank, once."""
+    """Return the targets of one photo; one that the words name twice, by name and by rank, once."""
     found: dict[str, tuple[ScoreFn, ShownTarget]] = {}
     for choice in choices:
         for rank, picked in enumerate(choice.pick(outputs), 1):
@@ -246,13 +229,12 @@ def _percent(probability: float) -> str:
 def _boxes(
     choices: Sequence[ClassChoice], loaded: Loaded, head: Any, frame: Any, size: tuple[int, int], outputs: Any
 ) -> Aims:
-    """Return the detections of one photo that are asked for, each once, their boxes as parts of the picture."""
+    """Return the detections of one photo that the words name, each once, their boxes as parts of the picture."""
     every = detections(head, outputs)[0]
     found: dict[int, tuple[ScoreFn, ShownTarget]] = {}
     for choice in choices:
-        shown = every if choice.chosen is None else every.at(every.labels == choice.chosen)
-        count = choice.best if choice.chosen is None else len(shown.scores)
-        shown = shown.at(torch.arange(min(count, len(shown.scores)), device=shown.scores.device))
+        count = choice.best if choice.chosen is None else len(every.scores)
+        shown = first_of(every, choice.chosen, count)
         boxes, _ = in_photo(head, frame, shown)
         for place, label, score, box in zip(shown.candidates.tolist(), shown.labels.tolist(), shown.scores, boxes):
             name = loaded.classes[label] if loaded.classes else str(label)

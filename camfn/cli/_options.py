@@ -191,6 +191,32 @@ def named_photos(words: Sequence[Path]) -> tuple[list[Path], list[str]]:
     return photos, problems
 
 
+def read_photos(photos: Sequence[Path], read: Callable[[Path], Any], told: Sequence[str]) -> tuple[list[Any], bool]:
+    """Read photos, and print at once what is wrong with those that cannot be read.
+
+    Args:
+        photos: paths.
+        read: reads one, or returns a `PhotoError`.
+        told: lines that were printed before.
+
+    Returns:
+        The name and the content of each that can be read, and whether there are others.
+
+    Raises:
+        PhotoError: none can be read.
+    """
+    from .._shared.errors import PhotoError
+
+    found = [(path.name, read(path)) for path in photos]
+    errors = [photo for _, photo in found if isinstance(photo, PhotoError)]
+    if errors and len(errors) == len(found):
+        raise errors[0]
+    for problem in map(str, errors):
+        if problem not in told:
+            print(f"camfn: {problem}", file=sys.stderr)
+    return [(name, photo) for name, photo in found if not isinstance(photo, PhotoError)], bool(errors)
+
+
 def read_size(name: str, text: str) -> int | tuple[int, int]:
     """Read 224, or 224x320."""
     sides = [int(side) for side in text.lower().split("x") if side.isdecimal() and side.isascii()]

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -193,26 +192,20 @@ def compare(
         from .._photos.read import read_or_error
         from .._photos.reading import FIRST_FRAME, frames_told, reading_of
         from .._photos.words import pick_target, refuse_words
-        from .._shared.errors import PhotoError, UsageError
+        from .._shared.errors import UsageError
         from .._shared.files import write_whole
         from ..image import save
         from ._compare import Comparison
         from ._files import check_writable
-        from ._options import named_photos, pick_colormap, pick_device, pick_layer
+        from ._options import pick_colormap, pick_device, pick_layer, read_photos
 
         chosen, place = pick_methods(methods, seed), pick_device(device)
         pick_colormap(colormap)
         check_writable(out, force)
         refuse_words(target, model, options.names())
         named, told = named_photos(photos)
-        read = [(path, read_or_error(path, reading.read_as())) for path in named]
-        refused = [photo for _, photo in read if isinstance(photo, PhotoError)]
-        pictures = [(path.name, photo) for path, photo in read if not isinstance(photo, PhotoError)]
-        if refused and not pictures:
-            raise refused[0]
-        for problem in map(str, refused):
-            if problem not in told:
-                print(f"camfn: {problem}", file=sys.stderr)
+        read_as = reading.read_as()
+        pictures, refused = read_photos(named, lambda path: read_or_error(path, read_as), told)
         loaded = options.load(model)
         choice = pick_target(target, loaded)
         if choice.best > 1:

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .. import explainer, layers
+from .. import explainer
 from .._photos.explain import Explained
-from .._photos.layer import Layer, choose_layer
+from .._photos.layer import Layer, choose_layer, choose_outside_heads
 from .._photos.read import read_photo
 from .._photos.scored import explain_found
 from .._shared.errors import PhotoError, UsageError
@@ -84,11 +84,7 @@ class TaskJob(Job):
         """Choose the named layer, or the first suggested layer outside of the model's heads."""
         if self.layer_name is not None:
             return choose_layer(model, inputs, self.layer_name)
-        # The score of one box or pixel depends on a head's output at that place alone, so that its map is one point.
-        suggestions = layers.suggest(model, inputs, target)
-        outside = [item for item in suggestions if "head" not in item.name and "classifier" not in item.name]
-        best = (outside or suggestions)[0]
-        return Layer(best.name, best.channels, best.layout, best.reason)
+        return choose_outside_heads(model, inputs, target)
 
     def _targets(self, outputs: Any) -> list[tuple[ScoreFn, Record]]:
         """Return the targets to explain, each with its description in the record, the best first."""

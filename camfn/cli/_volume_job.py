@@ -15,8 +15,9 @@ from torch import Tensor
 from .. import image
 from .._photos.explain import Explained
 from .._photos.read import DEFAULT, ReadAs
-from .._photos.volume import is_volume, read_volume
-from .._shared.errors import CamfnError, PhotoError, UsageError
+from .._photos.volume import is_volume, volume_or_error
+from .._shared.errors import CamfnError, UsageError
+from .._shared.maps import min_max
 from ..image._paint import slice_numbers
 from ..zoo import Loaded
 from ._files import PhotoFiles
@@ -73,10 +74,7 @@ class VolumeJob(Job):
     _ahead: int = 0
 
     def _read(self, path: Path) -> Any:
-        try:
-            return read_volume(path)
-        except PhotoError as error:
-            return error
+        return volume_or_error(path)
 
     def _read_how(self, photo: Any) -> Record | None:
         return None
@@ -99,9 +97,7 @@ class VolumeJob(Job):
 
     def _view(self, photo: Any) -> Tensor:
         """Return what the network sees of a volume in gray, (D, H, W) in [0, 1]."""
-        gray = self.loaded.preprocess(photo).float().mean(0)
-        low, high = gray.amin(), gray.amax()
-        return (gray - low) / (high - low).clamp_min(1e-12)
+        return min_max(self.loaded.preprocess(photo).float().mean(0), (0, 1, 2))
 
     def _draw(self, view: Tensor, cam: Tensor) -> Tensor:
         """Lay slices along the first axis of the network's input out in a grid, the map over them."""

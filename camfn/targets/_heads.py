@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from .._shared.boxes import corners_of
 from .._shared.checks import describe, one_of
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.value import Value, frozen
@@ -170,8 +171,7 @@ class detr_head(Value):
 
     def boxes_of(self, outputs: Any) -> Tensor:
         """Read the corners of every query's box, (B, N, 4)."""
-        center, size = _logits_and_boxes(outputs)[1].chunk(2, -1)
-        return torch.cat([center - size / 2, center + size / 2], -1)
+        return corners_of(*_logits_and_boxes(outputs)[1].chunk(2, -1))
 
     def scores_of(self, outputs: Any) -> Tensor:
         """Read the scores of the classes of every query, (B, N, K)."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._shared.boxes import corners_of
 from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.value import Value, frozen
@@ -78,7 +79,7 @@ class yolo_head(Value):
         if angle is not None:
             cos, sin, (width, height) = angle.cos().abs(), angle.sin().abs(), size.chunk(2, -1)
             size = torch.cat([width * cos + height * sin, width * sin + height * cos], -1)
-        return torch.cat([center - size / 2, center + size / 2], -1)
+        return corners_of(center, size)
 
     def rotated_boxes_of(self, outputs: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         """Decode center and size, (B, N, 2), and the angle of rotated boxes, (B, N, 1)."""

@@ -13,9 +13,6 @@ from torch.nn import functional
 from .._shared.errors import LoadError
 from .._shared.value import Value, frozen
 
-_GRAY = 114
-"""Of the padding, as Ultralytics' networks were trained with."""
-
 
 class Frame(NamedTuple):
     """Where a photo lies in the input that was made of it.
@@ -60,10 +57,9 @@ class Frame(NamedTuple):
         return torch.minimum(corners.clamp(min=0), limit).flatten(1)
 
 
-def whole_frame(inputs: Tensor, photo: Image.Image) -> Frame:
-    """Return the frame of a photo that fills the input (B, C, H, W), in proportion or not."""
-    height, width = int(inputs.shape[-2]), int(inputs.shape[-1])
-    return Frame((height, width), (0, 0, height, width), (photo.height, photo.width))
+def whole_frame(size: tuple[int, int], photo: tuple[int, int]) -> Frame:
+    """Return the frame of a photo that fills the input, in proportion or not; both are (height, width)."""
+    return Frame(size, (0, 0, *size), photo)
 
 
 @frozen
@@ -95,7 +91,7 @@ class Letterbox(Value):
         """Return where a photo lies in the input; the sides are rounded one by one, so they are scaled one by one."""
         height, width = self.size
         if self.stretch:
-            return Frame(self.size, (0, 0, height, width), (photo.height, photo.width))
+            return whole_frame(self.size, (photo.height, photo.width))
         ratio = min(height / photo.height, width / photo.width)
         inner = max(round(photo.height * ratio), 1), max(round(photo.width * ratio), 1)
         padding = (height - inner[0]) % self.stride, (width - inner[1]) % self.stride

@@ -46,7 +46,7 @@ def test_maps_lose_the_padding_and_nothing_else() -> None:
     plain = Frame((64, 64), (0, 0, 64, 64), (30, 40))
     assert plain.maps(cams) is cams
     assert not plain.padded
-    assert whole_frame(torch.zeros(1, 3, 64, 96), Image.new("L", (40, 30))) == ((64, 96), (0, 0, 64, 96), (30, 40))
+    assert whole_frame((64, 96), (30, 40)) == ((64, 96), (0, 0, 64, 96), (30, 40))
 
 
 def test_a_stretched_photo_fills_the_input() -> None:
