@@ -31,7 +31,7 @@ def explain_found(
     *,
     chunk_size: int | None = None,
 ) -> list[tuple[ScoreFn, Facts, Tensor]]:
-    """Explain what is found in the outputs for one photo.
+    """Explain what `find` finds in the outputs for one photo.
 
     A method of activations and gradients costs one forward, and a backward of the tail for each target; one that asks
     for the tail records it once.
@@ -45,7 +45,7 @@ def explain_found(
         chunk_size: number of perturbed forwards that run at once.
 
     Returns:
-        Each target, what was said of it, and its raw map, (h, w); empty if nothing was found.
+        Each target, what a record says of it, and its raw map, (h, w); empty if `find` found nothing.
     """
     kept: list[tuple[ScoreFn, Facts]] = []
 

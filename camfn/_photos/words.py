@@ -67,10 +67,10 @@ def pick_detections(text: str | None, loaded: Loaded) -> ClassChoice:
 
 
 def asked_for(loaded: Loaded, text: str | None, detects: bool) -> tuple[Loaded, str | None]:
-    """Ask a detector that reads words for those of a target `text:a cat. a dog`; return it and the target that is left.
+    """Ask a detector that reads words for those of a target `text:a cat. a dog`; return it and the target for it.
 
     Raises:
-        UsageError: it is to be explained as a classifier, or is asked for nothing or twice.
+        UsageError: the run explains it as a classifier, or no words or two lists of them say what to look for.
     """
     if not isinstance(loaded.model, WordDetector):
         return loaded, text

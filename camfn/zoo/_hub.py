@@ -72,7 +72,7 @@ def _image_tower(transformers: Any, name: str, config: Any, processor: Any, requ
 
 
 def _word_detector(transformers: Any, name: str, config: Any, processor: Any, request: Request) -> Given:
-    """Build a detector that reads words; it is asked for things later."""
+    """Build a detector that reads words; `asked` names the things later."""
     if config.model_type not in FAMILIES:
         raise LoadError(
             f"hf:{name}: how a {config.model_type} reads words is not known: wrap it in a function of images, as "

@@ -80,7 +80,7 @@ def load(
         template: of a model that compares images with texts, with `classes`: the text of a class, its name in the place
             of {}; by default "a photo of a {}". Of a detector that reads words the name itself.
         trust: run the code that a pickled model holds. Without it a .pt of Ultralytics is read by its known classes
-            alone, and any other is refused.
+            alone, and `load` refuses any other.
 
     Returns:
         The model in evaluation mode, its preprocessing, its view of a photo, and its class names. What is not given is

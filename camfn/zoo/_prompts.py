@@ -26,7 +26,7 @@ class WordDetector(nn.Module):
         model: the whole model of transformers.
         tokenizer: of the model.
         names: what to look for, a class each; without any it must be `asked` before it runs.
-        template: what is asked for each name, in the place of {}.
+        template: the words for each name, in the place of {}.
 
     Raises:
         LoadError: a name that the model cannot read as one.
@@ -56,7 +56,7 @@ ASK = (
     "name the things to look for, in --classes names.txt or --target 'text:a cat. a dog' of camfn explain --task "
     "detect, or in Python by zoo.load(NAME, classes=['a cat', 'a dog'])"
 )
-"""How a detector is asked for things."""
+"""How a user names what a detector looks for."""
 
 
 def asked(loaded: Loaded, names: Sequence[str], template: str = "{}") -> Loaded:

@@ -47,7 +47,7 @@ class Given(NamedTuple):
         batch: the only number of photos that the network takes at once; None for any.
         channels: channels of the image; None where they are those of `recipe`.
         size: height and width of the image, where the network says them and has no `recipe`.
-        sized: whether `preprocess` has the size that was asked for already.
+        sized: whether `preprocess` has the size of the request already.
         weights: where the weights come from, in words, if not from the library.
     """
 

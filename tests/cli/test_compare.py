@@ -11,9 +11,11 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from camfn import image, tiny
+from camfn import image
 from camfn.cli._app import app
 from camfn.cli._compare import Shown, _said, joined
+
+from .made import scenes_in
 
 MODEL = ("--model", "tiny:cnn", "--layer", "body")
 
@@ -24,11 +26,7 @@ def run(*words: object) -> Result:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i, pixels in enumerate(tiny.scenes(3, generator=torch.Generator().manual_seed(5)).images):
-        image.save(pixels, folder / f"{i}.png")
-    return folder
+    return scenes_in(tmp_path / "photos", 3)
 
 
 @pytest.fixture

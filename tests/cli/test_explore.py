@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from camfn import explainer, image, tiny, zoo
+from camfn import explainer, zoo
 from camfn.cli._app import app
 from camfn.cli._explore_job import split_targets
 from camfn.methods import grad_cam
 
 from ..explore.made import read, unpacked
+from .made import scenes_in
 
 MODEL = ("--model", "tiny:cnn", "--layers", "body")
 
@@ -27,11 +27,7 @@ def run(*words: object) -> Result:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i, pixels in enumerate(tiny.scenes(2, generator=torch.Generator().manual_seed(5)).images):
-        image.save(pixels, folder / f"{i}.png")
-    return folder
+    return scenes_in(tmp_path / "photos", 2)
 
 
 def test_the_page_has_each_map(photos: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""All maps from few forwards: each is that of the method's own explainer, and what cannot be is said."""
+"""All maps from few forwards: each is that of the method's own explainer; else a reason stands in its place."""
 
 from __future__ import annotations
 

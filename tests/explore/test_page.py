@@ -1,4 +1,4 @@
-"""The page as a file: its data are the maps, equal maps are found, names are text, nothing is asked for."""
+"""The page as a file: its data are the maps, equal maps are found, names are text, and it asks for nothing."""
 
 from __future__ import annotations
 

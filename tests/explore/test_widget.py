@@ -1,4 +1,4 @@
-"""The widget: its state is the page's data, and what is chosen is told to Python."""
+"""The widget: its state is the page's data, and Python reads what the user chooses."""
 
 from __future__ import annotations
 
