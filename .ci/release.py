@@ -88,7 +88,7 @@ def main() -> None:
     if not re.fullmatch(r"https://[\w.-]+/[\w./-]+", repository):
         raise SystemExit(f"the address of the repository is https://HOST/OWNER/NAME, not {repository!r}")
     if run("git", "status", "--porcelain"):
-        raise SystemExit("commit first: a release is made of a commit")
+        raise SystemExit("commit first: make release builds a commit")
     version, commit = version_of(), run("git", "rev-parse", "HEAD").strip()
     build(repository, f"v{version}", commit, *(["--no-isolation"] if asked.no_isolation else []))
     if not asked.no_tag:

@@ -35,7 +35,7 @@ Image.open(folder / "maps" / "scan.grad_cam.png").resize((320, 320))
 
 # %%
 # **If it looks wrong:** A map that follows bones or borders alone may come from a window other than that of the
-# training: what is drawn is what the network is given. The record says which window was used.
+# training: the picture shows what the network reads. The record says which window it was.
 
 # %%
 # **Next:** :doc:`/records`; :ref:`sphx_glr_howto_plot_08_volume.py` for CT and MR. DICOM and NIfTI need ``pip install

@@ -31,7 +31,7 @@ to_pil_image(image.montage(pictures, list(maps), columns=4, cell=(240, 240)))
 # %%
 # **If it looks wrong:** Spots in empty corners are often tokens that the network uses as memory (registers); raw
 # attention shows them, methods with a gradient less so. Behind the last attention, patches no longer reach the class
-# token: such layers are refused or blank.
+# token: `explainer` refuses such a layer, or its map is blank.
 
 # %%
 # **Next:** :doc:`/methods` on attention; :ref:`sphx_glr_howto_plot_11_clip.py`; :doc:`/concepts` on layouts.

@@ -39,7 +39,7 @@ to_pil_image(image.montage(pictures, ["a slide", "where the DAB is", "the score 
 
 # %%
 # **If it looks wrong:** Edges of tiles show where windows overlap too little, or where each window was normalized by
-# itself. Without a class each window would explain its own, which is refused.
+# itself. Without a class each window would explain its own, which `windows` refuses.
 
 # %%
 # **Next:** :doc:`/tasks` for MONAI's and nnU-Net's networks; :ref:`sphx_glr_howto_plot_08_volume.py`.

@@ -3,7 +3,7 @@ Put a map into a training loss
 ==============================
 
 With ``differentiable=True`` the map keeps its graph, so a loss may ask that the evidence lie where it should. Here a
-network that was trained on digits is asked, for a few steps, to look at the digit alone.
+few steps of training teach a network that knows digits to look at the digit alone.
 """
 
 import torch

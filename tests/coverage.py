@@ -127,7 +127,7 @@ def check(network: Member | Made, columns: Sequence[str] = COLUMNS) -> dict[str,
         first = suggestion["first"]
         laid = {first.name: [Laid(first.layout)]}
         (places,) = places_seen(model, laid, inputs, images_among(inputs), thorough=True)[first.name]
-        # with random weights a deep network may give zeros whatever it is given
+        # with random weights a deep network may give zeros for all images
         return f"{places.seeing} of {places.tried}" if places is not None and places.depends else "unknown"
 
     looks = dict(zip(COLUMNS, (suggested, placed, capture, resumed, mapped, laid_out)))

@@ -1,4 +1,4 @@
-"""What goes into the package, and how a release is made of a commit."""
+"""What goes into the package, and how `make release` builds a commit."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) 
 
 
 def loose() -> list[str]:
-    """List the pages that no toctree names: a new page is found under "More" until it has a better place."""
+    """List the pages that no toctree names: "More" lists a new page until it has a better place."""
     docs = Path(__file__).parents[1]
     texts = [page.read_text(encoding="utf-8") for page in docs.glob("*.md")]
     texts.append((docs.parent / "examples" / "GALLERY_HEADER.rst").read_text(encoding="utf-8"))

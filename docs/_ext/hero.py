@@ -1,7 +1,7 @@
 """Draw the pictures of the README and of the methods' overview: `make hero`. Some ten seconds, no network.
 
 The photos are in the public domain or CC0: `astronaut` (NASA), `camera` (Lav Varshney) and `coffee` (Rachel Michetti)
-of scikit-image. The classes are asked for; at this size lite0 gives 0.1 to 5 % to each.
+of scikit-image. Each map is of a class that this file names; at this size lite0 gives 0.1 to 5 % to each.
 """
 
 from __future__ import annotations

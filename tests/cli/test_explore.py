@@ -1,4 +1,4 @@
-"""`camfn explore`: one page of photos, boxes or volumes, and what is refused before a model is loaded."""
+"""`camfn explore`: one page of photos, boxes or volumes, and what it refuses before it loads a model."""
 
 from __future__ import annotations
 

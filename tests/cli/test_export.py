@@ -1,4 +1,4 @@
-"""`camfn export`: the page of files and of a model, the runtime, and what is refused before any work."""
+"""`camfn export`: the page of files and of a model, the runtime, and what it refuses before any work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`camfn export --page`: what is exported for a page, and what is refused before a model is loaded."""
+"""`camfn export --page`: what it exports for a page, and what it refuses before it loads a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`camfn explain` of volumes: maps, slices, a figure, a check, and what is refused before the network is built."""
+"""`camfn explain` of volumes: maps, slices, a figure, a check, and what it refuses before it builds the network."""
 
 from __future__ import annotations
 

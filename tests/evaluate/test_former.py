@@ -1,4 +1,4 @@
-"""Folders of earlier versions, in lines of CSV, are read and continued."""
+"""`Store` reads and continues folders of earlier versions, in lines of CSV."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def counted(photos: list[Photo], metrics_: tuple[str, ...], *names: str, layers:
 def test_a_row_costs_at_most_two_forwards_above_its_metrics(
     names: tuple[str, ...], layer: str, photos: list[Photo]
 ) -> None:
-    # the layer is found once a model, with 1 forward where it is named and 3 where it is not
+    # the run finds the layer once a model, with 1 forward where its name is there and 3 where not
     found = 1 if layer == "last" else 3
     forwards, rows = counted(photos, ("complexity",), *names, layers=layer)
     assert forwards - found <= 2 * len(rows)

@@ -1,4 +1,4 @@
-"""Optional packages are found before a run, and named with their extra."""
+"""A run looks for optional packages before it begins, and names the extra of one that is missing."""
 
 from __future__ import annotations
 

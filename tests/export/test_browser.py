@@ -78,7 +78,7 @@ class Session:
 
 @contextlib.contextmanager
 def served(folder: Path, headers: dict[str, str] | None = None, came: list[str] | None = None) -> Iterator[str]:
-    """Serve a folder on this machine; what is asked for is added to `came`."""
+    """Serve a folder on this machine; add the path of each request to `came`."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def handle_one_request(self) -> None:
@@ -331,7 +331,7 @@ def test_every_control_by_keyboard_and_what_is_saved(tmp_path: Path, small: Path
     assert said[17].startswith("Row 4 of 8, column 5 of 8: ")
     assert said[18].startswith("The photo with the cam map for a <b>bold</b>")
     assert len({said[19], said[21], said[24]}) == 3
-    assert said[25] == said[28]  # the range is kept
+    assert said[25] == said[28]  # the page keeps the range
     saved = json.loads((tmp_path / "numbers.json").read_text())
     assert (saved["class"], saved["method"], saved["layer"]) == (said[31]["target"], "cam", "1")
     torch.testing.assert_close(torch.tensor(saved["map"]).flatten(), tensor(said[31]["cam"]))

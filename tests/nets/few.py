@@ -9,7 +9,7 @@ WIDTH = 16
 
 
 class Few(nn.Module):
-    """Patches of 8 x 8 pixels, and tokens that are made of them.
+    """Patches of 8 x 8 pixels, and tokens that a layer makes of them.
 
     Args:
         kind: "queries" attend to the patches, as of a Perceiver, a DETR or an attentional pool; "registers" stand

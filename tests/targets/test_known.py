@@ -249,7 +249,7 @@ def test_levels_of_several_boxes_are_those_of_autograd_and_vmap_agrees(name: str
 
 
 class Pyramid(nn.Module):
-    """Two levels, each with a score of its own; the second is made of the first, the third serves nothing."""
+    """Two levels, each with a score of its own; the network makes the second of the first, the third serves nothing."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where a photo lies in the input that was made of it, and the way back."""
+"""Where a photo lies in the input that `Letterbox` makes of it, and the way back."""
 
 from __future__ import annotations
 
