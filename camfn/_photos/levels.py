@@ -1,6 +1,6 @@
 """Maps of the detections of one photo at the levels of a pyramid, joined: one forward for all."""
 
-# tested in tests/cli/test_detect_job.py
+# tested in tests/cli/jobs/test_detect.py
 
 from __future__ import annotations
 

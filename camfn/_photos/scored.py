@@ -1,6 +1,6 @@
 """Maps of the targets that are found in a model's outputs, such as the boxes of a detector: one forward for all."""
 
-# tested in tests/cli/test_task_job.py
+# tested in tests/cli/jobs/test_task.py
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from .._photos.layer import Layer, choose_layer
 from .._shared.errors import CamfnError, UsageError
 from ..catalogue import info_of
 from ..zoo import Loaded
-from ._job import view_of
+from ._jobs.job import view_of
 from ._outputs import told
 
 _EQUAL = 1e-4

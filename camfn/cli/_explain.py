@@ -18,7 +18,7 @@ from ._options import AS_THEY_ARE, NO_OPTIONS, ModelOptions, ReadOptions, named_
 from ._terminal import refusals, run_job
 
 if TYPE_CHECKING:
-    from ._job import Job
+    from ._jobs.job import Job
 
 
 class TaskOption(str, Enum):
@@ -126,7 +126,8 @@ def explain(
         from ..catalogue import info_of
         from ._figure import ENDINGS, check_figure
         from ._files import check_writable, plan_files
-        from ._job import Job
+        from ._jobs.job import Job
+        from ._jobs.volume import VolumeJob, any_volumes, refuse_flat
         from ._options import (
             pick_colormap,
             pick_device,
@@ -138,11 +139,10 @@ def explain(
         )
         from ._outputs import pick_outputs
         from ._records import command_again
-        from ._volume_job import VolumeJob, any_volumes, refuse_flat
 
         deployed = None
         if model.endswith(".onnx"):
-            from ._deployed_job import DeployedJob, facts_of, load_file, method_of, refuse_changes
+            from ._jobs.deployed import DeployedJob, facts_of, load_file, method_of, refuse_changes
 
             deployed = load_file(model, options.arguments())
             method = method_of(deployed, method)
@@ -185,13 +185,13 @@ def explain(
         refuse_task(task.value, like, chosen, changes != Changes(seed=seed))
         kind: Callable[..., Job] = Job
         if task is TaskOption.detect:
-            from ._detect_job import DetectJob
+            from ._jobs.detect import DetectJob
 
             all_of_one = choice.best > 1 and overlay
             pictures = plan_files(photos, out, label_of(method), NO_CLASS, force, endings=["png"]) if all_of_one else []
             kind = partial(DetectJob, rescale=rescale.value, pictures=pictures)
         elif task is not TaskOption.classify:
-            from ._task_job import TaskJob
+            from ._jobs.task import TaskJob
 
             kind = partial(TaskJob, task=task.value, like=like)
         if volumes:

@@ -73,11 +73,11 @@ def explore(
         from .._photos.methods import from_groups, pick_methods
         from .._shared.errors import UsageError
         from ..explore import page
-        from ._explore_job import ExploreJob, split_targets
         from ._files import check_writable
+        from ._jobs.explore import ExploreJob, split_targets
+        from ._jobs.volume import any_volumes
         from ._options import pick_device, read_photos
         from ._records import command_again
-        from ._volume_job import any_volumes
 
         if model.endswith(".onnx"):
             raise UsageError(f"explore cuts a model, and {model} holds one map alone: camfn explain shows it")

@@ -114,7 +114,7 @@ def _write_file(
     """Write one file of a model, and say what is in it."""
     from .._photos.methods import pick_method
     from ..export._onnx import require
-    from ._export_job import check_file, check_method, target_of, write_file
+    from ._jobs.export import check_file, check_method, target_of, write_file
     from ._options import read_size
 
     check_file(file, force)
@@ -156,7 +156,7 @@ def verify(
     """
     with refusals():
         from ..export import load
-        from ._export_job import compare_with
+        from ._jobs.export import compare_with
         from ._options import named_photos
 
         deployed = load(file)
@@ -179,7 +179,7 @@ def _write_page(
 ) -> None:
     """Write a page of files, or of a model that is exported for it, and say what is in it."""
     from ..export import page as write_page
-    from ._page_job import check_methods, check_page
+    from ._jobs.page import check_methods, check_page
 
     check_page(page, runtime)
     if files:
@@ -189,8 +189,8 @@ def _write_page(
     from .._photos.methods import pick_methods
     from .._shared.lists import split_list
     from ..export._onnx import require
+    from ._jobs.page import page_of
     from ._options import pick_layer
-    from ._page_job import page_of
 
     require()
     chosen = pick_methods(methods, seed)

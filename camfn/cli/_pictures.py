@@ -50,7 +50,7 @@ def guided(
         from .._photos.methods import label_of, pick_picture
         from .._photos.words import pick_target, refuse_words
         from ._files import plan_files
-        from ._job import Job
+        from ._jobs.job import Job
         from ._options import pick_device, pick_layer, refuse_layer
         from ._records import command_again
 
@@ -119,8 +119,8 @@ def factorize(
     with refusals():
         from .._photos.classes import ClassChoice
         from .._shared.errors import UsageError
-        from ._factorize_job import RECORD, FactorizeJob
         from ._files import plan_files
+        from ._jobs.factorize import RECORD, FactorizeJob
         from ._options import pick_device, pick_layer
 
         if negative not in ("error", "relu"):

@@ -22,8 +22,8 @@ from ._options import ModelOptions
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from ._factorize_job import FactorizeJob
-    from ._job import Job
+    from ._jobs.factorize import FactorizeJob
+    from ._jobs.job import Job
 
 
 def run_job(job: Job | FactorizeJob, told: Sequence[str] = ()) -> int:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from camfn import explainer, zoo
 from camfn.cli._app import app
-from camfn.cli._explore_job import split_targets
+from camfn.cli._jobs.explore import split_targets
 from camfn.methods import grad_cam
 
 from ..explore.made import read, unpacked

@@ -12,7 +12,7 @@ from camfn.cli._app import app
 from camfn.export import _runtime
 
 from ..export.handmade import handmade, network
-from .test_page_job import CONTENTS
+from .jobs.test_page import CONTENTS
 
 
 @pytest.fixture

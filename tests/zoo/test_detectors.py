@@ -19,7 +19,7 @@ from camfn.cli._records import read_lines
 from camfn.methods import odam
 from camfn.targets import box_score, detections, head_for
 from camfn.zoo import LoadError
-from tests.cli.test_task_job import run
+from tests.cli.jobs.test_task import run
 from tests.nets.yolos import photos, ultralytics, yolo
 
 

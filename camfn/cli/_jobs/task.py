@@ -13,20 +13,20 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .. import explainer
-from .._photos.explain import Explained
-from .._photos.layer import Layer, choose_layer, choose_outside_heads
-from .._photos.read import read_photo
-from .._photos.scored import explain_found
-from .._shared.errors import PhotoError, UsageError
-from .._shared.vocabulary import ScoreFn
-from ..targets import mask_score, similarity
-from ..zoo import Loaded
-from ._files import PhotoFiles
-from ._job import Job, layer_record, view_of
-from ._outputs import write_map
-from ._records import Record
-from ._trust import checked
+from ... import explainer
+from ..._photos.explain import Explained
+from ..._photos.layer import Layer, choose_layer, choose_outside_heads
+from ..._photos.read import read_photo
+from ..._photos.scored import explain_found
+from ..._shared.errors import PhotoError, UsageError
+from ..._shared.vocabulary import ScoreFn
+from ...targets import mask_score, similarity
+from ...zoo import Loaded
+from .._files import PhotoFiles
+from .._outputs import write_map
+from .._records import Record
+from .._trust import checked
+from .job import Job, layer_record, view_of
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """`camfn explain --model FILE.onnx`: an exported file, run by onnxruntime, explains photos as a model does."""
 
-# tested in tests/cli/test_export_job.py
+# tested in tests/cli/jobs/test_export.py
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .. import Captured, diagnose, export
-from .._photos.classes import ClassChoice
-from .._photos.explain import Explained
-from .._photos.layer import Layer
-from .._shared.errors import UsageError
-from ..catalogue import METHODS
-from ..export import Deployed
-from ..targets import class_score, logits_of
-from ..zoo import Loaded
-from ..zoo._recipe import Recipe
-from ._job import Job
-from ._records import Record, hash_of_file
-from ._trust import checked
+from ... import Captured, diagnose, export
+from ..._photos.classes import ClassChoice
+from ..._photos.explain import Explained
+from ..._photos.layer import Layer
+from ..._shared.errors import UsageError
+from ...catalogue import METHODS
+from ...export import Deployed
+from ...targets import class_score, logits_of
+from ...zoo import Loaded
+from ...zoo._recipe import Recipe
+from .._records import Record, hash_of_file
+from .._trust import checked
+from .job import Job
 
 NO_HEAD = "a file holds no weights that can be drawn anew; check the model that it was exported from"
 """Why one line of a check is left out."""

@@ -13,24 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._photos.classes import ClassChoice, columns_of, first_score
-from .._photos.layer import HEADS
-from .._photos.levels import joined
-from .._photos.read import ReadAs, read_or_error
-from .._photos.volume import volume_or_error
-from .._photos.words import pick_detections, pick_target, refuse_words
-from .._shared.errors import CamfnError, UsageError
-from .._shared.lists import split_at
-from .._shared.vocabulary import ScoreFn
-from ..explore import Explored, ShownLayer, ShownPhoto, ShownTarget
-from ..explore._collect import picture_of, shown_methods
-from ..explore._compute import check_methods, compute
-from ..explore._grid import refuse_many
-from ..explore._layers import count_of, pick_layers
-from ..targets import box_score, detections, known_head
-from ..zoo import Loaded
-from ._detect_job import first_of, frame_of, head_of, in_photo
-from ._job import view_of
+from ..._photos.classes import ClassChoice, columns_of, first_score
+from ..._photos.layer import HEADS
+from ..._photos.levels import joined
+from ..._photos.read import ReadAs, read_or_error
+from ..._photos.volume import volume_or_error
+from ..._photos.words import pick_detections, pick_target, refuse_words
+from ..._shared.errors import CamfnError, UsageError
+from ..._shared.lists import split_at
+from ..._shared.vocabulary import ScoreFn
+from ...explore import Explored, ShownLayer, ShownPhoto, ShownTarget
+from ...explore._collect import picture_of, shown_methods
+from ...explore._compute import check_methods, compute
+from ...explore._grid import refuse_many
+from ...explore._layers import count_of, pick_layers
+from ...targets import box_score, detections, known_head
+from ...zoo import Loaded
+from .detect import first_of, frame_of, head_of, in_photo
+from .job import view_of
 
 Aims = list[tuple[ScoreFn, ShownTarget]]
 

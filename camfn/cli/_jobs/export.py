@@ -1,6 +1,6 @@
 """The run behind `camfn export FILE`: one file with the prediction and the map, and what it costs."""
 
-# tested in tests/cli/test_export_job.py
+# tested in tests/cli/jobs/test_export.py
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .. import export
-from .._photos.classes import no_class
-from .._photos.explain import plain
-from .._photos.layer import choose_layer
-from .._photos.methods import pick_method
-from .._photos.read import read_photo
-from .._photos.words import pick_target
-from .._shared.errors import CamfnError, UsageError
-from .._shared.files import write_whole
-from ..catalogue import info_of
-from ..export._check import TOLERANCE, relative
-from ..export._target import logits_among
-from ..zoo import Loaded
-from ._options import pick_layer
+from ... import export
+from ..._photos.classes import no_class
+from ..._photos.explain import plain
+from ..._photos.layer import choose_layer
+from ..._photos.methods import pick_method
+from ..._photos.read import read_photo
+from ..._photos.words import pick_target
+from ..._shared.errors import CamfnError, UsageError
+from ..._shared.files import write_whole
+from ...catalogue import info_of
+from ...export._check import TOLERANCE, relative
+from ...export._target import logits_among
+from ...zoo import Loaded
+from .._options import pick_layer
 
 
 def check_file(file: Path, force: bool) -> None:
@@ -49,7 +49,7 @@ def check_file(file: Path, force: bool) -> None:
 
 def check_method(method: Callable[..., Any]) -> None:
     """Refuse a method that no file can hold, before any model is loaded."""
-    from ..export._settle import check_method as check
+    from ...export._settle import check_method as check
 
     check(method)
     if info_of(method).kind == "network":

@@ -16,7 +16,7 @@ from camfn.image._detections import color_of
 from camfn.methods import odam
 from camfn.targets import box_score, detections, head_for
 from camfn.tiny._nets import Detector
-from tests.cli.test_task_job import WORLD, picture, record, run
+from tests.cli.jobs.test_task import WORLD, picture, record, run
 from tests.nets.detrs import detr
 
 
@@ -130,7 +130,7 @@ def test_a_detector_of_hugging_face(name: str, tmp_path: Path, monkeypatch: pyte
         assert loaded.view(opened).size == (120, 90)
     loaded.model.requires_grad_(False)
     least = 0.9 * float(head.scores_of(loaded.model(inputs)).max())
-    monkeypatch.setattr("camfn.cli._detect_job.head_for", lambda model: head_for(model).__class__(
+    monkeypatch.setattr("camfn.cli._jobs.detect.head_for", lambda model: head_for(model).__class__(
         head.head, head.reason, layers=head.layers, threshold=least, best=head.best))  # fmt: skip
     out = tmp_path / "out"
     result = run(

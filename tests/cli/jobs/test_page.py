@@ -10,7 +10,7 @@ import pytest
 
 from camfn import CamfnError
 from camfn._photos.methods import pick_methods
-from camfn.cli._page_job import check_methods, check_page, page_of
+from camfn.cli._jobs.page import check_methods, check_page, page_of
 from camfn.export import _runtime
 from camfn.zoo import load
 

@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import image, observe, resume
-from .._photos.layer import Layer, choose_layer
-from .._photos.read import DEFAULT, ReadAs, read_or_error, read_photo
-from .._photos.reading import reading_of
-from .._shared.errors import UsageError
-from .._shared.files import write_whole
-from ..factorize import NamedClass, Negative, deep_feature_factorization, tail_scores, top_classes
-from ..zoo import Loaded
-from ._files import PhotoFiles, save_record, with_ending
-from ._records import Record
+from ... import image, observe, resume
+from ..._photos.layer import Layer, choose_layer
+from ..._photos.read import DEFAULT, ReadAs, read_or_error, read_photo
+from ..._photos.reading import reading_of
+from ..._shared.errors import UsageError
+from ..._shared.files import write_whole
+from ...factorize import NamedClass, Negative, deep_feature_factorization, tail_scores, top_classes
+from ...zoo import Loaded
+from .._files import PhotoFiles, save_record, with_ending
+from .._records import Record
 
 RECORD = "concepts.json"
 _NAMED = 0.05

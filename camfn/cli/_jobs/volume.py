@@ -1,6 +1,6 @@
 """The run behind `camfn explain` of volumes: a map of three dimensions, and slices of what the network sees."""
 
-# tested in tests/cli/test_volume_job.py
+# tested in tests/cli/jobs/test_volume.py
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import image
-from .._photos.explain import Explained
-from .._photos.read import DEFAULT, ReadAs
-from .._photos.volume import is_volume, volume_or_error
-from .._shared.errors import CamfnError, UsageError
-from .._shared.maps import min_max
-from ..image._paint import slice_numbers
-from ..zoo import Loaded
-from ._files import PhotoFiles
-from ._job import Job
-from ._records import Record
+from ... import image
+from ..._photos.explain import Explained
+from ..._photos.read import DEFAULT, ReadAs
+from ..._photos.volume import is_volume, volume_or_error
+from ..._shared.errors import CamfnError, UsageError
+from ..._shared.maps import min_max
+from ...image._paint import slice_numbers
+from ...zoo import Loaded
+from .._files import PhotoFiles
+from .._records import Record
+from .job import Job
 
 _SIDE = 160
 """Pixels that the longer side of a slice has at least."""

@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import image
-from .._photos.explain import Explained
-from .._photos.layer import Layer, choose_layer, choose_outside_heads
-from .._photos.levels import at_levels, explain_levels
-from .._shared.boxes import corners_of
-from .._shared.errors import CamfnError, PhotoError, UsageError
-from .._shared.vocabulary import ScoreFn
-from ..catalogue import info_of
-from ..image._detections import Rescale
-from ..targets import (
+from ... import image
+from ..._photos.explain import Explained
+from ..._photos.layer import Layer, choose_layer, choose_outside_heads
+from ..._photos.levels import at_levels, explain_levels
+from ..._shared.boxes import corners_of
+from ..._shared.errors import CamfnError, PhotoError, UsageError
+from ..._shared.vocabulary import ScoreFn
+from ...catalogue import info_of
+from ...image._detections import Rescale
+from ...targets import (
     BoxHead,
     Detections,
     Head,
@@ -31,13 +31,13 @@ from ..targets import (
     head_for,
     known_head,
 )
-from ..zoo import Loaded
-from ..zoo._letterbox import Frame, whole_frame
-from ._files import PhotoFiles, with_ending
-from ._job import Job, layer_record, view_of
-from ._outputs import write_map, write_picture
-from ._records import Record
-from ._trust import checked
+from ...zoo import Loaded
+from ...zoo._letterbox import Frame, whole_frame
+from .._files import PhotoFiles, with_ending
+from .._outputs import write_map, write_picture
+from .._records import Record
+from .._trust import checked
+from .job import Job, layer_record, view_of
 
 Found = list[tuple[ScoreFn, Record]]
 

@@ -1,6 +1,6 @@
 """The runs behind `camfn export --page`: the exports that a page offers, and the page."""
 
-# tested in tests/cli/test_page_job.py
+# tested in tests/cli/jobs/test_page.py
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .. import export as camfn_export
-from .._photos.classes import no_class
-from .._photos.explain import plain
-from .._photos.layer import ALL, choose_layer
-from .._shared.errors import UsageError
-from ..catalogue import info_of
-from ..export._page import check_place
-from ..export._runtime import runtime_files
-from ..zoo import Loaded
+from ... import export as camfn_export
+from ..._photos.classes import no_class
+from ..._photos.explain import plain
+from ..._photos.layer import ALL, choose_layer
+from ..._shared.errors import UsageError
+from ...catalogue import info_of
+from ...export._page import check_place
+from ...export._runtime import runtime_files
+from ...zoo import Loaded
 
 STAGES = 4
 """Stages that `camfn.export.onnx` tells of one file."""

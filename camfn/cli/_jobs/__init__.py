@@ -1,0 +1,1 @@
+"""The runs behind the commands, each with its inputs checked."""
