@@ -152,7 +152,7 @@ class capture_levels(Value):
         zeros: dict[Point, Tensor] = {}
 
         def zero(point: Point, x: Tensor) -> Tensor:
-            """Add a leaf of autograd; of what comes before the first layer no graph is kept."""
+            """Add a leaf of autograd; autograd keeps no graph of what comes before the first layer."""
             start = x if zeros else x.detach()
             zeros[point] = torch.zeros_like(x, memory_format=torch.preserve_format).requires_grad_()
             return start + zeros[point]

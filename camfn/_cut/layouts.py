@@ -128,7 +128,7 @@ def _verdicts(model: nn.Module) -> dict[Any, Reading]:
 
 
 def _key(options: ReadingOptions, model: nn.Module, name: str, shape: tuple[int, ...], inputs: Any) -> Any:
-    """Return what a verdict depends on: the layer, what is read of it, and the shapes, whatever the size of a batch."""
+    """Return what a verdict depends on: the layer, the options of its reading, and the shapes, whatever the batch."""
     leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
     sizes = [_numbers(leaf.shape) for leaf in leaves]
     batch = next((size[0] for size in sizes if len(size) > 2), 0)

@@ -75,7 +75,7 @@ Cells = Sequence[tuple[int, ...]]
 def one_by_one(change: Tensor, cells: Cells, grid: tuple[int, ...], slack: int, least: float = RIGHT) -> Places:
     """Count the places that change most where their own part alone is overwritten, given the changes (K, C, N).
 
-    What changes everywhere is taken off, and so is what changes at a place whatever part is overwritten. With slack, a
+    It takes off what changes everywhere, and what changes at a place whichever part one overwrites. With slack, a
     place so many cells apart may change in its stead, but none more than a quarter of the grid apart.
     """
     if len(cells) == 1:

@@ -20,7 +20,7 @@ CONTEXT = ("tail", "forward", "inputs", "weights", "chunk_size", "progress")
 """Keywords of a method that `explainer` binds."""
 
 _BY_NAME = (*CONTEXT, "generator")
-"""Parameters that are given by name, with or without a `*` before them."""
+"""Parameters that camfn passes by name, with or without a `*` before them."""
 _BY_PLACE = ("activations", "grads", "outputs")
 
 
@@ -84,7 +84,7 @@ def _check_order(
     positional: list[Parameter],
     keywords: Mapping[str, Parameter],
 ) -> None:
-    """Refuse a method that takes nothing, and one with tensors behind what is given by name."""
+    """Refuse a method that takes nothing, and one with tensors behind a parameter that camfn passes by name."""
     kinds = {p.kind for p in parameters.values()}
     if not positional and not keywords and Parameter.VAR_POSITIONAL not in kinds:
         raise ArgumentTypeError(
@@ -117,7 +117,7 @@ def read_signature(method: Callable[..., Tensor]) -> MethodNeeds:
         by_place = [key for key in missing if key in _BY_PLACE]
         if by_place:
             raise ArgumentTypeError(
-                f"{name} takes {by_place[0]} by name, and is given it by position: write def {name}(activations, "
+                f"{name} takes {by_place[0]} by name, and camfn passes it by position: write def {name}(activations, "
                 "grads, outputs), as many of the three as it reads"
             )
         raise ArgumentTypeError(

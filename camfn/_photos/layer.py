@@ -23,7 +23,7 @@ HEADS = ("head", "classifier")
 its map there is one point."""
 
 _USUAL = find("grad_cam").function
-"""The method that a layer is chosen for where none is given."""
+"""The method that camfn chooses a layer for where the user names none."""
 
 
 class Layer(NamedTuple):

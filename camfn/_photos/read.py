@@ -46,9 +46,9 @@ def read_photo(path: str | os.PathLike[str], read_as: ReadAs = DEFAULT) -> Image
     """Read one photo as a viewer would show it.
 
     Gray images of any depth are scaled to 0..255, transparent images are laid on white, CMYK and palette images are
-    converted, and the image is turned as its EXIF orientation says. Of several frames the first is read; `reading_of`
-    says how many there are, and which window of gray values is shown. No program is started, whatever the file says it
-    is.
+    converted, and the image is turned as its EXIF orientation says. Of several frames it reads the first; `reading_of`
+    says how many there are, and which window of gray values the picture shows. It starts no program, whatever the file
+    says it is.
 
     Args:
         path: An image file.
@@ -135,7 +135,7 @@ def _seek(image: Image.Image, frame: int | None) -> None:
 
 
 def _frames(image: Image.Image) -> int | None:
-    """Count the frames, after the one to read was read; None where those behind it are damaged."""
+    """Count the frames, after Pillow read the one to show; None where those behind it are damaged."""
     try:
         return int(getattr(image, "n_frames", 1))
     except Exception:  # as decoders raise what they like

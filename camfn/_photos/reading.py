@@ -1,4 +1,4 @@
-"""What was decided when a photo was read: the frame and the window of gray values. It travels with the picture."""
+"""What `read_photo` decided: the frame and the window of gray values. It travels with the picture."""
 
 # tested in tests/photos/test_read.py and test_medical.py
 
@@ -18,10 +18,10 @@ FIRST_FRAME = "of several frames the first is explained: --frame N takes another
 
 
 class Reading(NamedTuple):
-    """How a photo was read.
+    """How `read_photo` read a photo.
 
     Attributes:
-        frame: the frame that was taken, counted from 1.
+        frame: the frame that the picture shows, counted from 1.
         frames: the number of frames in the file; None where the others are damaged.
         window: the gray values of black and white, (low, high); None for photos of 8 bits, and where a table of the
             file decides.
@@ -39,7 +39,7 @@ class Reading(NamedTuple):
 
 
 def reading_of(photo: Any) -> Reading:
-    """Return how a picture was read; the defaults for one that `read_photo` did not make."""
+    """Return how `read_photo` read a picture; the defaults for one that it did not make."""
     found = getattr(photo, "info", {}).get(_KEY)
     return found if isinstance(found, Reading) else Reading()  # a text in a PNG may have any key
 

@@ -1,4 +1,4 @@
-"""Targets in words: their grammar, and what is refused before a model is loaded."""
+"""Targets in words: their grammar, and what it refuses before a command loads a model."""
 
 # tested in tests/photos/test_targets.py
 
@@ -26,8 +26,8 @@ GRAMMAR = (
 def pick_target(text: str | None, loaded: Loaded) -> ClassChoice:
     """Read a target in words; None, where a user gave none, is the class with the largest logit.
 
-    A class whose name reads as another target, such as `top`, `a+b` or `contrast:x`, is refused as ambiguous, and is
-    named by `class:NAME` or in quotes.
+    A class whose name reads as another target, such as `top`, `a+b` or `contrast:x`, is an ambiguity error; a user
+    names it by `class:NAME` or in quotes.
 
     Raises:
         UsageError: no such target, or words that can be read in two ways.
@@ -81,7 +81,7 @@ def asked_for(loaded: Loaded, text: str | None, detects: bool) -> tuple[Loaded, 
     if loaded.classes and kind == "text":
         raise UsageError("--classes says what to look for already: give --target top:K, or one of its names")
     if not loaded.classes and not things:
-        raise UsageError(f"{loaded.name} reads words, and was given none: {ASK}")
+        raise UsageError(f"{loaded.name} reads words, and got none: {ASK}")
     return (asked(loaded, things), None) if things else (loaded, text)
 
 

@@ -36,7 +36,7 @@ class PhotoError(CamfnError):
 
 
 class StoppedError(RuntimeError):
-    """A run ended before its end, by an accident; the message says what happened, what is kept, and how to go on."""
+    """An accident ended a run before its end; the message says what happened, what the folder keeps, how to go on."""
 
 
 class UsageError(CamfnError):

@@ -148,7 +148,7 @@ def same_numbers(one: Tensor, other: Tensor, digits: float = 0.5) -> bool:
 
 
 def agreement(one: Tensor, other: Tensor, digits: float = 0.5) -> Tensor:
-    """Return `same_numbers` of two tensors of one shape as a tensor (): each number that is read waits for a GPU."""
+    """Return `same_numbers` of two tensors of one shape as a tensor (): reading a number waits for the GPU."""
     if not one.numel():
         return torch.ones((), dtype=torch.bool, device=one.device)
     scale, off = (x.nan_to_num(0.0, 0.0, 0.0).abs().max() for x in (one, one - other))

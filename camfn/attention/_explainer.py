@@ -188,7 +188,7 @@ def _planned(of: attention_explainer, looker: Looker) -> Plan:
 
 
 def _chooses(of: attention_explainer) -> bool:
-    """Whether the attentions are chosen here; the caller's are taken as they are."""
+    """Whether `attention_explainer` chooses the attentions; it takes the caller's as they are."""
     return of.layers is None or _has_pattern(of.layers)
 
 
@@ -279,7 +279,7 @@ def _relevances(
     found: Plan,
     call: Callable[[Query], Tensor],
 ) -> Tensor:
-    """Call a function with the query that was asked for, or with the one that the network reads."""
+    """Call a function with the query that the user chose, or with the one that the network reads."""
     if not (isinstance(of.query, str) and of.query == "auto"):
         return call(of.query)
     method, amid_text = _plain(of.method), of.positions is not None

@@ -92,7 +92,7 @@ _UNPLACED = 8
 
 
 class Looker:
-    """Looks at a network on some inputs. What it finds is kept for the model, its settings and the shapes of inputs.
+    """Looks at a network on some inputs. It keeps what it finds for the model, its settings and the shapes of inputs.
 
     Attributes:
         model: the network.

@@ -246,7 +246,7 @@ def _print_choice(best: Tuned, metric: str) -> None:
 
 
 def _read(source: str, reading: ReadOptions) -> tuple[list[Photo], list[str]]:
-    """Read the photos of a source; return them, and a line for each record that was refused."""
+    """Read the photos of a source; return them, and a line for each refused record."""
     from ..evaluate import read_records
 
     found = read_records(source)
@@ -254,7 +254,7 @@ def _read(source: str, reading: ReadOptions) -> tuple[list[Photo], list[str]]:
 
 
 def _print_refused(refused: Sequence[str]) -> None:
-    """Print the records that were refused, with their count, on stderr."""
+    """Print the records that `read_records` refused, with their count, on stderr."""
     for line in refused[:_SHOWN]:
         print(f"camfn: {line}", file=sys.stderr)
     if refused:
@@ -290,7 +290,7 @@ def _run_with_bar(title: str, work: Callable[[Callable[[int, int], None]], Any])
 
 
 def _print_problems(store: Store) -> int:
-    """Print each different problem of the rows once, and how many rows were refused or spoiled, on stderr.
+    """Print each different problem of the rows once, and how many rows hold a refusal or an accident, on stderr.
 
     Returns:
         The number of different problems.

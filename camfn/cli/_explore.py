@@ -66,8 +66,8 @@ def explore(
     Methods that do not perturb (cheap) share one forward of each photo, with one backward for each target. With
     --task detect the targets are the detections of each photo, and their boxes are buttons.
 
-    Ends with 0 if all went well; with 1 if a photo could not be read, the others' maps kept; with 2 if what was asked
-    for cannot be done.
+    Ends with 0 if all went well; with 1 if a photo could not be read, the others' maps kept; with 2 if the command
+    cannot do what the options ask.
     """
     with refusals():
         from .._photos.methods import from_groups, pick_methods

@@ -146,7 +146,7 @@ def verify(
     file: Annotated[Path, typer.Argument(help="A file that camfn export wrote, .onnx.", show_default=False)],
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help=PHOTOS, show_default=False)],
     model: Annotated[
-        str | None, typer.Option("--model", help="The model it was made of. [default: as the file says]")
+        str | None, typer.Option("--model", help="The model whose export it is. [default: as the file says]")
     ] = None,
     options: ModelOptions = NO_OPTIONS,
 ) -> None:

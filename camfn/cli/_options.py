@@ -91,7 +91,7 @@ class ModelOptions(NamedTuple):
         return given
 
     def names(self) -> list[str] | None:
-        """Return the class names that were given; None where the model has to know them."""
+        """Return the class names of `--classes`; None where the model has to know them."""
         from ..zoo._classes import class_names
 
         return None if self.classes is None else class_names(self.classes)

@@ -30,7 +30,7 @@ def table(
 ) -> None:
     """Show the tables of results that are there: ranked methods, one method against the others, mean ranks.
 
-    Reads the rows alone: no photo is read, no model is loaded, and nothing in the folder is changed.
+    Reads the rows alone: it reads no photo, loads no model, and changes nothing in the folder.
 
         camfn table results --by insertion --against grad_cam --latex table.tex --ranks ranks.pdf
     """

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from ..evaluate._grid import Grid
 
 COLUMNS = 100
-"""Characters of a line of a table, unless the terminal is narrower or --wide is given."""
+"""Characters of a line of a table, unless the terminal is narrower or the user says --wide."""
 
 
 class TableOptions(NamedTuple):
-    """What is shown of results; the fields are options of `evaluate` and `table`.
+    """What the tables show of results; the fields are options of `evaluate` and `table`.
 
     Attributes:
         wide: all metrics, each with its interval.
@@ -78,7 +78,7 @@ AS_USUAL = TableOptions()
 
 
 def show_tables(rows: Sequence[Row], shown: TableOptions, *, by: str | None, seed: int) -> tuple[list[Path], int]:
-    """Print the tables of each model, and write the files that were asked for.
+    """Print the tables of each model, and write the files that the options name.
 
     Returns:
         The files, and the number of lines on stderr that say what could not be shown.

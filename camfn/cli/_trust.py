@@ -46,7 +46,7 @@ def checked(
 ) -> dict[str, Any]:
     """Check the map of one image, (1, C, *S), and return the table and the lines for the record.
 
-    A function that holds no module comes with `model`, which scores, and with `missing`: why a line is left out.
+    A function that holds no module comes with `model`, which scores, and with `missing`: why the check lacks a line.
     """
     found = check(explain, image, target, model=model, generator=torch.Generator().manual_seed(seed))
     found = replace(found, missing={**found.missing, **(missing or {})})

@@ -18,7 +18,7 @@ class Begun:
     """A small file with the rows in which processes died, and how many; a kill leaves it behind.
 
     Nobody can tell whether a row ended its process or a user did, in the middle of it. So a row in which three
-    processes died is not blamed: it is made last, in a process of its own, whose end can be seen.
+    processes died is not blamed: `run` makes it last, in a process of its own, whose end it sees.
 
     Args:
         folder: the folder of results.
@@ -39,7 +39,7 @@ class Begun:
         return self.deaths.get(key, 0) >= TRIES
 
     def begin(self, photo: str, case: str) -> None:
-        """Note that a row begins, and that the one before is made."""
+        """Note that a row begins, and that the one before has ended."""
         self.deaths.pop(self.key or ("", ""), None)
         self.key = (photo, case)
         self.deaths[self.key] = self.deaths.get(self.key, 0) + 1

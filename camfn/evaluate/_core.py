@@ -164,7 +164,7 @@ class _Explained:
         info = info_of(method)
         if info.kind == "layer":
             needs = read_signature(method)
-            # a function of one's own may write to what it is given
+            # a user's own function may write to its arguments
             self.shares = info in METHODS and info.needs <= {"gradients"} and not (needs.context or needs.over_images)
             self.gradient, self.positional = needs.gradients, needs.positional
 

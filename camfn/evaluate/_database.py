@@ -14,7 +14,7 @@ from typing import Any
 from ._row import Row
 
 SCHEMA = 1
-"""Version of the tables; a folder of a later one is refused."""
+"""Version of the tables; `Store` refuses a folder of a later one."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS header (name TEXT PRIMARY KEY, content TEXT NOT NULL);

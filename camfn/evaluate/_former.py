@@ -1,4 +1,4 @@
-"""Folders of earlier versions, whose rows are lines of rows.csv: they are read, and continued as they are now."""
+"""Folders of earlier versions, whose rows are lines of rows.csv: `Store` reads and continues them."""
 
 # tested in tests/evaluate/test_former.py
 

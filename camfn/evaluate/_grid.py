@@ -18,7 +18,7 @@ _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 _LONGEST = 44
-"""Characters of a name in a terminal; of a longer one the middle is left out."""
+"""Characters of a name in a terminal; a longer one loses its middle."""
 
 
 class Cell(NamedTuple):

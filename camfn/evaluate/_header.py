@@ -1,4 +1,4 @@
-"""What all rows of a folder have in common: protocol, versions, device, threads, and what is said of the model."""
+"""What all rows of a folder have in common: protocol, versions, device, threads, what the loader says of the model."""
 
 # tested in tests/evaluate/test_store.py
 
@@ -23,7 +23,7 @@ RENAMED = {"noise_samples": "infidelity_samples", "noise_maps": "sensitivity_sam
 
 
 def header_of(protocol: Protocol, device: str, loader: Callable[..., Any] | None = None) -> dict[str, Any]:
-    """Make the header of a folder: protocol, versions, device, threads, and what is said of the model."""
+    """Make the header of a folder: protocol, versions, device, threads, what the loader says of the model."""
     record = asdict(protocol) | {"metrics": measured(protocol)}
     header = {"protocol": record, "versions": versions(), "device": device, "threads": torch.get_num_threads()}
     return header | {"model": _said_of_models(loader)}

@@ -1,4 +1,4 @@
-"""Records of photos, classes and boxes in a file: each is checked by itself, and a bad one is refused by its line."""
+"""Records of photos, classes and boxes in a file: the readers check each, and refuse a bad one by its line."""
 
 # tested in tests/evaluate/test_photos.py
 
@@ -37,7 +37,7 @@ class Record(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """The records of a file, and a line for each that was refused."""
+    """The records of a file, and a line for each refused one."""
 
     records: list[Record]
     refused: list[str]

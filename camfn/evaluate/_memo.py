@@ -78,7 +78,7 @@ class Taken(NamedTuple):
 
 
 class Captures:
-    """Captures of layers, by the layer, the images and whether the gradient was taken.
+    """Captures of layers, by the layer, the images and whether they hold the gradient.
 
     Args:
         model: the network.

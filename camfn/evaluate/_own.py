@@ -155,7 +155,7 @@ def short(name: str) -> str:
 
 def _not_here(_: Explanation) -> Tensor:
     raise UsageError(
-        "this Metric was read from stored results, which do not hold its function: pass metric(function, better=...)"
+        "this Metric comes from stored results, which do not hold its function: pass metric(function, better=...)"
     )
 
 

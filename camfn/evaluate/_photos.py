@@ -58,11 +58,11 @@ class Photo(NamedTuple):
 
 
 class Records(NamedTuple):
-    """What was read of a source.
+    """What `read_records` read of a source.
 
     Attributes:
         photos: photos in the order of their names.
-        refused: a line for each record that was left out, with its file, its line and the reason.
+        refused: a line for each record that it left out, with its file, its line and the reason.
     """
 
     photos: list[Photo]
@@ -70,7 +70,7 @@ class Records(NamedTuple):
 
 
 def read_photos(source: str | Path) -> list[Photo]:
-    """List the photos to evaluate on; a record that cannot be used is left out, with a warning that counts them.
+    """List the photos to evaluate on; leave out records that cannot be used, with a warning that counts them.
 
     Args:
         source: "builtin"; a folder with one folder of photos for each class, or with photos alone, whose classes are
@@ -100,9 +100,9 @@ def read_photos(source: str | Path) -> list[Photo]:
 
 
 def read_records(source: str | Path) -> Records:
-    """List the photos to evaluate on, as `read_photos` does, and say of each record that is left out why.
+    """List the photos to evaluate on, as `read_photos` does, and say why it leaves out a record.
 
-    A box is left out that has no area, is inverted, is no number, or lies outside of its photo; its photo stays, with
+    It leaves out a box that has no area, is inverted, is no number, or lies outside of its photo; the photo stays, with
     its other boxes. Boxes that overlap the border are cut there.
 
     Args:
@@ -214,7 +214,7 @@ def _photos_of(folder: Path, records: Listed) -> Records:
         if record.path not in sizes:
             sizes[record.path] = record.size or _size(folder / record.path)
         size = sizes[record.path]
-        # the size of a photo that cannot be read is asked for again by the run, which records why
+        # the run tries a photo again whose size cannot be read, and records why
         if size is not None:
             try:
                 of_photo.append(box_in(record.corners, size))

@@ -61,7 +61,7 @@ def shared_out(works: Sequence[Work], hire: Callable[[int], Hand], number: int) 
 
 
 class _Pool:
-    """The work that is left, and the workers."""
+    """The work to do, and the workers."""
 
     def __init__(self, works: Sequence[Work], hire: Callable[[int], Hand]) -> None:
         self.left, self.hire = iter(works), hire

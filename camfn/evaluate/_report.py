@@ -112,7 +112,7 @@ def write_report(
 
 
 def _fingerprint(store: Store, photos: Sequence[Photo], by: str | None, shown: int) -> str:
-    """Digest what a report is made of, so that one that is there already is not made again."""
+    """Digest the rows and settings of a report, so that `write_report` does not make it again."""
     made_of = [repr((store.header, [photo[:4] for photo in photos], by, shown))]
     for row in sorted(store.rows, key=lambda row: (row.photo, row.case)):
         values = [f"{name} {value:.6g}" for name, value in sorted(row.values.items())]

@@ -190,7 +190,7 @@ def _refusal(photo: Photo, loaded: Loaded, protocol: Protocol) -> CamfnError | N
 
 
 def _check_layer(case: Case, loaded: Loaded, images: Tensor, models: Models, target: ScoreFn) -> None:
-    """Find the layer of a case; an accident here is left to the rows, which record it."""
+    """Find the layer of a case; the rows record an accident here."""
     try:
         layer_of(case, method_of(case, torch.Generator()), loaded.model, images, models.layers, target)
     except CamfnError as error:

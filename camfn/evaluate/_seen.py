@@ -36,7 +36,7 @@ class Seen:
     Attributes:
         images: (1, C, H, W), as the model takes them.
         boxes: (n, 4), x0, y0, x1, y1 in pixels of the images.
-        score: the target, whose choices are made.
+        score: the target, after its choices.
         index: the class; None for a target without one.
         probability: the model's probability of the class, or None.
         one_forward: operations of one forward.

@@ -32,7 +32,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def signed_ranks(differences: NDArray[np.float64]) -> list[float]:
-    """Return the two-sided p of Wilcoxon's signed-rank test of each line, (lines, photos); zeros are left out.
+    """Return the two-sided p of Wilcoxon's signed-rank test of each line, (lines, photos), without zeros.
 
     Under the hypothesis each rank has either sign alike, so the distribution of the sum of the positive ranks is a
     product over ranks. It is exact with ties too, which `scipy.stats.wilcoxon` has for 13 differences at most.

@@ -219,7 +219,7 @@ class Store:
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        """Say in one line that the disk failed, what is kept, and how to go on."""
+        """Say in one line that the disk failed, what the folder keeps, and how to go on."""
         try:
             yield
         except (OSError, sqlite3.Error) as error:

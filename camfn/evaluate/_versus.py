@@ -63,7 +63,7 @@ class Friedman(NamedTuple):
         statistic: Friedman's chi-square, corrected for ties.
         p: probability of a statistic as large if all methods were alike.
         photos: number of photos on which all these methods have a number.
-        groups: largest runs of neighbors, by mean rank, no two of which are told apart by `differences`.
+        groups: largest runs of neighbors, by mean rank, no two of which `differences` tells apart.
         left_out: cases without any number of the metric.
     """
 
@@ -226,7 +226,7 @@ def _corrected(listed: Sequence[Difference]) -> list[Difference]:
 
 
 def _groups(ordered: Sequence[str], compared: Sequence[Difference]) -> list[tuple[str, ...]]:
-    """List the largest runs of neighbors no two of which are told apart."""
+    """List the largest runs of neighbors no two of which `compared` tells apart."""
     apart = {frozenset((d.first, d.second)) for d in compared if d.verdict != "not told apart"}
     runs: list[tuple[int, int]] = []
     for start in range(len(ordered)):

@@ -18,7 +18,7 @@ class Explored(Grid):
         photos: each with its own targets.
         methods: of all photos.
         layers: of all photos, in the order of the network.
-        start: index of the layer that is shown first.
+        start: index of the layer that the page shows first.
 
     Raises:
         CamfnError: a photo has no target or not one map for each target, method and layer; or there are more than 2000

@@ -53,7 +53,7 @@ class ShownLayer(NamedTuple):
 
     Attributes:
         id: its name.
-        note: why it is shown, or what it is.
+        note: why the page has it, or what it is.
     """
 
     id: str

@@ -207,7 +207,7 @@ def _in_words(preparation: dict[str, Any]) -> str:
 
 
 def _verified(given: Any) -> str:
-    """Say how a file agrees with the model that it was made of."""
+    """Say how a file agrees with the model whose export it is."""
     differences = given.get("differences") if isinstance(given, dict) else None
     if not differences:
         return "not compared with the model"

@@ -38,7 +38,7 @@ def onnx(
     """Write one ONNX file that gives a model's prediction and its map, of standard operators alone.
 
     The inputs are `images`, float32 (B, C, H, W), and `target`, int64 (B,), or (1,) for all images: a class, or -1 for
-    the top class. The outputs are `logits`, `cam`, `heatmap` if it was asked for, and what else the model returned. The
+    the top class. The outputs are `logits`, `cam`, `heatmap` where it has a size, and what else the model returned. The
     file's metadata hold, as JSON under "camfn", the model, the layer, the layout, the method, the classes, the
     preprocessing, camfn's version and what was verified.
 

@@ -122,7 +122,7 @@ def _content(networks: Networks, wasm: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def _about(facts: list[dict[str, Any]], graphs: list[str], size: int) -> dict[str, Any]:
-    """Return what the page knows of its networks; class names that several have are told once."""
+    """Return what the page knows of its networks; names of classes that several share stand there once."""
     names: list[list[str] | None] = []
     rows = []
     for fact, file in zip(facts, graphs):

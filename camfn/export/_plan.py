@@ -85,7 +85,7 @@ class Plan(NamedTuple):
 
 
 def plan(explain: Any, inputs: Any, target: Any, heatmap: Any, batch: Any) -> Plan:
-    """Check what is asked for, and decide what only a run can decide.
+    """Check the arguments, and decide what only a run can decide.
 
     Raises:
         CamfnError: what cannot be exported, and the nearest thing that can.

@@ -43,8 +43,8 @@ def program(
         progress: called with the name of each stage as it begins.
 
     Returns:
-        The program; its inputs are images and, for "input", target; its outputs the logits, the map, the heatmap if it
-        was asked for, and what else the model returned.
+        The program; its inputs are images and, for "input", target; its outputs the logits, the map, the heatmap where
+        it has a size, and what else the model returned.
 
     Raises:
         CamfnError: `explain` cannot be exported (the error names the operator or the place), or the program disagrees
@@ -110,7 +110,7 @@ def _refused(what: Plan, graph: fx.GraphModule, error: Exception) -> str:
 
 
 def fixed_at(graph: fx.GraphModule) -> str | None:
-    """Name the first operator that was given the number of traced images in place of the open batch."""
+    """Name the first operator that takes the number of traced images in place of the open batch."""
     for node in graph.graph.nodes:
         if node.op != "call_function":
             continue

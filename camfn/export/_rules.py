@@ -1,4 +1,4 @@
-"""How operations are said so that ONNX has them and the batch stays open: decompositions, and a mode for functions."""
+"""Operations in words that ONNX has, with an open batch: decompositions, and a mode for functions."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _added_product(x: Tensor, one: Tensor, other: Tensor, *, value: float = 1) -
 def leading_column(gram: Tensor, times: int = 16) -> Tensor:
     """Return the unit eigenvector (B, M) of the largest eigenvalue of matrices without negative ones, (B, M, M).
 
-    Squares the matrix `times` times, scaled by its trace: what is left is `v v^T`, whose column of the largest diagonal
+    Squares the matrix `times` times, scaled by its trace: the result is `v v^T`, whose column of the largest diagonal
     entry points along v. One more product with the matrix polishes it.
     """
     ones = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
@@ -137,7 +137,7 @@ def leading_column(gram: Tensor, times: int = 16) -> Tensor:
 
 
 def _last_pair(gram: Tensor, UPLO: str = "L") -> Any:
-    """Say `eigh` where only the last pair is read: the others are zero."""
+    """Say `eigh` where the method reads only the last pair: the others are zero."""
     vector = leading_column(gram)
     value = (vector * (gram @ vector[..., None])[..., 0]).sum(-1)
     last = torch.zeros(gram.shape[-1], dtype=gram.dtype, device=gram.device)

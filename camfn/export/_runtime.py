@@ -59,7 +59,7 @@ def fetch_runtime(
 
 
 def cache() -> Path:
-    """Return the folder in which the runtime is kept, whether it is there or not."""
+    """Return the folder in which `fetch_runtime` keeps the runtime, whether it is there or not."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "camfn" / f"onnxruntime-web-{VERSION}"
 

@@ -1,4 +1,4 @@
-"""The head of a known detector, found by the network itself: how its outputs are read, and why so."""
+"""The head of a known detector, from the network itself: how to read its outputs, and why so."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from .._shared.value import Value, frozen
 
 
 class Frame(NamedTuple):
-    """Where a photo lies in the input that was made of it.
+    """Where a photo lies in the input that `Letterbox` makes of it.
 
     Attributes:
         size: of the input, (height, width).

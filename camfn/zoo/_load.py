@@ -61,9 +61,9 @@ def load(
 
     Args:
         spec: "lite0", "lite2", "torchvision:NAME", "timm:NAME", "hf:NAME", "tiny:NAME", "yolo:FILE.pt",
-            "yolo:CONFIG.yaml" or "rfdetr:SIZE"; or "file.py:function" or "package.module:function", which is called
-            without arguments and returns a module (or a `Loaded`, by `of`); or the path of an exported program (.pt2),
-            which is read without running code.
+            "yolo:CONFIG.yaml" or "rfdetr:SIZE"; or "file.py:function" or "package.module:function", which takes no
+            arguments and returns a module (or a `Loaded`, by `of`); or the path of an exported program (.pt2), which
+            `load` reads without running code.
         weights: None for the library's own default weights (downloaded once, by that library); "none" for random ones,
             always the same, the global generator untouched; or the path of a local checkpoint (.pth, .ckpt,
             .safetensors). A prefix that all names have is taken off, and a network of a library gets the number of

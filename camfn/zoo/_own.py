@@ -66,7 +66,7 @@ def of_file(spec: str) -> LoadError:
         return LoadError(
             f"--model {spec}: camfn explain and camfn verify read the ONNX files that camfn export "
             f"wrote, and this command none. Of the PyTorch "
-            f"model it was made of, {OTHERWISE}"
+            f"model whose export it is, {OTHERWISE}"
         )
     return LoadError(
         f"--model {spec}: a file of weights goes to --weights {spec}, with --model torchvision:NAME, timm:NAME or "

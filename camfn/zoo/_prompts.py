@@ -47,7 +47,7 @@ class WordDetector(nn.Module):
     def forward(self, pixel_values: Tensor) -> Any:
         """Detect in images, (B, 3, H, W)."""
         if not self.names:
-            raise LoadError(f"this detector reads words, and was given none: {ASK}")
+            raise LoadError(f"this detector reads words, and got none: {ASK}")
         words = {key: getattr(self, f"words_{key}").repeat(len(pixel_values), 1) for key in self.keys}
         return self.model(pixel_values=pixel_values, **words)
 

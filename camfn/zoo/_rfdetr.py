@@ -34,7 +34,7 @@ def of_rfdetr(name: str, request: Request) -> Given:
         package = import_module("rfdetr")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the weights are random, as was asked for
+            warnings.simplefilter("ignore")  # that the weights are random, as the user chose
             holder = getattr(package, f"RFDETR{name.capitalize()}")(pretrain_weights=None, device="cpu")
     except Exception as error:
         raise LoadError(f"rfdetr:{name}: rfdetr cannot build it: {reason(error)}") from error

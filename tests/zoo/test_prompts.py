@@ -149,8 +149,8 @@ def test_from_a_shell_boxes_are_those_of_the_processor(folder: Path, street: Pat
     names.write_text("\n".join(NAMES))
     assert run(street, *common, "--classes", names, "--target", "dog", "--out", tmp_path / "dog").exit_code in (0, 1)
     for more, said in (
-        (["--target", "top:3"], "reads words, and was given none"),
-        ([], "reads words, and was given none"),
+        (["--target", "top:3"], "reads words, and got none"),
+        ([], "reads words, and got none"),
         (["--classes", names, "--target", "text:a cat"], "says what to look for already"),
         (["--target", "text:dog. dog"], "each name once"),
         (["--target", "text:" + "cat " * 30], "tokens"),
@@ -178,7 +178,7 @@ def test_maps_are_those_of_the_head(folder: Path, street: Path) -> None:
 
 
 def test_words_that_are_not_one_phrase_are_refused(folder: Path) -> None:
-    with pytest.raises(LoadError, match="reads words, and was given none"):
+    with pytest.raises(LoadError, match="reads words, and got none"):
         zoo.load(f"hf:{folder}").model(torch.zeros(1, 3, 64, 64))
     if folder.name == "GroundingDino":
         with pytest.raises(LoadError, match=r"no \. or"):

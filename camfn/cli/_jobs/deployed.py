@@ -28,7 +28,7 @@ from .._trust import checked
 from .job import Job
 
 NO_HEAD = "a file holds no weights that can be drawn anew; check the model that it was exported from"
-"""Why one line of a check is left out."""
+"""Why a check of a file lacks one line."""
 
 
 class Network(nn.Module):
@@ -74,7 +74,7 @@ def method_of(loaded: Loaded, asked: str) -> str:
     """Return the method of a file, as a command names it.
 
     Raises:
-        UsageError: another one was asked for.
+        UsageError: the user names another one.
     """
     own = str(facts_of(loaded)["method"])
     if asked not in ("grad_cam", own):

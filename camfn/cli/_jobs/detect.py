@@ -129,7 +129,7 @@ class DetectJob(Job):
         return found
 
     def _nothing(self, item: PhotoFiles, inputs: Tensor) -> Record:
-        """Say why nothing is shown: the classes that are, or the best score that was not enough."""
+        """Say why the picture has no detection: the classes found, or the best score that was not enough."""
         assert self.head is not None
         names, wanted = self.loaded.classes, self.choice.chosen
         with torch.no_grad():

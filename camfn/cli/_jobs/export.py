@@ -166,7 +166,7 @@ def compare_with(file: export.Deployed, photos: list[Path], loaded: Loaded) -> t
     """Run a file and its model on photos; return lines with the largest differences, and whether they agree.
 
     Raises:
-        UsageError: the file was made by what a command cannot make again.
+        UsageError: the file came from a method or target that a command cannot make again.
     """
     facts = file.facts
     method = pick_method(str(facts["method"]), 0)

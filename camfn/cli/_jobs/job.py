@@ -37,7 +37,7 @@ from .._records import RECORD, SCHEMA, Record, append_line, hash_of_file, hash_o
 from .._trust import checked, composed
 
 _WRITERS = 2
-"""Files that are written, and photos that are read, at the same time."""
+"""How many threads write files and read photos at the same time."""
 
 
 @dataclass
@@ -140,7 +140,7 @@ class Job:
         return read_or_error(path, self.read_as)
 
     def _read_how(self, photo: Image.Image | PhotoError) -> Record | None:
-        """Say which frame and which window of gray values were read; None for a photo that could not be read."""
+        """Say which frame and window of gray values `read_photo` read; None for a photo that it could not read."""
         return None if isinstance(photo, PhotoError) else reading_of(photo).record()
 
     def _explain_all(self, photos: list[Image.Image | PhotoError]) -> Iterator[Explained]:
