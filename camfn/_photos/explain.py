@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
 from inspect import signature
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from .._cut.head import find_head, head_rows
 from .._cut.signature import read_signature
 from .._shared.checks import describe
 from .._shared.errors import UsageError
-from .._shared.vocabulary import ScoreFn
+from .._shared.vocabulary import ScoreFn, without_grads
 from ..catalogue import info_of
 from ..transforms import augment, eigen_smooth, fuse, smooth
 from ..transforms._fuse import Fusion
@@ -170,7 +170,7 @@ def _from_rows(
         for each in choice.pick(outputs):
             cam = method(activations, weights=head_rows(head, each.score, outputs))
             check_map(cam, len(inputs), activations.ndim - 1)
-            yield _Map(cam, Captured(activations, cast("Tensor", None), outputs), outputs, each)
+            yield _Map(cam, without_grads(activations, outputs), outputs, each)
 
 
 def _one_by_one(
@@ -233,7 +233,7 @@ def check_map(cam: Any, batch: int, dimensions: int | None) -> None:
 
 def _explainer_of(method: Callable[..., Any], model: nn.Module, at: dict[str, Any]) -> Callable[..., Tensor]:
     """Call a method of a whole network, and refuse what is no explainer."""
-    explain = method(model, **at)
+    explain: Callable[..., Tensor] = method(model, **at)
     try:
         fits = callable(explain) and bool(signature(explain).bind(None, None))
     except TypeError:
@@ -246,7 +246,7 @@ def _explainer_of(method: Callable[..., Any], model: nn.Module, at: dict[str, An
             f"the method returned {got} for the model: expected an explainer, a function (inputs, target) -> map, "
             "floats of shape (B, h, w)"
         )
-    return explain  # type: ignore[no-any-return]
+    return explain
 
 
 def compose(
@@ -297,7 +297,7 @@ def plain(method: Callable[..., Any], model: nn.Module, layer: Layer) -> Callabl
 
 def captured_or_map(captured: list[Captured], cam: Tensor) -> Captured:
     """Return the last captured tensors; of a method that captures none, the map in the place of the activations."""
-    return captured[-1] if captured else Captured(cam[:, None], cast("Tensor", None), None)
+    return captured[-1] if captured else without_grads(cam[:, None], None)
 
 
 def _record_arguments(method: Callable[..., Tensor], captured: list[Captured]) -> Callable[..., Tensor]:

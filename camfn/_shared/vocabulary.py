@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 from torch import Tensor
 
@@ -44,6 +44,11 @@ class Captured(NamedTuple):
         """Show shapes and ranges in a notebook instead of all numbers."""
         rows = "".join(f"<tr><th>{name}</th>{_row(value)}</tr>" for name, value in self._asdict().items())
         return f"<table><tr><th></th><th>shape</th><th>dtype</th><th>least</th><th>largest</th></tr>{rows}</table>"
+
+
+def without_grads(activations: Tensor, outputs: Any) -> Captured:
+    """Return what a method that takes no gradient reads: `grads` is None, which the type of `Captured` leaves out."""
+    return Captured(activations, cast("Tensor", None), outputs)
 
 
 def _row(value: Any) -> str:

@@ -112,13 +112,13 @@ def box_in(corners: tuple[float, ...], size: tuple[float, float]) -> Box:
 def _of_line(place: str, line: dict[Any, Any]) -> Record:
     """Check one line of a CSV."""
     path, label = (_text(line.get(name), name) for name in ("path", "class"))
-    given = [line.get(corner) for corner in ("x0", "y0", "x1", "y1")]
+    given: list[Any] = [line.get(corner) for corner in ("x0", "y0", "x1", "y1")]
     if not any(given):
         return Record(place, path, label, None)
     if not all(given):
         raise UsageError("expected all of x0, y0, x1, y1, or none")
     try:
-        return Record(place, path, label, tuple(map(float, given)))  # type: ignore[arg-type]
+        return Record(place, path, label, tuple(map(float, given)))
     except ValueError as error:
         raise UsageError(f"box {', '.join(map(str, given))}: expected numbers") from error
 

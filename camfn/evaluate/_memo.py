@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from .. import Captured, capture, observe
 from .._photos.layer import Layer
 from .._shared.rows import readable
-from .._shared.vocabulary import ScoreFn
+from .._shared.vocabulary import ScoreFn, without_grads
 from ._cost import flops_of
 
 
@@ -107,7 +107,7 @@ class Captures:
             return capture(self.model, layer.name, layout=layer.layout)(images, self.score)
         with torch.no_grad():
             activations, outputs = observe(self.model, layer.name, layout=layer.layout)(images)
-        return Captured(activations, None, outputs)  # type: ignore[arg-type]  # of a method that takes no gradient
+        return without_grads(activations, outputs)
 
 
 def digest(images: Tensor) -> bytes:

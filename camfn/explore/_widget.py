@@ -38,7 +38,7 @@ def widget(explored: Grid) -> Any:
     data = data_of(explored)
     first = data["photos"][0]
 
-    class Explore(anywidget.AnyWidget):  # type: ignore[misc]
+    class Explore(anywidget.AnyWidget):
         """The viewer, with what is chosen as attributes."""
 
         _esm = part("viewer.js")

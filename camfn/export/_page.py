@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files as resources
 from pathlib import Path
@@ -83,7 +84,7 @@ def page(
         return place
     for name, data in (_static() | content).items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(place / name, lambda file, data=data: file.write_bytes(data))  # type: ignore[misc]
+        write_whole(place / name, partial(Path.write_bytes, data=data))
     _drop_old(place, content)
     return place
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -167,9 +167,9 @@ def _named(outputs: Any) -> dict[str, Tensor]:
     if isinstance(outputs, dict) or hasattr(outputs, "items"):
         pairs: Sequence[tuple[str, Any]] = [(str(key), value) for key, value in outputs.items()]
     elif isinstance(outputs, (tuple, list)):
-        fields: Callable[[], Any] | None = getattr(outputs, "_fields", None)
+        fields: Sequence[str] | None = getattr(outputs, "_fields", None)
         keys = fields or ["logits", *(f"output_{i}" for i in range(1, len(outputs)))]
-        pairs = list(zip(keys, outputs))  # type: ignore[arg-type]
+        pairs = list(zip(keys, outputs))
     else:
         raise CamfnError(f"export: the model returns {describe(outputs)}, not a tensor, or tensors by name or in order")
     found: dict[str, Tensor] = {}

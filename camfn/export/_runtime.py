@@ -7,6 +7,7 @@ import io
 import os
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from .._shared.errors import CamfnError
@@ -54,7 +55,7 @@ def fetch_runtime(
     folder = cache()
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        write_whole(folder / name, lambda file, content=content: file.write_bytes(content))  # type: ignore[misc]
+        write_whole(folder / name, partial(Path.write_bytes, data=content))
     return folder
 
 

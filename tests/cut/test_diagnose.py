@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from camfn import Captured, capture, diagnose, observe
 from camfn._layout.pairs import tokens
+from camfn._shared.vocabulary import without_grads
 from camfn.methods import eigen_cam, grad_cam
 from camfn.targets import class_probability, class_score
 from tests.nets.small import images, seeded
@@ -64,8 +65,7 @@ def test_fine_map(net: Pooled) -> None:
 
 def test_fine_map_without_gradients(net: Pooled) -> None:
     activations, outputs = observe(net, "act")(photos())
-    captured = Captured(activations, None, outputs)  # type: ignore[arg-type]
-    assert diagnose(captured, eigen_cam(activations)) == [None, None]
+    assert diagnose(without_grads(activations, outputs), eigen_cam(activations)) == [None, None]
 
 
 def test_layer_that_the_score_does_not_read(net: Pooled) -> None:
@@ -205,13 +205,13 @@ def test_zero_map_although_the_gradient_is_not() -> None:
 
 def test_zero_map_without_gradients() -> None:
     activations, outputs = observe(Dead(), "same")(torch.zeros(2, 5, 4, 4))
-    answers = diagnose(Captured(activations, None, outputs), torch.zeros(2, 4, 4))  # type: ignore[arg-type]
+    answers = diagnose(without_grads(activations, outputs), torch.zeros(2, 4, 4))
     every("the map is zero everywhere", answers)
 
 
 def test_zero_map_without_gradients_speaks_of_none() -> None:
     activations, outputs = observe(Dead(), "same")(torch.zeros(2, 5, 4, 4))
-    answers = diagnose(Captured(activations, None, outputs), torch.zeros(2, 4, 4))  # type: ignore[arg-type]
+    answers = diagnose(without_grads(activations, outputs), torch.zeros(2, 4, 4))
     every("the map is zero everywhere", answers, but="gradient")
 
 
@@ -278,7 +278,7 @@ def test_a_map_of_zeros_that_the_gradient_did_not_make(net: Pooled) -> None:
 
 
 def test_how_the_runs_were_made_is_said_of_a_map_of_zeros() -> None:
-    captured = Captured(images(1, 4, 3, 3), None, None)  # type: ignore[arg-type]
+    captured = without_grads(images(1, 4, 3, 3), None)
     (said,) = diagnose(captured, torch.zeros(1, 3, 3), engine="one by one")
     assert said is not None
     assert "made runs of the network, one by one," in said

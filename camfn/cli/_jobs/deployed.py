@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ... import Captured, diagnose, export
+from ... import diagnose, export
 from ..._photos.classes import ClassChoice
 from ..._photos.explain import Explained
 from ..._photos.layer import Layer
 from ..._shared.errors import UsageError
+from ..._shared.vocabulary import without_grads
 from ...catalogue import METHODS
 from ...export import Deployed
 from ...targets import class_score, logits_of
@@ -160,7 +161,7 @@ class DeployedJob(Job):
         for picked in self.choice.pick(logits):
             asks = file.facts["target"] == "input" and picked.classes is not None
             cam = file(images, picked.classes)["cam"] if asks and picked.classes is not None else first["cam"]
-            problems = diagnose(Captured(cam[:, None], None, None), cam)  # type: ignore[arg-type]
+            problems = diagnose(without_grads(cam[:, None], None), cam)
             for i, photo in enumerate(explained):
                 photo.classes.append(int(picked.classes[i]) if asks and picked.classes is not None else None)
                 photo.cams.append(cam[i])
