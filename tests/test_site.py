@@ -89,6 +89,13 @@ def test_the_link_checker_finds_what_is_broken(tmp_path: Path) -> None:
     assert [line.split(": ")[1] for line in found] == ["b.html#gone", "c.html", "d.png", "ftp://x"]
 
 
+def test_every_public_module_has_its_page_in_the_reference() -> None:
+    text = (ROOT / "docs/reference.md").read_text()
+    tree = re.search(r"autosummary::\n   :toctree: reference\n\n(.*?)```", text, re.DOTALL)
+    assert tree is not None
+    assert tree[1].split() == list(part("camfn_site").public_names())
+
+
 def test_the_text_for_language_models_names_what_is_there() -> None:
     llms = part("llms")
     short, full = llms.short(), llms.full()

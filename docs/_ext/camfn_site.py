@@ -91,7 +91,8 @@ def loose() -> list[str]:
 def outside(app: Any, docname: str, source: list[str]) -> None:
     """Lead links to the pages at the root of the repository to the pages that include them."""
     if docname == "more":
-        source[0] += "\n```{toctree}\n:maxdepth: 1\n\n" + "\n".join(loose()) + "\n```\n" if loose() else ""
+        pages = loose()
+        source[0] += "\n```{toctree}\n:maxdepth: 1\n\n" + "\n".join(pages) + "\n```\n" if pages else ""
     for file, page in (("CONTRIBUTING", "contributing"), ("CHANGELOG", "changelog"), ("README", "index")):
         source[0] = source[0].replace(f"](../{file}.md", f"]({page}.md")
 

@@ -9,6 +9,7 @@ import csv
 import inspect
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,9 @@ part after the layer (t), with C channels and N positions.
 """
 
 
+NO_CLASS = "\n:::{note}\nThis method never asks for the class: every class has the same map.\n:::\n"
+
+
 class Row(NamedTuple):
     """What `methods.md` says of a method."""
 
@@ -59,6 +63,7 @@ class Row(NamedTuple):
     differs: str
 
 
+@cache
 def table() -> dict[str, dict[str, Any]]:
     """The words and formulas of all methods, by name."""
     return tomllib.loads((DOCS / "methods.toml").read_text(encoding="utf-8"))
@@ -85,6 +90,7 @@ def _drawn(info: catalogue.MethodInfo) -> str:
     return f" To save time the pictures are drawn with {' and '.join(told)}." if told else ""
 
 
+@cache
 def rows() -> dict[str, Row]:
     """The rows of the tables of `methods.md`, by method."""
     found = {}
@@ -95,6 +101,7 @@ def rows() -> dict[str, Row]:
     return found
 
 
+@cache
 def leaderboard() -> dict[str, dict[str, str]]:
     """The rows of the built-in evaluation of lite0, by method."""
     with (DOCS / "evaluation-lite0.csv").open(encoding="utf-8") as file:
@@ -125,11 +132,7 @@ def page(info: catalogue.MethodInfo) -> str:
     told, row, board = table()[info.name], rows()[info.name], leaderboard().get(info.name)
     module = {"layer": "camfn.methods", "attention": "camfn.attention", "network": "camfn.network"}[info.kind]
     strip = STRIP["attention"].replace("transformer", "detector") if info.name == "d_rise" else STRIP[info.kind]
-    asks = (
-        ""
-        if info.explains_class
-        else "\n:::{note}\nThis method never asks for the class: every class has the same map.\n:::\n"
-    )
+    asks = "" if info.explains_class else NO_CLASS
     if info.gives == "picture":
         strip += " Gray is zero; the result has the channels of the image."
     if info.kind == "layer" and not two_layers(info):
