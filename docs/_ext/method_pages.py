@@ -51,9 +51,6 @@ part after the layer (t), with C channels and N positions.
 """
 
 
-NO_CLASS = "\n:::{note}\nThis method never asks for the class: every class has the same map.\n:::\n"
-
-
 class Row(NamedTuple):
     """What `methods.md` says of a method."""
 
