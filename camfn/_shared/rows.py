@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -71,7 +71,9 @@ def score_variants(
     """Score each variant `change(row)` of a batch; several variants run as one larger batch where the scores agree.
 
     A function `scores` may have a method `score_many`: it takes n batches, (n, B, ...), as one and returns (n, B); and
-    a method `rows_at_once`: it takes B and returns how many rows "auto" is to run at once, or None.
+    a method `rows_at_once`: it takes B and returns how many rows "auto" is to run at once, or None; and a method
+    `tried_once`: it takes the first changed batch, the chunk size and the function that tries on these whether batches
+    may run as one, and returns what this function returns, or returned before for the same two.
     `score_many` avoids `vmap` over the network, which is slower. It is used if it gives very different batches the
     scores that they have one by one, and if the scores of one more batch among those of each run stay what they are.
     Otherwise the rows run by `run_in_chunks`: under `vmap`, or one by one. Where data
@@ -111,10 +113,13 @@ def score_variants(
     if score_many is not None and writes_graph():
         return chunked(partial(run, score_many), rows, chunk_size, progress, "folded")
     first = change(rows[0])
-    known = None if score_many is None else steady(checked, first)
+    known, together = None, False
+    if score_many is not None:
+        trial = partial(_tried, score_many, checked, first, chunk_size)
+        known, together = scores.tried_once(first, chunk_size, trial) if hasattr(scores, "tried_once") else trial()
     if score_many is not None and known is not None and chunk_size == 1:
         return chunked(partial(run, score_many), rows, 1, progress, "one by one")
-    if score_many is not None and known is not None and folds(score_many, checked, first, known, chunk_size):
+    if score_many is not None and known is not None and together:
         rows_at_once = getattr(scores, "rows_at_once", None)
         if rows_at_once is not None and chunk_size == "auto":
             chunk_size = rows_at_once(first.shape[0]) or "auto"
@@ -126,6 +131,18 @@ def score_variants(
             return found
     with refusing_chance(what, scores):
         return run_each(lambda row: checked(change(row)), rows, chunk_size, progress)
+
+
+Trial: TypeAlias = "tuple[Tensor | None, bool]"
+"""The scores of a batch, None where the network reads it, keeps it or draws; and whether batches may run as one."""
+
+
+def _tried(
+    score_many: Callable[[Tensor], Tensor], scores: Callable[[Tensor], Tensor], batch: Tensor, chunk_size: ChunkSize
+) -> Trial:
+    """Score a batch, and try whether `score_many` scores several as `scores` does each; not where one runs at once."""
+    known = steady(scores, batch)
+    return known, known is not None and chunk_size != 1 and folds(score_many, scores, batch, known, chunk_size)
 
 
 @contextmanager

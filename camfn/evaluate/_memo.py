@@ -35,6 +35,7 @@ class Scores:
     def __init__(self, score: Any, images: Tensor) -> None:
         self.score, self.images = score, images
         self.known: dict[bytes, Tensor] = {}
+        self.trials: dict[tuple[bytes, ChunkSize], Trial] = {}
         self.folded: Scores | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -58,15 +59,28 @@ class Scores:
             self.folded = Scores(score, self.images)
         return self.folded
 
+    def tried_once(self, first: Tensor, chunk_size: ChunkSize, trial: Callable[[], Trial]) -> Trial:
+        """Try whether batches run as one, once for the same first batch and chunk size."""
+        if not _may_keep(first):
+            return trial()
+        key = digest(first), chunk_size
+        if key not in self.trials:
+            self.trials[key] = trial()
+        return self.trials[key]
+
     def _once(self, run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """Run a batch, or return what it gave."""
-        # a mode that watches the run has to see it
-        if not readable(images) or _get_current_dispatch_mode() is not None:
+        if not _may_keep(images):
             return run(images)
         key = digest(images)
         if key not in self.known:
             self.known[key] = run(images)
         return self.known[key]
+
+
+def _may_keep(images: Tensor) -> bool:
+    """Whether a run may be kept: a mode that watches runs has to see each."""
+    return readable(images) and _get_current_dispatch_mode() is None
 
 
 class Taken(NamedTuple):

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from camfn import metrics
+from camfn._shared.rows import score_variants
 from camfn.evaluate import METRICS, Photo, Protocol, Row, evaluate_photo
+from camfn.evaluate._cost import flops_of
 from camfn.evaluate._memo import Scores, digest
 from camfn.targets import class_probability
 from camfn.zoo import Loaded
@@ -105,6 +107,29 @@ def test_scores_are_those_of_the_network() -> None:
     assert torch.equal(shared.score_many(many), shared.score_many(many.clone()))
     assert torch.allclose(shared.with_folded_norms()(images), plain(images), atol=1e-6)
     assert shared.with_folded_norms() is shared.with_folded_norms()
+
+
+def test_whether_photos_run_as_one_is_tried_once_for_the_same_first_photo_and_chunk() -> None:
+    model, images = load_counted().model, torch.rand(1, 3, 64, 64)
+    plain = metrics.scores_of(model, images, class_probability(1))
+    shared = Scores(plain, images)
+
+    def run(first: float, chunk_size: int | None, scores: Any = shared) -> tuple[Tensor, int]:
+        COUNTED.clear()
+        found = score_variants(
+            "f", scores, lambda row: images * row, torch.tensor([first, 0.5, 2.0, 3.0]), chunk_size=chunk_size
+        )
+        return found, sum(COUNTED)
+
+    for first, chunk_size in ((1.0, None), (1.0, 4), (0.7, None)):
+        expected, alone = run(first, chunk_size, plain)
+        found, forwards = run(first, chunk_size)
+        again, more = run(first, chunk_size)
+        assert torch.equal(found, expected)
+        assert torch.equal(found, again)
+        assert more == 0 < forwards <= alone
+    assert len(shared.trials) == 3
+    assert flops_of(lambda: run(1.0, None))[1] > 0  # what counts operations sees each run
 
 
 def test_a_digest_tells_tensors_apart() -> None:
