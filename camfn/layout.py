@@ -35,10 +35,10 @@ def find(
 
     The facts come from the model: the stride of the convolution that reads the image, the class, distillation and
     register tokens among its parameters (timm's `num_prefix_tokens`), the numbers of channels of the layer's parts, the
-    windows of a block; and from the shapes of the image and of the layer's output. Runs one forward. What rests on a
-    count alone, as of tokens, is tried: some places must change when their own parts of the image do, which takes two
-    forwards of one sample, or up to eight where places mix, once for a layer and its shapes. Up to nine tokens are all
-    tried, each by the quarters of its part, which takes up to 37.
+    windows of a block; and from the shapes of the image and of the layer's output. Runs one forward. `find` tries what
+    rests on a count alone, as of tokens: some places must change when their own parts of the image do, which takes two
+    forwards of one sample, or up to eight where places mix, once for a layer and its shapes. Of up to
+    nine tokens `find` tries all, each by the quarters of its part, which takes up to 37.
 
     Args:
         model: any module; `find` does not change it.

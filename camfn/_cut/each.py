@@ -92,7 +92,7 @@ class capture_each(Value):
             grads = []
             for i, row in enumerate(rows):
                 score = _score_of(targets, i)
-                absent = None if self.unused == "zeros" else _missing(model, name, inputs, score, self.select)
+                absent = None if self.unused == "zeros" else _lost_in_all(model, [name], inputs, score, self.select)
                 grads.append(gradients(row, leaves, of=model, retain_graph=True, missing=absent))
         raw = raw.detach()
         tensors, rebuild = tensors_of(outputs)
@@ -178,20 +178,11 @@ class capture_levels(Value):
 def _lost_in_all(
     model: nn.Module, names: list[str], inputs: Inputs, score: ScoreFn, select: Select | None
 ) -> Callable[[list[int]], None]:
-    """Refuse a score that has a gradient at none of the layers."""
+    """Make what refuses a score that has a gradient at none of the layers."""
 
     def missing(places: list[int]) -> None:
         if len(places) == len(names):
             raise no_gradient(model, names[-1], inputs, score, select)
-
-    return missing
-
-
-def _missing(
-    model: nn.Module, name: str, inputs: Inputs, score: ScoreFn, select: Select | None
-) -> Callable[[list[int]], None]:
-    def missing(_: list[int]) -> None:
-        raise no_gradient(model, name, inputs, score, select)
 
     return missing
 

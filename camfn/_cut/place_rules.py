@@ -18,7 +18,7 @@ GUESSED = 0.8
 """So it is for a sequence that no fact supports: 5 of 6, for where half of the places are right, 4 may be."""
 
 SMALL = 9
-"""A sequence of at most so many places is tried at all of them, by the rule `all_of_few`."""
+"""`Trial` tries a sequence of at most so many places at all of them, by the rule `all_of_few`."""
 
 SLACK = 3
 """Half the width of the largest kernels in use, in cells."""

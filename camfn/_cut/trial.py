@@ -26,10 +26,10 @@ from .place_rules import GUESSED, RIGHT, SLACK, SMALL, Places, all_of_few, at_on
 from .random_state import same_draws
 
 _PLACES = 6
-"""So many places of a map are tried, each in a run of its own."""
+"""`Trial` tries so many places of a map, each in a run of its own."""
 
 _AT_ONCE, _ROOM = 4, 4
-"""So many places are tried in one run, in a map of at least so many times as many."""
+"""`Trial` tries so many places in one run, in a map of at least so many times as many."""
 
 
 class Laid(NamedTuple):
@@ -82,7 +82,7 @@ class Trial:
         self.asked: dict[tuple[Part, ...], dict[str, None]] = {}
 
     def forget_known(self) -> None:
-        """Run the network for what its layers give: a network that draws, gave something else in an earlier run."""
+        """Run the network for what its layers give: one that draws gave something else in an earlier run."""
         if self.known:
             self.base, self.known = self._run(), False
 
@@ -132,10 +132,10 @@ class Trial:
                     self.asked.setdefault(parts, {})[name] = None
 
     def _plan(self, name: str, laid: Laid, together: bool = False) -> _Plan:
-        """Say which places of a layer's map are tried, and in which runs."""
+        """Choose the places of a layer's map to try, and the runs."""
         base = self.base[name]
-        before = as_map(laid.layout, base)[:1].double().flatten(2)[0]
-        grid = tuple(as_map(laid.layout, base).shape[2:])
+        seen = as_map(laid.layout, base)
+        before, grid = seen[:1].double().flatten(2)[0], tuple(seen.shape[2:])
         total, axes = math.prod(grid), laid.axes or range(len(self.size) - len(grid), len(self.size))
         # a large kernel of random weights has its largest entry off the center
         slack = SLACK if base.ndim == len(grid) + 2 and not laid.strict else 0
@@ -193,14 +193,14 @@ class Trial:
 
 
 class _Plan(NamedTuple):
-    """Which places of a layer's map are tried.
+    """Which places of a layer's map a `Trial` tries.
 
     Attributes:
         before: the map as it is, (C, N).
         grid: its spatial shape.
         slack: how many cells from a place another may change in its stead.
         least: the share of the places that must see their own part.
-        few: whether all places are tried, by quarters of their parts.
+        few: whether these are all places, by quarters of their parts.
         cells: the places.
         runs: the parts of the image that are overwritten, for each run.
     """

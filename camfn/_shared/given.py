@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module, util
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -60,17 +61,18 @@ def raised_by_given(error: BaseException) -> str | None:
     The last frame that is either the user's or camfn's decides: what torch raises is laid to whoever called it.
     """
     package = str(Path(__file__).parents[1])
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename.startswith(package):
-            return None
-        if frame.filename in _FILES:
-            return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
-    return None
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return _first_given(takewhile(lambda frame: not frame.filename.startswith(package), frames))
 
 
 def called_by_given(error: BaseException) -> str | None:
     """Say which code that a user named was running, whatever it called, when an error was raised; None if none was."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+    return _first_given(reversed(traceback.extract_tb(error.__traceback__)))
+
+
+def _first_given(frames: Iterable[traceback.FrameSummary]) -> str | None:
+    """Name the first of some frames that is in a file of the user's."""
+    for frame in frames:
         if frame.filename in _FILES:
             return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
     return None

@@ -213,7 +213,6 @@ class settled(Value):
     explain: attention_explainer
     found: Plan
     query: Query
-    has_aux: bool = True
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Any:
         """Return the raw map, (B, *grid), and the model's outputs."""

@@ -195,7 +195,7 @@ def test_folded_where_that_is_the_same(run: Callable[[Tensor], Tensor], folds: b
     scores = Foldable(run)
     found = score_variants("scores", scores, lambda row: x * row, rows, chunk_size=chunk_size)
     torch.testing.assert_close(found, loop(lambda row: run(x * row), rows))
-    # four batches are tried, or as many as a chunk has; a measured row, and the others, with one more beside them
+    # the trial takes four batches, or as many as a chunk has; a measured row, and the others, with one more beside them
     tried = {1: 1, 2: 2, 3: 2}.get(chunk_size, 4)
     expected = {"auto": 7, None: 8}.get(chunk_size, chunk_size)
     assert scores.folded == (max(tried, min(expected, 8)) if folds and chunk_size != 1 else tried)
