@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .. import Captured, capture, observe
 from .._photos.layer import Layer
-from .._shared.rows import readable
+from .._shared.rows import ChunkSize, Trial, readable
 from .._shared.vocabulary import ScoreFn, without_grads
 from ._cost import flops_of
 
