@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._shared.checks import describe
-from .._shared.errors import ArgumentTypeError, CamfnError
+from .._shared.errors import ArgumentTypeError, CamfnError, first_line
 from .._shared.inputs import call, copy_of, floating_leaves
 from .._shared.levels import inside_transform
 from .._shared.maps import same_numbers
@@ -197,7 +197,7 @@ class Compiled:
                 found = call(self.run, copy_of(example))
         except Exception as error:
             raise CamfnError(
-                f"prepare: torch cannot compile this network: {type(error).__name__}: {str(error).splitlines()[0]}. "
+                f"prepare: torch cannot compile this network: {type(error).__name__}: {first_line(error)}. "
                 "prepare(model, example) needs no compiler"
             ) from error
         if not same_outputs(expected, found):

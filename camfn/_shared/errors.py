@@ -41,3 +41,8 @@ class StoppedError(RuntimeError):
 
 class UsageError(CamfnError):
     """A command or an evaluation got words that it cannot work with; the message is one line and says which it can."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text; nothing where the error has none."""
+    return (str(error).strip().splitlines() or [""])[0]

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import CamfnError, UsageError
+from .errors import CamfnError, UsageError, first_line
 from .spelling import near
 
 _FILES: set[str] = set()
@@ -87,7 +87,7 @@ def explained(what: str, error: type[CamfnError] = UsageError) -> Iterator[None]
         raise
     except (Exception, SystemExit) as cause:
         frame = traceback.extract_tb(cause.__traceback__)[-1]
-        words = (str(cause).strip().splitlines() or [""])[0]
+        words = first_line(cause)
         raise error(
             f"{what}: {type(cause).__name__}{f': {words}' if words else ''} ({frame.filename}, line {frame.lineno})"
         ) from cause

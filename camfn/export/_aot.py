@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .._shared.errors import CamfnError
+from .._shared.errors import CamfnError, first_line
 from ._check import compared
 from ._facts import facts
 from ._onnx import checked_path
@@ -72,10 +72,9 @@ def aot(
         try:
             torch._inductor.aoti_compile_and_package(made, package_path=unfinished)
         except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0]
             raise CamfnError(
-                f"export: AOTInductor cannot compile this graph: {type(error).__name__}: {first:.300}. It needs a C++ "
-                "compiler, as g++; export.onnx needs none"
+                f"export: AOTInductor cannot compile this graph: {type(error).__name__}: "
+                f"{first_line(error):.300}. It needs a C++ compiler, as g++; export.onnx needs none"
             ) from error
         tell("checking")
         checked = compared(what, torch._inductor.aoti_load_package(unfinished))

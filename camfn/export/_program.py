@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-from .._shared.errors import CamfnError
+from .._shared.errors import CamfnError, first_line
 from ._check import compared
 from ._plan import Batch, Plan, plan
 from ._trace import BATCH, Frozen, state_of, traced
@@ -90,10 +90,10 @@ def _traced(what: Plan, example: tuple[Any, ...]) -> fx.GraphModule:
     except CamfnError as error:
         raise CamfnError(f"export: {error}") from error
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
         raise CamfnError(
-            f"export: the trace of {type(what.model).__name__} fails: {type(error).__name__}: {first:.300}. A graph "
-            "holds no decision that reads numbers: take another layer or method, or export the part that has none"
+            f"export: the trace of {type(what.model).__name__} fails: {type(error).__name__}: "
+            f"{first_line(error):.300}. A graph holds no decision that reads numbers: take another layer or method, or "
+            "export the part that has none"
         ) from error
 
 
@@ -105,8 +105,7 @@ def _refused(what: Plan, graph: fx.GraphModule, error: Exception) -> str:
             f"export: {place} fixes the batch, so that the file would take {BATCH} images and no other number. Pass "
             f"batch='fixed' with as many images as the file shall take, or another layer or method"
         )
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"export: torch.export refuses the graph: {type(error).__name__}: {first:.300}"
+    return f"export: torch.export refuses the graph: {type(error).__name__}: {first_line(error):.300}"
 
 
 def fixed_at(graph: fx.GraphModule) -> str | None:

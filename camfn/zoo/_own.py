@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._shared.errors import LoadError
+from .._shared.errors import LoadError, first_line
 from .._shared.given import explained, named_object
 from ._exported import load_program
 from ._libraries import from_timm
@@ -112,7 +112,7 @@ def count_classes(loaded: Loaded) -> int | None:
         with torch.no_grad():
             outputs = loaded.model(image)
     except Exception as error:
-        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        words = first_line(error) or type(error).__name__
         raise LoadError(f"{loaded.name} does not take a photo as {tuple(image.shape)}: {words}") from error
     scores = getattr(outputs, "logits", outputs)
     return scores.shape[1] if isinstance(scores, torch.Tensor) and scores.ndim == 2 else None
