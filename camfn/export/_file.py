@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import describe
-from .._shared.errors import CamfnError, LoadError
+from .._shared.errors import CamfnError, LoadError, first_line
 from .._shared.optional import extra
 
 
@@ -86,16 +86,13 @@ def load(path: str | Path) -> Deployed:
         camfn._shared.errors.LoadError: there is no file nothing.onnx
     """
     with extra("onnxruntime", "camfn.export.load", name="export"):
-        import onnxruntime
+        import onnxruntime  # noqa: F401
     if not Path(path).is_file():
         raise LoadError(f"there is no file {path}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = session_of(str(path))
     except Exception as error:
-        words = (str(error).splitlines() or [""])[0]
-        raise LoadError(f"onnxruntime cannot read {path}: {words:.200}") from error
+        raise LoadError(f"onnxruntime cannot read {path}: {first_line(error):.200}") from error
     told = session.get_modelmeta().custom_metadata_map.get("camfn")
     if told is None:
         raise LoadError(
@@ -103,3 +100,12 @@ def load(path: str | Path) -> Deployed:
             f"camfn export {Path(path).name} --model NAME --method grad_cam"
         )
     return Deployed(str(path), json.loads(told), session)
+
+
+def session_of(model: str | bytes) -> Any:
+    """Return onnxruntime's session of a file, or of its bytes, on the CPU; it logs nothing, its errors say all."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -6,18 +6,20 @@ import json
 import logging
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from .._shared.errors import CamfnError
+from .._shared.errors import CamfnError, first_line
 from .._shared.files import write_whole
 from .._shared.optional import extra
-from ._check import Compared, compared
+from ._check import TOLERANCE, Compared, compared, fresh, relative
 from ._facts import facts
+from ._file import session_of
 from ._plan import Batch, Plan, plan
 from ._program import Stage, exported
 
@@ -91,7 +93,7 @@ def onnx(
     entry = proto.metadata_props.add()
     entry.key, entry.value = "camfn", json.dumps(found)
     data = proto.SerializeToString()
-    write_whole(file, lambda at: Path(at).write_bytes(data))
+    write_whole(file, lambda at: at.write_bytes(data))
     return found
 
 
@@ -114,8 +116,6 @@ def checked_path(path: str | Path, suffix: str) -> Path:
 
 def converted(what: Plan, made: ExportedProgram) -> Any:
     """Convert a program to ONNX, with its parameters inside; refuse operators that are not ONNX's own."""
-    import torch
-
     silent = logging.getLogger("torch.onnx")
     before = silent.level
     silent.setLevel(logging.ERROR)
@@ -176,24 +176,17 @@ def _lines(error: BaseException) -> list[str]:
 
 def checked_proto(what: Plan, proto: Any) -> Compared:
     """Run an ONNX graph by onnxruntime on fresh images, and compare it with the eager explainer."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        file.write_bytes(proto.SerializeToString())
-        try:
-            session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise CamfnError(f"export: onnxruntime refuses the graph: {str(error).splitlines()[0]:.300}") from error
+    try:
+        session = session_of(proto.SerializeToString())
+    except Exception as error:
+        raise CamfnError(f"export: onnxruntime refuses the graph: {first_line(error):.300}") from error
 
     def run(*given: Tensor) -> list[Any]:
         feed = {name: value.numpy() for name, value in zip(what.inputs, given)}
         try:
             found: list[Any] = session.run(list(what.names), feed)
         except Exception as error:
-            raise CamfnError(f"export: onnxruntime cannot run the graph: {str(error).splitlines()[0]:.300}") from error
+            raise CamfnError(f"export: onnxruntime cannot run the graph: {first_line(error):.300}") from error
         return found
 
     checked = compared(what, run)
@@ -202,12 +195,8 @@ def checked_proto(what: Plan, proto: Any) -> Compared:
     return checked
 
 
-def _one_target_for_all(what: Plan, run: Any) -> None:
+def _one_target_for_all(what: Plan, run: Callable[..., list[Any]]) -> None:
     """Refuse a file that one class for several images does not suit."""
-    import torch
-
-    from ._check import TOLERANCE, fresh, relative
-
     images, _ = fresh(what, 3)
     one, all_of_them = run(images, torch.tensor([1])), run(images, torch.tensor([1, 1, 1]))
     if any(relative(torch.as_tensor(a), torch.as_tensor(b)) > TOLERANCE for a, b in zip(one, all_of_them)):
