@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,8 +34,7 @@ def resampled(
     }
     for side in (0, 1):
         matrix = _matrix(int(x.shape[2 + side]), _of_side(size, side), _of_side(scale_factor, side), options)
-        matrix = matrix.to(x.dtype)
-        x = _along_width(x.mT, matrix).mT if side == 0 else _along_width(x, matrix)
+        x = _along(x, matrix, side)
     return x
 
 
@@ -42,8 +43,8 @@ def pooled(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
     for side, size in enumerate(sizes):
         if size == x.shape[2 + side]:
             continue
-        matrix = _averages(int(x.shape[2 + side]), size).to(x.dtype)
-        x = _along_width(x.mT, matrix).mT if side == 0 else _along_width(x, matrix)
+        matrix = _averages(int(x.shape[2 + side]), size)
+        x = _along(x, matrix, side)
     return x
 
 
@@ -62,24 +63,32 @@ def average_backward(
         return NotImplemented
     for side in (0, 1):
         kernel_, stride_, padding_ = (one[min(side, len(one) - 1)] for one in (kernel, stride or kernel, padding))
-        with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+        with _at_once():
             rows = torch.eye(int(x.shape[2 + side]))[None]
             matrix = functional.avg_pool1d(rows, kernel_, stride_, padding_, ceil, count_padding)[0].contiguous()
-        matrix = matrix.to(slope.dtype)
-        slope = _along_width(slope.mT, matrix).mT if side == 0 else _along_width(slope, matrix)
+        slope = _along(slope, matrix, side)
     return slope
 
 
-def _along_width(x: Tensor, matrix: Tensor) -> Tensor:
-    """Apply a matrix (new, old) to the last dimension, as one product of two matrices."""
+@contextmanager
+def _at_once() -> Iterator[None]:
+    """Compute in numbers within the block: a trace keeps the result as a constant."""
+    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+        yield
+
+
+def _along(x: Tensor, matrix: Tensor, side: int) -> Tensor:
+    """Apply a matrix (new, old) along the height (side 0) or the width (1), as one product of two matrices."""
+    if side == 0:
+        return _along(x.mT, matrix, 1).mT
     batch, channels, height, width = x.shape
-    rows = x.reshape(batch * channels * height, width) @ matrix.mT
+    rows = x.reshape(batch * channels * height, width) @ matrix.to(x.dtype).mT
     return rows.reshape(batch, channels, height, matrix.shape[0])
 
 
 def _averages(length: int, size: int) -> Tensor:
     """Return the matrix that pools one side, (new, old): what pooling makes of the rows of the identity."""
-    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+    with _at_once():
         return functional.adaptive_avg_pool1d(torch.eye(length)[None], size)[0].mT.contiguous()
 
 
@@ -89,7 +98,7 @@ def _of_side(given: Any, side: int) -> Any:
 
 def _matrix(length: int, size: Any, factor: Any, options: dict[str, Any]) -> Tensor:
     """Return the matrix that resizes one side, (new, old): what resizing makes of the columns of the identity."""
-    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+    with _at_once():
         columns = torch.eye(length)[None, :, :, None].repeat(1, 1, 1, 2)
         given: dict[str, Any] = {"size": None if size is None else (int(size), 2)}
         given["scale_factor"] = None if factor is None else (float(factor), 1.0)
