@@ -211,7 +211,9 @@ def _write_page(
 
 def _told(facts: dict[str, Any]) -> None:
     """Say how an export agrees with its model."""
-    off = ", ".join(f"{name} {value:.1e}" for name, value in facts["verified"]["differences"].items())
+    from ..export._facts import differences_of
+
+    off = differences_of(facts["verified"])
     layer = facts["layer"] if isinstance(facts["layer"], str) else " + ".join(facts["layer"] or ["all attentions"])
     print(f"{facts['method']} at {layer}: as {facts['verified']['against']}, largest relative differences: {off}")
 

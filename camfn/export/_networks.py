@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from .._shared.errors import CamfnError
 from .._shared.optional import extra
+from ._facts import differences_of
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 """Filters of Pillow that the page knows."""
@@ -208,8 +209,6 @@ def _in_words(preparation: dict[str, Any]) -> str:
 
 def _verified(given: Any) -> str:
     """Say how a file agrees with the model whose export it is."""
-    differences = given.get("differences") if isinstance(given, dict) else None
-    if not differences:
+    if not isinstance(given, dict) or not given.get("differences"):
         return "not compared with the model"
-    said = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
-    return f"largest relative differences from the model: {said}"
+    return f"largest relative differences from the model: {differences_of(given)}"

@@ -65,10 +65,15 @@ def load_file(path: str, asked: dict[str, Any]) -> Loaded:
     return Loaded(Network(file).eval(), recipe, recipe.view, file.facts["classes"], path, about, fixed, recipe)
 
 
+def file_of(loaded: Loaded) -> Deployed:
+    """Return the file of a model that `load_file` opened."""
+    assert isinstance(loaded.model, Network)
+    return loaded.model.file
+
+
 def facts_of(loaded: Loaded) -> dict[str, Any]:
     """Return what the file of a model says of itself."""
-    assert isinstance(loaded.model, Network)
-    return loaded.model.file.facts
+    return file_of(loaded).facts
 
 
 def method_of(loaded: Loaded, asked: str) -> str:
@@ -123,8 +128,7 @@ class DeployedJob(Job):
 
     @property
     def _file(self) -> Deployed:
-        assert isinstance(self.loaded.model, Network)
-        return self.loaded.model.file
+        return file_of(self.loaded)
 
     def _checks(self, photo: Image.Image, explained: Explained) -> list[Record]:
         """Check each map of one photo by the file alone: all but the head, which a file does not let go of."""
@@ -155,16 +159,18 @@ class DeployedJob(Job):
             return []
         images = torch.stack([self.loaded.preprocess(photo) for photo in photos])
         file = self._file
+        asks = file.facts["target"] == "input"
         first = file(images)
         logits = first[str(file.facts["outputs"][0])]
         explained = [Explained(row, [], [], [], []) for row in logits]
         for picked in self.choice.pick(logits):
-            asks = file.facts["target"] == "input" and picked.classes is not None
-            cam = file(images, picked.classes)["cam"] if asks and picked.classes is not None else first["cam"]
+            classes = picked.classes if asks else None
+            cam = first["cam"] if classes is None else file(images, classes)["cam"]
+            scores = None if classes is None else picked.score(logits)
             problems = diagnose(without_grads(cam[:, None], None), cam)
             for i, photo in enumerate(explained):
-                photo.classes.append(int(picked.classes[i]) if asks and picked.classes is not None else None)
+                photo.classes.append(None if classes is None else int(classes[i]))
                 photo.cams.append(cam[i])
                 photo.problems.append(problems[i])
-                photo.scores.append(float(picked.score(logits)[i]) if asks else None)
+                photo.scores.append(None if scores is None else float(scores[i]))
         return explained

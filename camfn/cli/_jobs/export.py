@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ... import export
 from ..._photos.classes import no_class
 from ..._photos.explain import plain
-from ..._photos.layer import choose_layer
+from ..._photos.layer import Layer, choose_layer
 from ..._photos.methods import pick_method
 from ..._photos.read import read_photo
 from ..._photos.words import pick_target
@@ -28,6 +28,10 @@ from ..._shared.errors import CamfnError, UsageError
 from ..._shared.files import write_whole
 from ...catalogue import info_of
 from ...export._check import TOLERANCE, relative
+from ...export._facts import differences_of
+from ...export._file import session_of
+from ...export._plan import Batch
+from ...export._settle import check_method as check
 from ...export._target import logits_among
 from ...zoo import Loaded
 from .._options import pick_layer
@@ -49,8 +53,6 @@ def check_file(file: Path, force: bool) -> None:
 
 def check_method(method: Callable[..., Any]) -> None:
     """Refuse a method that no file can hold, before any model is loaded."""
-    from ...export._settle import check_method as check
-
     check(method)
     if info_of(method).kind == "network":
         raise UsageError(
@@ -64,6 +66,25 @@ def noise_of(loaded: Loaded) -> Tensor:
     count = loaded.batch or 2
     photos = [Image.fromarray(draws.integers(0, 256, (512, 512, 3), dtype=np.uint8)) for _ in range(count)]
     return torch.stack([loaded.preprocess(photo) for photo in photos])
+
+
+def about_of(loaded: Loaded) -> dict[str, Any]:
+    """Return what a file says of a loaded model, as `camfn.export.onnx` takes it."""
+    return {"model": loaded.name, "classes": loaded.classes, "preprocessing": loaded.recipe}
+
+
+def batch_of(loaded: Loaded) -> Batch:
+    """Return whether a file takes any number of images: not where the loaded model does not."""
+    return "fixed" if loaded.batch else "dynamic"
+
+
+def explained_at(
+    loaded: Loaded, images: Tensor, method: Callable[..., Any], asked: str | None
+) -> tuple[Layer, Callable[..., Any]]:
+    """Return the layer that words ask for, or the suggested one, and the explainer of a method there."""
+    target = None if info_of(method).explains_class else no_class
+    layer = choose_layer(loaded.model, images, asked, method, target)
+    return layer, plain(method, loaded.model, layer)
 
 
 def target_of(words: str | None, loaded: Loaded) -> Any:
@@ -92,12 +113,9 @@ def write_file(
     """Export a model by a method at a layer; return lines that say what was written and what it costs."""
     images = noise_of(loaded)
     progress("choosing the layer")
-    asked = None if info_of(method).explains_class else no_class
-    chosen = choose_layer(loaded.model, images, pick_layer(loaded.model, layer), method, asked)
-    explain = plain(method, loaded.model, chosen)
-    batch: Any = "fixed" if loaded.batch else "dynamic"
+    chosen, explain = explained_at(loaded, images, method, pick_layer(loaded.model, layer))
+    about, batch = about_of(loaded), batch_of(loaded)
     options: dict[str, Any] = {"heatmap": heatmap, "target": target, "batch": batch, "progress": progress}
-    about: dict[str, Any] = {"model": loaded.name, "classes": loaded.classes, "preprocessing": loaded.recipe}
     if file.name.endswith(".aot.pt2"):
         return told(file, export.aot(explain, images, file, **options, **about))
     if file.suffix == ".pt2":
@@ -109,7 +127,7 @@ def write_file(
 
 def told(file: Path, facts: dict[str, Any]) -> list[str]:
     """Say what a file holds, and how it agrees with its model."""
-    off = ", ".join(f"{name} {value:.1e}" for name, value in facts["verified"]["differences"].items())
+    off = differences_of(facts["verified"])
     batch = "any number of images" if facts["batch"] == "dynamic" else f"{facts['batch']} images at once"
     return [
         f"{file}: {file.stat().st_size / 1e6:.2f} MB, {facts['method']} at {facts['layer']}, {batch}",
@@ -142,9 +160,7 @@ def _cost(file: Path, model: nn.Module, images: Tensor) -> str:
 
 def _run_alone(file: Path, images: Tensor, count: int) -> Callable[[], Any]:
     """Return a run of the model alone, once for each image, since its batch is one."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    session = session_of(str(file))
     given = images[:1].numpy()
     return lambda: [session.run(None, {"images": given}) for _ in range(count)]
 

@@ -9,19 +9,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from PIL import Image
+from torch import Tensor
 
 from ... import export as camfn_export
-from ..._photos.classes import no_class
-from ..._photos.explain import plain
-from ..._photos.layer import ALL, choose_layer
+from ..._photos.layer import ALL
 from ..._shared.errors import UsageError
 from ...catalogue import info_of
 from ...export._page import check_place
 from ...export._runtime import runtime_files
 from ...zoo import Loaded
+from .export import about_of, batch_of, explained_at, noise_of
 
 STAGES = 4
 """Stages that `camfn.export.onnx` tells of one file."""
@@ -82,9 +79,7 @@ def page_of(
             f"{loaded.name} prepares photos by code ({loaded.about.get('photos', 'of its own')}), which a page cannot "
             "repeat: give --input-size, --resize, --mean and --std"
         )
-    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
-    image = loaded.preprocess(Image.fromarray(noise))
-    images = torch.stack([image, image.flip(-1)])[: loaded.batch]
+    images = noise_of(loaded)
     offers = list(_offers(loaded, methods, layers, images))
     found = []
     with TemporaryDirectory() as folder:
@@ -95,19 +90,17 @@ def page_of(
             def tell(stage: str, offer: Offer = offer, k: int = k, told: Iterator[int] = told) -> None:
                 progress(f"{offer.label}: {stage}", k * STAGES + next(told, STAGES - 1), len(offers) * STAGES)
 
-            about: dict[str, Any] = {"model": loaded.name, "classes": loaded.classes, "preprocessing": loaded.recipe}
-            batch: Any = "fixed" if loaded.batch else "dynamic"
+            about, batch = about_of(loaded), batch_of(loaded)
             found.append(camfn_export.onnx(offer.explain, images, file, batch=batch, progress=tell, **about))
         camfn_export.page(place, files, runtime=runtime)
     return found
 
 
 def _offers(
-    loaded: Loaded, methods: dict[str, Callable[..., Any]], layers: Sequence[str | None], images: torch.Tensor
+    loaded: Loaded, methods: dict[str, Callable[..., Any]], layers: Sequence[str | None], images: Tensor
 ) -> Iterator[Offer]:
     """Yield each method at each layer; a method on attention once for all layers that are not named."""
     for name, method in methods.items():
-        info = info_of(method)
         for asked in layers:
-            layer = choose_layer(loaded.model, images, asked, method, None if info.explains_class else no_class)
-            yield Offer(name if layer.name == ALL else f"{name} at {layer.name}", plain(method, loaded.model, layer))
+            layer, explain = explained_at(loaded, images, method, asked)
+            yield Offer(name if layer.name == ALL else f"{name} at {layer.name}", explain)
