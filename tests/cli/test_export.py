@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -12,18 +11,13 @@ from camfn.cli._app import app
 from camfn.export import _runtime
 
 from ..export.handmade import handmade, network
-from .jobs.test_page import CONTENTS
+from ..export.stand_in import stand_in
 
 
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that stands for onnxruntime-web, fetched to nowhere yet."""
-    monkeypatch.setattr(_runtime, "_FILES", {name: hashlib.sha256(data).hexdigest() for name, data in CONTENTS.items()})
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "runtime" / "dist").mkdir(parents=True)
-    for name, data in CONTENTS.items():
-        (tmp_path / "runtime" / "dist" / name).write_bytes(data)
-    return tmp_path / "runtime"
+    return stand_in(tmp_path / "runtime" / "dist", tmp_path, monkeypatch).parent
 
 
 def run(*words: object) -> Result:

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from camfn import CamfnError
-from camfn.export import _page, _runtime, page
+from camfn.export import _page, page
 from camfn.image import colorize
 
 from .handmade import NAMES, handmade, network
-from .test_runtime import CONTENTS
+from .stand_in import CONTENTS, stand_in
 
 VOID = {"meta", "link", "input", "br", "img"}
 
@@ -26,12 +26,7 @@ VOID = {"meta", "link", "input", "br", "img"}
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that stands for onnxruntime-web."""
-    monkeypatch.setattr(_runtime, "_FILES", {name: hashlib.sha256(data).hexdigest() for name, data in CONTENTS.items()})
-    folder = tmp_path / "runtime"
-    folder.mkdir()
-    for name, data in CONTENTS.items():
-        (folder / name).write_bytes(data)
-    return folder
+    return stand_in(tmp_path / "runtime", tmp_path, monkeypatch)
 
 
 class Reader(HTMLParser):

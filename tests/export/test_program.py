@@ -48,6 +48,8 @@ def test_what_no_graph_holds_is_refused_by_name(name: str) -> None:
 
 
 class Several(nn.Module):
+    """A network that returns what a function makes of the logits."""
+
     def __init__(self, make: Any) -> None:
         super().__init__()
         self.net, self.make = small(), make
@@ -76,39 +78,19 @@ def test_outputs_without_logits_are_refused(make: Any) -> None:
         export.program(explainer(methods.grad_cam, Several(make).eval(), "net.last"), photos())
 
 
-class Mixing(nn.Module):
-    """A network whose answer for an image depends on the others, and whose batch is a number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = small()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.net(x)
-        return y.reshape(int(x.shape[0]), 7) * 1.0
-
-
 def test_a_fixed_batch_is_said() -> None:
-    explain = explainer(methods.grad_cam, Mixing().eval(), "net.last")
+    mixing = Several(lambda y: y.reshape(int(y.shape[0]), 7) * 1.0)  # the batch is a number
+    explain = explainer(methods.grad_cam, mixing.eval(), "net.last")
     with pytest.raises(CamfnError, match=r"fixes the batch.*batch='fixed'"):
         export.program(explain, photos())
     made = export.program(explain, photos(), batch="fixed")
     assert [tuple(value.shape) for value in made.module()(photos(), torch.tensor([1, 2]))] == [(2, 7), (2, 8, 8)]
 
 
-class Reading(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = small()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.net(x)
-        return y if float(y.detach().sum()) > 0 else 2 * y
-
-
 def test_a_decision_that_reads_numbers_is_refused() -> None:
+    reading = Several(lambda y: y if float(y.detach().sum()) > 0 else 2 * y)
     with pytest.raises(CamfnError, match="no decision that reads numbers"):
-        export.program(explainer(methods.grad_cam, Reading().eval(), "net.last"), photos())
+        export.program(explainer(methods.grad_cam, reading.eval(), "net.last"), photos())
 
 
 @pytest.mark.parametrize(

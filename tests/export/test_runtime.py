@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.server
 import io
 import tarfile
@@ -17,14 +16,12 @@ from camfn import CamfnError
 from camfn.export import _runtime, fetch_runtime
 from camfn.export._runtime import cache, runtime_files
 
-CONTENTS = {"ort.wasm.bundle.min.mjs": b"export {}", "ort-wasm-simd-threaded.wasm": b"\0asm" * 999}
+from .stand_in import CONTENTS, known
 
 
 @pytest.fixture(autouse=True)
 def stands_for_npm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
-    monkeypatch.setattr(_runtime, "_FILES", hashes)
+    known(tmp_path, monkeypatch)
 
 
 def tarball(contents: dict[str, bytes] = CONTENTS) -> bytes:

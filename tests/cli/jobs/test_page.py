@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -11,22 +10,15 @@ import pytest
 from camfn import CamfnError
 from camfn._photos.methods import pick_methods
 from camfn.cli._jobs.page import check_methods, check_page, page_of
-from camfn.export import _runtime
 from camfn.zoo import load
 
-CONTENTS = {"ort.wasm.bundle.min.mjs": b"export {}", "ort-wasm-simd-threaded.wasm": b"\0asm"}
+from ...export.stand_in import stand_in
 
 
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that stands for onnxruntime-web."""
-    monkeypatch.setattr(_runtime, "_FILES", {name: hashlib.sha256(data).hexdigest() for name, data in CONTENTS.items()})
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = tmp_path / "runtime"
-    folder.mkdir()
-    for name, data in CONTENTS.items():
-        (folder / name).write_bytes(data)
-    return folder
+    return stand_in(tmp_path / "runtime", tmp_path, monkeypatch)
 
 
 def test_each_method_at_each_layer_is_offered(tmp_path: Path, runtime: Path) -> None:
