@@ -15,7 +15,7 @@
   }
   function trouble(words, choices = []) {
     $("problem").hidden = !words;
-    $("problem").replaceChildren(words ?? "", ...choices.flatMap(([label, act]) => [button(label, act)]));
+    $("problem").replaceChildren(words ?? "", ...choices.map(([label, act]) => button(label, act)));
   }
   function button(label, act) {
     const made = Object.assign(document.createElement("button"), { type: "button", textContent: label });

@@ -6,7 +6,7 @@
 
   const cubic = x => (x < 1 ? (1.5 * x - 2.5) * x * x + 1 : x < 2 ? (((x - 5) * x + 8) * x - 4) * -0.5 : 0);
   const sinc = x => (x === 0 ? 1 : Math.sin(x * Math.PI) / (x * Math.PI));
-  const hamming = x => (x === 0 ? 1 : x >= 1 ? 0 : (Math.sin(x * Math.PI) / (x * Math.PI)) * (Math.fround(0.54) + Math.fround(0.46) * Math.cos(x * Math.PI)));
+  const hamming = x => (x === 0 ? 1 : x >= 1 ? 0 : sinc(x) * (Math.fround(0.54) + Math.fround(0.46) * Math.cos(x * Math.PI)));
   const FILTERS = {
     box: { reach: 0.5, at: x => (x > -0.5 && x <= 0.5 ? 1 : 0) },
     bilinear: { reach: 1, at: x => Math.max(0, 1 - Math.abs(x)) },
@@ -142,5 +142,5 @@
     return out;
   }
 
-  Object.assign(camfn, { resize, round, view, prepare });
+  Object.assign(camfn, { round, view, prepare });
 })((globalThis.camfn ??= {}));

@@ -143,8 +143,7 @@
     if (kind === "tEXt") return body;
     if (kind === "iTXt") {
       const language = body.indexOf(0, 2), end = body.indexOf(0, language + 1);
-      body = body.subarray(end + 1).length && body[0] === 0 ? body.subarray(end + 1) : body.subarray(0, 0);
-      return body;
+      return body.subarray(body[0] === 0 ? end + 1 : body.length); // packed text is passed over
     }
     const stream = new Blob([body.subarray(1)]).stream().pipeThrough(new DecompressionStream("deflate"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
