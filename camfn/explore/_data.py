@@ -9,13 +9,11 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .._shared.errors import CamfnError
 from .._shared.optional import extra
-from ..image import colorize
-from ..image._paint import slice_numbers
+from ..image._paint import slice_numbers, stops
 from ._grid import Grid, MapOrReason, ShownPhoto
 
 COLORS = ("turbo", "viridis", "cividis", "hot", "bone", "jet")
@@ -66,7 +64,7 @@ def data_of(explored: Grid, title: str = "", command: str = "") -> dict[str, Any
         "start": explored.start,
         "maps": store.maps,
         "problems": list(store.problems),
-        "colors": {name: _colors(name) for name in (*COLORS, SIGNED)},
+        "colors": {name: stops(name).round().int().tolist() for name in (*COLORS, SIGNED)},
     }
 
 
@@ -180,10 +178,3 @@ def _address(picture: Tensor) -> str:
     file = io.BytesIO()
     drawn.save(file, kind, **({"quality": 88} if kind == "JPEG" else {}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _colors(name: str) -> list[list[int]]:
-    """Return 64 colors of a scale in 0..255, as `camfn.image.colorize` has them."""
-    steps = torch.linspace(0, 1, 64).reshape(1, 1, 64)
-    found: list[list[int]] = (colorize(steps, name)[0, :, 0].T * 255).round().int().tolist()
-    return found

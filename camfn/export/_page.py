@@ -17,6 +17,7 @@ from typing import Any
 
 from .._shared.errors import CamfnError
 from .._shared.files import write_whole
+from ..image._paint import stops
 from ._networks import Networks, read_networks
 from ._runtime import VERSION, runtime_files
 
@@ -153,12 +154,7 @@ def pillow_goes_down_first() -> bool:
 
 def _colors() -> dict[str, list[list[int]]]:
     """Return the colors of each scale, as `camfn.image.colorize` has them, in 0..255."""
-    import torch
-
-    from ..image import colorize
-
-    steps = torch.linspace(0, 1, 64).reshape(1, 1, 64)
-    return {name: (colorize(steps, name)[0, :, 0].T * 255).tolist() for name in COLORS}
+    return {name: stops(name).tolist() for name in COLORS}
 
 
 def _text(name: str) -> str:

@@ -38,6 +38,11 @@ def colorize(heatmap: Tensor, colormap: str = "turbo") -> Tensor:
     return _paint(_heatmap(heatmap), _colors(colormap)).to(heatmap.dtype)
 
 
+def stops(colormap: str) -> Tensor:
+    """Return 64 colors of a colormap, (64, 3) in 0..255, between which a page interpolates as `colorize` does."""
+    return colorize(torch.linspace(0, 1, 64).reshape(1, 1, 64), colormap)[0, :, 0].T * 255
+
+
 def relief(gradient: Tensor, *, quantile: float = 0.99) -> Tensor:
     """Draw gradients in the image as a picture that is gray where they are zero, lighter above, darker below.
 
