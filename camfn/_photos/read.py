@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .._shared.errors import MissingPackageError, PhotoError
+from .._shared.files import reason_of
 from .dicom import decode_dicom, is_dicom
 from .reading import noted, reading_of
 from .window import Window, shown
@@ -185,8 +186,7 @@ def _reason(error: Exception) -> str:
         return "not an image, or of a kind that Pillow cannot decode"
     if isinstance(error, MemoryError):
         return "it is too large for the memory"
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(words.split()) or type(error).__name__
+    return reason_of(error)
 
 
 def read_or_error(path: Path, read_as: ReadAs = DEFAULT) -> Image.Image | PhotoError:

@@ -1,12 +1,13 @@
-"""Writing of files as a whole, and the versions of the packages that results depend on."""
+"""Writing of files as a whole, their hashes, why the system failed, and the versions that results depend on."""
 
-# tested in tests/cli/test_cli.py and tests/evaluate/test_store.py
+# tested in tests/cli/test_cli.py, tests/cli/test_records.py and tests/evaluate/test_store.py
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -35,6 +36,26 @@ def _sync(path: Path, flags: int) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def hash_of_file(path: Path) -> str | None:
+    """Return the sha256 of a file; None if it cannot be read."""
+    digest = sha256()
+    try:
+        if not path.is_file():  # no pipe, whose bytes are gone once they were read
+            return None
+        with path.open("rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def reason_of(error: Exception) -> str:
+    """Say in a few words why the system could not read or write."""
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(words.split()) or type(error).__name__
 
 
 def versions() -> dict[str, str]:

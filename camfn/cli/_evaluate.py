@@ -15,7 +15,7 @@ import typer
 
 from ._command import DeviceOption, app
 from ._options import AS_THEY_ARE, NO_OPTIONS, ModelOptions, ReadOptions, option_groups
-from ._tables import AS_USUAL, TableOptions, print_table, sentence_of, show_tables
+from ._tables import AS_USUAL, ByOption, TableOptions, print_table, sentence_of, show_tables
 from ._terminal import progress_bars, refusals
 
 if TYPE_CHECKING:
@@ -61,12 +61,6 @@ TargetChoice = Annotated[
 ]
 RemovedChoice = Annotated[RemovedOption, typer.Option(help="What removed pixels become.", case_sensitive=False)]
 StepOption = Annotated[float, typer.Option(help="Of insertion and deletion, as a share of the pixels.")]
-ByOption = Annotated[
-    str | None,
-    typer.Option(
-        help="The metric that orders the table. [default: energy_in_box; insertion without boxes]", show_default=False
-    ),
-]
 SeedOption = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 EngineChoice = Annotated[EngineOption, typer.Option(help="ray needs camfn[ray].", case_sensitive=False)]
 WorkersOption = Annotated[

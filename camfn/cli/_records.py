@@ -79,20 +79,6 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def hash_of_file(path: Path) -> str | None:
-    """Return the sha256 of a file; None if it cannot be read."""
-    digest = sha256()
-    try:
-        if not path.is_file():  # no pipe, whose bytes are gone once they were read
-            return None
-        with path.open("rb") as file:
-            while part := file.read(1 << 20):
-                digest.update(part)
-    except OSError:
-        return None
-    return digest.hexdigest()
-
-
 def hash_of_weights(model: nn.Module) -> str | None:
     """Return the sha256 of the names, types, shapes and bytes of all parameters and buffers that a model saves.
 

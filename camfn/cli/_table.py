@@ -9,7 +9,7 @@ import typer
 
 from ._command import app
 from ._options import option_groups
-from ._tables import AS_USUAL, TableOptions, show_tables
+from ._tables import AS_USUAL, ByOption, TableOptions, show_tables
 from ._terminal import refusals
 
 
@@ -19,13 +19,7 @@ def table(
     folder: Annotated[Path, typer.Argument(help="Folder of an evaluation (its --out), finished or not.")] = Path(
         "evaluation"
     ),
-    by: Annotated[
-        str | None,
-        typer.Option(
-            help="The metric that orders the table. [default: energy_in_box; insertion without boxes]",
-            show_default=False,
-        ),
-    ] = None,
+    by: ByOption = None,
     shown: TableOptions = AS_USUAL,
 ) -> None:
     """Show the tables of results that are there: ranked methods, one method against the others, mean ranks.

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from ..evaluate import Difference, Ranking, Row
     from ..evaluate._grid import Grid
 
+ByOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The metric that orders the table. [default: energy_in_box; insertion without boxes]", show_default=False
+    ),
+]
+
 COLUMNS = 100
 """Characters of a line of a table, unless the terminal is narrower or the user says --wide."""
 

@@ -53,8 +53,9 @@ def run_job(job: Job | FactorizeJob, told: Sequence[str] = ()) -> int:
             if frames_told(record.get("read")) and not several and job.read_as.frame is None:
                 print(FIRST_FRAME)
                 several = True
-    if getattr(job, "figure", None) is not None and problems < len(job.plans):
-        print(f"figure: {job.figure}")  # type: ignore[union-attr]
+    figure = getattr(job, "figure", None)
+    if figure is not None and problems < len(job.plans):
+        print(f"figure: {figure}")
     print(f"record of the run: {job.record_file}")
     return problems
 
@@ -149,13 +150,10 @@ def refusals() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("camfn: interrupted; what was written is whole", err=True)
         raise typer.Exit(130) from None
-    except CamfnError as error:
-        # the message of a CamfnError says what to ask for instead
+    except (CamfnError, StoppedError) as error:
+        # the message of a CamfnError says what to ask for instead, and that of a StoppedError how to go on
         typer.echo("camfn: " + " ".join(str(error).split()), err=True)
-        raise typer.Exit(2) from error
-    except StoppedError as error:
-        typer.echo("camfn: " + " ".join(str(error).split()), err=True)
-        raise typer.Exit(EXIT_CODE) from error
+        raise typer.Exit(2 if isinstance(error, CamfnError) else EXIT_CODE) from error
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError, ModuleNotFoundError):
         raise  # typer ends the first four in its own way, and `main` the last
     except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
 
 import torch
@@ -22,7 +22,7 @@ from ..catalogue import METHODS, info_of
 from ..zoo import Loaded
 from ._cases import BASELINES, Case, center, method_of
 from ._cost import flops_of
-from ._measures import Explanation
+from ._measures import Explanation, Metric
 from ._memo import Taken
 from ._own import metrics_of
 from ._photos import Photo
@@ -78,7 +78,7 @@ def evaluate_photo(
         (['energy_in_box'], 1)
     """
     layers = {} if layers is None else layers
-    metrics_of(protocol)
+    measures = metrics_of(protocol)
     try:
         picture = photo.read()
     except PhotoError as error:
@@ -106,7 +106,7 @@ def evaluate_photo(
             yield failed(row, error)
             continue
         has_map = row.cam is not None and bool(row.cam.isfinite().all())
-        yield _measured(row, explained) if has_map else row
+        yield _measured(row, explained, measures) if has_map else row
 
 
 def failed(row: Row, error: BaseException) -> Row:
@@ -236,16 +236,16 @@ class _Explained:
         return explain(images, self.seen.score), captured
 
 
-def _measured(row: Row, explained: _Explained) -> Row:
+def _measured(row: Row, explained: _Explained, measures: Mapping[str, Metric]) -> Row:
     """Add the metrics to the row; the error of a metric goes into `problem`, and the other metrics stay."""
     assert row.cam is not None
-    seen, protocol = explained.seen, explained.protocol
+    seen, budget = explained.seen, explained.protocol.budget
     problems = [row.problem] if row.problem else []
     values: dict[str, float] = {}
     vectors: dict[str, list[float]] = {}
     explanation = Explanation(seen, row.cam[None].to(seen.images), explained.explain)
-    for name, metric in metrics_of(protocol).items():
-        if (metric.boxes and not len(seen.boxes)) or metric.again * (row.forwards or 0) > protocol.budget:
+    for name, metric in measures.items():
+        if (metric.boxes and not len(seen.boxes)) or metric.again * (row.forwards or 0) > budget:
             continue
         try:
             measurement = metric.measure(explanation)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -35,9 +33,3 @@ def flops_of(run: Callable[[], Any]) -> tuple[Any, int]:
     with Flops() as counted:
         result = run()
     return result, counted.total
-
-
-def forward_flops(model: nn.Module, images: Tensor) -> int:
-    """Count the operations of one forward of these images."""
-    with torch.no_grad():
-        return flops_of(lambda: model(images))[1]

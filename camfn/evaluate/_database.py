@@ -31,21 +31,11 @@ _TEXTS = {"photo", "case", "layer", "problem", "traceback", "model", "method", "
 """Columns whose text is stored as bytes, since names of files need not be valid Unicode."""
 
 
-def connect(file: Path) -> sqlite3.Connection:
-    """Open a database; what is committed outlives a kill and a loss of power."""
-    connection = sqlite3.connect(file, isolation_level=None, timeout=30)
-    try:
-        connection.execute("PRAGMA synchronous = EXTRA")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 @contextmanager
 def opened(file: Path) -> Iterator[sqlite3.Connection]:
-    """Open a database for the time of a block."""
-    with closing(connect(file)) as connection:
+    """Open a database for the time of a block; what is committed outlives a kill and a loss of power."""
+    with closing(sqlite3.connect(file, isolation_level=None, timeout=30)) as connection:
+        connection.execute("PRAGMA synchronous = EXTRA")
         yield connection
 
 
@@ -101,9 +91,14 @@ def arrange(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
     )
 
 
+def has_header(connection: sqlite3.Connection) -> bool:
+    """Whether a run has written the header: one that was killed before has not."""
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'header'").fetchone() is not None
+
+
 def read(connection: sqlite3.Connection) -> tuple[dict[str, Any], list[Row]] | None:
-    """Read the header and the rows; None where a run was killed before it had written the header."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'header'").fetchone():
+    """Read the header and the rows; None without a header."""
+    if not has_header(connection):
         return None
     header = {name: json.loads(content) for name, content in connection.execute("SELECT name, content FROM header")}
     found = connection.execute(f"SELECT {_COLUMNS} FROM rows ORDER BY COALESCE(place, rowid)").fetchall()

@@ -37,16 +37,16 @@ FIXED = (
 def write_exports(folder: Path, header: dict[str, Any], rows: Sequence[Row]) -> None:
     """Write all three files, each whole or not at all; accidents.txt only if there was one."""
     metrics = list(header["protocol"]["metrics"])
-    write_text(folder / ROWS, table(rows, metrics))
-    write_text(folder / HEADER, json.dumps(header, indent=2) + "\n")
+    write_file(folder / ROWS, table(rows, metrics))
+    write_file(folder / HEADER, json.dumps(header, indent=2) + "\n")
     accidents = [row for row in rows if row.kind == "accident"]
     if accidents:
-        write_text(folder / ACCIDENTS, "\n".join(_accident(row) for row in accidents))
+        write_file(folder / ACCIDENTS, "\n".join(_accident(row) for row in accidents))
     else:
         (folder / ACCIDENTS).unlink(missing_ok=True)
 
 
-def write_text(file: Path, text: str) -> None:
+def write_file(file: Path, text: str) -> None:
     """Write a text as a whole; what no UTF-8 can say of a name is written as an escape, as in `\\udcff`."""
     write_whole(file, lambda unfinished: unfinished.write_bytes(text.encode("utf-8", "backslashreplace")))
 

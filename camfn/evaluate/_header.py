@@ -8,13 +8,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .._shared.files import versions
+from .._shared.files import hash_of_file, versions
 from ._own import measured
 from ._protocol import Protocol
 
@@ -36,7 +35,7 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     """
     now, before = json.loads(json.dumps(now)), current(before)
     for key, value in now.items():
-        if key != "photos" and before.get(key, {}) != value:
+        if before.get(key, {}) != value:
             return _difference(key, before.get(key), value)
     return None
 
@@ -55,12 +54,8 @@ def _said_of_models(loader: Callable[..., Any] | None) -> dict[str, str]:
     said = {key: getattr(value, "__qualname__", None) or str(value) for key, value in loader.keywords.items()}
     text = said.get("weights", "")
     file = Path(text) if Path(text).is_file() else Path(text.rpartition(":")[0])
-    if file.is_file():
-        with file.open("rb") as opened:
-            digest = sha256()
-            while block := opened.read(1 << 20):
-                digest.update(block)
-        said["weights"] += f", sha256 {digest.hexdigest()[:16]}"
+    if digest := hash_of_file(file):
+        said["weights"] += f", sha256 {digest[:16]}"
     return said
 
 

@@ -9,17 +9,16 @@ from importlib.util import find_spec
 from .._shared.errors import MissingPackageError
 
 
-def require(package: str, user: str, what: str, name: str = "evaluate") -> None:
+def require(package: str, user: str, what: str) -> None:
     """Refuse to begin where a package is missing; it is not imported.
 
     Args:
         package: the package.
         user: what needs it.
         what: what it is needed for.
-        name: the extra of camfn that installs it.
 
     Raises:
         MissingPackageError: names the extra.
     """
     if find_spec(package) is None:
-        raise MissingPackageError(f"{user} needs {package} for {what}: pip install 'camfn[{name}]'")
+        raise MissingPackageError(f"{user} needs {package} for {what}: pip install 'camfn[evaluate]'")

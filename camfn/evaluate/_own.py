@@ -19,7 +19,10 @@ from ._measures import METRICS, Explanation, Metric
 from ._protocol import Protocol
 
 Better = Literal["higher", "lower", "none"]
-_SIGNS: dict[Any, Better] = {"higher": "higher", "lower": "lower", "none": "none", 1: "higher", -1: "lower", 0: "none"}
+_SIGN: dict[Better, int] = {"higher": 1, "lower": -1, "none": 0}
+_DIRECTION: dict[Any, Better] = {given: word for word, sign in _SIGN.items() for given in (word, sign)}
+"""The direction that a user gave as a word, or as the sign of `Metric.better`."""
+
 _NAMED = re.compile(r"(?P<words>.+?):better=(?P<better>higher|lower|none)(?P<options>,.*)?", re.DOTALL)
 
 GIVEN: dict[str, Callable[[Explanation], Any]] = {
@@ -94,7 +97,7 @@ def read_metric(words: str | Metric) -> Metric:
         )
     function = named_object(place, "metric")
     if isinstance(function, Metric):
-        return function._replace(name=f"{place}:better={_SIGNS[function.better]}")
+        return function._replace(name=f"{place}:better={_DIRECTION[function.better]}")
     if not callable(function):
         raise UsageError(f"metric {place}: expected a function, got {type(function).__name__}")
     parts = [part for part in options.split(",") if part]
@@ -138,8 +141,7 @@ def known_metric(name: str) -> Metric:
     found = _NAMED.fullmatch(name)
     if found is None:
         raise UsageError(f"no metric {name!r}: expected one of {', '.join(METRICS)}")
-    sign = {"higher": 1, "lower": -1, "none": 0}[found["better"]]
-    return Metric(sign, _not_here, "a metric of your own", name=name)
+    return Metric(_SIGN[_DIRECTION[found["better"]]], _not_here, "a metric of your own", name=name)
 
 
 def in_order(names: set[str]) -> list[str]:
@@ -164,22 +166,22 @@ def _made(
 ) -> Metric:
     """Make the metric of a function, its direction, and its options."""
     better = getattr(function, "better", None) if better is None else better
-    if better not in _SIGNS:
+    if better not in _DIRECTION:
         raise UsageError(
             f"metric {place}: say which way is better: {place}:better=higher, better=lower, or better=none; in Python "
             f"metric({function.__name__}, better='higher')"
         )
     asked = _asked(function, place, options)
-    sign = {"higher": 1, "lower": -1, "none": 0}[_SIGNS[better]]
+    direction = _DIRECTION[better]
     shown = "".join(f",{key}={value!r}" for key, value in sorted(options.items()))
     first = (function.__doc__ or "").strip().partition("\n")[0]
     return Metric(
-        sign,
+        _SIGN[direction],
         partial(_measure, function, asked, options, place),
         about or first or "a metric of your own",
         boxes="boxes" in asked,
         again=int("explain" in asked) if again is None else again,
-        name=f"{place}:better={_SIGNS[better]}{shown}",
+        name=f"{place}:better={direction}{shown}",
     )
 
 

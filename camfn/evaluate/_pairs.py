@@ -12,7 +12,7 @@ import torch
 
 from ._core import Row
 from ._own import known_metric
-from ._resample import Draws, interval, resampled
+from ._resample import Draws, ends, interval, resampled
 from ._significance import signed_ranks
 
 _CHUNK = 1000
@@ -50,10 +50,9 @@ def compare_means(
         both = have[list(first)] * have[list(second)]
         apart = (values[list(first)] - values[list(second)]) * both
         means = (draws.times @ apart.T) / (draws.times @ both.T)
-        ends = torch.nanquantile(means[1:], torch.tensor([0.025, 0.975], dtype=means.dtype), dim=0)
         p = signed_ranks(torch.where(apart.abs() <= near_zero, 0.0, apart).numpy())
         counts = both.sum(1).int().tolist()
-        for value, low, high, of_pair, photos in zip(means[0].tolist(), *ends.tolist(), p, counts):
+        for value, low, high, of_pair, photos in zip(means[0].tolist(), *ends(means[1:]).tolist(), p, counts):
             found = Compared(value, low, high, of_pair, photos)
             yield found if photos > 1 else found._replace(low=nan, high=nan)
 

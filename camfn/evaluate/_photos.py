@@ -166,7 +166,7 @@ def builtin_photos(*, skipped: bool = False) -> list[Photo]:
         if key == "_" or (entry.get("skip") and not skipped):
             continue
         package, _, stem = key.partition("/")
-        boxes = tuple(_box(box) for box in entry["boxes"])
+        boxes = tuple(box_in(tuple(box), (1, 1)) for box in entry["boxes"])
         if package == "foolbox":
             path, member = _package_folder("foolbox", "3.3.4") / "data" / f"{stem}.jpg", None
             label = stem.split("_")[2]
@@ -236,12 +236,6 @@ def _size(path: Path) -> tuple[int, int] | None:
         return decode_photo(lambda: bytes_of(path), str(path), ReadAs("full")).size
     except PhotoError:
         return None
-
-
-def _box(corners: list[float]) -> Box:
-    """Clip a box to the photo."""
-    x0, y0, x1, y1 = (min(1.0, max(0.0, corner)) for corner in corners)
-    return (x0, y0, x1, y1)
 
 
 def boxes_in_view(

@@ -18,7 +18,7 @@ from .._shared.errors import StoppedError, UsageError
 from ._pool import LostError
 from ._protocol import Protocol
 from ._row import Row
-from ._work import Loader, Work
+from ._work import Loader, Models, Work
 from ._worker import Worker
 
 
@@ -82,7 +82,7 @@ def unpacked(packed: tuple[Row, Any]) -> Row:
 def _serve(pipe: Connection, loader: Loader, protocol: Protocol, device: str, threads: int) -> None:
     """Make rows until the pipe ends, in the worker's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the first one ends the others
-    worker = Worker(loader, protocol, device, threads)
+    worker = Worker(Models(loader, device), protocol, threads)
     try:
         while True:
             work = pipe.recv()

@@ -12,7 +12,7 @@ from ._pool import LostError
 from ._process import packed, unpacked
 from ._protocol import Protocol
 from ._row import Row
-from ._work import Loader, Work
+from ._work import Loader, Models, Work
 from ._worker import Worker
 
 
@@ -39,7 +39,7 @@ class RayHand:
         gpus = 1 if device.startswith("cuda") else 0
         made = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(Actor)
         # Ray gives its actors one thread
-        self.actor = made.remote(loader, protocol, device, torch.get_num_threads())
+        self.actor = made.remote(Models(loader, device), protocol, torch.get_num_threads())
 
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield the rows of a piece of work."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from .._shared.files import write_whole
 from .._shared.optional import extra
-from ._export import safe
+from ._export import safe, write_file
 from ._own import in_order
 from ._standing import Standing, labels
 
@@ -79,7 +79,7 @@ def write_table(standings: Sequence[Standing], path: str | os.PathLike[str]) -> 
 def write_text(text: str, path: str | os.PathLike[str] | None) -> str:
     """Write text to a file, if there is one, and return it."""
     if path is not None:
-        write_whole(Path(path), lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+        write_file(Path(path), text)
     return text
 
 

@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw
 
 from .. import image
 from .._shared.errors import PhotoError, UsageError
-from .._shared.files import write_whole
 from ..zoo import Loaded, load
 from ._core import Row
+from ._export import write_file
 from ._grid import Cell
 from ._own import known_metric, short
 from ._photos import Photo, boxes_in_view
@@ -106,8 +106,7 @@ def write_report(
             parts.append(_gallery(store, ranking, photos, loader(model), shown))
     parts += [f"<p>{escape(reason)}</p>" for reason in without]
     parts.append(_problems(store))
-    text = "\n".join(parts) + "\n"
-    write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8", errors="backslashreplace"))
+    write_file(path, "\n".join(parts) + "\n")
     return path
 
 

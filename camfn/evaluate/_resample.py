@@ -98,9 +98,14 @@ def resampled(rows: Sequence[Row], name: str, draws: Draws, only: Iterable[str] 
     ).double(), have
 
 
+def ends(values: Tensor) -> Tensor:
+    """Return the 2.5 and 97.5 percentiles over the first dimension, without NaN, (2, ...)."""
+    return torch.nanquantile(values, torch.tensor([0.025, 0.975], dtype=values.dtype), dim=0)
+
+
 def interval(values: Tensor) -> tuple[float, float]:
-    """Return the 2.5 and 97.5 percentiles, without NaN."""
-    low, high = torch.nanquantile(values, torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    """Return the two `ends` of a line of values."""
+    low, high = ends(values).tolist()
     return low, high
 
 

@@ -228,8 +228,7 @@ def _rows(works: list[Work], models: Models, protocol: Protocol, store: Store, e
 
 def _rows_here(works: list[Work], models: Models, protocol: Protocol, store: Store) -> Iterator[Row]:
     """Make the rows in this process, and those in which processes died at the end, in a process of their own."""
-    begun, worker, unreadable = Begun(store.folder), Worker(models.loader, protocol, models.device), set[str]()
-    worker.models = models
+    begun, worker, unreadable = Begun(store.folder), Worker(models, protocol), set[str]()
     suspects: list[Work] = []
     try:
         for work in works:

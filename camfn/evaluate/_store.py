@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .._shared.errors import StoppedError, UsageError
-from .._shared.files import write_whole
+from .._shared.files import reason_of, write_whole
 from . import _database as database
 from ._export import write_exports
 from ._former import read_former
@@ -93,7 +93,7 @@ class Store:
                 self._begin(force)
             except (OSError, sqlite3.Error) as error:
                 raise UsageError(
-                    f"cannot write results to {self.folder}: {_reason(error)}: choose another --out"
+                    f"cannot write results to {self.folder}: {reason_of(error)}: choose another --out"
                 ) from error
             try:
                 yield self
@@ -162,7 +162,7 @@ class Store:
             with database.opened(self.file) as connection:
                 found = database.read(connection)
         except (OSError, sqlite3.OperationalError) as error:
-            raise UsageError(f"cannot read {self.file}: {_reason(error)}") from error
+            raise UsageError(f"cannot read {self.file}: {reason_of(error)}") from error
         except (sqlite3.Error, ValueError, TypeError) as error:
             if isinstance(error, UsageError):
                 raise
@@ -192,8 +192,8 @@ class Store:
             self._check_header(found[0], self.header)
         self._take(found[1] if found else [])
         with database.transaction(self._connection):
-            is_new = database.read(self._connection) is None
-            database.create(self._connection, self.header, self.rows if is_new else ())
+            rows = () if database.has_header(self._connection) else self.rows
+            database.create(self._connection, self.header, rows)
 
     def _check_header(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         """Refuse a folder whose rows have another protocol, other versions, another device or number of threads."""
@@ -224,15 +224,9 @@ class Store:
             yield
         except (OSError, sqlite3.Error) as error:
             raise StoppedError(
-                f"cannot write to {self.folder}: {_reason(error)}. The rows so far are kept; the same command "
+                f"cannot write to {self.folder}: {reason_of(error)}. The rows so far are kept; the same command "
                 "again adds the missing ones"
             ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Say in a few words why the system could not read or write."""
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(words.split()) or type(error).__name__
 
 
 def _npy(cam: torch.Tensor) -> bytes:

@@ -11,29 +11,25 @@ import torch
 from ._core import evaluate_photo
 from ._protocol import Protocol
 from ._row import Row
-from ._work import Loader, Models, Work
+from ._work import Models, Work
 
 
 class Worker:
     """Makes the rows of one piece of work after the other; it holds the model that it loaded last.
 
     Args:
-        loader: a function of a model's name that returns a `zoo.Loaded`.
+        models: where the models come from, and the device.
         protocol: the settings of the measurement.
-        device: where to run.
         threads: threads of torch, on which the last bit of a sum depends; None leaves them.
     """
 
-    def __init__(self, loader: Loader, protocol: Protocol, device: str, threads: int | None = None) -> None:
+    def __init__(self, models: Models, protocol: Protocol, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self.models, self.protocol = Models(loader, device), protocol
+        self.models, self.protocol = models, protocol
 
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield each row as soon as it is measured."""
         loaded, known = self.models(work.model), self.models.layers
         device = self.models.device
         yield from evaluate_photo(work.photo, work.cases, loaded, self.protocol, device=device, layers=known)
-
-    def close(self) -> None:
-        """Nothing is to be ended in this process."""

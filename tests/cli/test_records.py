@@ -18,9 +18,10 @@ from typer.testing import CliRunner, Result
 
 from camfn import check, explainer, image, methods, tiny
 from camfn._shared.errors import UsageError
+from camfn._shared.files import hash_of_file
 from camfn.cli._app import app
 from camfn.cli._outputs import Outputs, pick_outputs, write_map
-from camfn.cli._records import append_line, hash_of_file, hash_of_weights, read_lines
+from camfn.cli._records import append_line, hash_of_weights, read_lines
 
 MODEL = ("--model", "tiny:cnn", "--device", "cpu")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 pytest.importorskip("typer", reason="needs typer: pip install 'camfn[cli]'")
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'camfn[evaluate]'")
-pytest.importorskip("filelock", reason="needs filelock: pip install 'camfn[evaluate]'")
 
 from typer.testing import CliRunner
 
@@ -155,5 +155,5 @@ def test_refused_in_one_line(folder: Path, words: str, message: str, monkeypatch
         ((0.1, 0.053, 0.307, 0.06, 0.06, 5), "not told apart from center: the difference is +0.053 to +0.307, p 0.06"),
     ],
 )
-def test_what_tune_says_of_a_difference(numbers: tuple[float, ...], said: str) -> None:
-    assert sentence_of(Difference("net auto a", "net auto center", *numbers), "center") == said  # type: ignore[arg-type]
+def test_what_tune_says_of_a_difference(numbers: tuple[Any, ...], said: str) -> None:
+    assert sentence_of(Difference("net auto a", "net auto center", *numbers), "center") == said

@@ -71,6 +71,18 @@ def numbers_of(store: Store) -> dict[tuple[str, str], Any]:
     return {(row.photo, row.case): row._replace(seconds=None, cam=None, tries=1) for row in store.rows}
 
 
+def check_same(far: Store, local: Store) -> None:
+    """Hold the rows and maps that workers made, and those in their folder, to the rows of this process."""
+    assert not any(row.kind for row in far.rows)
+    assert numbers_of(Store(far.folder)) == numbers_of(local)
+    assert [row.key for row in far.rows] == [row.key for row in local.rows]
+    for row in far.rows:
+        cam, other = far.cam(row), local.cam(row)
+        assert cam is not None
+        assert other is not None
+        assert torch.equal(cam, other)
+
+
 class Dying:
     """A loader of `load_net` whose worker is killed at random calls of the model, so many times in all.
 

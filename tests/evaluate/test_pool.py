@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from camfn._shared.errors import StoppedError, UsageError
-from camfn.evaluate import Case, Photo, Row, Store
+from camfn.evaluate import Case, Photo, Row
 from camfn.evaluate._pool import LostError, shared_out
 from camfn.evaluate._process import ProcessHand
 from camfn.evaluate._protocol import Protocol
 from camfn.evaluate._work import Work
-from tests.evaluate.common import QUICK, Dying, load_net, make_cases, many_photos, numbers_of, run_quickly
+from tests.evaluate.common import QUICK, Dying, check_same, load_net, make_cases, many_photos, run_quickly
 
 CASES = (Case("m", "auto", "cam"), Case("m", "auto", "fem"), Case("m", "auto", "grad_cam"))
 WORKS = [Work(Photo(name, Path(name)), CASES) for name in "abcd"]
@@ -79,14 +78,7 @@ def test_processes_give_the_rows_of_this_process(kills: int, photos: list[Photo]
     loader = Dying(tmp_path / "kills", kills, seed=1)
     far = run_quickly(photos, tmp_path / "far", "grad_cam", "random_cam", workers=2, loader=loader)
     assert loader.kills() == kills
-    assert not any(row.kind for row in far.rows)
-    assert numbers_of(Store(tmp_path / "far")) == numbers_of(local)
-    assert [row.key for row in far.rows] == [row.key for row in local.rows]
-    for row in far.rows:
-        cam, other = far.cam(row), local.cam(row)
-        assert cam is not None
-        assert other is not None
-        assert torch.equal(cam, other)
+    check_same(far, local)
 
 
 def test_what_cannot_be_pickled_is_refused(photos: list[Photo], tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from camfn.evaluate import Photo, Store
-from tests.evaluate.common import Dying, many_photos, numbers_of, run_quickly
+from camfn.evaluate import Photo
+from tests.evaluate.common import Dying, check_same, many_photos, run_quickly
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +29,4 @@ def test_ray_gives_the_rows_of_the_local_engine(kills: int, cluster: Any, photos
     loader = Dying(tmp_path / "kills", kills, seed=3)
     far = run_quickly(photos, tmp_path / "ray", "grad_cam", "random_cam", engine="ray", workers=2, loader=loader)
     assert loader.kills() == kills
-    assert not any(row.kind for row in far.rows)
-    assert numbers_of(Store(tmp_path / "ray")) == numbers_of(local)
-    assert [row.key for row in far.rows] == [row.key for row in local.rows]
-    for row in far.rows:
-        cam, other = far.cam(row), local.cam(row)
-        assert cam is not None
-        assert other is not None
-        assert torch.equal(cam, other)
+    check_same(far, local)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -145,8 +146,8 @@ def test_equal_by_rounding_is_a_matter_of_neighbors() -> None:
         (lambda rows: friedman(rows[:4], "net", "iou"), "2 methods have 2 photos in common"),
     ],
 )
-def test_refused(call: object, message: str) -> None:
+def test_refused(call: Callable[[list[Row]], object], message: str) -> None:
     rows = rows_of({"a": [0.5, 0.6], "b": [0.4, 0.3]})
     rows += [Row("p0", f"net {layer} own", values={"iou": 0.1}) for layer in ("last", "first")]
     with pytest.raises(UsageError, match=message):
-        call(rows)  # type: ignore[operator]
+        call(rows)

@@ -18,13 +18,14 @@ from ..._photos.classes import ClassChoice
 from ..._photos.explain import Explained
 from ..._photos.layer import Layer
 from ..._shared.errors import UsageError
+from ..._shared.files import hash_of_file
 from ..._shared.vocabulary import without_grads
 from ...catalogue import METHODS
 from ...export import Deployed
 from ...targets import class_score, logits_of
 from ...zoo import Loaded
 from ...zoo._recipe import Recipe
-from .._records import Record, hash_of_file
+from .._records import Record
 from .._trust import checked
 from .job import Job
 

@@ -27,13 +27,14 @@ from ..._photos.layer import Layer, choose_layer, choose_layers
 from ..._photos.read import DEFAULT, ReadAs, read_or_error
 from ..._photos.reading import reading_of
 from ..._shared.errors import CamfnError, PhotoError, UsageError
+from ..._shared.files import hash_of_file
 from ..._shared.vocabulary import ScoreFn
 from ...catalogue import info_of
 from ...zoo import Loaded
 from .._figure import Panel, save_figure
 from .._files import PhotoFiles
 from .._outputs import Outputs, told, write_map
-from .._records import RECORD, SCHEMA, Record, append_line, hash_of_file, hash_of_weights, now
+from .._records import RECORD, SCHEMA, Record, append_line, hash_of_weights, now
 from .._trust import checked, composed
 
 _WRITERS = 2
