@@ -49,6 +49,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """The rooms that each room stands on; it may also import what these may."""
 
+EVALUATE = ("_inputs", "_measures", "_store", "_runs", "_tables", "_tune", INIT)
+"""The rooms of `evaluate`; each may import those before it."""
+
 CORE = set(MAY_IMPORT) - {
     "zoo",
     "image",
@@ -108,6 +111,13 @@ def test_every_room_has_its_row() -> None:
 @pytest.mark.parametrize("room", sorted(MAY_IMPORT))
 def test_imports_point_one_way(room: str) -> None:
     assert rooms()[room] <= below(room)
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(FILES) if room_of(name) == "evaluate"])
+def test_the_rooms_of_evaluate_stand_on_those_before(name: str) -> None:
+    at = EVALUATE.index(name.split(".")[1])
+    inside = {other.split(".")[1] for other in own_imports(name) if room_of(other) == "evaluate"}
+    assert inside <= set(EVALUATE[: at + 1])
 
 
 def test_the_house_is_small() -> None:

@@ -123,7 +123,7 @@ def evaluate(
     with refusals():
         from .._shared.lists import split_list
         from ..evaluate import cases, run, write_report, write_tables
-        from ..evaluate._needed import require
+        from ..evaluate._runs.needed import require
         from ._options import pick_device
 
         require("matplotlib", "camfn evaluate", "its report")
@@ -225,8 +225,8 @@ def tune(
 
 def _print_choice(best: Tuned, metric: str) -> None:
     """Print the best case, and what it does on the photos held out beside the default and the baselines."""
-    from ..evaluate._standing import method_in
-    from ..evaluate._table import too_few
+    from ..evaluate._tables.standing import method_in
+    from ..evaluate._tables.table import too_few
 
     held = best.held_out
     print(f"best: {best.case}")
@@ -260,7 +260,7 @@ def _protocol(metrics: str, target: str, removed: RemovedOption, **settings: Any
     """Make the protocol of the options, and check the names of its metrics."""
     from .._shared.lists import split_list
     from ..evaluate import Protocol
-    from ..evaluate._own import measured
+    from ..evaluate._measures.own import measured
 
     names = None if metrics == "all" else tuple(split_list(metrics, "metrics"))
     protocol = Protocol(metrics=names, target=target, removed=removed.value, **settings)
@@ -270,8 +270,8 @@ def _protocol(metrics: str, target: str, removed: RemovedOption, **settings: Any
 
 def _check_ranking(protocol: Protocol, by: str | None) -> None:
     """Check that the methods can be ranked by the metric `by`."""
-    from ..evaluate._own import measured
-    from ..evaluate._rank import lead_of
+    from ..evaluate._measures.own import measured
+    from ..evaluate._tables.rank import lead_of
 
     lead_of(measured(protocol), by)
 

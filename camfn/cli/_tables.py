@@ -13,7 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from ..evaluate import Difference, Ranking, Row
-    from ..evaluate._grid import Grid
+    from ..evaluate._tables.grid import Grid
 
 ByOption = Annotated[
     str | None,
@@ -69,8 +69,8 @@ class TableOptions(NamedTuple):
             UsageError: names the option.
         """
         from .._shared.errors import UsageError
-        from ..evaluate._plots import KINDS
-        from ..evaluate._versus import find_case
+        from ..evaluate._tables.plots import KINDS
+        from ..evaluate._tables.versus import find_case
 
         for option, path in (("latex", self.latex), ("markdown", self.markdown), ("ranks", self.ranks)):
             if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
@@ -93,10 +93,10 @@ def show_tables(rows: Sequence[Row], shown: TableOptions, *, by: str | None, see
     Raises:
         UsageError: no model has numbers.
     """
-    from ..evaluate._plots import write_ranks
-    from ..evaluate._rank import models_of, rankings
-    from ..evaluate._records import file_names
-    from ..evaluate._table import grid_of
+    from ..evaluate._tables.plots import write_ranks
+    from ..evaluate._tables.rank import models_of, rankings
+    from ..evaluate._tables.records import file_names
+    from ..evaluate._tables.table import grid_of
 
     found, without = rankings(rows, by=by, seed=seed)
     names = file_names(models_of(rows))
@@ -142,7 +142,7 @@ def sentence_of(difference: Difference, name: str) -> str:
 def _against(rows: Sequence[Row], ranking: Ranking, words: str, seed: int) -> list[Grid]:
     """Print the differences of one method from the others, and return their table."""
     from ..evaluate import differences
-    from ..evaluate._table import grid_of_differences
+    from ..evaluate._tables.table import grid_of_differences
 
     found = differences(rows, ranking.model, ranking.by, against=words, seed=seed)
     if not found:
@@ -165,7 +165,7 @@ def _attempt(without: list[str], work: Any, *arguments: Any, **options: Any) -> 
 
 def _write_grids(grids: Sequence[Grid], shown: TableOptions) -> list[Path]:
     """Write the tables in LaTeX and Markdown."""
-    from ..evaluate._records import write_text
+    from ..evaluate._tables.records import write_text
 
     if shown.latex is not None:
         text = "% made by camfn; needs \\usepackage{booktabs}\n\n" + "\n".join(grid.to_latex() for grid in grids)

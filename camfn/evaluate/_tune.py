@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import torch
 
 from .._shared.errors import UsageError
-from ._cases import BASELINES, Case
-from ._core import Row
-from ._measures import METRICS, Metric
-from ._own import metrics_of
-from ._photos import Photo
-from ._protocol import Protocol
-from ._rank import Ranking, rank
-from ._run import run
-from ._standing import Estimate
-from ._store import Store
-from ._versus import Difference, differences
+from ._inputs.cases import BASELINES, Case
+from ._inputs.photos import Photo
+from ._inputs.protocol import Protocol
+from ._measures.metrics import METRICS, Metric
+from ._measures.own import metrics_of
+from ._measures.row import Row
+from ._runs.run import run
+from ._store.store import Store
+from ._tables.rank import Ranking, rank
+from ._tables.standing import Estimate
+from ._tables.versus import Difference, differences
 
 
 class Tuned(NamedTuple):

@@ -18,7 +18,7 @@ from camfn import evaluate, image, tiny
 from camfn.cli._app import app
 from camfn.cli._tables import sentence_of
 from camfn.evaluate import Difference, Store
-from tests.evaluate.test_grid import check_latex
+from tests.evaluate.tables.test_grid import check_latex
 
 from .test_stories import shell
 

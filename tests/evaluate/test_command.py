@@ -20,7 +20,7 @@ from tests.evaluate.common import load_net
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    monkeypatch.setattr("camfn.evaluate._run.load", load_net)
+    monkeypatch.setattr("camfn.evaluate._runs.run.load", load_net)
     monkeypatch.setattr("camfn.evaluate.run.__kwdefaults__", {**(run.__kwdefaults__ or {}), "loader": load_net})
     report = ev.write_report
     monkeypatch.setattr(

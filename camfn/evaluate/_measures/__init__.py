@@ -1,0 +1,1 @@
+"""One row: a photo explained by a case, and the metrics of its map."""

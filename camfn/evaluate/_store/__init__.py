@@ -1,0 +1,1 @@
+"""A folder of results: rows in a database, maps, and what people and other programs read."""

@@ -1,0 +1,1 @@
+"""What the rows say: ranks, intervals, tests, tables, plots and the report."""

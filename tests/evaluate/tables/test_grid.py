@@ -1,0 +1,167 @@
+"""Tables in text, LaTeX and Markdown: width, marks, order, and names that would break them."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from camfn._shared.errors import UsageError
+from camfn.evaluate import METRICS, Ranking, Row, differences, rank, write_table
+from camfn.evaluate._tables.grid import escape
+from camfn.evaluate._tables.records import file_names
+from camfn.evaluate._tables.table import grid_of, grid_of_differences
+
+NAMES = ("grad_cam", "score_cam:top_k=0.05", "smooth_full_grad:samples=5 @ features.7.0", "is_cam:steps=4,top_k=0.02")
+
+
+def results(names: tuple[str, ...] = NAMES, model: str = "net", photos: int = 8, scale: float = 1.0) -> list[Row]:
+    generator = np.random.default_rng(0)
+    hard = generator.uniform(0.2, 0.6, photos)
+    rows = []
+    for place, name in enumerate((*names, "center", "random")):
+        method, _, layer = name.partition(" @ ")
+        for i in range(photos):
+            value = scale * float(hard[i] - 0.04 * place + generator.normal(0, 0.01))
+            values = {metric: value for metric, info in METRICS.items() if info.join is None}
+            values["/home/me/my metrics.py:border:better=lower"] = value
+            rows.append(Row(f"p{i}", f"{model} {layer or 'auto'} {method}", forwards=1.0, seconds=0.1, values=values))
+    return rows
+
+
+def check_latex(text: str) -> None:
+    """Hold LaTeX to what pdfLaTeX asks: groups and dollars close, & are as many as columns, no bare special."""
+    plain = re.sub(r"\\[\\&%$#_{}]", "", text)
+    depth = 0
+    for character in plain:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        assert depth >= 0
+    assert depth == 0
+    assert plain.count("$") % 2 == 0
+    outside = re.sub(r"\$[^$]*\$", "", plain)
+    assert not re.search(r"[_^~#<>|\"]", outside), outside
+    assert all(ord(c) < 0x180 for c in text)
+    assert [re.findall(r"\\(begin|end)\{(\w+)\}", text)][0] == [
+        ("begin", "table"), ("begin", "tabular"), ("end", "tabular"), ("end", "table"),
+    ] * text.count(r"\begin{table}")  # fmt: skip
+    for part in text.split(r"\begin{table}")[1:]:
+        (columns,) = map(len, re.findall(r"\\begin\{tabular\}\{(\w+)\}", part))
+        lines = [line for line in re.sub(r"\\&", "", part).splitlines() if line.endswith(r"\\")]
+        assert len(lines) > 1
+        assert {line.count("&") for line in lines} == {columns - 1}
+        assert not any(line.strip().startswith(("[", "*")) for line in lines)
+        assert [part.count(rf"\{rule}rule") for rule in ("top", "bottom")] == [1, 1]
+
+
+@pytest.mark.parametrize("width", [100, 80])
+def test_the_narrow_table_fits(width: int) -> None:
+    text = rank(results(), "net").to_text(width=width)
+    table = text[: text.index("\n\n", text.index("method"))].splitlines()
+    assert max(map(len, table)) <= width
+    assert table[0] == "net: 8 photos, best first by energy_in_box (higher is better)"
+    assert all(any(line.startswith(name) for line in table) for name in (*NAMES, "center", "random"))
+    assert text.isascii()
+
+
+def test_the_wide_table_has_all() -> None:
+    ranking = rank(results(), "net")
+    text = ranking.to_text(wide=True)
+    assert all(name in text for name in (*(n for n, info in METRICS.items() if info.join is None), "border", "seconds"))
+    assert "--wide" not in text
+    assert "--wide" in ranking.to_text()
+    assert "--wide" not in ranking.to_latex() + ranking.to_markdown()
+
+
+def test_marks_and_columns() -> None:
+    ranking = rank(results(), "net", by="deletion")
+    text = ranking.to_text()
+    first = text.splitlines()[4].split()
+    # `deletion` is lower at the end of the list, where the baselines are; the best of the methods is the last one
+    assert "deletion (lower is better)" in text
+    assert first[0] == "random"
+    assert next(line for line in text.splitlines() if "*" in line).startswith("is_cam")
+    with pytest.raises(UsageError, match="no numbers of 'max_box_acc'"):
+        ranking.to_latex(metrics=["max_box_acc"])
+    two = ranking.to_markdown(metrics=["iou"])
+    assert two.splitlines()[2].startswith("| method | deletion ↓ | iou ↑ | mean rank | forwards |")
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_numbers_keep_their_digits_at_any_scale(scale: float) -> None:
+    ranking = rank(results(scale=scale), "net")
+    cells = [line[1].text for line in grid_of(ranking).lines]
+    assert all(
+        float(cell) == pytest.approx(s.estimates["energy_in_box"].value, rel=0.02) for cell, s in zip(cells, ranking)
+    )
+
+
+HOSTILE = (
+    "a&b_c%d#e$f.py:x", "{open.py:cam:k='}'", r"back\slash~^", "*star", "[red]bold[/red]", "x" * 120, "tab\there\nline",
+    "pipe|`code`", "eins<zwei>\"", "\x1b[31mred", "日本.py:cam:name='é日本'",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_break_no_table(name: str, tmp_path: Path) -> None:
+    rows = results((name, "grad_cam", "fem"), model="net")
+    ranking = rank(rows, "net")
+    latex = ranking.to_latex(tmp_path / "table.tex")
+    assert (tmp_path / "table.tex").read_text(encoding="utf-8") == latex
+    found = differences(rows, "net", "iou", against="grad_cam")
+    for text in (latex, ranking.to_latex(wide=True), grid_of_differences(found, "iou", ranking, "net").to_latex()):
+        check_latex(text)
+    markdown = ranking.to_markdown(tmp_path / "table.md").splitlines()
+    table = [line for line in markdown if line.startswith("|")]
+    assert len(table) == 2 + 5
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+    text = ranking.to_text()
+    assert "\x1b" not in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+    write_table(ranking, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as file:
+        assert {line["case"] for line in csv.DictReader(file)} == {s.case for s in ranking}
+
+
+def test_a_table_is_safe_in_a_spreadsheet(tmp_path: Path) -> None:
+    rows = results(("grad_cam",), model="=HYPERLINK(1)")
+    write_table(rank(rows, "=HYPERLINK(1)"), tmp_path / "table.csv")
+    lines = (tmp_path / "table.csv").read_text().splitlines()[1:]
+    assert len(lines) == 3
+    assert all(line.startswith("'=HYPERLINK(1) ") for line in lines)
+
+
+def test_one_metric_has_no_mean_rank() -> None:
+    rows = [Row(f"p{i}", f"net auto {name}", values={"iou": 0.5}) for name in "ab" for i in range(3)]
+    assert "mean rank" not in rank(rows, "net").to_text()
+    assert "mean rank" in rank(results(), "net").to_text()
+
+
+def test_latex_by_hand() -> None:
+    assert escape("a_b & 50 % #1 \\x {y} é 日") == r"a\_b \& 50 \% \#1 \textbackslash{}x \{y\} é U+65E5"
+    assert escape("~ ^ <z>") == r"\textasciitilde{} \textasciicircum{} \textless{}z\textgreater{}"
+
+
+def test_differences_are_a_table() -> None:
+    rows = results()
+    ranking = rank(rows, "net")
+    grid = grid_of_differences(differences(rows, "net", "iou", against="grad_cam"), "iou", ranking, "net")
+    text = grid.to_text()
+    assert len(grid.lines) == 5
+    assert max(map(len, text.splitlines())) <= 100
+    assert {line.split()[-1] for line in text.splitlines() if line.startswith(("center", "random"))} == {"better"}
+
+
+def test_each_model_has_a_file_of_its_own() -> None:
+    models = ["hf:a/b", "hf-a-b", "hf:A/B", "n" * 300, "n" * 301, "../x", "é.py:f", "con*?"]
+    names = file_names(models)
+    assert len({name.casefold() for name in names.values()}) == len(models)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.+-]{1,120}", name) for name in names.values())
+
+
+def test_a_ranking_is_a_sequence() -> None:
+    ranking = rank(results(), "net")
+    assert isinstance(ranking, Ranking)
+    assert [s.method for s in ranking][:1] == [ranking[0].method] == [ranking.standings[0].method]
