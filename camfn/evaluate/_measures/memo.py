@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from .. import Captured, capture, observe
-from .._photos.layer import Layer
-from .._shared.rows import ChunkSize, Trial, readable
-from .._shared.vocabulary import ScoreFn, without_grads
-from ._cost import flops_of
+from ... import Captured, capture, observe
+from ..._photos.layer import Layer
+from ..._shared.rows import ChunkSize, Trial, readable
+from ..._shared.vocabulary import ScoreFn, without_grads
+from .cost import flops_of
+
+Layers = dict[tuple[str, bool, torch.Size], Layer]
+"""Layers of one model by the name that was given, whether the method reads attention, and the shape of the images."""
 
 
 class Scores:

@@ -11,8 +11,8 @@ from torch import Tensor
 from camfn import metrics
 from camfn._shared.rows import score_variants
 from camfn.evaluate import METRICS, Photo, Protocol, Row, evaluate_photo
-from camfn.evaluate._cost import flops_of
-from camfn.evaluate._memo import Scores, digest
+from camfn.evaluate._measures.cost import flops_of
+from camfn.evaluate._measures.memo import Scores, digest
 from camfn.targets import class_probability
 from camfn.zoo import Loaded
 from tests.evaluate.common import Net, load_net, make_cases
