@@ -94,8 +94,37 @@ def test_handwriting_is_held_out() -> None:
     assert torch.cdist(train, test).min() > 0
 
 
+def test_a_scene_without_a_digit_is_the_same_scene_elsewhere() -> None:
+    whole = tiny.scenes(20, generator=seeded(5), digits=3)
+    bare = tiny.scenes(20, generator=seeded(5), digits=3, without=(0, 1, 2))
+    for i in range(3):
+        less = tiny.scenes(20, generator=seeded(5), digits=3, without=i)
+        assert all(torch.equal(a, b) for a, b in zip(whole[1:], less[1:], strict=True)), "the truth stays"
+        changed = (whole.images != less.images).any(1)
+        assert changed[whole.masks[:, i]].all()
+        assert not changed[whole.masks[:, [k for k in range(3) if k != i]].any(1)].any()
+        texture = (less.images == bare.images).all(1)
+        assert texture[whole.masks[:, i]].all()
+
+
+def test_a_removed_digit_takes_its_score_with_it() -> None:
+    net = tiny.load("cnn")
+    whole, less = (tiny.scenes(40, generator=seeded(6), without=out) for out in ((), 0))
+    with torch.no_grad():
+        drop = (net(whole.images) - net(less.images)).gather(1, whole.labels)
+    assert (drop[:, 0] > 2).float().mean() > 0.9
+    assert drop[:, 1].abs().median() < 0.2 * drop[:, 0].median()
+
+
 @pytest.mark.parametrize(
-    ("options", "message"), [({"digits": 5}, "1 to 4"), ({"digits": 0}, "1 to 4"), ({"split": "all"}, "'test'")]
+    ("options", "message"),
+    [
+        ({"digits": 5}, "1 to 4"),
+        ({"digits": 0}, "1 to 4"),
+        ({"split": "all"}, "'test'"),
+        ({"without": 2}, "0 to 1"),
+        ({"without": (0, -1)}, "0 to 1"),
+    ],
 )
 def test_other_scenes_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
