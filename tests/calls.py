@@ -32,6 +32,10 @@ class World:
         return self.x[:, 0].sigmoid()
 
     @property
+    def cells(self) -> Tensor:
+        return self.put(metrics.grid_cells((12, 16), 2))
+
+    @property
     def classes(self) -> Tensor:
         return self.put(torch.tensor([1, 2]))
 
@@ -158,6 +162,14 @@ METRICS: dict[str, Call] = {
     "road": lambda w: metrics.road(w.score(), w.x, w.heat, generator=draws()),
     "road_combined": lambda w: metrics.road_combined(w.score(), w.x, w.heat, shares=(0.2, 0.5), generator=draws()),
     "impute": lambda w: metrics.impute(w.x, w.heat > 0.6),
+    "drops": lambda w: metrics.drops(w.score(), w.x, w.cells),
+    "single_deletion": lambda w: metrics.single_deletion(w.heat, w.x[:, 0, 0, :4], w.cells),
+    "faithfulness_correlation": lambda w: metrics.faithfulness_correlation(w.heat, w.x[:, 0, 0, :4], w.cells),
+    "saco": lambda w: metrics.saco(w.score(), w.x, w.heat, groups=4),
+    "mean_color": lambda w: metrics.mean_color(w.x),
+    "region_curve": lambda w: metrics.region_curve(w.score(), w.x, w.heat, w.cells),
+    "region_sums": lambda w: metrics.region_sums(w.heat, w.cells),
+    "random_cells": lambda w: metrics.random_cells(w.cells, 2, 3, generator=draws()),
     "infidelity": lambda w: metrics.infidelity(w.score(), w.x, w.heat, generator=draws(), samples=4),
     "average_drop": lambda w: metrics.average_drop(w.score()(w.x), w.score()(0.5 * w.x)),
     "masked": lambda w: metrics.masked(w.x, w.heat),
@@ -180,6 +192,10 @@ OTHERS: dict[str, Call] = {
     "max_sensitivity": lambda w: metrics.max_sensitivity(
         lambda x: camfn.explainer(methods.grad_cam, w.net, LAYER)(x, 1), w.x, generator=draws(), samples=3
     ),
+    "trace": lambda w: metrics.trace(
+        w.score(), w.x, w.heat, w.cells, metrics.trace_ceiling(w.score(), w.x, w.cells, how="exact")
+    ),
+    "trace_ceiling": lambda w: metrics.trace_ceiling(w.score(), w.x, w.cells, generator=draws(), orders=2).best.auc,
     "box_ious": lambda w: metrics.box_ious(w.heat, [torch.tensor([[2, 2, 9, 9]]), torch.tensor([[0, 0, 4, 8]])]),
     "pxap": lambda w: metrics.pxap(w.heat, w.x[:, 1] > 0),
     "confidence_change": lambda w: metrics.confidence_change(w.score()(w.x), w.score()(0.5 * w.x)),
@@ -224,6 +240,14 @@ WAITS: dict[str, int] = {
     "road": 6,
     "road_combined": 11,
     "impute": 2,
+    "drops": 3,
+    "single_deletion": 2,
+    "faithfulness_correlation": 2,
+    "saco": 4,
+    "region_curve": 5,
+    "region_sums": 1,
+    "trace": 8,
+    "trace_ceiling": 14,  # some a step of the greedy order
     "infidelity": 5,
     "average_drop": 2,
     "masked": 2,

@@ -93,6 +93,7 @@ DETECTED = torch.cat([torch.tensor([[0.0, 0, 2, 2], [1, 1, 4, 5]]).expand(2, 2, 
 BOXES = torch.tensor([[0.0, 0.0, 2.0, 3.0], [1.0, 1.0, 4.0, 5.0]])
 SHOTS = torch.zeros(2, 5, 6, dtype=torch.bool)
 SHOTS[:, 1:3, 2:4] = True
+CELLS = metrics.grid_cells((8, 8), 2)
 
 POOLED = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
 
@@ -176,6 +177,19 @@ OWN: dict[str, Callable[[], Any]] = {
     "head_for.model": lambda: retinanet(),
     "detections.outputs": lambda: DETECTED,
     "diagnose.cam": lambda: noise(2, 8, 8),
+    "drops.masks": lambda: CELLS,
+    "region_curve.masks": lambda: CELLS,
+    "trace.masks": lambda: CELLS,
+    "trace_ceiling.masks": lambda: CELLS,
+    "region_sums.masks": lambda: CELLS,
+    "single_deletion.masks": lambda: CELLS,
+    "single_deletion.drops": lambda: noise(2, 4),
+    "faithfulness_correlation.masks": lambda: CELLS,
+    "faithfulness_correlation.drops": lambda: noise(2, 4),
+    "trace.ceiling": lambda: metrics.trace_ceiling(forward, noise(2, 3, 8, 8), CELLS, how="exact"),
+    "grid_cells.cells": lambda: 2,
+    "random_cells.cells": lambda: CELLS,
+    "random_cells.count": lambda: 2,
     "rise.masks": lambda: unit(3, 8, 8),
     "d_rise.masks": lambda: unit(3, 8, 8),
     "infidelity.noise": lambda: noise(3, 3, 8, 8),
@@ -322,6 +336,7 @@ VALUES = [
     "Layout",
     "Method",
     "Curve",
+    "Ceiling",
     "WindowScores",
     "Cascade",
     "Concepts",

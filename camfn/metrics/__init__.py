@@ -25,6 +25,11 @@ from ._curves import deletion as deletion
 from ._curves import insertion as insertion
 from ._curves import pixel_flipping as pixel_flipping
 from ._curves import removal_curve as removal_curve
+from ._drops import drops as drops
+from ._drops import faithfulness_correlation as faithfulness_correlation
+from ._drops import single_deletion as single_deletion
+from ._groups import mean_color as mean_color
+from ._groups import saco as saco
 from ._impute import impute as impute
 from ._localization import box_ious as box_ious
 from ._localization import energy_in_box as energy_in_box
@@ -33,6 +38,9 @@ from ._localization import max_box_acc as max_box_acc
 from ._localization import pointing_game as pointing_game
 from ._localization import pxap as pxap
 from ._order import most_relevant as most_relevant
+from ._regions import grid_cells as grid_cells
+from ._regions import random_cells as random_cells
+from ._regions import region_sums as region_sums
 from ._road import road as road
 from ._road import road_combined as road_combined
 from ._robustness import infidelity as infidelity
@@ -44,6 +52,10 @@ from ._sanity import resampled as resampled
 from ._sanity import spearman as spearman
 from ._sanity import ssim as ssim
 from ._scores import scores_of as scores_of
+from ._trace import Ceiling as Ceiling
+from ._trace import region_curve as region_curve
+from ._trace import trace as trace
+from ._trace import trace_ceiling as trace_ceiling
 
 __all__ = [  # noqa: RUF022  grouped by what a metric is about, which is the order of the docs
     "scores_of",
@@ -62,6 +74,18 @@ __all__ = [  # noqa: RUF022  grouped by what a metric is about, which is the ord
     "road",
     "road_combined",
     "impute",
+    "drops",
+    "single_deletion",
+    "faithfulness_correlation",
+    "saco",
+    "region_curve",
+    "trace",
+    "trace_ceiling",
+    "Ceiling",
+    "grid_cells",
+    "random_cells",
+    "region_sums",
+    "mean_color",
     "infidelity",
     "max_sensitivity",
     "complexity",

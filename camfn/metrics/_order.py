@@ -75,3 +75,9 @@ def on_images(what: str, heatmap: Tensor, images: Tensor) -> Tensor:
         )
     size = tuple(images.shape[2:])
     return work if tuple(work.shape[1:]) == size else resize(work[:, None], size)[:, 0]
+
+
+def is_constant(heatmap: Tensor) -> Tensor:
+    """Whether each map, (B, *S), has one value, (B,)."""
+    rows = heatmap.flatten(1)
+    return (rows == rows[:, :1]).all(1)

@@ -195,7 +195,7 @@ def spearman(first: Tensor, second: Tensor, *, absolute: bool = False) -> Tensor
     shapes_agree("spearman: second", second.shape, first.shape)
     same_device("spearman: second", second, first, "first maps")
     rows = [each.abs().flatten(1) if absolute else each.flatten(1) for each in maps]
-    rho, defined = correlation(*(_mean_ranks(each) for each in rows))
+    rho, defined = correlation(*(mean_ranks(each) for each in rows))
     constant = torch.stack([(each == each[:, :1]).all(1) for each in rows]).all(0)
     return torch.where(defined, rho, constant.to(rho)).to(first.dtype)
 
@@ -241,7 +241,7 @@ def ssim(first: Tensor, second: Tensor, *, window: int = 11) -> Tensor:
     return (likeness / most).flatten(1).mean(1).to(first.dtype)
 
 
-def _mean_ranks(rows: Tensor) -> Tensor:
+def mean_ranks(rows: Tensor) -> Tensor:
     """Rank the values of each row (B, N) from 1; equal values get the mean of their ranks."""
     ordered = rows.sort(1).values
     low, high = (torch.searchsorted(ordered, rows.contiguous(), right=right) for right in (False, True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -379,7 +380,22 @@ WITH_ANOTHER = {
 NUMBERS = {"average_drop", "average_increase", "average_gain", "confidence_change", "adcc", "arcc"}
 """Of one number a sample, without a map."""
 
-OTHERS = {"Curve", "Cascade", "resampled"}
+OTHERS = {"Curve", "Cascade", "Ceiling", "resampled"}
+
+KNOWN = {
+    "drops": "drops",
+    "single_deletion": "drops",
+    "faithfulness_correlation": "drops",
+    "saco": "groups",
+    "mean_color": "groups",
+    "region_curve": "trace",
+    "trace": "trace",
+    "trace_ceiling": "trace",
+    "grid_cells": "regions",
+    "random_cells": "regions",
+    "region_sums": "regions",
+}
+"""Tested in one to three dimensions against tests/oracles/metrics.py, in the test file of this name."""
 
 REFUSED = {("impute", 3), ("road", 3)}
 """The source weighs the neighbors of a pixel, not of a voxel."""
@@ -393,8 +409,12 @@ def test_by_a_loop(name: str, dims: int) -> None:
 
 
 def test_every_metric_is_here() -> None:
-    assert {*LOOPS, *WITH_ANOTHER, *NUMBERS, *OTHERS} == set(metrics.__all__)
+    assert {*LOOPS, *WITH_ANOTHER, *NUMBERS, *OTHERS, *KNOWN} == set(metrics.__all__)
     assert set(WITH_ANOTHER.values()) <= set(LOOPS)
+    for name, file in KNOWN.items():
+        text = (Path(__file__).parent / f"test_{file}.py").read_text()
+        assert "@every_dims" in text
+        assert f"metrics.{name}" in text
 
 
 def test_road_of_a_volume_is_refused_by_name() -> None:
