@@ -144,6 +144,8 @@ IMAGES: dict[str, Call] = {
     "normalize signed": lambda w: image.normalize(w.x[:, 0], signed=True),
     "upsample": lambda w: image.upsample(w.heat, (24, 32)),
     "overlay": lambda w: image.overlay(w.x.sigmoid(), w.heat),
+    "overlay like grad-cam": lambda w: image.overlay(w.x.sigmoid(), w.x[:, 0], like="grad-cam"),
+    "read": lambda w: image.read(w.x[0].sigmoid()),
     "colorize": lambda w: image.colorize(w.heat, "viridis"),
     "relief": lambda w: image.relief(w.x),
     "slices": lambda w: image.slices(w.x.sigmoid()[0], w.heat, count=3),

@@ -5,18 +5,23 @@ from ._concepts import concepts as concepts
 from ._detections import detections as detections
 from ._detections import inside as inside
 from ._montage import montage as montage
-from ._montage import save as save
 from ._montage import slice_montage as slice_montage
 from ._paint import colorize as colorize
 from ._paint import curve as curve
 from ._paint import overlay as overlay
 from ._paint import relief as relief
 from ._paint import slices as slices
+from ._read import read as read
 from ._regions import to_boxes as to_boxes
 from ._regions import to_mask as to_mask
 from ._scale import normalize as normalize
 from ._scale import peer_postprocess as peer_postprocess
 from ._scale import upsample as upsample
+from ._write import save as save
+from ._write import show as show
+from ._write import to_bytes as to_bytes
+from ._write import to_numpy as to_numpy
+from ._write import to_pil as to_pil
 
 __all__ = [
     "boxes",
@@ -29,11 +34,16 @@ __all__ = [
     "normalize",
     "overlay",
     "peer_postprocess",
+    "read",
     "relief",
     "save",
+    "show",
     "slice_montage",
     "slices",
     "to_boxes",
+    "to_bytes",
     "to_mask",
+    "to_numpy",
+    "to_pil",
     "upsample",
 ]

@@ -95,6 +95,8 @@ def as_photo(photo: Tensor, name: str, *, batched: bool = False) -> Tensor:
     if photo.ndim not in ((3, 4) if batched else (3,)) or photo.shape[-3] != 3:
         expected = "(3, H, W) or (B, 3, H, W)" if batched else "(3, H, W)"
         raise CamfnError(f"{name}: expected shape {expected}, got {tuple(photo.shape)}{_shape_advice(photo, name)}")
+    if 0 in photo.shape:
+        raise CamfnError(f"{name}: expected at least one pixel, got shape {tuple(photo.shape)}")
     if photo.dtype == torch.uint8:
         return photo / 255
     work = as_float(photo, name)

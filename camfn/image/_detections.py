@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
-from itertools import product
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,13 +12,11 @@ from torch.nn import functional
 from .._shared.checks import describe, is_concrete, one_of, tensor, whole
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import min_max
-from .._shared.optional import extra
 from ._checks import as_maps, as_photo
+from ._labels import class_color, draw_boxes
+from ._labels import corners as corners_of
 from ._paint import overlay
 from ._scale import normalize, upsample
-
-if TYPE_CHECKING:
-    from PIL.ImageDraw import ImageDraw
 
 Rescale = Literal["whole", "inside"]
 """Where each map is stretched: over the whole photo, or inside of its own box alone."""
@@ -135,9 +130,10 @@ def detections(
     if scale > 1:
         large = round(size[0] * scale), round(size[1] * scale)
         picture = functional.interpolate(picture[None], large, mode="bilinear", align_corners=False)[0].clamp(0, 1)
-    outlines = _outlines(boxes) if corners is None else corners.detach().cpu()
+    outlines = corners_of(boxes) if corners is None else corners.detach().cpu()
     texts = list(labels) if labels is not None else [""] * len(boxes)
-    return _drawn(picture, outlines * scale, texts, list(classes) if classes is not None else [0] * len(boxes))
+    colors = [class_color(index) for index in (classes if classes is not None else [0] * len(boxes))]
+    return draw_boxes(picture, outlines * scale, texts, colors, user="image.detections")
 
 
 def _joined(heat: Tensor, zero: float) -> Tensor:
@@ -152,94 +148,3 @@ def _check_boxes(name: str, boxes: Tensor, count: int) -> None:
         raise CamfnError(f"{name}: boxes: expected x0 y0 x1 y1 of each map, ({count}, 4), got {describe(boxes)}")
     if not bool(boxes.isfinite().all()) or not bool((boxes[:, 2:] >= boxes[:, :2]).all()):
         raise CamfnError(f"{name}: boxes: expected x0 <= x1 and y0 <= y1, all finite")
-
-
-def _outlines(boxes: Tensor) -> Tensor:
-    """Return the four corners of upright boxes, (n, 4, 2)."""
-    x0, y0, x1, y1 = boxes.detach().cpu().float().T
-    return torch.stack([torch.stack(pair, -1) for pair in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))], 1)
-
-
-def color_of(index: int) -> tuple[int, int, int]:
-    """Return the color of a class: hues apart by the golden ratio, so that classes that follow each other differ."""
-    red, green, blue = colorsys.hsv_to_rgb((0.15 + index * 0.61803398875) % 1, 0.8, 1.0)
-    return round(red * 255), round(green * 255), round(blue * 255)
-
-
-def _drawn(picture: Tensor, outlines: Tensor, texts: list[str], classes: list[int]) -> Tensor:
-    """Draw outlines, the best last, and then the labels."""
-    with extra("Pillow", "image.detections"):
-        from PIL import Image, ImageDraw, ImageFont
-
-    pixels = (picture.detach().cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    canvas = Image.fromarray(pixels)
-    draw = ImageDraw.Draw(canvas)
-    line, size = max(2, max(canvas.size) // 320), max(13, max(canvas.size) // 52)
-    order = list(range(len(texts)))[::-1]
-    for width, dark in ((line + 2, True), (line, False)):
-        for n in order:
-            points = [(float(x), float(y)) for x, y in outlines[n]]
-            color = (0, 0, 0) if dark else color_of(classes[n])
-            draw.line([*points, *points[:2]], fill=color, width=width, joint="curve")
-    font: Any = ImageFont.load_default(size)
-    taken: list[tuple[float, float, float, float]] = []
-    for n, text in enumerate(texts):
-        if text:
-            taken.append(_place(draw, text, font, outlines[n], taken, canvas.size))
-            _label(draw, taken[-1], text, font, color_of(classes[n]))
-    drawn = torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
-    return drawn.to(picture) / 255
-
-
-def _place(
-    draw: ImageDraw,
-    text: str,
-    font: Any,
-    outline: Tensor,
-    taken: list[tuple[float, float, float, float]],
-    size: tuple[int, int],
-) -> tuple[float, float, float, float]:
-    """Choose where a label hides no other label: at the box's edges, else near it, else where it hides the least."""
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    width, height = right - left + 8, bottom - top + 8
-    (x0, y0), (x1, y1) = outline.amin(0).tolist(), outline.amax(0).tolist()
-    rows = (y0 - height, y0, y1 - height, y1, (y0 + y1 - height) / 2)
-    most = max(size[0] - width, 0.0), max(size[1] - height, 0.0)
-
-    def cost(place: tuple[int, tuple[float, float]]) -> tuple[float, int]:
-        """The area of other labels that are hidden at the n-th place; then the earlier place."""
-        n, (x, y) = place
-        return sum(_shared((x, y, x + width, y + height), other) for other in taken), n
-
-    near = [
-        (min(max(x, 0.0), most[0]), min(max(y, 0.0), most[1]))
-        for y, x in product(rows, (x0, x1 - width, (x0 + x1 - width) / 2))
-    ]
-    best = min(enumerate(near), key=cost)
-    if cost(best)[0] > 0:
-        # anywhere else, the nearest first
-        x, y = near[0]
-        across = [i * most[0] / 8 for i in range(9)] + [x]
-        down = [i * height for i in range(int(most[1] // height) + 1)] + [most[1]]
-        far = sorted(product(across, down), key=lambda place: (place[0] - x) ** 2 + (place[1] - y) ** 2)
-        best = min(enumerate(near + far), key=cost)
-    x, y = best[1]
-    return x, y, x + width, y + height
-
-
-def _shared(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> float:
-    """Return the area that two rectangles share."""
-    across = min(one[2], other[2]) - max(one[0], other[0])
-    down = min(one[3], other[3]) - max(one[1], other[1])
-    return max(across, 0.0) * max(down, 0.0)
-
-
-def _label(
-    draw: ImageDraw, place: tuple[float, float, float, float], text: str, font: Any, color: tuple[int, int, int]
-) -> None:
-    """Write a label on its color, black or white, whichever can be read."""
-    draw.rectangle(place, fill=color)
-    light = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
-    left, top, *_ = draw.textbbox((0, 0), text, font=font)
-    ink = (0, 0, 0) if light > 110 else (255, 255, 255)
-    draw.text((place[0] + 4 - left, place[1] + 4 - top), text, fill=ink, font=font)

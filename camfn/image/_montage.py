@@ -1,11 +1,10 @@
-"""Montages of pictures with captions, and picture files."""
+"""Montages of pictures with captions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -212,34 +211,3 @@ def wrap_text(text: str, width: int, font: FreeTypeFont) -> list[str]:
                 current = current[fit:]
         lines.append(current)
     return lines
-
-
-def save(image: Tensor, path: str | PathLike[str]) -> None:
-    """Write a picture to a file, in the format its name ends in; a file already there is replaced.
-
-    Args:
-        image: (3, H, W), float in [0, 1] or uint8.
-        path: a name in .png, .jpg or another format Pillow writes; JPEG is written at quality 95.
-
-    Raises:
-        CamfnError: no such format, or `image` is not a picture.
-        ImportError: Pillow is missing.
-
-    Example:
-        >>> import tempfile, torch
-        >>> from camfn.image import save
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save(torch.rand(3, 8, 8), f"{folder}/noise.png")
-    """
-    with extra("Pillow", "image.save"):
-        from PIL import Image
-
-    # on the CPU a picture is checked, and not only marked with NaN
-    pixels = (
-        as_photo(image.cpu() if isinstance(image, Tensor) else image, "image").detach().mul(255).round().to(torch.uint8)
-    )
-    suffix = Path(path).suffix.lower()
-    if Image.registered_extensions().get(suffix) not in Image.SAVE:
-        raise CamfnError(f"save: expected a name in .png or .jpg, got {str(path)!r}")
-    # a photo compresses hardly better at a higher level, which takes three times as long
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path, quality=95, compress_level=1)

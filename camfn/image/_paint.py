@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from .._shared.checks import number, same_device, tensor, whole
+from .._shared.checks import number, one_of, same_device, tensor, whole
 from .._shared.devices import brought
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
 from ._checks import as_float, as_maps, as_photo, clamped
-from ._scale import upsample
+from ._scale import peer_postprocess, upsample
 
 _ZERO = {"seismic": 0.5}
 """The position of the neutral color in a colormap; 0 in all others."""
@@ -77,7 +79,14 @@ def relief(gradient: Tensor, *, quantile: float = 0.99) -> Tensor:
     return (0.5 + 0.5 * safe_divide(work, scale)).clamp(0, 1).to(gradient.dtype)
 
 
-def overlay(photo: Tensor, heatmap: Tensor, *, alpha: float = 0.5, colormap: str = "turbo") -> Tensor:
+def overlay(
+    photo: Tensor,
+    heatmap: Tensor,
+    *,
+    alpha: float = 0.5,
+    colormap: str | None = None,
+    like: Literal["grad-cam"] | None = None,
+) -> Tensor:
     """Lay heatmaps over photos, the more opaque the further from their zero.
 
     The opacity rises linearly from nothing at zero to `alpha` at half the range and stays there, so that the photo is
@@ -88,13 +97,17 @@ def overlay(photo: Tensor, heatmap: Tensor, *, alpha: float = 0.5, colormap: str
         photo: (B, 3, H, W), or one (3, H, W) for all heatmaps; RGB, float in [0, 1] or uint8.
         heatmap: (B, h, w) in [0, 1], as `normalize` makes it, of any size; it is upsampled to the photo.
         alpha: opacity of strong colors, 0 to 1.
-        colormap: as in `colorize`; "seismic" for maps normalized with `signed=True`.
+        colormap: as in `colorize`, "turbo" by default; "seismic" for maps normalized with `signed=True`.
+        like: "grad-cam" draws the picture of pytorch-grad-cam 1.5.7, `show_cam_on_image(..., use_rgb=True)`, in its
+            eight bits: the map as `peer_postprocess` makes it, so a raw one will do; OpenCV's jet, mixed evenly over
+            the whole photo (`alpha` is one less their `image_weight`); then divided by the largest value.
 
     Returns:
         (B, 3, H, W), RGB in [0, 1], device and dtype of `photo` (float32 for uint8).
 
     Raises:
-        CamfnError: a photo outside [0, 1], such as one normalized for a model; other batch sizes; as in `colorize`.
+        CamfnError: a photo outside [0, 1], such as one normalized for a model; other batch sizes; a colormap beside
+            `like`; as in `colorize`.
 
     Example:
         >>> import torch
@@ -104,18 +117,36 @@ def overlay(photo: Tensor, heatmap: Tensor, *, alpha: float = 0.5, colormap: str
     """
     photos = as_photo(photo, "photo", batched=True)
     photos = photos if photos.ndim == 4 else photos[None]
-    work = _heatmap(heatmap)
+    if like is not None:
+        one_of("overlay: like", like, ["grad-cam"])
+        if colormap is not None:
+            raise CamfnError(f"overlay: like='grad-cam' draws in jet: leave out colormap={colormap!r}, or like")
+    work = _heatmap(heatmap) if like is None else as_maps(heatmap, "heatmap", spatial=2, waits=False)
     if photos.shape[0] not in (1, work.shape[0]):
         raise CamfnError(f"overlay: expected one photo, or one a heatmap, got {len(photos)} for {len(work)} heatmaps")
     number("overlay: alpha", alpha, "[0, 1]", "An opacity")
     same_device("overlay: heatmap", work, photos, "photo")
+    if like is not None:
+        mixed = _as_grad_cam_draws(photos, peer_postprocess(work, photos.shape[-2:]).to(photos.dtype), alpha)
+        return mixed.to(photo.dtype) if photo.is_floating_point() else mixed
     heat = upsample(work, photos.shape[-2:]).to(photos.dtype)
+    colormap = "turbo" if colormap is None else colormap
     colors = _colors(colormap)
     zero = _ZERO.get(colormap, 0.0)
     strength = (heat - zero).abs() / max(zero, 1 - zero)
     opacity = alpha * (2 * strength).clamp(max=1)
     blend = torch.lerp(photos, _paint(heat, colors), opacity[:, None])
     return blend.to(photo.dtype) if photo.is_floating_point() else blend
+
+
+def _as_grad_cam_draws(photos: Tensor, heat: Tensor, alpha: float) -> Tensor:
+    """Mix photos (B, 3, H, W) and the jet of heat (B, H, W) in [0, 1], in the steps of pytorch-grad-cam."""
+    level = (255 * heat).floor() / 255
+    # OpenCV's jet: a tent for each color, from 0 to 1 in a quarter of the range
+    tents = [torch.minimum(4 * level - low, high - 4 * level) for low, high in ((1.5, 4.5), (0.5, 3.5), (-0.5, 2.5))]
+    jet = (255 * torch.stack(tents, 1).clamp(0, 1)).round() / 255
+    mixed = torch.lerp(photos, jet, alpha)
+    return (255 * safe_divide(mixed, mixed.amax((1, 2, 3), keepdim=True))).floor() / 255
 
 
 def slices(
@@ -205,6 +236,8 @@ def curve(series: Tensor, heatmap: Tensor, *, height: int = 120, colormap: str =
             f"curve: expected a series (L,) or (channels, L), a heatmap (l,) and a height of at least 2, got "
             f"{tuple(series.shape)}, {tuple(heatmap.shape)} and {height}"
         )
+    if 0 in heatmap.shape:
+        raise CamfnError(f"curve: heatmap: expected at least one value, got shape {tuple(heatmap.shape)}")
     rows = as_maps(series if series.ndim == 2 else series[None], "series", waits=False).detach()
     low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
     level = (height - 1) * (1 - safe_divide(rows - low, high - low))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from camfn import CamfnError, image
-from camfn.image import _detections as module
+from camfn.image import _labels as module
+from camfn.image._labels import class_color
 from tests.nets.small import images
 
 BOXES = torch.tensor([[4.0, 6.0, 30.0, 28.0], [20.0, 10.0, 60.0, 36.0], [22.0, 12.0, 50.0, 30.0]])
@@ -60,13 +61,13 @@ def test_the_box_of_each_class_has_its_color_and_small_photos_are_enlarged() -> 
     assert drawn.shape == (3, 400, 640)
     pixels = (drawn * 255).round().permute(1, 2, 0).int()
     for index, box in ((1, BOXES[0]), (2, BOXES[1])):
-        color = torch.tensor(image._detections.color_of(index), dtype=torch.int)
+        color = torch.tensor(class_color(index), dtype=torch.int)
         x0, y0, x1, y1 = (box * 10).int().tolist()
         on = (pixels == color).all(-1)
         assert on[(y0 + y1) // 2, x0 - 2 : x0 + 3].any()
         assert on[y1 - 2 : y1 + 3, (x0 + x1) // 2 + 40].any()
     assert image.detections(photo, cam, BOXES, least=0).shape == (3, *SIZE)
-    assert len({module.color_of(n) for n in range(80)}) == 80
+    assert len({class_color(n) for n in range(80)}) == 80
 
 
 def test_without_detections_the_photo_is_left() -> None:

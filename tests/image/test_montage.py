@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -158,47 +157,6 @@ def test_montage_refuses_what_it_cannot_lay_out() -> None:
         image.montage([picture], cell=(0, 4))
     with pytest.raises(ValueError, match="background"):
         image.montage([picture], background=255)
-
-
-def test_png_gives_back_the_bytes(tmp_path: Path) -> None:
-    from PIL import Image
-
-    byte = (rand(3, 7, 11) * 255).round().to(torch.uint8)
-    for name, picture in (("bytes.png", byte), ("floats.PNG", byte / 255), ("doubles.png", byte.double() / 255)):
-        image.save(picture, tmp_path / name)
-        with Image.open(tmp_path / name) as opened:
-            assert opened.mode == "RGB"
-            assert torch.equal(torch.from_numpy(np.array(opened)).permute(2, 0, 1), byte)
-
-
-def test_save_rounds_to_the_nearest_byte(tmp_path: Path) -> None:
-    from PIL import Image
-
-    image.save(torch.tensor([0.4, 99.6, 254.6])[:, None, None] / 255, tmp_path / "one.png")
-    with Image.open(tmp_path / "one.png") as opened:
-        assert opened.getpixel((0, 0)) == (0, 100, 255)
-
-
-def test_jpeg_is_close(tmp_path: Path) -> None:
-    from PIL import Image
-
-    ramp = torch.linspace(0, 1, 64).expand(3, 32, 64)
-    image.save(ramp, str(tmp_path / "ramp.jpg"))
-    with Image.open(tmp_path / "ramp.jpg") as opened:
-        assert opened.format == "JPEG"
-        got = torch.from_numpy(np.array(opened)).permute(2, 0, 1) / 255
-    torch.testing.assert_close(got, ramp, atol=0.02, rtol=0)
-
-
-def test_save_refuses_unknown_names_and_what_is_no_picture(tmp_path: Path) -> None:
-    for name in ("map.npy", "map"):
-        with pytest.raises(ValueError, match=r"\.png or \.jpg"):
-            image.save(torch.zeros(3, 4, 4), tmp_path / name)
-    with pytest.raises(ValueError, match=r"image\[0\]"):
-        image.save(torch.zeros(1, 3, 4, 4), tmp_path / "map.png")
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        image.save(torch.full((3, 4, 4), -1.0), tmp_path / "map.png")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

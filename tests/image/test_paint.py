@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from camfn import image
+from camfn import CamfnError, image
 
-from .common import rand
+from .common import rand, randn
 
 
 def test_colorize_meets_the_colors_of_the_map_and_lies_between_them() -> None:
@@ -160,3 +161,55 @@ def test_a_curve_goes_through_its_samples() -> None:
 def test_slices_and_curves_refuse_other_shapes(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def by_hand(photo: NDArray[np.float32], mask: NDArray[np.float32], weight: float) -> NDArray[np.uint8]:
+    """What `show_cam_on_image` of pytorch-grad-cam does, in loops; jet by its straight lines, in bytes."""
+    found = np.zeros(photo.shape)
+    for y, x in np.ndindex(*mask.shape):
+        level = int(255 * mask[y, x]) / 255
+        for channel, middle in enumerate((0.75, 0.5, 0.25)):
+            color = round(255 * min(max(1.5 - 4 * abs(level - middle), 0.0), 1.0)) / 255
+            found[y, x, channel] = (1 - weight) * color + weight * photo[y, x, channel]
+    scaled: NDArray[np.uint8] = (255 * (found / found.max())).astype(np.uint8)
+    return scaled
+
+
+@pytest.mark.parametrize("weight", [0.5, 0.3, 0.0, 1.0])
+def test_like_grad_cam_is_the_picture_they_had(weight: float) -> None:
+    photo = rand(3, 20, 24)
+    raw = randn(2, 20, 24)
+    found = image.overlay(photo, raw, like="grad-cam", alpha=1 - weight)
+    for one, cam in zip(found, raw):
+        clipped = cam.clamp(min=0).numpy()
+        mask = clipped / (1e-7 + clipped.max())
+        expected = by_hand(photo.permute(1, 2, 0).numpy(), mask, weight)
+        got = (255 * one).permute(1, 2, 0).numpy()
+        assert np.abs(got - got.round()).max() < 1e-3
+        # a level that rounding puts on the other side of a step of the colors moves a color by 4 steps of 255
+        assert (np.abs(got - expected) > 1.01).mean() < 0.005
+        assert np.abs(got - expected).max() < 5.01
+
+
+def test_like_grad_cam_is_that_package() -> None:
+    pytest.importorskip("cv2", reason="needs OpenCV")
+    peer = pytest.importorskip("pytorch_grad_cam.utils.image", reason="needs grad-cam")
+    photo, raw = rand(3, 56, 60), randn(1, 7, 8)
+    mask = peer.scale_cam_image(peer.scale_cam_image(np.maximum(raw.numpy(), 0), (60, 56)))[0]
+    expected = peer.show_cam_on_image(photo.permute(1, 2, 0).numpy(), mask, use_rgb=True)
+    for given in (raw, image.normalize(raw), image.peer_postprocess(raw, (56, 60))):
+        got = (255 * image.overlay(photo, given, like="grad-cam")[0]).permute(1, 2, 0).numpy()
+        assert (np.abs(got - expected) > 1.01).mean() < 0.005
+        assert np.abs(got - expected).max() < 5.01
+
+
+def test_like_grad_cam_refuses_what_that_package_does_not_draw() -> None:
+    photo, heat = rand(3, 8, 8), rand(1, 8, 8)
+    with pytest.raises(CamfnError, match="leave out colormap='viridis'"):
+        image.overlay(photo, heat, like="grad-cam", colormap="viridis")
+    with pytest.raises(CamfnError, match="expected 'grad-cam'"):
+        image.overlay(photo, heat, like="captum")  # type: ignore[arg-type]
+    with pytest.raises(CamfnError, match="NaN"):
+        image.overlay(photo, heat * torch.nan, like="grad-cam")
+    black = image.overlay(torch.zeros(3, 8, 8), heat, like="grad-cam", alpha=0.0)
+    assert bool((black == 0).all())
