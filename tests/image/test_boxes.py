@@ -29,7 +29,7 @@ def test_boxes_are_drawn_where_they_are() -> None:
         (lambda: image.boxes(torch.rand(3, 4, 4), torch.tensor([[3.0, 0.0, 1.0, 2.0]])), "x0 <= x1"),
         (lambda: image.boxes(torch.rand(3, 4, 4), torch.zeros(1, 4), ["a", "b"]), "labels: expected one"),
         (lambda: image.boxes(torch.rand(3, 4, 4), torch.zeros(1, 4), classes=[1, 2]), "classes: expected one"),
-        (lambda: image.boxes(torch.rand(3, 4, 4), torch.zeros(1, 4), classes=["a"]), "list of indices"),
+        (lambda: image.boxes(torch.rand(3, 4, 4), torch.zeros(1, 4), classes=["a"]), "list of indices"),  # type: ignore[list-item]
         (lambda: image.boxes(torch.rand(3, 4, 4), torch.zeros(1, 4), classes=[1], color="red"), "leave out color"),
         (lambda: image.boxes(torch.rand(3, 4, 4), torch.zeros(1, 4), color="no color"), "'yellow'"),
     ],

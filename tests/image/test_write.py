@@ -90,7 +90,12 @@ def test_bytes_of_each_kind_and_no_other() -> None:
 
 def test_show_in_a_viewer_in_a_notebook_and_without_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(ImageShow, "show", lambda picture, title: seen.append((picture.size, title)) or True)
+
+    def viewer(picture: Any, title: str | None) -> bool:
+        seen.append((picture.size, title))
+        return True
+
+    monkeypatch.setattr(ImageShow, "show", viewer)
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from camfn import capture_levels, zoo
-from camfn.image._detections import color_of
+from camfn.image._labels import class_color
 from camfn.methods import odam
 from camfn.targets import box_score, detections, head_for
 from camfn.tiny._nets import Detector
@@ -40,7 +40,7 @@ def test_boxes_are_found_and_drawn(photo: Path, tmp_path: Path) -> None:
         assert box[1] - 2 <= 4 * y + 2 <= box[3] + 2
         with Image.open(out / found[label]["overlay"]) as drawn:
             assert drawn.size == (256, 256)
-            lines = (np.asarray(drawn.convert("RGB")) == color_of(label)).all(-1)
+            lines = (np.asarray(drawn.convert("RGB")) == class_color(label)).all(-1)
         assert lines.sum() > 100
 
 
@@ -84,7 +84,7 @@ def test_one_picture_of_all_boxes_and_the_maps_in_one_folder(photo: Path, tmp_pa
         pixels = np.asarray(drawn.convert("RGB"))
     assert pixels.shape == (640, 640, 3)
     for label in WORLD.labels[0].tolist():
-        assert (pixels == color_of(label)).all(-1).sum() > 500  # of its box and its label
+        assert (pixels == class_color(label)).all(-1).sum() > 500  # of its box and its label
     again = run(photo, *options)
     assert again.exit_code == 2
     assert "exists already" in again.output
