@@ -281,7 +281,7 @@ def run_to_end(
             raise inner_transform(name)
         picked = chosen_tensor(name, output, select)
         # the network may overwrite its own
-        activations[name].append(floating(name, picked if handed_on else dequantized(picked)).clone())
+        activations[name].append(floating(name, picked if handed_on is not None else dequantized(picked)).clone())
         if handed_on is None:
             return output
         return replace_tensor(output, picked, handed_on((name, len(activations[name]) - 1), picked))

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from .._layout.readings import check_layout
 from .._shared.checks import describe
-from .._shared.errors import ArgumentTypeError, CaptureError, DerivativeError
+from .._shared.errors import ArgumentTypeError, CaptureError, DerivativeError, first_line
 from .._shared.inputs import check_images
 from .._shared.levels import is_differentiated
 from .._shared.spelling import near
@@ -51,19 +51,36 @@ def check_model(model: nn.Module) -> None:
 
 
 @contextmanager
-def naming_what_has_no_data(model: nn.Module, inputs: Any) -> Iterator[None]:
-    """Name the parameter on the meta device, which holds no data, where a run on inputs with data fails."""
+def naming_misplaced(model: nn.Module, inputs: Any) -> Iterator[None]:
+    """Where a run fails, name a parameter without data, or inputs of another device or dtype than the parameters."""
     try:
         yield
     except RuntimeError as error:
+        leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
         away = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
-        if away and not all(leaf.is_meta for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)):
+        if away and not all(leaf.is_meta for leaf in leaves):
             raise CaptureError(
                 f"the parameter {away!r} is on the meta device, without data: it was never loaded, or is offloaded. "
                 "Load the whole model on one device first, for example without device_map, or "
                 "model.to_empty(device='cpu') and load_state_dict. For shapes alone, pass inputs on the meta device too"
             ) from error
+        _name_what_differs(model, [leaf for leaf in leaves if leaf.is_floating_point()], error)
         raise
+
+
+def _name_what_differs(model: nn.Module, leaves: list[Tensor], error: RuntimeError) -> None:
+    """Raise an error about inputs of another device or dtype, where the floating parameters share one of each."""
+    parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+    for what in ("device", "dtype"):
+        known = {getattr(parameter, what) for parameter in parameters}
+        other = next((leaf for leaf in leaves if getattr(leaf, what) not in known), None)
+        if len(known) == 1 and other is not None:
+            (its,) = known
+            call = f"{str(its)!r}" if what == "device" else f"{its}"
+            raise CaptureError(
+                f"the model's parameters have {what} {its}, an input of shape {tuple(other.shape)} has {what} "
+                f"{getattr(other, what)}, and the run failed: {first_line(error)}. Pass inputs.to({call})"
+            ) from error
 
 
 def dequantized(activations: Tensor) -> Tensor:

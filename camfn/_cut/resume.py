@@ -24,7 +24,7 @@ from .layer_checks import (
     chosen_calls,
     chosen_tensor,
     dequantized,
-    naming_what_has_no_data,
+    naming_misplaced,
     quantized_like,
 )
 from .layouts import layouts_for
@@ -99,7 +99,7 @@ class Recorded(NamedTuple):
 def _recorded(of: AtLayer, inputs: Inputs) -> Recorded:
     model, name = bare(of.model), of.name
     keep = keeps_graph("resume", model, inputs, of.differentiable)
-    with torch.inference_mode(False), torch.set_grad_enabled(keep), naming_what_has_no_data(model, inputs):
+    with torch.inference_mode(False), torch.set_grad_enabled(keep), naming_misplaced(model, inputs):
         at = _first_call(model, name, of.call, inputs)
         recorder = Recorder(model, name, at, of.call)
         outputs = recorder.run(copy_of(inputs))

@@ -13,7 +13,7 @@ from torch import nn
 
 from .._shared.inputs import call, copy_of
 from .graft import graft
-from .layer_checks import naming_what_has_no_data
+from .layer_checks import naming_misplaced
 from .traced import Traced, entering, leaving
 
 Around: TypeAlias = Callable[[], AbstractContextManager[Any]]
@@ -87,7 +87,7 @@ class Grafted:
         self.slot.leave = leave
         if enter is not None:
             self.slot.enter = enter
-        with around(), naming_what_has_no_data(self.root, inputs):
+        with around(), naming_misplaced(self.root, inputs):
             outputs = call(self.graft, copy_of(inputs))
         del self.slot.leave
         if enter is not None:

@@ -28,6 +28,9 @@ from .recurrent import stepwise
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+_KEEPS_EMPTY = torch.__version__ >= "2.14"
+
+
 class Traced:
     """As `Grafted`, under the compiler."""
 
@@ -68,7 +71,7 @@ def _tapped(
 ) -> Iterator[None]:
     """Put hooks in new registries, for the compiler does not trace a change of those there are."""
     names = ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
-    before = [tuple(getattr(module, name) for name in names) for module in modules.values()]
+    before = [tuple(_registry(module, name) for name in names) for module in modules.values()]
     for name, module in modules.items():
         hooks, first, with_kwargs = (getattr(module, key) for key in names)
         module._forward_hooks = OrderedDict([(-2, leaving(name, leave)), *hooks.items()])
@@ -87,7 +90,7 @@ def _tapped(
 def _mended(model: nn.Module) -> Iterator[None]:
     """Let norms answer in arithmetic: `batch_norm.mend_backward` needs a graph, which a trace has not."""
     norms = [module for module in model.modules() if is_plain_norm(module)]
-    before = [module._forward_hooks for module in norms]
+    before = [_registry(module, "_forward_hooks") for module in norms]
     for module in norms:
         module._forward_hooks = OrderedDict([(-1, _in_arithmetic), *module._forward_hooks.items()])
     try:
@@ -147,6 +150,12 @@ def traced_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
     finally:
         for module, (parameters, buffers) in zip(modules, before):
             module._parameters, module._buffers = parameters, buffers
+
+
+def _registry(module: nn.Module, name: str) -> Any:
+    """Return a registry of hooks to put back: before torch 2.14 compiled code puts a plain dict for an empty one."""
+    registry = getattr(module, name)
+    return registry if _KEEPS_EMPTY or registry else OrderedDict()
 
 
 def leaving(name: str, leave: Callable[[str, Any], Any]) -> Callable[[nn.Module, Any, Any], Any]:

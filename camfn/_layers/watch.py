@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._cut.graft import graft
-from .._cut.layer_checks import naming_what_has_no_data
+from .._cut.layer_checks import naming_misplaced
 from .._shared.devices import tensor_on
 from .._shared.errors import CamfnError
 from .._shared.inputs import Images, all_images_of, call, copy_of, tensors_in
@@ -119,7 +119,7 @@ def watch(model: nn.Module, inputs: Any) -> Watched:
     for key, module in watched.owned.items():
         module.register_forward_pre_hook(enter, with_kwargs=True)
         module.register_forward_hook(leave(*names[key]))
-    with torch.inference_mode(False), torch.no_grad(), naming_what_has_no_data(model, inputs):
+    with torch.inference_mode(False), torch.no_grad(), naming_misplaced(model, inputs):
         outputs = call(watched, copy_of(inputs))
     rewritten = {id(x) for x, version in versions if x.is_inference() or x._version != version}
     return Watched(calls, outputs, rewritten)

@@ -325,6 +325,31 @@ def test_two_that_could_be_the_map() -> None:
 # ----------------------------------------------------------------------------------------------- parts that cannot be
 
 
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (X.double(), r"dtype torch.float32, an input .* has dtype torch.float64, .*inputs.to\(torch.float32\)"),
+        (X.bfloat16(), r"has dtype torch.bfloat16, .*inputs.to\(torch.float32\)"),
+        (X.to("meta"), r"have device cpu, an input .* has device meta, .*inputs.to\('cpu'\)"),
+    ],
+)
+def test_inputs_of_another_dtype_or_device_than_the_parameters(other: Tensor, told: str) -> None:
+    net = seeded(Net)
+    for run in (
+        lambda: capture(net, "blocks.1")(other, 1),
+        lambda: explainer(grad_cam, net, "blocks.1")(other, 1),
+        lambda: resume(net, "blocks.1")(other),
+        lambda: network.input_gradient(net)(other, 1),
+    ):
+        with pytest.raises(CaptureError, match=told):
+            run()
+    if not other.is_meta:
+        with pytest.raises(CaptureError, match=told):
+            suggest(net, other)
+    with pytest.raises(RuntimeError, match="expected input"):
+        capture(net, "blocks.1")(X[:, :2], 1)
+
+
 def test_parameters_without_data() -> None:
     net = Net()
     net.head = net.head.to("meta")
