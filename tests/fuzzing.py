@@ -204,6 +204,9 @@ OWN: dict[str, Callable[[], Any]] = {
     "concepts.maps": lambda: positive(1, 2, 3, 3),
     "concepts.labels": lambda: ["a", "b"],
     "montage.images": lambda: [unit(3, 8, 8), unit(3, 6, 9)],
+    "figure.photos": lambda: unit(2, 3, 8, 8),
+    "figure.maps": lambda: noise(2, 2, 4, 4),
+    "figure.columns": lambda: ["a", "b"],
     "montage.captions": lambda: ["a", "b"],
     "overlay.heatmap": lambda: unit(1, 4, 4),
     "slices.heatmap": lambda: unit(3, 4, 4),
@@ -353,6 +356,7 @@ VALUES = [
     "Prepared",
     "Detections",
     "known_head",
+    "Figure",
 ]
 """Classes of values, which check nothing."""
 INNER = [

@@ -15,6 +15,7 @@ from .. import image
 from .._shared.errors import UsageError
 from .._shared.files import write_whole
 from .._shared.optional import extra
+from ..image._vector import settings, written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,12 +59,13 @@ def save_figure(file: Path, panels: Sequence[Panel], alpha: float, colormap: str
     file.parent.mkdir(parents=True, exist_ok=True)
     whole = list(panels)
     if file.suffix.lower() != ".pdf":
-        write_whole(file, lambda path: page(whole, alpha, colormap).savefig(path, dpi=200))
+        data = written(page(whole, alpha, colormap), file.suffix.lower()[1:], dpi=200)
+        write_whole(file, lambda path: path.write_bytes(data))
         return
     from matplotlib.backends.backend_pdf import PdfPages
 
     def write(path: Path) -> None:
-        with PdfPages(path) as pdf:
+        with settings(), PdfPages(path, metadata={"CreationDate": None}) as pdf:
             for start in range(0, len(whole), ROWS):
                 pdf.savefig(page(whole[start : start + ROWS], alpha, colormap), dpi=300)
 

@@ -69,8 +69,8 @@ class TableOptions(NamedTuple):
             UsageError: names the option.
         """
         from .._shared.errors import UsageError
-        from ..evaluate._tables.plots import KINDS
         from ..evaluate._tables.versus import find_case
+        from ..image._vector import KINDS
 
         for option, path in (("latex", self.latex), ("markdown", self.markdown), ("ranks", self.ranks)):
             if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):

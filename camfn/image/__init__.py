@@ -4,6 +4,8 @@ from ._boxes import boxes as boxes
 from ._concepts import concepts as concepts
 from ._detections import detections as detections
 from ._detections import inside as inside
+from ._figure import Figure as Figure
+from ._figure import figure as figure
 from ._montage import montage as montage
 from ._montage import slice_montage as slice_montage
 from ._paint import colorize as colorize
@@ -24,11 +26,13 @@ from ._write import to_numpy as to_numpy
 from ._write import to_pil as to_pil
 
 __all__ = [
+    "Figure",
     "boxes",
     "colorize",
     "concepts",
     "curve",
     "detections",
+    "figure",
     "inside",
     "montage",
     "normalize",

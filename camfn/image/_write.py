@@ -15,6 +15,7 @@ import torch
 from .._shared.checks import is_concrete
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.optional import extra
+from ._figure import Figure
 from ._read import read
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def to_bytes(picture: Picture, kind: str = "png") -> bytes:
     return _encoded(picture, f".{kind.lower().lstrip('.')}", "to_bytes", kind)
 
 
-def save(picture: Picture, path: str | PathLike[str]) -> None:
+def save(picture: Picture | Figure, path: str | PathLike[str]) -> None:
     """Write a picture to a file, in the format its name ends in; a file already there is replaced.
 
     Args:
@@ -129,7 +130,7 @@ def save(picture: Picture, path: str | PathLike[str]) -> None:
         ...     save(torch.rand(3, 8, 8), f"{folder}/noise.png")
     """
     place = Path(path)
-    if hasattr(picture, "to_bytes") and hasattr(picture, "save"):  # a figure
+    if isinstance(picture, Figure):
         picture.save(place)
         return
     place.write_bytes(_encoded(picture, place.suffix.lower(), "save", str(path)))

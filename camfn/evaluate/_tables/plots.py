@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any
 from ..._shared.errors import UsageError
 from ..._shared.files import write_whole
 from ..._shared.optional import extra
+from ...image._vector import KINDS, written
 from .._measures.own import in_order, known_metric, short
 from .._measures.row import Row
 from .rank import rank
 from .standing import Standing, labels
 from .versus import Friedman, friedman
-
-KINDS = ("png", "pdf", "svg")
-"""Kinds of files that `write_ranks` makes."""
 
 _COST_PLOTS = ("energy_in_box", "iou", "insertion", "deletion", "road_combined", "average_gain", "average_drop", "adcc")
 """Metrics to plot against the cost, up to six; other metrics fill the places of those without numbers."""
@@ -219,8 +216,5 @@ def _name_points(axes: Any, points: list[tuple[float, float, str]]) -> None:
 
 
 def _drawn(figure: Any, kind: str = "png") -> bytes:
-    """Draw a figure as a file of this kind, without the date."""
-    buffer = io.BytesIO()
-    dated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
-    figure.savefig(buffer, format=kind, metadata=dated)
-    return buffer.getvalue()
+    """Draw a figure as a file of this kind: letters as letters, without the date."""
+    return written(figure, kind, dpi=90 if kind == "png" else 300)
