@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,8 +72,8 @@ def score_variants(
 
     A function `scores` may have a method `score_many`: it takes n batches, (n, B, ...), as one and returns (n, B); and
     a method `rows_at_once`: it takes B and returns how many rows "auto" is to run at once, or None; and a method
-    `tried_once`: it takes the first changed batch, the chunk size and the function that tries on these whether batches
-    may run as one, and returns what this function returns, or returned before for the same two.
+    `tried_once`: it takes the first changed batch, the chunk size and the function that tries on a batch whether
+    batches may run as one, and returns what this function returns, or returned before, of a batch of that shape.
     `score_many` avoids `vmap` over the network, which is slower. It is used if it gives very different batches the
     scores that they have one by one, and if the scores of one more batch among those of each run stay what they are.
     Otherwise the rows run by `run_in_chunks`: under `vmap`, or one by one. Where data
@@ -113,10 +113,11 @@ def score_variants(
     if score_many is not None and writes_graph():
         return chunked(partial(run, score_many), rows, chunk_size, progress, "folded")
     first = change(rows[0])
-    known, together = None, False
+    tried, known, together = first, None, False
     if score_many is not None:
-        trial = partial(_tried, score_many, checked, first, chunk_size)
-        known, together = scores.tried_once(first, chunk_size, trial) if hasattr(scores, "tried_once") else trial()
+        trial = partial(_tried, score_many, checked, chunk_size)
+        once = getattr(scores, "tried_once", None)
+        tried, known, together = trial(first) if once is None else once(first, chunk_size, trial)
     if score_many is not None and known is not None and chunk_size == 1:
         return chunked(partial(run, score_many), rows, 1, progress, "one by one")
     if score_many is not None and known is not None and together:
@@ -124,7 +125,7 @@ def score_variants(
         if rows_at_once is not None and chunk_size == "auto":
             chunk_size = rows_at_once(first.shape[0]) or "auto"
         fits = not isinstance(chunk_size, int) or chunk_size > Guarded.FEWEST
-        guarded = Guarded(score_many, first, known, fits)
+        guarded = Guarded(score_many, tried, known, fits)
         size = chunk_size - 1 if isinstance(chunk_size, int) and fits else chunk_size
         found = chunked(partial(run, guarded), rows, size, progress, "folded")
         if guarded.held:
@@ -133,16 +134,24 @@ def score_variants(
         return run_each(lambda row: checked(change(row)), rows, chunk_size, progress)
 
 
-Trial: TypeAlias = "tuple[Tensor | None, bool]"
-"""The scores of a batch, None where the network reads it, keeps it or draws; and whether batches may run as one."""
+class Trial(NamedTuple):
+    """What a trial showed: a batch, its scores, and whether batches may run as one.
+
+    The scores are None where the network reads the batch, keeps it or draws.
+    """
+
+    batch: Tensor
+    known: Tensor | None
+    together: bool
 
 
 def _tried(
-    score_many: Callable[[Tensor], Tensor], scores: Callable[[Tensor], Tensor], batch: Tensor, chunk_size: ChunkSize
+    score_many: Callable[[Tensor], Tensor], scores: Callable[[Tensor], Tensor], chunk_size: ChunkSize, batch: Tensor
 ) -> Trial:
     """Score a batch, and try whether `score_many` scores several as `scores` does each; not where one runs at once."""
     known = steady(scores, batch)
-    return known, known is not None and chunk_size != 1 and folds(score_many, scores, batch, known, chunk_size)
+    together = known is not None and chunk_size != 1 and folds(score_many, scores, batch, known, chunk_size)
+    return Trial(batch, known, together)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ._inputs.photos import read_records as read_records
 from ._inputs.photos import Records as Records
 from ._inputs.protocol import Protocol as Protocol
 from ._measures.core import evaluate_photo as evaluate_photo
+from ._measures.memo import Shared as Shared
 from ._measures.metrics import Metric as Metric
 from ._measures.metrics import METRICS as METRICS
 from ._measures.own import metric as metric

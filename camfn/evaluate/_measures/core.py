@@ -24,7 +24,7 @@ from .._inputs.cases import BASELINES, Case, center, method_of
 from .._inputs.photos import Photo
 from .._inputs.protocol import Protocol
 from .cost import flops_of
-from .memo import Layers, Taken
+from .memo import Layers, Shared, Taken, noise_like
 from .metrics import Explanation, Metric
 from .own import metrics_of
 from .row import Row
@@ -38,7 +38,7 @@ def evaluate_photo(
     protocol: Protocol,
     *,
     device: torch.device | str = "cpu",
-    layers: Layers | None = None,
+    shared: Shared | None = None,
 ) -> Iterator[Row]:
     """Explain one photo in several ways, and measure each; a row depends on the arguments alone.
 
@@ -53,7 +53,7 @@ def evaluate_photo(
         loaded: from `zoo.load`, on the device.
         protocol: the settings of the measurement.
         device: where to run.
-        layers: layers of this model found for earlier photos; new ones are added.
+        shared: what photos of this model share, such as its layers; one `Shared()` for all calls.
 
     Yields:
         A row for each case, in order; for a photo that cannot be read, one without a case.
@@ -76,7 +76,7 @@ def evaluate_photo(
         >>> list(rows[0].values), round(rows[0].forwards)
         (['energy_in_box'], 1)
     """
-    layers = {} if layers is None else layers
+    shared = shared or Shared()
     measures = metrics_of(protocol)
     try:
         picture = photo.read()
@@ -86,7 +86,7 @@ def evaluate_photo(
     seen: Seen | None = None
     failure: Exception | None = None
     try:
-        seen = Seen(photo, picture, loaded, protocol, device)
+        seen = Seen(photo, picture, loaded, protocol, device, shared)
     except Exception as error:
         _settle(device, error)
         failure = error
@@ -98,7 +98,7 @@ def evaluate_photo(
             continue
         row = row._replace(target=seen.index, probability=seen.probability)
         try:
-            explained = _Explained(case, seen, layers)
+            explained = _Explained(case, seen, shared.layers)
             row = explained.row(row)
         except Exception as error:
             _settle(device, error)
@@ -144,8 +144,9 @@ def layer_of(
     known = {} if known is None else known
     key = (case.layer, info.kind == "attention", images.shape)
     if key not in known:
-        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
-        known[key] = choose_layer(model, noise, None if case.layer == "auto" else case.layer, method, target)
+        known[key] = choose_layer(
+            model, noise_like(images), None if case.layer == "auto" else case.layer, method, target
+        )
     return known[key]
 
 

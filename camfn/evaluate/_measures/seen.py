@@ -20,7 +20,7 @@ from .._inputs.photos import Photo, boxes_in_view
 from .._inputs.protocol import Protocol
 from .._inputs.target import choice_of
 from .cost import flops_of
-from .memo import Captures, Scores
+from .memo import Captures, Scores, Shared
 
 
 class Seen:
@@ -32,6 +32,7 @@ class Seen:
         loaded: the model, on the device.
         protocol: the settings of the measurement.
         device: where the model is.
+        shared: what all photos of the model share.
 
     Attributes:
         images: (1, C, H, W), as the model takes them.
@@ -39,15 +40,22 @@ class Seen:
         score: the target, after its choices.
         index: the class; None for a target without one.
         probability: the model's probability of the class, or None.
+        outputs: what the model returned of the photo.
         one_forward: operations of one forward.
         captures: captures of layers for the target.
     """
 
     def __init__(
-        self, photo: Photo, picture: Image.Image, loaded: Loaded, protocol: Protocol, device: torch.device | str
+        self,
+        photo: Photo,
+        picture: Image.Image,
+        loaded: Loaded,
+        protocol: Protocol,
+        device: torch.device | str,
+        shared: Shared,
     ) -> None:
         self.photo, self.picture, self.loaded = photo, picture, loaded
-        self.model, self.protocol, self.device = loaded.model, protocol, device
+        self.model, self.protocol, self.device, self.shared = loaded.model, protocol, device, shared
         # convolutions on the CPU are faster on channels-last memory
         self.images = loaded.preprocess(picture)[None].to(device, memory_format=torch.channels_last)
         size = tuple(self.images.shape[2:])
@@ -57,6 +65,7 @@ class Seen:
         with torch.no_grad():
             outputs, self.one_forward = flops_of(lambda: loaded.model(self.images))
         (picked,) = choice.pick(outputs)
+        self.outputs = outputs
         self.score = pin(picked.score, outputs)
         self.index = None if picked.classes is None else int(picked.classes[0])
         plain = choice.form not in ("higher", "lower")
@@ -74,4 +83,7 @@ class Seen:
     def scores(self) -> Scores:
         """What the metrics score images by: the probability of the class, or the target itself."""
         measured: Any = self.score if self.probability is None else class_probability(self.index or 0)
-        return Scores(metrics.scores_of(self.model, self.images, measured), self.images)
+        scores = Scores(metrics.scores_of(self.model, self.images, measured), self.images, self.shared)
+        with torch.no_grad():
+            scores.note(self.images, measured(self.outputs))
+        return scores

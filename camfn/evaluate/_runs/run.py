@@ -192,7 +192,7 @@ def _refusal(photo: Photo, loaded: Loaded, protocol: Protocol) -> CamfnError | N
 def _check_layer(case: Case, loaded: Loaded, images: Tensor, models: Models, target: ScoreFn) -> None:
     """Find the layer of a case; the rows record an accident here."""
     try:
-        layer_of(case, method_of(case, torch.Generator()), loaded.model, images, models.layers, target)
+        layer_of(case, method_of(case, torch.Generator()), loaded.model, images, models.shared.layers, target)
     except CamfnError as error:
         raise UsageError(f"{case}: {error}") from error
     except Exception:

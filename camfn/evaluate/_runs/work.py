@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ...zoo import Loaded
 from .._inputs.cases import Case
 from .._inputs.photos import Photo
-from .._measures.memo import Layers
+from .._measures.memo import Shared
 from .._measures.row import Row
 
 Loader = Callable[[str], Loaded]
@@ -63,17 +63,17 @@ def plan(
 
 
 class Models:
-    """Loads models by name, and keeps the last one in memory, with the layers that were found in it."""
+    """Loads models by name, and keeps the last one in memory, with what was found of it."""
 
     def __init__(self, loader: Loader, device: str) -> None:
         self.loader, self.device = loader, device
         self.held: tuple[str, Loaded] | None = None
-        self.layers: Layers = {}
+        self.shared = Shared()
 
     def __call__(self, name: str) -> Loaded:
         if self.held is None or self.held[0] != name:
             self.held = None
-            self.layers = {}
+            self.shared = Shared()
             loaded = self.loader(name)
             loaded.model.to(self.device)
             self.held = (name, loaded)
@@ -81,4 +81,4 @@ class Models:
 
     def forget(self) -> None:
         """Give the memory of the model back."""
-        self.held, self.layers = None, {}
+        self.held, self.shared = None, Shared()

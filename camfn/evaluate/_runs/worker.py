@@ -30,6 +30,6 @@ class Worker:
 
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield each row as soon as it is measured."""
-        loaded, known = self.models(work.model), self.models.layers
+        loaded, known = self.models(work.model), self.models.shared
         device = self.models.device
-        yield from evaluate_photo(work.photo, work.cases, loaded, self.protocol, device=device, layers=known)
+        yield from evaluate_photo(work.photo, work.cases, loaded, self.protocol, device=device, shared=known)
