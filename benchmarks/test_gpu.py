@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_peers
 
 
 def test_without_a_gpu_one_clear_line_and_an_exit_code(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -22,6 +22,7 @@ def test_without_a_gpu_one_clear_line_and_an_exit_code(capsys: pytest.CaptureFix
 
 def test_every_row_runs_and_is_written_as_it_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu, "COMPILING", gpu.BUDGET + 1)  # the two rows of a compiler take a minute
+    monkeypatch.setattr(gpu_peers, "WORK", {})
     page, seen = tmp_path / "page.md", []
     measure = gpu.measure
 
@@ -32,11 +33,24 @@ def test_every_row_runs_and_is_written_as_it_ends(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(gpu, "measure", watched)
     assert gpu.main(["--device", "cpu", "--tiny", "--no-tests", "--out", str(page)]) == 0
     assert seen == [0, *range(2, len(seen) + 1)]
-    lines = [line for line in page.read_text().splitlines() if line.startswith("| ")][1:]
+    first = page.read_text().split("## Beside the peers")[0]
+    lines = [line for line in first.splitlines() if line.startswith("| ")][1:]
     names = [line.split(" | ")[0].strip("| ") for line in lines]
     assert {"Grad-CAM", "Ablation-CAM", "Score-CAM", "Score-CAM, bfloat16", "ROAD", "insertion, 100 steps"} < set(names)
     assert [name for name, line in zip(names, lines) if "out of time" in line] == names[-2:]
     assert not [line for line in lines if "Error" in line]
+
+
+def test_peers_run_beside_camfn_and_are_compared_before_they_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pytorch_grad_cam")
+    network, _ = gpu.load(gpu.TINY)
+    monkeypatch.setattr(gpu_peers, "WORK", {key: gpu_peers.WORK[key] for key in ("Grad-CAM", "LayerCAM")})
+    rows = list(gpu.beside(torch.device("cpu"), gpu.TINY, network, lambda: 1.0))
+    assert [row.package for row in rows] == ["camfn", "grad-cam", "torchcam"] * 2
+    assert not [row for row in rows if row.problem]
+    monkeypatch.setitem(gpu_peers.WORK, "LayerCAM", gpu_peers.WORK["LayerCAM"]._replace(grad_cam="EigenGradCAM"))
+    other = next(row for row in gpu.beside(torch.device("cpu"), gpu.TINY, network, lambda: 1.0) if row.problem)
+    assert other.problem.startswith("another map: a correlation of ")
 
 
 def test_a_row_that_fails_says_why() -> None:
