@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "catalogue": {"attention", "methods", "network"},
     "export": {"catalogue", "_cut", "image"},
     "explore": {"catalogue", "layers", "layout", "image"},
+    "words": {"catalogue", "_cut", "image"},
     "_photos": {INIT, "catalogue", "layers", "layout", "transforms", "zoo"},
     "evaluate": {"_photos", "image", "metrics"},
     "cli": {"evaluate", "explore", "export", "factorize"},
@@ -60,6 +61,7 @@ CORE = set(MAY_IMPORT) - {
     "demo",
     "export",
     "explore",
+    "words",
     "_photos",
     "evaluate",
     "cli",
@@ -121,9 +123,9 @@ def test_the_rooms_of_evaluate_stand_on_those_before(name: str) -> None:
 
 
 def test_the_house_is_small() -> None:
-    assert len(rooms()) <= 27
+    assert len(rooms()) <= 28
     assert max(floors().values()) <= 10
-    assert sum(map(len, rooms().values())) <= 108
+    assert sum(map(len, rooms().values())) <= 113
 
 
 def test_no_private_file_lies_flat() -> None:

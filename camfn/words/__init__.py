@@ -1,0 +1,11 @@
+"""Word by word: where in the picture a multimodal language model looked when it said a word.
+
+`spans(model, inputs)` says where the pictures of a prompt stand in the sequence, `forced` appends an answer to a
+prompt, and `explain` makes a map for every word of the answer from one forward.
+"""
+
+from ._explain import Explained as Explained
+from ._explain import explain as explain
+from ._pieces import Span as Span
+from ._prompt import forced as forced
+from ._spans import spans as spans

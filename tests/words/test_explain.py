@@ -1,0 +1,171 @@
+"""Maps of words equal the equations on what a plain hook and autograd give, word by word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from camfn import CamfnError, methods, words
+from camfn.words._answer import generated
+from camfn.words._layers import maps_of, named_layer
+from camfn.words._spans import pieces
+from tests.nets.multimodal import Case, every_case, load
+
+
+def hooked(case: Case, layer: str, ids: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Activations of a layer, their gradients for each token of an answer, and its log-probabilities, by autograd."""
+    model: Any = case.model
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    kept: list[Tensor] = []
+    hook = model.get_submodule(layer).register_forward_hook(
+        lambda module, args, output: kept.append(output if isinstance(output, Tensor) else output[0]), prepend=True
+    )
+    logits = model(**words.forced(model, case.inputs, ids)).logits[0].log_softmax(-1)
+    hook.remove()
+    start = case.inputs["input_ids"].shape[1] - 1
+    scores = torch.stack([logits[start + k, one] for k, one in enumerate(ids.tolist())])
+    grads = [torch.autograd.grad(score, kept[0], retain_graph=True)[0] for score in scores]
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return kept[0].detach(), grads, scores.detach()
+
+
+def maps_by_hand(activations: Tensor, grads: list[Tensor], span: words.Span, method: str) -> Tensor:
+    """Grad-CAM, LayerCAM or HiResCAM over the places of one span, in float64, place by place, without outer ReLU."""
+    places = [activations[0, at].double() for at in span.positions.tolist()]
+    maps = []
+    for grad in grads:
+        each = [grad[0, at].double() for at in span.positions.tolist()]
+        if method == "grad_cam":
+            weights = sum(each) / len(each)
+            values = [(weights * place).sum() for place in places]
+        elif method == "hires_cam":
+            values = [(g * place).sum() for g, place in zip(each, places)]
+        else:
+            values = [(g.relu() * place).sum() for g, place in zip(each, places)]
+        maps.append(torch.stack(values).reshape(span.grid))
+    return torch.stack(maps).float()
+
+
+@every_case
+def test_grad_cam_of_words_at_a_layer_of_the_language_model_is_the_equation(name: str) -> None:
+    case = load(name)
+    ids = generated(case.model, case.inputs, 3)
+    layer = str(named_layer(case.model, "language"))
+    found = words.explain(case.model, case.inputs, ids, method="grad_cam", layer="language", tiles=case.tiles)
+    activations, grads, scores = hooked(case, layer, ids)
+    torch.testing.assert_close(found.log_probabilities, scores, atol=1e-5, rtol=1e-5)
+    for span, maps in zip(found.spans, found.maps, strict=True):
+        expected = maps_by_hand(activations, grads, span, "grad_cam")
+        torch.testing.assert_close(maps, expected, atol=1e-5 * float(expected.abs().max()) + 1e-9, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["hires_cam", "layer_cam"])
+@pytest.mark.parametrize("name", ["llava, two pictures", "pixtral", "qwen2_vl"])
+def test_other_methods_are_their_equations(name: str, method: str) -> None:
+    case = load(name)
+    ids = generated(case.model, case.inputs, 2)
+    layer = str(named_layer(case.model, "language"))
+    found = words.explain(case.model, case.inputs, ids, method=method, layer=layer, tiles=case.tiles)
+    activations, grads, _ = hooked(case, layer, ids)
+    for span, maps in zip(found.spans, found.maps, strict=True):
+        expected = maps_by_hand(activations, grads, span, method)
+        torch.testing.assert_close(maps, expected, atol=1e-5 * float(expected.abs().max()), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("llava", "tower"), ("llava", "projector"), ("qwen2_5_vl", "tower"), ("smolvlm, tiles", "tower")],
+)
+def test_gradients_of_towers_are_those_of_a_plain_hook(name: str, layer: str) -> None:
+    case = load(name)
+    ids = generated(case.model, case.inputs, 2)
+    dotted = str(named_layer(case.model, layer))
+    kept: list[Tensor] = []
+
+    def sums(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
+        kept.append(grads)
+        return grads.sum(1)
+
+    words.explain(case.model, case.inputs, ids, method=sums, layer=layer, tiles=case.tiles)
+    _, grads, _ = hooked(case, dotted, ids)
+    found = pieces(case.model, case.inputs, case.tiles)
+    to_maps = maps_of(case.model, dotted, found, case.inputs, grads[0].shape)
+    expected = [to_maps(row)[n] for n in range(len(found)) for row in grads]
+    for one, other in zip(kept, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_other_pictures_and_text_do_not_enter_the_weights() -> None:
+    case = load("llava, two pictures")
+    found = words.explain(case.model, case.inputs, 2, layer="language")
+    alone = words.explain(case.model, case.inputs, found.ids, layer="language", spans=found.spans[1:])
+    assert torch.equal(alone.maps[0], found.maps[1])
+
+
+def test_tokens_joined_to_words_have_the_map_of_their_sum() -> None:
+    case = load("qwen2_vl")
+    ids = generated(case.model, case.inputs, 3)
+    joined = words.explain(case.model, case.inputs, ids, method="hires_cam", groups=[[0], [1, 2]])
+    each = words.explain(case.model, case.inputs, ids, method="hires_cam")
+    assert joined.maps[0].shape[0] == 2
+    torch.testing.assert_close(joined.maps[0][1], each.maps[0][1] + each.maps[0][2])
+    assert torch.equal(joined.log_probabilities, each.log_probabilities)
+
+
+def test_the_order_of_the_inputs_does_not_matter() -> None:
+    for name in ("llava_next", "qwen2_vl", "internvl, tiles"):
+        case = load(name)
+        for layer in ("tower", "language"):
+            one = words.explain(case.model, case.inputs, 2, layer=layer, tiles=case.tiles)
+            turned = dict(reversed(list(case.inputs.items())))
+            other = words.explain(case.model, turned, 2, layer=layer, tiles=case.tiles)
+            assert all(torch.equal(a, b) for a, b in zip(one.maps, other.maps, strict=True))
+
+
+def test_logits_of_the_answer_alone_are_made() -> None:
+    case = load("llava")
+    widths: list[int] = []
+    model: Any = case.model
+    model.lm_head.register_forward_hook(lambda module, args, output: widths.append(output.shape[1]))
+    words.explain(model, case.inputs, [5, 6], layer="language")
+    assert widths == [2]
+
+
+def test_a_function_of_ones_own_is_a_method_and_others_are_refused() -> None:
+    case = load("gemma3")
+
+    def norms(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
+        return grads.square().sum(1)
+
+    assert words.explain(case.model, case.inputs, 1, method=norms).maps[0].shape == (1, 2, 2)
+    for method in ("ablation_cam", "score_cam", "cam", "full_grad", methods.random_cam):
+        with pytest.raises(CamfnError, match=r"words\.explain: .* needs more"):
+            words.explain(case.model, case.inputs, 1, method=method)
+    with pytest.raises(CamfnError, match="Did you mean"):
+        words.explain(case.model, case.inputs, 1, method="gradcam")
+
+
+@pytest.mark.parametrize("groups", [[], [[]], [[0], [3]], [[-1]]])
+def test_groups_are_checked(groups: Any) -> None:
+    case = load("llava")
+    with pytest.raises(CamfnError, match="groups: expected the tokens of each word, from 0 to 2"):
+        words.explain(case.model, case.inputs, [5, 6, 7], groups=groups)
+
+
+def test_spans_of_the_caller_are_checked() -> None:
+    case = load("llava")
+    wrong = [
+        words.Span(0, "image", torch.arange(4), (2, 3)),
+        words.Span(0, "image", torch.arange(400, 404), (2, 2)),
+        "image",
+    ]
+    for span in wrong:
+        with pytest.raises(CamfnError, match="spans: expected"):
+            words.explain(case.model, case.inputs, [5], spans=[span], layer="language")  # type: ignore[list-item]
+    with pytest.raises(CamfnError, match="at least one"):
+        words.explain(case.model, case.inputs, [5], spans=[])
