@@ -18,6 +18,7 @@ from .._photos.explain import explain_batch
 from .._photos.layer import Layer, choose_layer
 from .._shared.errors import CamfnError, UsageError
 from ..catalogue import info_of
+from ..image._layout import Scale
 from ..zoo import Loaded
 from ._jobs.job import view_of
 from ._outputs import told
@@ -33,6 +34,9 @@ _LEAST = 128
 
 _LETTERS = 20
 """Size of the letters of such a grid, in pixels: it is often shown smaller than it is."""
+
+
+_NO_CLASS = "no class"
 
 
 class Shown(NamedTuple):
@@ -90,13 +94,44 @@ class Comparison:
             UsageError: no method gives a map.
             CamfnError: a method that is not in `lenient` cannot explain the model.
         """
+        return self._draw(photos, *self._columns(photos))
+
+    def figure(self, photos: Sequence[tuple[str, Image.Image]], width: float | None, scale: Scale) -> image.Figure:
+        """Lay the same out as a figure for a paper; the class stands at the photo, and "no class" at the method.
+
+        Args:
+            photos: names and photos.
+            width: inches; None for one column of a paper, or two where there are more than four methods.
+            scale: as in `image.figure`.
+
+        Raises:
+            UsageError: no method gives a map.
+            CamfnError: a method that is not in `lenient` cannot explain the model.
+        """
+        columns, groups = self._columns(photos)
+        leads = [columns[names[0]] for names in groups]
+        alpha, colormap = self.look
+        return image.figure(
+            [view_of(self.loaded, photo) for _, photo in photos],
+            [[_finite(maps[row].cam) for maps in leads] for row in range(len(photos))],
+            [" = ".join(names) + _without_class(maps) for names, maps in zip(groups, leads)],
+            [_row_name(name, [maps[row] for maps in leads]) for row, (name, _) in enumerate(photos)],
+            width=width or (3.25 if len(groups) <= 4 else 6.75),
+            signed=colormap == "seismic",
+            scale=scale,
+            colormap=None if colormap in ("seismic", "turbo") else colormap,
+            alpha=alpha,
+        )
+
+    def _columns(self, photos: Sequence[tuple[str, Image.Image]]) -> tuple[dict[str, list[Shown]], list[list[str]]]:
+        """Explain each photo by each method; return the maps by method, and the methods whose maps are equal."""
         inputs = [self.loaded.preprocess(photo)[None].to(self.device) for _, photo in photos]
         columns = {name: maps for name in self.chosen if (maps := self._column(name, photos, inputs)) is not None}
         if not columns:
             raise UsageError("no method gave a map: " + "; ".join(self.messages))
         groups = joined(columns, signed=self.look[1] == "seismic")
         self.messages += [_said(names, columns) for names in groups if len(names) > 1]
-        return self._draw(photos, columns, groups)
+        return columns, groups
 
     def _column(
         self, name: str, photos: Sequence[tuple[str, Image.Image]], inputs: Sequence[Tensor]
@@ -141,7 +176,7 @@ class Comparison:
         message = f"layer {layer.name}: {layer.reason}"
         self.messages += [] if message in self.messages else [message]
         explains_class = explained.scores[0] is not None
-        label = self.choice.label(explained.classes[0], self.loaded.classes) if explains_class else "no class"
+        label = self.choice.label(explained.classes[0], self.loaded.classes) if explains_class else _NO_CLASS
         return Shown(explained.cams[0], label, told(explained.problems[0], explained.cams[0], self.look[1]))
 
     def _draw(
@@ -177,6 +212,22 @@ class Comparison:
         alpha, colormap = self.look
         heatmap = image.normalize(shown.cam[None], signed=colormap == "seismic")
         return image.overlay(view, heatmap, alpha=alpha, colormap=colormap)[0]
+
+
+def _finite(cam: Tensor) -> Tensor | None:
+    """Return a map; None where it holds NaN."""
+    return cam.cpu() if bool(cam.isfinite().all()) else None
+
+
+def _without_class(maps: Sequence[Shown]) -> str:
+    """Say of a method that it explains no class."""
+    return f" ({_NO_CLASS})" if all(one.label == _NO_CLASS for one in maps) else ""
+
+
+def _row_name(name: str, maps: Sequence[Shown]) -> str:
+    """Name a row by the class that its maps explain; by the photo where they explain none, or several."""
+    labels = {one.label for one in maps} - {_NO_CLASS}
+    return labels.pop() if len(labels) == 1 else name
 
 
 def joined(columns: Mapping[str, Sequence[Shown]], *, signed: bool = False) -> list[list[str]]:

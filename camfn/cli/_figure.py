@@ -50,7 +50,12 @@ def check_figure(file: Path) -> None:
     """Check the ending of a figure, and that matplotlib is there, before any work begins."""
     if file.suffix.lower() not in ENDINGS:
         raise UsageError(f"--figure {file}: expected a name in {', '.join(ENDINGS)}")
-    with extra("matplotlib", "--figure", name="figure"):
+    require_figures("--figure")
+
+
+def require_figures(user: str) -> None:
+    """Name the extra that brings matplotlib where it is missing; `user` is what needs it."""
+    with extra("matplotlib", user, name="figure"):
         import matplotlib.figure  # noqa: F401
 
 

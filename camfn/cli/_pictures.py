@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -16,6 +17,15 @@ from ._terminal import progress_bars, refusals, run_job, second_bar
 
 if TYPE_CHECKING:
     from ..factorize import Negative
+
+
+class ScaleOption(str, Enum):
+    """Which maps of a figure have one scale of colors."""
+
+    each = "each"
+    row = "row"
+    column = "column"
+    all = "all"
 
 
 @app.command()
@@ -159,7 +169,9 @@ def factorize(
 @option_groups
 def compare(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help=PHOTOS, show_default=False)],
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("compare.png"),
+    out: Annotated[Path, typer.Option(help="The picture (.png, .jpg) or figure (.pdf, .svg) to write.")] = Path(
+        "compare.png"
+    ),
     methods: Annotated[
         str,
         typer.Option(
@@ -175,11 +187,37 @@ def compare(
     device: DeviceOption = "auto",
     chunk_size: Annotated[int | None, typer.Option(min=1, help="Perturbed forwards at a time.")] = None,
     seed: Annotated[int, typer.Option(help="Of the methods that draw: random_cam, ss_cam, rise, ...")] = 0,
-    alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the overlay.")] = 0.5,
-    colormap: Annotated[str, typer.Option(help="Of the overlay; seismic keeps the map's sign.")] = "turbo",
+    alpha: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Opacity of the overlay. [default: 0.5; in a figure 0.8]", show_default=False),
+    ] = None,
+    colormap: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the overlay; seismic keeps the map's sign. [default: turbo; in a figure inferno]",
+            show_default=False,
+        ),
+    ] = None,
+    width: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            max=30,
+            help="Of a figure, in inches. [default: 3.25; 6.75 for more than 4 methods]",
+            show_default=False,
+        ),
+    ] = None,
+    scale: Annotated[
+        ScaleOption, typer.Option(help="Of a figure: the maps that share one scale of colors.")
+    ] = ScaleOption.each,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Draw maps by several methods side by side, each with its method and class below; each photo has its row.
+
+        camfn compare cat.jpg dog.jpg --methods "grad_cam, layer_cam, fem" --out figure.pdf
+
+    A name in .pdf or .svg makes a figure for a paper: vector text, embedded fonts, one bar of colors. It needs
+    pip install 'camfn[figure]'. A name in .png or .jpg makes a picture.
 
     Methods whose maps are equal up to a factor for every photo share one panel, and a line says so.
 
@@ -196,12 +234,21 @@ def compare(
         from .._shared.files import write_whole
         from ..image import save
         from ._compare import Comparison
+        from ._figure import require_figures
         from ._files import check_writable
         from ._options import pick_colormap, pick_device, pick_layer, read_photos
 
         chosen, place = pick_methods(methods, seed), pick_device(device)
+        vector = out.suffix.lower() in (".pdf", ".svg")
+        colormap, alpha = colormap or "turbo", (0.8 if vector else 0.5) if alpha is None else alpha
         pick_colormap(colormap)
-        check_writable(out, force)
+        check_writable(out, force, (".png", ".jpg", ".jpeg", ".pdf", ".svg"))
+        if vector:
+            require_figures("compare --out")
+        elif width is not None or scale != ScaleOption.each:
+            raise UsageError(
+                f"--width and --scale are of a figure: give --out {out.with_suffix('.pdf')}, or leave them out"
+            )
         refuse_words(target, model, options.names())
         named, told = named_photos(photos)
         read_as = reading.read_as()
@@ -226,11 +273,11 @@ def compare(
                 progress=second_bar(progress, tasks[1]),
                 finished=lambda: progress.advance(tasks[0]),
             )
-            grid = comparison.grid(pictures)
+            drawn = comparison.figure(pictures, width, scale.value) if vector else comparison.grid(pictures)
         several = [f"{name}{said}" for name, photo in pictures if (said := frames_told(reading_of(photo).record()))]
         comparison.messages += [*several, *([FIRST_FRAME] if several and reading.frame is None else [])]
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, lambda path: save(grid, path))
+        write_whole(out, lambda path: save(drawn, path))
     for message in comparison.messages:
         print(message)
     print(f"comparison: {out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,62 @@ def test_a_photo_that_cannot_be_read_is_left_out(photos: Path, tmp_path: Path, c
     assert captions[::2] == ["0.png", "1.png", "2.png"]
     result = run(photos / "bad.png", *MODEL, "--out", tmp_path / "other.png")
     assert result.exit_code == 2
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the figures of a run were made of."""
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'camfn[figure]'")
+    made: list[dict[str, Any]] = []
+    figure = image.figure
+
+    def kept(photos: Any, maps: Any, columns: Any, rows: Any, **options: Any) -> image.Figure:
+        made.append({"photos": photos, "maps": maps, "columns": columns, "rows": rows, **options})
+        return figure(photos, maps, columns, rows, **options)
+
+    monkeypatch.setattr(image, "figure", kept)
+    return made
+
+
+@pytest.mark.parametrize("ending", ["pdf", "svg"])
+def test_a_figure_for_a_paper(photos: Path, tmp_path: Path, figures: list[dict[str, Any]], ending: str) -> None:
+    out = tmp_path / f"figure.{ending}"
+    words = (photos, *MODEL, "--methods", "grad_cam,hires_cam,layer_cam,fem", "--out", out)
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    first = out.read_bytes()
+    assert first.startswith({"pdf": b"%PDF", "svg": b"<?xml"}[ending])
+    (made,) = figures
+    assert made["columns"] == ["grad_cam = hires_cam", "layer_cam", "fem (no class)"]
+    assert [len(row) for row in made["maps"]] == [3, 3, 3]
+    assert (made["width"], made["signed"], made["scale"]) == (3.25, False, "each")
+    assert not set(made["rows"]) & {"0.png", "1.png", "2.png", "no class"}  # the classes
+    assert run(*words).exit_code == 2
+    assert run(*words, "--force").exit_code == 0
+    assert out.read_bytes() == first
+
+
+def test_the_options_of_a_figure(photos: Path, tmp_path: Path, figures: list[dict[str, Any]]) -> None:
+    words = (photos, *MODEL, "--methods", "fem", "--out", tmp_path / "a.pdf", "--scale", "column")
+    result = run(*words, "--width", "2.5", "--colormap", "seismic", "--alpha", "0.6")
+    assert result.exit_code == 0, result.output
+    (made,) = figures
+    assert (made["width"], made["signed"], made["scale"], made["alpha"]) == (2.5, True, "column", 0.6)
+    assert made["rows"] == ["0.png", "1.png", "2.png"]  # no class is explained
+    for extra, message in (
+        (("--out", tmp_path / "b.png", "--width", "3"), "are of a figure"),
+        (("--out", tmp_path / "b.png", "--scale", "all"), "are of a figure"),
+        (("--out", tmp_path / "b.eps"), ".pdf, .svg"),
+        (("--out", tmp_path / "b.pdf", "--width", "1"), "fewer columns"),
+    ):
+        refused = run(photos, *MODEL, "--methods", "fem", *extra)
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+
+
+def test_matplotlib_is_missed_before_any_work(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = run(photos, *MODEL, "--out", tmp_path / "a.pdf")
+    assert result.exit_code == 2
+    assert "camfn[figure]" in result.stderr
