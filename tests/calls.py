@@ -60,6 +60,11 @@ def draws() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+def cam_of(w: World) -> Callable[[Tensor], Tensor]:
+    """Images to maps of class 1."""
+    return lambda x: camfn.explainer(methods.grad_cam, w.net, LAYER)(x, 1)
+
+
 def _method(name: str) -> Call:
     options: dict[str, Callable[[World], dict[str, Any]]] = {
         "cam": lambda w: {"weights": w.put(torch.arange(-2.5, 3.0))},
@@ -169,6 +174,24 @@ METRICS: dict[str, Call] = {
     "faithfulness_correlation": lambda w: metrics.faithfulness_correlation(w.heat, w.x[:, 0, 0, :4], w.cells),
     "saco": lambda w: metrics.saco(w.score(), w.x, w.heat, groups=4),
     "mean_color": lambda w: metrics.mean_color(w.x),
+    "faithfulness_estimate": lambda w: metrics.faithfulness_estimate(w.score(), w.x, w.heat, groups=4),
+    "monotonicity": lambda w: metrics.monotonicity(w.score(), w.x, w.heat, step=0.2),
+    "monotonicity_correlation": lambda w: metrics.monotonicity_correlation(
+        w.score(), w.x, w.heat, groups=3, samples=2, generator=draws()
+    ),
+    "non_sensitivity": lambda w: metrics.non_sensitivity(w.heat, w.x[:, 0, 0, :4], w.cells),
+    "irof": lambda w: metrics.irof(w.score(), w.x, w.heat, w.cells),
+    "f_fidelity": lambda w: metrics.f_fidelity(w.score(), w.x, w.heat, shares=(0.2, 1.0), samples=2, generator=draws()),
+    "completeness": lambda w: metrics.completeness(w.score(), w.x, w.heat, values=(0.2, 0.5)),
+    "soundness": lambda w: metrics.soundness(w.score(), w.x, w.heat, shares=(0.2, 0.5), baseline=0.0),
+    "noise_drops": lambda w: metrics.noise_drops(w.score(), w.x, w.x),
+    "completeness_residual": lambda w: metrics.completeness_residual(w.score(), w.x, w.heat),
+    "effective_complexity": lambda w: metrics.effective_complexity(w.heat),
+    "rank_accuracy": lambda w: metrics.rank_accuracy(w.heat, w.x[:, 1] > 0),
+    "roc_auc": lambda w: metrics.roc_auc(w.heat, w.x[:, 1] > 0),
+    "sufficiency": lambda w: metrics.sufficiency(w.heat, w.classes),
+    "consistency": lambda w: metrics.consistency(w.heat, w.classes),
+    "label_masks": lambda w: metrics.label_masks((w.heat[0] * 4).long()),
     "region_curve": lambda w: metrics.region_curve(w.score(), w.x, w.heat, w.cells),
     "region_sums": lambda w: metrics.region_sums(w.heat, w.cells),
     "random_cells": lambda w: metrics.random_cells(w.cells, 2, 3, generator=draws()),
@@ -193,6 +216,29 @@ OTHERS: dict[str, Call] = {
     "prepare": lambda w: camfn.explainer(methods.grad_cam, camfn.prepare(w.net, w.x), LAYER)(w.x, w.classes),
     "max_sensitivity": lambda w: metrics.max_sensitivity(
         lambda x: camfn.explainer(methods.grad_cam, w.net, LAYER)(x, 1), w.x, generator=draws(), samples=3
+    ),
+    "sensitivity_n": lambda w: metrics.sensitivity_n(
+        w.score(), w.x, w.heat, sizes=(1, 2), masks=w.cells, samples=3, generator=draws()
+    ),
+    "local_lipschitz": lambda w: metrics.local_lipschitz(cam_of(w), w.x, generator=draws(), samples=3),
+    "relative_input_stability": lambda w: metrics.relative_input_stability(
+        cam_of(w), w.x, generator=draws(), samples=3
+    ),
+    "relative_output_stability": lambda w: metrics.relative_output_stability(
+        cam_of(w), w.x, w.net, generator=draws(), samples=3
+    ),
+    "relative_representation_stability": lambda w: metrics.relative_representation_stability(
+        cam_of(w), w.x, lambda x: camfn.observe(w.net, LAYER)(x)[0], generator=draws(), samples=3
+    ),
+    "continuity": lambda w: metrics.continuity(cam_of(w), w.x, shifts=(-1, 2)),
+    "random_logit": lambda w: metrics.random_logit(
+        lambda c: camfn.explainer(methods.grad_cam, w.net, LAYER)(w.x, c), w.classes, 5, generator=draws()
+    ),
+    "efficient_randomization": lambda w: metrics.efficient_randomization(
+        lambda net: camfn.explainer(methods.grad_cam, net, LAYER)(w.x, 1), w.net, generator=draws()
+    ),
+    "input_invariance": lambda w: metrics.input_invariance(
+        lambda net, x: camfn.explainer(methods.hires_cam, net, LAYER)(x, 1).relu() + 1, w.net, w.x
     ),
     "trace": lambda w: metrics.trace(
         w.score(), w.x, w.heat, w.cells, metrics.trace_ceiling(w.score(), w.x, w.cells, how="exact")
@@ -242,6 +288,31 @@ WAITS: dict[str, int] = {
     "road": 6,
     "road_combined": 11,
     "impute": 2,
+    "faithfulness_estimate": 4,
+    "monotonicity": 5,
+    "monotonicity_correlation": 5,
+    "non_sensitivity": 3,
+    "irof": 5,
+    "f_fidelity": 4,
+    "completeness": 10,
+    "soundness": 3,
+    "noise_drops": 3,
+    "completeness_residual": 3,
+    "effective_complexity": 1,
+    "rank_accuracy": 2,
+    "roc_auc": 3,
+    "sufficiency": 1,
+    "consistency": 1,
+    "label_masks": 1,
+    "sensitivity_n": 7,
+    "local_lipschitz": 2,
+    "relative_input_stability": 3,
+    "relative_output_stability": 3,
+    "relative_representation_stability": 3,
+    "continuity": 2,
+    "random_logit": 3,
+    "efficient_randomization": 2,
+    "input_invariance": 2,
     "drops": 3,
     "single_deletion": 2,
     "faithfulness_correlation": 2,

@@ -6,12 +6,16 @@ test of the docs compares `__all__` with docs/metrics.md.
 
 from __future__ import annotations
 
+from ._axioms import completeness_residual as completeness_residual
+from ._axioms import input_invariance as input_invariance
+from ._axioms import non_sensitivity as non_sensitivity
 from ._boxes import box_masks as box_masks
 from ._boxes import boxes_in_pixels as boxes_in_pixels
 from ._complexity import adcc as adcc
 from ._complexity import arcc as arcc
 from ._complexity import coherency as coherency
 from ._complexity import complexity as complexity
+from ._complexity import effective_complexity as effective_complexity
 from ._complexity import entropy as entropy
 from ._complexity import sparseness as sparseness
 from ._confidence import average_drop as average_drop
@@ -19,6 +23,7 @@ from ._confidence import average_gain as average_gain
 from ._confidence import average_increase as average_increase
 from ._confidence import confidence_change as confidence_change
 from ._confidence import masked as masked
+from ._continuity import continuity as continuity
 from ._curves import Curve as Curve
 from ._curves import blur as blur
 from ._curves import deletion as deletion
@@ -28,6 +33,8 @@ from ._curves import removal_curve as removal_curve
 from ._drops import drops as drops
 from ._drops import faithfulness_correlation as faithfulness_correlation
 from ._drops import single_deletion as single_deletion
+from ._fidelity import f_fidelity as f_fidelity
+from ._groups import faithfulness_estimate as faithfulness_estimate
 from ._groups import mean_color as mean_color
 from ._groups import saco as saco
 from ._impute import impute as impute
@@ -37,14 +44,27 @@ from ._localization import iou as iou
 from ._localization import max_box_acc as max_box_acc
 from ._localization import pointing_game as pointing_game
 from ._localization import pxap as pxap
+from ._monotone import monotonicity as monotonicity
+from ._monotone import monotonicity_correlation as monotonicity_correlation
 from ._order import most_relevant as most_relevant
+from ._pairs import consistency as consistency
+from ._pairs import sufficiency as sufficiency
+from ._ranking import rank_accuracy as rank_accuracy
+from ._ranking import roc_auc as roc_auc
+from ._redrawn import efficient_randomization as efficient_randomization
+from ._redrawn import random_logit as random_logit
+from ._region_curve import irof as irof
+from ._region_curve import region_curve as region_curve
 from ._regions import grid_cells as grid_cells
+from ._regions import label_masks as label_masks
 from ._regions import random_cells as random_cells
+from ._regions import random_pixels as random_pixels
 from ._regions import region_sums as region_sums
 from ._road import road as road
 from ._road import road_combined as road_combined
 from ._robustness import infidelity as infidelity
 from ._robustness import max_sensitivity as max_sensitivity
+from ._robustness import noise_drops as noise_drops
 from ._sanity import Cascade as Cascade
 from ._sanity import randomization as randomization
 from ._sanity import randomized as randomized
@@ -52,8 +72,14 @@ from ._sanity import resampled as resampled
 from ._sanity import spearman as spearman
 from ._sanity import ssim as ssim
 from ._scores import scores_of as scores_of
+from ._sensitivity_n import sensitivity_n as sensitivity_n
+from ._soundness import completeness as completeness
+from ._soundness import soundness as soundness
+from ._stability import local_lipschitz as local_lipschitz
+from ._stability import relative_input_stability as relative_input_stability
+from ._stability import relative_output_stability as relative_output_stability
+from ._stability import relative_representation_stability as relative_representation_stability
 from ._trace import Ceiling as Ceiling
-from ._trace import region_curve as region_curve
 from ._trace import trace as trace
 from ._trace import trace_ceiling as trace_ceiling
 
@@ -77,32 +103,58 @@ __all__ = [  # noqa: RUF022  grouped by what a metric is about, which is the ord
     "drops",
     "single_deletion",
     "faithfulness_correlation",
+    "sensitivity_n",
+    "non_sensitivity",
     "saco",
+    "faithfulness_estimate",
+    "monotonicity",
+    "monotonicity_correlation",
     "region_curve",
+    "irof",
     "trace",
     "trace_ceiling",
     "Ceiling",
+    "f_fidelity",
+    "completeness",
+    "soundness",
     "grid_cells",
     "random_cells",
+    "random_pixels",
+    "label_masks",
     "region_sums",
     "mean_color",
     "infidelity",
+    "noise_drops",
+    "completeness_residual",
+    "input_invariance",
     "max_sensitivity",
+    "local_lipschitz",
+    "relative_input_stability",
+    "relative_output_stability",
+    "relative_representation_stability",
+    "continuity",
     "complexity",
     "entropy",
     "sparseness",
+    "effective_complexity",
     "coherency",
     "adcc",
     "arcc",
     "pointing_game",
     "energy_in_box",
+    "rank_accuracy",
     "iou",
     "box_ious",
     "max_box_acc",
     "pxap",
+    "roc_auc",
     "box_masks",
     "boxes_in_pixels",
     "randomization",
+    "efficient_randomization",
+    "random_logit",
+    "sufficiency",
+    "consistency",
     "randomized",
     "resampled",
     "spearman",

@@ -95,7 +95,8 @@ def boxes_by_sample(what: str, boxes: Boxes, size: Sequence[int]) -> list[Tensor
     """Check boxes, and return one (n, 2 D) for each sample."""
     dims = len(size)
     numbers, corners = 2 * dims, _CALLS[dims]
-    if not isinstance(boxes, (Tensor, list, tuple)) or not all(isinstance(b, Tensor) for b in boxes):
+    several = isinstance(boxes, (list, tuple)) or (isinstance(boxes, Tensor) and boxes.ndim)
+    if not several or not all(isinstance(b, Tensor) for b in boxes):
         raise ArgumentTypeError(
             f"{what}: boxes: expected {corners} in pixels as (B, {numbers}), (B, n, {numbers}), or a list with an "
             f"(n, {numbers}) a sample, got {describe(boxes)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._shared.checks import same_device, shapes_agree
+from .._shared.checks import number, same_device, shapes_agree
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from ..image._checks import as_maps, within_unit
@@ -82,6 +82,33 @@ def sparseness(heatmap: Tensor) -> Tensor:
     n = ordered.shape[1]
     place = 2 * torch.arange(1, n + 1, device=ordered.device, dtype=ordered.dtype) - n - 1
     return ((place * ordered).sum(1) / (n * ordered.sum(1))).to(heatmap.dtype)
+
+
+def effective_complexity(heatmap: Tensor, *, threshold: float = 1e-5) -> Tensor:
+    """Effective complexity: the number of pixels whose magnitude is more than a share of the largest.
+
+    Source: arXiv 2007.07584, there the number of features that the score needs; Quantus counts those above a
+    number in a map that is scaled to a maximum of 1, as this function does.
+
+    Args:
+        heatmap: (B, *S), raw or normalized; the sign and the scale of its values have no effect.
+        threshold: share of each map's largest magnitude; values must be larger.
+
+    Returns:
+        (B,), lower is simpler: 0 for a map of zeros, all pixels for another constant map.
+
+    Raises:
+        CamfnError: a threshold outside [0, 1), NaN or infinity, naming the samples.
+
+    Example:
+        >>> effective_complexity(torch.tensor([[0.0, -3.0, 1e-9, 2.0]]))
+        tensor([2.])
+    """
+    number("effective_complexity: threshold", threshold, "[0, 1)")
+    magnitudes = as_maps(heatmap, "effective_complexity: heatmap").flatten(1).abs()
+    above = magnitudes > threshold * magnitudes.amax(1, keepdim=True)
+    # a half type does not hold the number of pixels
+    return above.sum(1).to(magnitudes.dtype)
 
 
 def coherency(heatmap: Tensor, again: Tensor) -> Tensor:

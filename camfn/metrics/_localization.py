@@ -53,7 +53,7 @@ def pointing_game(heatmap: Tensor, region: Boxes, *, tolerance: float = 0.0) -> 
         tensor([1.])
     """
     number("pointing_game: tolerance", tolerance, "[0, inf)")
-    maps, masks = _on_region("pointing_game", heatmap, region)
+    maps, masks = on_region("pointing_game", heatmap, region)
     if tolerance > 0:
         masks = _grown(masks, tolerance)
     top = maps == maps.amax(tuple(range(1, maps.ndim)), keepdim=True)
@@ -80,7 +80,7 @@ def energy_in_box(heatmap: Tensor, region: Boxes) -> Tensor:
         >>> energy_in_box(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[0, 0, 1, 1]]))
         tensor([0.7500])
     """
-    maps, masks = _on_region("energy_in_box", heatmap, region)
+    maps, masks = on_region("energy_in_box", heatmap, region)
     if seen_false(maps >= 0):
         raise CamfnError("energy_in_box: expected a heatmap without negative values; pass camfn.image.normalize(cam)")
     inside, total = (x.flatten(1).sum(1) for x in (maps * masks, maps))
@@ -105,7 +105,7 @@ def iou(heatmap: Tensor, region: Boxes, *, threshold: float = 0.2) -> Tensor:
         >>> iou(torch.tensor([[[1.0, 1.0, 0.0]]]), torch.tensor([[1, 0, 3, 1]]))
         tensor([0.3333])
     """
-    maps, masks = _on_region("iou", heatmap, region)
+    maps, masks = on_region("iou", heatmap, region)
     above = to_mask(maps, threshold=threshold)
     both, either = (x.flatten(1).sum(1).to(maps) for x in (above & masks, above | masks))
     return (both / either).to(heatmap.dtype)
@@ -218,7 +218,7 @@ def pxap(heatmap: Tensor, masks: Tensor, *, pooled: bool = False) -> Tensor:
         tensor([0.8333])
     """
     maps = as_maps(heatmap, "pxap: heatmap")
-    _check_masks("pxap", masks, maps)
+    check_masks("pxap", masks, maps)
     values, truth = maps.flatten(1), masks.flatten(1)
     if pooled and not len(maps):
         raise CamfnError("pxap: pooled=True: expected at least one sample, got none")
@@ -233,7 +233,7 @@ def pxap(heatmap: Tensor, masks: Tensor, *, pooled: bool = False) -> Tensor:
     return average[0] if pooled else average
 
 
-def _on_region(what: str, heatmap: Tensor, region: Boxes) -> tuple[Tensor, Tensor]:
+def on_region(what: str, heatmap: Tensor, region: Boxes) -> tuple[Tensor, Tensor]:
     """Check maps and their objects; return the maps in a type to compute in, and the masks of the objects."""
     maps = _of_space(heatmap, what)
     # a map may be four pixels wide, but no box is a bool
@@ -242,7 +242,7 @@ def _on_region(what: str, heatmap: Tensor, region: Boxes) -> tuple[Tensor, Tenso
     )
     masks = region if isinstance(region, Tensor) and is_mask else region_masks(what, region, maps.shape[1:])
     same_device(f"{what}: region", masks, maps, "heatmap")
-    _check_masks(what, masks, maps)
+    check_masks(what, masks, maps)
     return maps, masks
 
 
@@ -252,9 +252,10 @@ def _of_space(heatmap: Tensor, what: str) -> Tensor:
     return maps if maps.ndim <= 4 else as_maps(heatmap, f"{what}: heatmap", spatial=3)
 
 
-def _check_masks(what: str, masks: Tensor, maps: Tensor) -> None:
+def check_masks(what: str, masks: Tensor, maps: Tensor) -> None:
     """Refuse masks of another type or shape, and masks without a pixel."""
-    tensor(f"{what}: mask", masks)
+    tensor(f"{what}: masks", masks)
+    same_device(f"{what}: masks", masks, maps, "heatmap")
     if masks.dtype != torch.bool:
         raise CamfnError(f"{what}: expected a mask of bool, got {masks.dtype}; pass mask > 0")
     shapes_agree(f"{what}: mask", masks.shape, maps.shape)

@@ -10,8 +10,8 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._shared.checks import generator_of, same_device, space, tensor, whole
-from .._shared.devices import tensor_on
+from .._shared.checks import generator_of, is_concrete, same_device, space, tensor, whole
+from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.maps import resize
 from .._shared.noise import draw_uniform
@@ -86,9 +86,77 @@ def random_cells(cells: Tensor, count: int, samples: int, *, generator: torch.Ge
     total = cells.shape[0]
     if count > total:
         raise CamfnError(f"random_cells: count: expected at most {total}, the number of cells, got {count}")
-    order = draw_uniform((samples, total), generator).argsort(1)
-    chosen = tensor_on((order.argsort(1) < count).float().cpu(), cells.device)
+    chosen = brought(_choices(total, count, samples, generator), cells.float())
     return (chosen @ cells.flatten(1).float() > 0).reshape(samples, *cells.shape[1:])
+
+
+def random_pixels(size: Sequence[int], count: int, samples: int, *, generator: torch.Generator) -> Tensor:
+    """Draw sets of pixels: each mask holds `count` different ones.
+
+    Args:
+        size: of the images, (height, width), or one number for each of one to three dimensions.
+        count: pixels in a set.
+        samples: how many sets.
+        generator: draws them; the masks are on its device.
+
+    Returns:
+        (samples, *size), bool.
+
+    Raises:
+        CamfnError: more pixels asked for than there are.
+
+    Example:
+        >>> random_pixels((4, 4), 3, 5, generator=torch.Generator().manual_seed(0)).flatten(1).sum(1)
+        tensor([3, 3, 3, 3, 3])
+    """
+    size = space("random_pixels: size", size)
+    whole("random_pixels: count", count)
+    whole("random_pixels: samples", samples)
+    generator_of("random_pixels", generator)
+    if count > math.prod(size):
+        raise CamfnError(f"random_pixels: count: expected at most {math.prod(size)}, the pixels, got {count}")
+    return _choices(math.prod(size), count, samples, generator).reshape(samples, *size)
+
+
+def label_masks(labels: Tensor) -> Tensor:
+    """Turn labels of superpixels into masks.
+
+    Args:
+        labels: (*T), integers, for all samples; such as `torch.as_tensor(skimage.segmentation.slic(photo))`. For those
+            of each photo, stack the masks of each: `torch.stack([label_masks(one) for one in labels], 1)`.
+
+    Returns:
+        (n, *T), bool, in the order of the labels; each pixel is in one of them.
+
+    Raises:
+        CamfnError: labels that are not integers.
+
+    Example:
+        >>> label_masks(torch.tensor([[1, 1, 4], [4, 4, 4]])).int()
+        tensor([[[1, 1, 0],
+                 [0, 0, 0]],
+        <BLANKLINE>
+                [[0, 0, 1],
+                 [1, 1, 1]]], dtype=torch.int32)
+    """
+    tensor("label_masks: labels", labels)
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or not labels.numel():
+        raise CamfnError(
+            f"label_masks: labels: expected integers (*T), got {tuple(labels.shape)} of {labels.dtype}; pass "
+            "labels.long()"
+        )
+    if not labels.ndim or not is_concrete(labels):
+        got = "a single number" if not labels.ndim else "labels whose values cannot be read"
+        raise CamfnError(f"label_masks: labels: expected (*T), got {got}")
+    found: Tensor = torch.unique(labels)
+    return labels == found.reshape(-1, *(1,) * labels.ndim)
+
+
+def _choices(total: int, count: int, samples: int, generator: torch.Generator) -> Tensor:
+    """Choose `count` of `total` things, for each sample: (samples, total), bool, on the generator's device."""
+    order = draw_uniform((samples, total), generator).argsort(1)
+    chosen = torch.zeros(samples, total, dtype=torch.bool, device=order.device)
+    return chosen.scatter(1, order[:, :count], True)
 
 
 def region_sums(heatmap: Tensor, masks: Tensor) -> Tensor:

@@ -57,6 +57,8 @@ def resampled(name: str, value: Tensor, generator: torch.Generator) -> Tensor:
         raise ArgumentTypeError(
             f"resampled: value: expected a floating-point parameter, got {value.dtype}; give a redraw of yours"
         )
+    if not value.numel():
+        return value.detach().clone()
     draw = torch.randn(value.shape, generator=generator, device=generator.device, dtype=torch.float32)
     wide = value.detach().float()
     drawn = wide.mean() + brought(draw, wide) * wide.std(correction=0)

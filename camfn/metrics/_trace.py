@@ -1,4 +1,4 @@
-"""Curves over given regions, the best order in which they can go, and how near to it the order of a map comes."""
+"""The best order in which cells can go, and how near to it the order of a map comes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from .._shared.noise import draw_uniform
 from .._shared.rows import ChunkSize, Progress
 from ._confidence import Baseline, baseline_of
 from ._curves import Curve
-from ._order import as_images, is_constant, ranks
-from ._regions import of_images, sizes_of, sums_of
+from ._order import as_images
+from ._region_curve import curve_of, order_of
+from ._regions import of_images
 from ._scores import ScoreOf, score_rows
 
 _MOST_CELLS = {"exact": 16, "greedy": 62}
@@ -36,50 +37,6 @@ class Ceiling(NamedTuple):
     order: Tensor
     best: Curve
     random: Tensor
-
-
-def region_curve(
-    score: ScoreOf,
-    images: Tensor,
-    heatmap: Tensor,
-    masks: Tensor,
-    *,
-    baseline: Baseline = 0.0,
-    reduce: Literal["sum", "mean"] = "sum",
-    chunk_size: ChunkSize = "auto",
-    progress: Progress | None = None,
-) -> Curve:
-    """Score images while whole regions are replaced, those that a map holds for most relevant first.
-
-    It is `deletion` by regions of any shape. It costs `n + 1` forwards and has no derivative.
-
-    Args:
-        score: images (B, C, *T) to (B,), as `scores_of(model, images)` makes it.
-        images: (B, C, *T).
-        heatmap: (B, *S), raw; resized linearly to T where S differs. Equal regions come in their own order.
-        masks: the regions, (n, *T), bool, such as `grid_cells((224, 224), 7)`; (n, B, *T) where each sample has its
-            own.
-        baseline: what replaces a region, as in `masked`.
-        reduce: order the regions by the sum of the map over each, or by its mean.
-        chunk_size: steps at once: a number, None for all, or "auto" for what memory allows.
-        progress: called with (steps done, all steps) after each chunk.
-
-    Returns:
-        A `Curve` of the scores, (B, n + 1), against the shares of regions.
-
-    Raises:
-        CamfnError: other shapes, an empty region, NaN or infinity in the map, NaN from `score`.
-
-    Example:
-        >>> from camfn.metrics import grid_cells
-        >>> images = torch.tensor([[[[1.0, 2.0, 3.0, 5.0]]]])
-        >>> region_curve(lambda x: x.sum((1, 2, 3)), images, images[:, 0], grid_cells((1, 4), (1, 2))).scores
-        tensor([[11.,  3.,  0.]])
-    """
-    one_of("region_curve: reduce", reduce, ("sum", "mean"))
-    as_images("region_curve", images)
-    order = _order_of("region_curve", heatmap, images, masks, reduce)
-    return _curve("region_curve", score, images, masks, order, baseline, chunk_size, progress)
 
 
 def trace_ceiling(
@@ -202,60 +159,17 @@ def trace(
         (tensor([-1.]), tensor([1.]))
     """
     as_images("trace", images)
-    order = _order_of("trace", heatmap, images, masks, "sum")
+    order = order_of("trace", heatmap, images, masks, "sum")
     if not isinstance(ceiling, Ceiling) or tuple(ceiling.order.shape) != (len(images), len(masks)):
         raise CamfnError(
             f"trace: ceiling: expected that of these images and cells, of order ({len(images)}, {len(masks)}); call "
             "trace_ceiling(score, images, masks, ...)"
         )
-    curve = _curve("trace", score, images, masks, order, baseline, chunk_size, progress)
+    curve = curve_of("trace", score, images, masks, order, baseline, chunk_size, progress)
     # areas of a number of cells: what does not matter must not leave a rounding error over a rounding error
     way = ceiling.random - ceiling.best.auc
     least = 16 * torch.finfo(way.dtype).eps * ceiling.random.abs()
     return safe_divide(ceiling.random - curve.auc, torch.where(way <= least, 0, way))
-
-
-def _order_of(what: str, heatmap: Tensor, images: Tensor, masks: Tensor, reduce: Literal["sum", "mean"]) -> Tensor:
-    """Rank the regions by a map, 0 the first to go: (B, n)."""
-    of_images(what, masks, images)
-    sums = sums_of(what, heatmap, masks)
-    if sums.shape[0] != images.shape[0]:
-        raise CamfnError(f"{what}: heatmap: expected one for each of the {images.shape[0]} images, got {len(sums)}")
-    sizes = sizes_of(masks, images.ndim - 2)
-    if bool((sizes == 0).any()):
-        raise CamfnError(
-            f"{what}: masks: expected at least one pixel in each region; where photos have different numbers of "
-            "regions, call it for each photo"
-        )
-    told = sums if reduce == "sum" else sums / (sizes if sizes.ndim == 1 else sizes.mT)
-    return ranks(torch.where(is_constant(heatmap)[:, None], 0, told))
-
-
-def _curve(
-    what: str,
-    score: ScoreOf,
-    images: Tensor,
-    masks: Tensor,
-    order: Tensor,
-    baseline: Baseline,
-    chunk_size: ChunkSize,
-    progress: Progress | None,
-) -> Curve:
-    """Score images while regions go in the order of their ranks (B, n)."""
-    base = baseline_of(what, baseline, images)
-    count = len(masks)
-    inside = masks if masks.ndim == images.ndim else masks[:, None]
-    place = torch.where(inside, order.mT.reshape(count, -1, *(1,) * (images.ndim - 2)), count).amin(0)[:, None]
-    counts = torch.arange(count + 1, device=images.device)
-    scores = score_rows(
-        what,
-        score,
-        lambda gone: torch.where(place < gone, base, images),
-        counts,
-        chunk_size=chunk_size,
-        progress=progress,
-    )
-    return Curve(counts.to(scores.dtype) / count, scores.mT.contiguous())
 
 
 def _exact(scores: Tensor, count: int) -> Ceiling:

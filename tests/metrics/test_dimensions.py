@@ -85,6 +85,14 @@ def sparseness(dims: int) -> None:
     close(metrics.sparseness(heatmap), gini)
 
 
+def effective_complexity(dims: int) -> None:
+    _, heatmap = given(dims)
+    signed = heatmap - 2 * heatmap * (heatmap > 0.5)
+    for threshold in (0.0, 0.3, 0.9):
+        expected = [sum(abs(v) > threshold * float(one.max()) for v in one.flatten().tolist()) for one in heatmap]
+        close(metrics.effective_complexity(5 * signed, threshold=threshold), expected)
+
+
 def coherency(dims: int) -> None:
     x, heatmap = given(dims)
     pairs = zip(heatmap, x[:, 0])
@@ -305,6 +313,10 @@ def infidelity(dims: int) -> None:
         for one in noise:
             expected += ((one * weights).flatten(1).sum(1) - (bent(x) - bent(x - one))) ** 2 / 5
         close(found, expected)
+        lost = metrics.noise_drops(bent, x, noise)
+        close(lost, torch.stack([bent(x) - bent(x - one) for one in noise], 1))
+        options: dict[str, Any] = {"noise": noise, "drops": lost, "optimal_scale": False}
+        close(metrics.infidelity(None, x, attribution, **options), expected)  # type: ignore[arg-type]
     assert metrics.infidelity(bent, x, heatmap, samples=3, generator=draws(0)).shape == (2,)
 
 
@@ -319,6 +331,8 @@ def max_sensitivity(dims: int) -> None:
     expected = torch.stack(moved).amax(0) / explain(x).flatten(1).norm(dim=1)
     for chunk_size in (1, 2):
         close(metrics.max_sensitivity(explain, x, noise=noise, chunk_size=chunk_size), expected)
+        average = torch.stack(moved).mean(0) / explain(x).flatten(1).norm(dim=1)
+        close(metrics.max_sensitivity(explain, x, noise=noise, chunk_size=chunk_size, reduce="mean"), average)
     assert metrics.max_sensitivity(explain, x, samples=2, generator=draws(0)).shape == (2,)
 
 
@@ -362,7 +376,8 @@ def randomization(dims: int) -> None:
 LOOPS: dict[str, Callable[[int], None]] = {
     one.__name__: one
     for one in (
-        complexity, entropy, sparseness, coherency, spearman, ssim, most_relevant, box_masks, boxes_in_pixels,
+        complexity, entropy, sparseness, effective_complexity, coherency, spearman, ssim, most_relevant, box_masks,
+        boxes_in_pixels,
         energy_in_box, pointing_game, iou, box_ious, pxap, masked, removal_curve, blur, insertion, impute, road,
         infidelity, max_sensitivity, scores_of, randomization,
     )
@@ -370,6 +385,7 @@ LOOPS: dict[str, Callable[[int], None]] = {
 
 WITH_ANOTHER = {
     "deletion": "removal_curve",
+    "noise_drops": "infidelity",
     "pixel_flipping": "removal_curve",
     "road_combined": "road",
     "max_box_acc": "box_ious",
@@ -388,12 +404,36 @@ KNOWN = {
     "faithfulness_correlation": "drops",
     "saco": "groups",
     "mean_color": "groups",
-    "region_curve": "trace",
+    "faithfulness_estimate": "groups",
+    "monotonicity": "monotone",
+    "monotonicity_correlation": "monotone",
+    "sensitivity_n": "sensitivity_n",
+    "non_sensitivity": "axioms",
+    "completeness_residual": "axioms",
+    "input_invariance": "axioms",
+    "region_curve": "region_curve",
+    "irof": "region_curve",
     "trace": "trace",
     "trace_ceiling": "trace",
+    "f_fidelity": "fidelity",
+    "completeness": "soundness",
+    "soundness": "soundness",
     "grid_cells": "regions",
     "random_cells": "regions",
+    "random_pixels": "regions",
+    "label_masks": "regions",
     "region_sums": "regions",
+    "local_lipschitz": "stability",
+    "relative_input_stability": "stability",
+    "relative_output_stability": "stability",
+    "relative_representation_stability": "stability",
+    "continuity": "continuity",
+    "rank_accuracy": "ranking",
+    "roc_auc": "ranking",
+    "efficient_randomization": "redrawn",
+    "random_logit": "redrawn",
+    "sufficiency": "pairs",
+    "consistency": "pairs",
 }
 """Tested in one to three dimensions against tests/oracles/metrics.py, in the test file of this name."""
 

@@ -1,4 +1,4 @@
-"""SaCo: by a loop over pairs, where the truth is known, and what leaves it as it is."""
+"""SaCo and faithfulness estimate: by a loop, where the truth is known, and what leaves them as they are."""
 
 from __future__ import annotations
 
@@ -33,6 +33,24 @@ def test_of_a_linear_score_the_exact_attribution_is_right(dims: int) -> None:
     close(metrics.saco(linear(dims), x, -exact(dims), **options), -1.0)  # type: ignore[arg-type]
 
 
+@every_dims
+@pytest.mark.parametrize("groups", [2, 5, 9])
+def test_the_estimate_is_that_of_a_loop(dims: int, groups: int) -> None:
+    x, heatmap = given(dims)
+    base = 0.2 * drawn(5, *x.shape)
+    for maps in (heatmap, heatmap.round(), torch.ones_like(heatmap)):
+        found = metrics.faithfulness_estimate(bent, x, maps, groups=groups, baseline=base)
+        expected = [oracle.faithfulness_estimate(bent, x[b], maps[b], groups, base[b]) for b in range(2)]
+        close(found, expected)
+
+
+@every_dims
+@pytest.mark.parametrize("sign", [1, -1])
+def test_of_a_linear_score_the_estimate_of_the_exact_attribution_is_right(dims: int, sign: int) -> None:
+    x, _ = given(dims)
+    close(metrics.faithfulness_estimate(linear(dims), x, sign * exact(dims), groups=7), float(sign))
+
+
 def test_scale_and_shift_change_nothing_and_a_constant_map_is_zero() -> None:
     x, heatmap = given(2)
     found = metrics.saco(bent, x, heatmap, groups=7)
@@ -51,8 +69,9 @@ def test_what_does_not_fit_is_refused() -> None:
     for groups in (1, 31, 2.5):
         with pytest.raises(CamfnError, match="saco: groups"):
             metrics.saco(bent, x, heatmap, groups=groups)  # type: ignore[arg-type]
-    with pytest.raises(CamfnError, match="NaN or infinity"):
-        metrics.saco(bent, x, heatmap * math.nan)
+    for metric in (metrics.saco, metrics.faithfulness_estimate):
+        with pytest.raises(CamfnError, match="NaN or infinity"):
+            metric(bent, x, heatmap * math.nan, groups=5)
     with pytest.raises(CamfnError, match="as many samples"):
         metrics.saco(bent, x, drawn(0, 3, 5, 6))
     with pytest.raises(CamfnError, match="mean_color"):

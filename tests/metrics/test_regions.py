@@ -52,6 +52,30 @@ def test_sets_hold_so_many_different_cells(dims: int) -> None:
     assert not torch.equal(again, metrics.random_cells(cells, 2, 9, generator=draws(2)))
 
 
+@every_dims
+def test_sets_of_pixels_hold_so_many_different_ones(dims: int) -> None:
+    size, total = SPACE[dims], math.prod(SPACE[dims])
+    for count in (1, 3, total):
+        sets = metrics.random_pixels(size, count, 7, generator=draws())
+        assert sets.shape == (7, *size)
+        assert sets.flatten(1).sum(1).tolist() == [count] * 7
+    one = metrics.random_pixels(size, 1, 4000, generator=draws()).flatten(1).float().mean(0)
+    assert float((one - 1 / total).abs().max()) < 0.03
+    with pytest.raises(CamfnError, match=f"at most {total}"):
+        metrics.random_pixels(size, total + 1, 7, generator=draws())
+
+
+@every_dims
+def test_labels_become_masks_in_their_order(dims: int) -> None:
+    labels = (given(dims)[1][0] * 3).round().long()
+    masks = metrics.label_masks(labels)
+    for mask, label in zip(masks, sorted(set(labels.flatten().tolist())), strict=True):
+        assert torch.equal(mask, labels == label)
+    for wrong in (labels.float(), labels > 0, torch.tensor(3), labels[:0]):
+        with pytest.raises(CamfnError, match="label_masks: labels"):
+            metrics.label_masks(wrong)
+
+
 MASKS = metrics.grid_cells((4, 6), 2)
 
 

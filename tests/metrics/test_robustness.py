@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from camfn import explainer, metrics
+from camfn import CamfnError, explainer, metrics
 from camfn.methods import grad_cam
 from camfn.targets import class_score
 from tests.nets.small import Net, images, seeded
@@ -73,6 +73,26 @@ def test_infidelity_of_a_quadratic_score_has_a_closed_form() -> None:
     )
     expected = std**4 / 4 * (q.trace() ** 2 + 2 * (q @ q).trace())
     torch.testing.assert_close(found, expected[None], rtol=0.05, atol=0)
+
+
+def test_shared_drops_are_those_of_the_same_noise_or_refused() -> None:
+    x, noise, maps = drawn(0, 2, 1, 3, 3), drawn(1, 6, 1, 3, 3), drawn(2, 2, 3, 3)
+
+    def score(y: Tensor) -> Tensor:
+        return y.flatten(1).sin().sum(1)
+
+    lost = metrics.noise_drops(score, x, noise)
+    options: dict[str, Any] = {"noise": noise}
+    torch.testing.assert_close(
+        metrics.infidelity(score, x, maps, drops=lost, **options), metrics.infidelity(score, x, maps, **options)
+    )
+    for wrong, text in (
+        ({"drops": lost, "generator": torch.Generator()}, "expected them with the noise"),
+        ({"drops": lost[:, 1:], **options}, r"drops: expected shape \(2, 6\)"),
+        ({"drops": lost * math.nan, **options}, "drops: expected finite"),
+    ):
+        with pytest.raises(CamfnError, match=text):
+            metrics.infidelity(score, x, maps, **wrong)
 
 
 def test_a_map_counts_for_all_channels_and_is_resized() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from statistics import mean
 from typing import Any
 
@@ -18,24 +17,6 @@ from tests.oracles import metrics as oracle
 
 def cells_of(dims: int) -> Tensor:
     return metrics.grid_cells(SPACE[dims], CELLS[dims] if dims != 2 else (2, 2))
-
-
-@every_dims
-def test_the_curve_is_that_of_a_loop(dims: int) -> None:
-    x, heatmap = given(dims)
-    cells, base = cells_of(dims), 0.2 * drawn(5, *x.shape)
-    own = torch.stack([cells, cells.flip(0)], 1)
-    overlapping = metrics.random_cells(cells, 2, 5, generator=draws())
-    for masks in (cells, own, overlapping):
-        for reduce in ("sum", "mean"):
-            curve = metrics.region_curve(bent, x, heatmap, masks, baseline=base, reduce=reduce)
-            for b in range(2):
-                mine = masks if masks.ndim == dims + 1 else masks[:, b]
-                regions = [oracle.region_of(mask) for mask in mine]
-                told = [oracle.total(heatmap[b], r) / (len(r) if reduce == "mean" else 1) for r in regions]
-                order = sorted(range(len(regions)), key=lambda k: -told[k])
-                close(curve.scores[b], oracle.removal(bent, x[b], order, regions, base[b]))
-            close(curve.shares, [k / len(masks) for k in range(len(masks) + 1)])
 
 
 @every_dims
@@ -103,14 +84,6 @@ def test_where_no_order_matters_the_share_is_zero() -> None:
         close(metrics.trace(flat, x, heatmap, cells, ceiling), 0.0)
 
 
-def test_a_constant_map_takes_the_cells_in_their_order() -> None:
-    x, heatmap = given(2)
-    uneven = metrics.grid_cells(SPACE[2], (1, 4))
-    curve = metrics.region_curve(bent, x, torch.full_like(heatmap, 0.3), uneven)
-    regions = [oracle.region_of(mask) for mask in uneven]
-    close(curve.scores[0], oracle.removal(bent, x[0], range(4), regions, torch.zeros_like(x[0])))
-
-
 def test_a_network_with_norms_and_one_cell() -> None:
     net, x = seeded(Net), images(2, 3, 8, 8)
     score = metrics.scores_of(net, x)
@@ -139,9 +112,6 @@ CEILING = metrics.trace_ceiling(bent, X, MASKS, how="exact")
         (lambda: metrics.trace_ceiling(bent, X, MASKS, how="best"), "'greedy' or 'exact'"),  # type: ignore[arg-type]
         (lambda: metrics.trace(bent, X, X[:, 0], MASKS[:3], CEILING), "trace: ceiling"),
         (lambda: metrics.trace(bent, X, X[:, 0], MASKS, 0.5), "trace: ceiling"),  # type: ignore[arg-type]
-        (lambda: metrics.region_curve(bent, X, X[:1, 0], MASKS), "one for each of the 2 images"),
-        (lambda: metrics.region_curve(bent, X, X[:, 0], MASKS & False), "at least one pixel in each region"),
-        (lambda: metrics.region_curve(bent, X, X[:, 0] * math.nan, MASKS), "NaN or infinity"),
     ],
 )
 def test_what_does_not_fit_is_refused(call: Any, text: str) -> None:

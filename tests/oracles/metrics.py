@@ -139,3 +139,177 @@ def all_areas(score: Score, image: Tensor, regions: Sequence[Sequence[Place]], b
     """The area of every order."""
     count = len(regions)
     return {order: area(removal(score, image, order, regions, base)) for order in itertools.permutations(range(count))}
+
+
+def faithfulness_estimate(score: Score, image: Tensor, heatmap: Tensor, groups: int, base: Tensor) -> float:
+    if len(set(heatmap.flatten().tolist())) == 1:
+        return 0.0
+    cut = parts(by_relevance(heatmap), groups)
+    return pearson([total(heatmap, group) for group in cut], drops(score, image, cut, base))
+
+
+def monotonicity(score: Score, image: Tensor, heatmap: Tensor, base: Tensor, tolerance: float) -> float:
+    """Pixel by pixel, from the baseline to the image, the least relevant first."""
+    now, scores = base.clone(), [value(score, base)]
+    for place in sorted(places(heatmap.shape), key=lambda place: float(heatmap[place])):
+        now = without(now, [place], image)
+        scores.append(value(score, now))
+    span = max(scores) - min(scores)
+    return float(all(after - before >= -tolerance * span for before, after in itertools.pairwise(scores)))
+
+
+def monotonicity_correlation(
+    score: Score, image: Tensor, heatmap: Tensor, groups: int, draws: Sequence[Tensor]
+) -> float:
+    magnitudes = heatmap.abs()
+    if len(set(magnitudes.flatten().tolist())) == 1:
+        return 0.0
+    cut, full = parts(by_relevance(magnitudes), groups), value(score, image)
+    moved = [
+        math.fsum((value(score, without(image, group, draw)) - full) ** 2 for draw in draws) / len(draws)
+        for group in cut
+    ]
+    return spearman([total(magnitudes, group) for group in cut], moved)
+
+
+def irof(score: Score, image: Tensor, heatmap: Tensor, regions: Sequence[Sequence[Place]], base: Tensor) -> float:
+    means = [total(heatmap, region) / len(region) for region in regions]
+    if len(set(heatmap.flatten().tolist())) == 1:
+        means = [0.0] * len(regions)
+    order = sorted(range(len(regions)), key=lambda k: -means[k])
+    left = removal(score, image, order, regions, base)
+    return 1 - area(left) / left[0] if left[0] else 0.0
+
+
+def rank_accuracy(heatmap: Tensor, mask: Tensor, k: int) -> float:
+    """The mean over all orders of equal pixels of the share of the first k in the mask."""
+    last = sorted(heatmap.flatten().tolist(), reverse=True)[k - 1]
+    above = [place for place in places(heatmap.shape) if float(heatmap[place]) > last]
+    tied = [place for place in places(heatmap.shape) if float(heatmap[place]) == last]
+    hits = sum(bool(mask[place]) for place in above)
+    share = sum(bool(mask[place]) for place in tied) / len(tied)
+    return (hits + (k - len(above)) * share) / k
+
+
+def roc_auc(heatmap: Tensor, mask: Tensor) -> float:
+    """All pairs of a pixel in the mask with one beside it."""
+    inside = [float(heatmap[place]) for place in places(heatmap.shape) if mask[place]]
+    outside = [float(heatmap[place]) for place in places(heatmap.shape) if not mask[place]]
+    return sum((a > b) + (a == b) / 2 for a in inside for b in outside) / (len(inside) * len(outside))
+
+
+def norm(x: Tensor) -> float:
+    return math.sqrt(math.fsum(float(v) ** 2 for v in x.flatten()))
+
+
+def relative(change: Tensor, of: Tensor, epsilon: float) -> float:
+    """The norm of a change over what changed, entry by entry."""
+    pairs = zip(change.flatten().tolist(), of.flatten().tolist(), strict=True)
+    return math.sqrt(math.fsum((d / (v if v != 0 else epsilon)) ** 2 for d, v in pairs))
+
+
+def relative_stability(
+    maps: tuple[Tensor, Sequence[Tensor]],
+    seen: tuple[Tensor, Sequence[Tensor]],
+    epsilon: float,
+    *,
+    divide: bool,
+    kept: Sequence[bool],
+) -> float:
+    """From the map and what was seen of the image, and of each noisy one that counts."""
+    found = []
+    for near, look, counts in zip(maps[1], seen[1], kept, strict=True):
+        if counts:
+            by = relative(look - seen[0], seen[0], epsilon) if divide else norm(look - seen[0])
+            found.append(relative(near - maps[0], maps[0], epsilon) / max(by, epsilon))
+    return max(found)
+
+
+def shifted(image: Tensor, shift: int, base: Tensor) -> Tensor:
+    """Move an image (C, *T) along its last dimension."""
+    moved = base.clone()
+    length = image.shape[-1]
+    for i in range(length):
+        if 0 <= i - shift < length:
+            moved[..., i] = image[..., i - shift]
+    return moved
+
+
+def histogram_entropy(heatmap: Tensor, bins: int) -> float:
+    values = heatmap.flatten().tolist()
+    low, high = min(values), max(values)
+    counts = [0] * bins
+    for v in values:
+        counts[0 if high == low else min(bins - 1, int((v - low) / (high - low) * bins))] += 1
+    return -math.fsum(c / len(values) * math.log(c / len(values)) for c in counts if c)
+
+
+def non_sensitivity(
+    heatmap: Tensor, lost: Sequence[float], regions: Sequence[Sequence[Place]], threshold: float
+) -> int:
+    told = [total(heatmap.abs(), region) for region in regions]
+    silent = {k for k, v in enumerate(told) if v <= threshold * max(told)}
+    useless = {k for k, v in enumerate(lost) if abs(v) <= threshold * max(map(abs, lost))}
+    return len(silent ^ useless)
+
+
+def sufficiency(maps: Tensor, classes: Sequence[int], threshold: float) -> list[float]:
+    rows = maps.flatten(1).tolist()
+    n, pixels = len(rows), len(rows[0])
+    means = [math.fsum(row[p] for row in rows) / n for p in range(pixels)]
+    spread = [math.sqrt(math.fsum((row[p] - means[p]) ** 2 for row in rows) / (n - 1)) for p in range(pixels)]
+    used = [p for p in range(pixels) if spread[p] > 0]
+
+    def far(i: int, j: int) -> float:
+        return math.sqrt(math.fsum(((rows[i][p] - rows[j][p]) / spread[p]) ** 2 for p in used))
+
+    most = max(far(i, j) for i in range(n) for j in range(n))
+    found = []
+    for i in range(n):
+        near = [j for j in range(n) if j != i and far(i, j) <= threshold * most]
+        found.append(sum(classes[j] == classes[i] for j in near) / len(near) if near else 0.0)
+    return found
+
+
+def f_fidelity(
+    score: Score,
+    image: Tensor,
+    heatmap: Tensor,
+    share: float,
+    uniform: Sequence[Tensor],
+    base: Tensor,
+    alpha: float,
+    beta: float,
+    *,
+    least: bool,
+) -> float:
+    ordered = by_relevance(heatmap)
+    count = round(share * len(ordered))
+    chosen = ordered[count:] if least else ordered[:count]
+    rate = min(alpha, beta * len(ordered) / max(len(chosen), 1))
+    kept = [value(score, without(image, [p for p in chosen if float(draw[p]) < rate], base)) for draw in uniform]
+    return value(score, image) - math.fsum(kept) / len(kept)
+
+
+def completeness(score: Score, image: Tensor, heatmap: Tensor, v: float, base: Tensor) -> float:
+    top = max(heatmap.flatten().tolist())
+    gone = [place for place in places(heatmap.shape) if float(heatmap[place]) > (1 - v) * top]
+    return value(score, image) - value(score, without(image, gone, base))
+
+
+def soundness(
+    score: Score, image: Tensor, heatmap: Tensor, shares: Sequence[float], threshold: float, base: Tensor
+) -> list[float]:
+    ordered = by_relevance(heatmap)
+    shown: list[Place] = []
+    before, mass, false, found = value(score, base), 0.0, 0.0, []
+    for share in shares:
+        new = ordered[len(shown) : round(share * len(ordered))]
+        shown = shown + new
+        now = value(score, without(base, shown, image))
+        mass += total(heatmap, new)
+        if now - before <= threshold:
+            false += total(heatmap, new)
+        before = now
+        found.append((mass - false) / mass if mass else 0.0)
+    return found

@@ -1,0 +1,89 @@
+"""Curves over regions, and IROF: by a loop, and where the truth is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from camfn import CamfnError, metrics
+from tests.metrics.known import CELLS, SPACE, bent, close, drawn, draws, every_dims, exact, given, linear
+from tests.nets.small import images
+from tests.oracles import metrics as oracle
+
+
+def cells_of(dims: int) -> Tensor:
+    return metrics.grid_cells(SPACE[dims], CELLS[dims] if dims != 2 else (2, 2))
+
+
+@every_dims
+def test_the_curve_is_that_of_a_loop(dims: int) -> None:
+    x, heatmap = given(dims)
+    cells, base = cells_of(dims), 0.2 * drawn(5, *x.shape)
+    own = torch.stack([cells, cells.flip(0)], 1)
+    overlapping = metrics.random_cells(cells, 2, 5, generator=draws())
+    for masks in (cells, own, overlapping):
+        for reduce in ("sum", "mean"):
+            curve = metrics.region_curve(bent, x, heatmap, masks, baseline=base, reduce=reduce)
+            for b in range(2):
+                mine = masks if masks.ndim == dims + 1 else masks[:, b]
+                regions = [oracle.region_of(mask) for mask in mine]
+                told = [oracle.total(heatmap[b], r) / (len(r) if reduce == "mean" else 1) for r in regions]
+                order = sorted(range(len(regions)), key=lambda k: -told[k])
+                close(curve.scores[b], oracle.removal(bent, x[b], order, regions, base[b]))
+            close(curve.shares, [k / len(masks) for k in range(len(masks) + 1)])
+
+
+@every_dims
+def test_irof_is_that_of_a_loop(dims: int) -> None:
+    x, heatmap = given(dims)
+    base = x.flatten(2).mean(2).reshape(2, 2, *(1,) * dims).expand_as(x)
+    labels = (heatmap[0] * 2).round().long()
+    for masks in (cells_of(dims), metrics.label_masks(labels), torch.stack([cells_of(dims)] * 2, 1)):
+        for maps in (heatmap, heatmap.round(), torch.ones_like(heatmap)):
+            found = metrics.irof(bent, x, maps, masks)
+            for b in range(2):
+                mine = masks if masks.ndim == dims + 1 else masks[:, b]
+                regions = [oracle.region_of(mask) for mask in mine]
+                close(found[b], oracle.irof(bent, x[b], maps[b], regions, base[b]))
+
+
+@every_dims
+def test_of_a_linear_score_no_order_has_more_area_than_the_exact_one(dims: int) -> None:
+    x, heatmap = given(dims)
+    score, cells = linear(dims), metrics.grid_cells(SPACE[dims], 2)
+    whole, best, worst, other = (
+        score(x),
+        *(metrics.irof(score, x, maps, cells, baseline=0.0) for maps in (exact(dims), -exact(dims), heatmap)),
+    )
+    high, low = torch.where(whole > 0, best, worst), torch.where(whole > 0, worst, best)
+    assert bool(((other <= high + 1e-9) & (other >= low - 1e-9)).all())
+
+
+def test_irof_of_a_score_of_zero_is_zero() -> None:
+    x, heatmap = given(2)
+    close(metrics.irof(lambda x: 0 * x.flatten(1).sum(1), x, heatmap, cells_of(2)), 0.0)
+
+
+def test_a_constant_map_takes_the_cells_in_their_order() -> None:
+    x, heatmap = given(2)
+    uneven = metrics.grid_cells(SPACE[2], (1, 4))
+    curve = metrics.region_curve(bent, x, torch.full_like(heatmap, 0.3), uneven)
+    regions = [oracle.region_of(mask) for mask in uneven]
+    close(curve.scores[0], oracle.removal(bent, x[0], range(4), regions, torch.zeros_like(x[0])))
+
+
+X, MASKS = images(2, 3, 4, 6), metrics.grid_cells((4, 6), 2)
+
+
+@pytest.mark.parametrize("metric", [metrics.region_curve, metrics.irof])
+def test_what_does_not_fit_is_refused(metric: object) -> None:
+    assert callable(metric)
+    with pytest.raises(CamfnError, match="one for each of the 2 images"):
+        metric(bent, X, X[:1, 0], MASKS)
+    with pytest.raises(CamfnError, match="at least one pixel in each region"):
+        metric(bent, X, X[:, 0], MASKS & False)
+    with pytest.raises(CamfnError, match="NaN or infinity"):
+        metric(bent, X, X[:, 0] * math.nan, MASKS)
