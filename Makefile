@@ -3,7 +3,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 SITE := out/site
 
-.PHONY: browser help demo docs docs-open hero method-strips test test-all lint bench gpu evaluate release format clean
+.PHONY: browser help demo docs docs-open hero method-strips metric-values test test-all lint bench gpu evaluate release format clean
 
 help:
 	@echo "make demo      explain a real photo with real weights, and draw the maps"
@@ -55,9 +55,9 @@ docs: .venv/docs
 	$(BIN)/python docs/_ext/links.py $(SITE)
 	@echo "$(SITE)/index.html"
 
-# the pictures of the site that are kept: the README's, and a strip for each method
-hero method-strips: .venv/docs
-	OMP_NUM_THREADS=1 $(BIN)/python docs/_ext/$(subst method-strips,strips,$@).py
+# what the site keeps: the README's pictures, a strip for each method, and what each metric says of six maps
+hero method-strips metric-values: .venv/docs
+	OMP_NUM_THREADS=1 $(BIN)/python docs/_ext/$(subst -,_,$(subst method-strips,strips,$@)).py
 
 docs-open: docs
 	$(BIN)/python -m webbrowser "file://$(CURDIR)/$(SITE)/index.html"

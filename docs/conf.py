@@ -89,4 +89,4 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 # no pages lie below these
-html_sidebars: dict[str, list[str]] = {name: [] for name in ("index", "metrics", "concepts", "evaluation")}
+html_sidebars: dict[str, list[str]] = {name: [] for name in ("index", "concepts", "evaluation")}

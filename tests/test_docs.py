@@ -23,7 +23,7 @@ from camfn import (
 )
 
 ROOT = Path(__file__).parents[1]
-GENERATED = {"_build", "howto", "methods", "reference"}
+GENERATED = {"_build", "howto", "methods", "metrics", "reference"}
 """Folders of docs/ that `make docs` writes."""
 PAGES = sorted(
     page

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from docutils.utils.math import latex2mathml
 
-from camfn import catalogue
+from camfn import catalogue, metrics
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
@@ -64,6 +64,57 @@ def test_a_method_has_its_row_of_the_leaderboard() -> None:
     page = part("method_pages").page(catalogue.find("grad_cam"))
     assert "| insertion ↑ |" in page
     assert "`auto grad_cam`" in page
+
+
+def metric_pages() -> ModuleType:
+    part("method_pages")  # which it imports
+    return part("metric_pages")
+
+
+def test_the_words_of_a_metric_are_of_one_that_has_a_page() -> None:
+    pages = metric_pages()
+    words, measures = pages.table(), pages.measures()
+    assert set(words) <= set(measures)
+    assert set(pages.HELPERS) <= set(metrics.__all__)
+    for name, told in words.items():
+        assert set(told) == {"title", "sentence", "lies", "says", "formula", "call"}, name
+        assert told["lies"], name
+        assert re.search(rf"metrics\.{name}\(", told["call"]), name
+        latex2mathml.tex2mathml(told["formula"], as_block=True)
+
+
+@pytest.mark.parametrize("name", metrics.__all__)
+def test_the_page_of_a_metric_says_first_what_lies(name: str) -> None:
+    pages = metric_pages()
+    if name in pages.HELPERS:
+        return
+    page = pages.page(name)
+    assert "| Source | " in page or not pages.rows()[name].source
+    assert f"camfn.metrics.{name}" in page
+    if name in pages.table():
+        assert page.index("What lies") < page.index("What it says")
+        assert page.count("<figure>") == 7
+        assert set(pages.values()[name]) == {*pages.values()["iou"]}
+
+
+def test_a_metric_page_leads_to_the_leaders_and_to_maps_that_explain_nothing() -> None:
+    pages = metric_pages()
+    page = pages.page("insertion")
+    board = {row["case"].split()[-1]: float(row["insertion"]) for row in pages.method_pages.leaderboard().values()}
+    best = max(board, key=lambda case: board[case])
+    assert re.search(rf"\| `{re.escape(best)}` \| {board[best]}", page)
+    assert "| `center` |" in page
+    assert "In the leaderboard" not in pages.page("spearman")  # which compares two maps
+
+
+def test_the_values_of_six_maps_are_those_that_the_calls_give() -> None:
+    pytest.importorskip("skimage")
+    pages = metric_pages()
+    part("strips")
+    names = ["complexity", "energy_in_box", "iou", "pxap", "average_drop", "spearman"]
+    for name, row in part("metric_values").measured(names).items():
+        kept = {key: float(value) for key, value in pages.values()[name].items()}
+        assert row == pytest.approx(kept, rel=0.02, abs=2e-3), name
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -132,13 +132,6 @@ def thumbnails(app: Any) -> None:
             cut.resize((320, 320), Image.Resampling.LANCZOS).save(images / "thumb" / f"sphx_glr_{path.stem}_thumb.png")
 
 
-def linked(app: Any, docname: str, source: list[str]) -> None:
-    """Lead the name of each metric in the table to its own page."""
-    if docname == "metrics":
-        row = re.compile(r"^\| `((\w+)[^`]*)` \|", re.MULTILINE)
-        source[0] = row.sub(r"| {py:obj}`\1 <camfn.metrics.\2>` |", source[0])
-
-
 def back(app: Any, error: Exception | None) -> None:
     """Lead the pages of source code back to the right name: viewcode knows one public module for each private file."""
     if error or app.builder.name != "html":
@@ -178,15 +171,16 @@ def setup(app: Any) -> dict[str, Any]:
     """Register all of it."""
     import llms
     import method_pages
+    import metric_pages
 
     app.connect("build-finished", back)
     app.connect("config-inited", sweep)
     app.connect("autodoc-process-docstring", markdown, priority=900)
     app.connect("autodoc-skip-member", skip)
     app.connect("source-read", outside)
-    app.connect("source-read", linked)
     app.connect("builder-inited", thumbnails, priority=900)  # behind the gallery's own
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     method_pages.setup(app)
+    metric_pages.setup(app)
     llms.setup(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True, "version": version()}

@@ -135,7 +135,7 @@ def page(info: catalogue.MethodInfo) -> str:
     if info.kind == "layer" and not two_layers(info):
         strip = ASKED if info.name != "d_rise" else strip
     strip += _drawn(info)
-    facts = [("Cost", row.cost), ("Equal to", told.get("equal", "")), ("Source", _source(row.source))]
+    facts = [("Cost", row.cost), ("Equal to", told.get("equal", "")), ("Source", linked(row.source))]
     facts += [("Where others differ", row.differs)]
     cards = "\n".join(
         f":::{{grid-item-card}} {title}\n" + "\n".join(f"- {line}" for line in told[key]) + "\n:::"
@@ -180,7 +180,7 @@ $$
 {_standing(board)}"""
 
 
-def _source(text: str) -> str:
+def linked(text: str) -> str:
     """Link the numbers of arXiv."""
     return re.sub(r"\b(\d{4}\.\d{5})\b", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
 
@@ -206,10 +206,14 @@ EfficientNet-Lite0 on 20 photos, with 95 % intervals, which overlap for most met
 
 
 def write(app: Any) -> None:
-    """Write the pages that changed, and remove those of methods that are no more."""
-    folder = DOCS / "methods"
+    """Write the page of each method."""
+    write_pages(DOCS / "methods", {info.name: page(info) for info in catalogue.METHODS})
+
+
+def write_pages(folder: Path, texts: dict[str, str]) -> None:
+    """Write the pages that changed, and remove those of names that are no more."""
     folder.mkdir(exist_ok=True)
-    pages = {folder / f"{info.name}.md": page(info) for info in catalogue.METHODS}
+    pages = {folder / f"{name}.md": text for name, text in texts.items()}
     for stale in set(folder.glob("*.md")) - set(pages):
         stale.unlink()
     for path, text in pages.items():
