@@ -24,7 +24,7 @@ from camfn.adapters import quantus_explain
 from camfn.evaluate import Case, Photo, Protocol, Row, run
 from camfn.zoo import Loaded
 
-SIDE, LAYER, STEPS, NOISE, SAMPLES = 96, "layer4", 16, 5, 20
+SIDE, LAYER, STEPS, NOISE, SAMPLES, BATCH = 96, "layer4", 16, 5, 20, 25
 NAMES = ("grad_cam", "hires_cam", "xgrad_cam", "layer_cam", "grad_cam_plusplus", "eigen_cam")
 METRICS = ("pointing_game", "deletion", "max_sensitivity", "infidelity", "entropy", "sparseness")
 BOX = (0.25, 0.25, 0.75, 0.75)
@@ -60,7 +60,12 @@ def photos_in(folder: Path, number: int) -> list[Photo]:
 def by_camfn(photos: Sequence[Photo], out: Path) -> Values:
     """Measure with `evaluate.run`, which also writes every row and map to the disk."""
     protocol = Protocol(
-        metrics=METRICS, removed="black", step=1 / STEPS, sensitivity_samples=NOISE, infidelity_samples=SAMPLES
+        metrics=METRICS,
+        removed="black",
+        step=1 / STEPS,
+        sensitivity_samples=NOISE,
+        infidelity_samples=SAMPLES,
+        chunk_size=BATCH,
     )
     store = run(photos, [Case("resnet18", LAYER, name) for name in NAMES], out, protocol=protocol, loader=load)
     assert not any(row.kind for row in store.rows)
@@ -142,7 +147,7 @@ def main(number: int = 50, rounds: int = 3) -> None:
             ours = by_camfn(photos, Path(folder) / f"out-{turn}")
             times["camfn"].append((perf_counter() - started[0], process_time() - started[1]))
             started = perf_counter(), process_time()
-            theirs = by_quantus(photos, 25)
+            theirs = by_quantus(photos, BATCH)
             times["quantus"].append((perf_counter() - started[0], process_time() - started[1]))
             print({name: [round(value, 1) for value in values[-1]] for name, values in times.items()}, flush=True)
     print("greatest differences:", {name: float(f"{value:.2g}") for name, value in differences(ours, theirs).items()})

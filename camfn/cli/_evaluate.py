@@ -15,7 +15,7 @@ import typer
 
 from ._command import DeviceOption, app
 from ._options import AS_THEY_ARE, NO_OPTIONS, ModelOptions, ReadOptions, option_groups
-from ._tables import AS_USUAL, ByOption, TableOptions, print_table, sentence_of, show_tables
+from ._tables import AS_USUAL, ByOption, TableOptions, print_table, sentence_of, show_tables, write_rows
 from ._terminal import progress_bars, refusals
 
 if TYPE_CHECKING:
@@ -150,8 +150,9 @@ def evaluate(
                 photo_list, case_list, out, protocol=protocol, progress=progress, **loader, **settings
             ),
         )
+        rows = write_rows(store, shown)
         written, problems = show_tables(store.rows, shown, by=by, seed=seed)
-        for path in [*written, *write_tables(store, by=by), write_report(store, photo_list, by=by, **loader)]:
+        for path in [*rows, *written, *write_tables(store, by=by), write_report(store, photo_list, by=by, **loader)]:
             print(path)
         problems += _print_problems(store) + len(refused)
         _print_refused(refused)

@@ -9,7 +9,7 @@ import typer
 
 from ._command import app
 from ._options import option_groups
-from ._tables import AS_USUAL, ByOption, TableOptions, show_tables
+from ._tables import AS_USUAL, ByOption, TableOptions, show_tables, write_rows
 from ._terminal import refusals
 
 
@@ -24,7 +24,8 @@ def table(
 ) -> None:
     """Show the tables of results that are there: ranked methods, one method against the others, mean ranks.
 
-    Reads the rows alone: it reads no photo, loads no model, and changes nothing in the folder.
+    Reads the rows alone: it reads no photo, loads no model, and changes nothing in the folder. --parquet writes
+    these rows to one file, for pandas, DuckDB or R.
 
         camfn table results --by insertion --against grad_cam --latex table.tex --ranks ranks.pdf
     """
@@ -33,7 +34,8 @@ def table(
 
         shown.check()
         store = Store(folder)
+        rows = write_rows(store, shown)
         written, problems = show_tables(store.rows, shown, by=by, seed=store.header["protocol"]["seed"])
-    for path in written:
+    for path in [*rows, *written]:
         print(path)
     raise typer.Exit(1 if problems else 0)

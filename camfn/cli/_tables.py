@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 if TYPE_CHECKING:
-    from ..evaluate import Difference, Ranking, Row
+    from ..evaluate import Difference, Ranking, Row, Store
     from ..evaluate._tables.grid import Grid
 
 ByOption = Annotated[
@@ -35,6 +35,7 @@ class TableOptions(NamedTuple):
         latex: a file for the tables in LaTeX.
         markdown: a file for the tables in Markdown.
         ranks: a file for the plot of the mean ranks.
+        parquet: a file for the rows behind the tables.
     """
 
     wide: Annotated[bool, typer.Option("--wide", help="All metrics and intervals, in lines as long as they get.")] = (
@@ -61,18 +62,29 @@ class TableOptions(NamedTuple):
             show_default=False,
         ),
     ] = None
+    parquet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.parquet", help="The rows, one for each photo and method, in Parquet.", show_default=False
+        ),
+    ] = None
 
     def check(self, cases: Sequence[str] = (), models: Sequence[str] = ()) -> None:
         """Refuse files that cannot be written and, where the cases are known, a method that is none of them.
 
         Raises:
             UsageError: names the option.
+            MissingPackageError: pyarrow is missing, which --parquet needs.
         """
         from .._shared.errors import UsageError
+        from ..evaluate._runs.needed import require
         from ..evaluate._tables.versus import find_case
         from ..image._vector import KINDS
 
-        for option, path in (("latex", self.latex), ("markdown", self.markdown), ("ranks", self.ranks)):
+        if self.parquet is not None:
+            require("pyarrow", f"--parquet {self.parquet}", "the file")
+        for option in ("latex", "markdown", "ranks", "parquet"):
+            path = getattr(self, option)
             if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
                 raise UsageError(f"--{option} {path}: expected a file in a folder that exists")
         if self.ranks is not None and self.ranks.suffix.lower()[1:] not in KINDS:
@@ -82,6 +94,14 @@ class TableOptions(NamedTuple):
 
 
 AS_USUAL = TableOptions()
+
+
+def write_rows(store: Store, shown: TableOptions) -> list[Path]:
+    """Write the rows to the file that --parquet names; return the file, if there is one."""
+    if shown.parquet is None:
+        return []
+    store.to_parquet(shown.parquet)
+    return [shown.parquet]
 
 
 def show_tables(rows: Sequence[Row], shown: TableOptions, *, by: str | None, seed: int) -> tuple[list[Path], int]:

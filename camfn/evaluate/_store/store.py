@@ -23,6 +23,7 @@ from .header import current, difference
 from .header import header_of as header_of
 from .lock import locked
 from .names import folded, map_name
+from .parquet import write_parquet
 
 DATABASE, MAPS = "results.sqlite", "maps"
 
@@ -31,7 +32,8 @@ class Store:
     """A folder of results.
 
     `results.sqlite` has the rows and the settings, `maps/` the raw maps as PHOTO.METHOD.LAYER.npy. `writing` exports
-    rows.csv, run.json and accidents.txt from the database when it ends. A folder accepts one protocol.
+    rows.csv, run.json and accidents.txt from the database when it ends; `to_parquet` exports the rows to a Parquet
+    file. A folder accepts one protocol.
 
     Args:
         folder: the folder; `writing` creates it.
@@ -151,6 +153,34 @@ class Store:
             return torch.from_numpy(np.load(path, allow_pickle=False)).float()
         except (ValueError, EOFError, OSError) as error:
             raise UsageError(f"{path} is damaged: {error}. Choose another --out, or give --force") from error
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write the rows to a Parquet file: a column for each field and metric, a list for each curve.
+
+        A number that was not measured is null. The metadata hold the header as JSON, under "camfn".
+
+        Args:
+            path: the file.
+
+        Raises:
+            MissingPackageError: pyarrow is missing: pip install 'camfn[evaluate]'.
+            StoppedError: the file cannot be written.
+
+        Example:
+            >>> import tempfile
+            >>> import pandas
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     store = Store(folder, {"protocol": {"metrics": ["iou"]}})
+            ...     with store.writing():
+            ...         store.append(Row("cat.png", "lite0 auto grad_cam", values={"iou": 0.5}))
+            ...     store.to_parquet(f"{folder}/rows.parquet")
+            ...     pandas.read_parquet(f"{folder}/rows.parquet")[["photo", "iou"]].values.tolist()
+            [['cat.png', 0.5]]
+        """
+        try:
+            write_parquet(Path(path), self.header, self.rows)
+        except OSError as error:
+            raise StoppedError(f"cannot write {os.fspath(path)}: {reason_of(error)}") from error
 
     def _read(self) -> tuple[dict[str, Any], list[Row]] | None:
         """Read the header and the rows of the folder; None if it has none."""
