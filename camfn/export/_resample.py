@@ -48,6 +48,18 @@ def pooled(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return x
 
 
+def max_pooled(x: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """Take the largest of windows as `torch.nn.functional.adaptive_max_pool2d`, where all windows are of one size."""
+    if return_indices or x.ndim != 4:
+        return NotImplemented
+    asked = [_of_side(output_size, side) for side in (0, 1)]
+    lengths = [int(length) for length in x.shape[2:]]
+    sizes = [length if size is None else int(size) for size, length in zip(asked, lengths)]
+    if any(length % size for size, length in zip(sizes, lengths)):
+        return NotImplemented
+    return functional.max_pool2d(x, [length // size for size, length in zip(sizes, lengths)])
+
+
 def average_backward(
     slope: Tensor,
     x: Tensor,

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._shared.maps import safe_divide
-from ._resample import average_backward, pooled, resampled
+from ._derivatives import convolution_backward, convolved, group_normed, instance_normed, normed
+from ._resample import average_backward, max_pooled, pooled, resampled
 
 aten = torch.ops.aten
 
@@ -49,50 +50,6 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     table[aten.convolution_backward.default] = convolution_backward
     table[aten.avg_pool2d_backward.default] = average_backward
     return table
-
-
-def convolution_backward(
-    slope: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias_sizes: Any,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    transposed: bool,
-    output_padding: list[int],
-    groups: int,
-    mask: list[bool],
-) -> Any:
-    """Say the derivative of a convolution in its input as a convolution, which ONNX has; its weights are constants."""
-    if mask[1] or mask[2]:
-        return NotImplemented
-    if not mask[0]:
-        return None, None, None
-    if transposed:
-        return aten.convolution(slope, weight, None, stride, padding, dilation, False, [0], groups), None, None
-    dims = range(weight.ndim - 2)
-    reach = [dilation[i] * (weight.shape[2 + i] - 1) for i in dims]
-    if all(step == 1 for step in stride) and all(r >= p for r, p in zip(reach, padding)):
-        there = _turned(weight, groups)
-        around = [r - p for r, p in zip(reach, padding)]
-        return (
-            aten.convolution(slope, there, None, stride, around, dilation, False, [0] * len(reach), groups),
-            None,
-            None,
-        )
-    rest = [
-        int(x.shape[2 + i]) - ((int(slope.shape[2 + i]) - 1) * stride[i] - 2 * padding[i] + reach[i] + 1) for i in dims
-    ]
-    return aten.convolution(slope, weight, None, stride, padding, dilation, True, rest, groups), None, None
-
-
-def _turned(weight: Tensor, groups: int) -> Tensor:
-    """Swap the channels of a weight within its groups, and flip its kernel."""
-    out, inner, *kernel = weight.shape
-    swapped = weight.reshape(groups, out // groups, inner, *kernel).transpose(1, 2)
-    swapped = swapped.reshape(groups * inner, out // groups, *kernel)
-    return swapped.flip(list(range(2, weight.ndim))) if any(side > 1 for side in kernel) else swapped
 
 
 class Sayings(TorchFunctionMode):
@@ -148,8 +105,15 @@ def _last_pair(gram: Tensor, UPLO: str = "L") -> Any:
 _SAYINGS: dict[Any, Callable[..., Any]] = {
     torch.nn.functional.adaptive_avg_pool2d: _pooled,
     torch._C._nn.adaptive_avg_pool2d: _pooled,
+    torch.nn.functional.adaptive_max_pool2d: max_pooled,
     torch.addcmul: _added_product,
     torch.Tensor.addcmul: _added_product,
     torch.linalg.eigh: _last_pair,
+    torch.nn.functional.batch_norm: normed,
+    torch.nn.functional.group_norm: group_normed,
+    torch.nn.functional.instance_norm: instance_normed,
+    torch.conv1d: convolved,
+    torch.conv2d: convolved,
+    torch.conv3d: convolved,
     torch.nn.functional.interpolate: resampled,
 }

@@ -10,6 +10,7 @@ from functools import partial
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .._cut.explainer import explainer
@@ -17,7 +18,8 @@ from .._shared.errors import CamfnError
 from .._shared.maps import spatial_sum, weighted_sum
 from ..attention._explainer import attention_explainer, settle
 from ..catalogue import info_of
-from ..methods import cam
+from ..methods import ablation_cam, cam
+from ..methods._ablation import drops_if_affine
 
 _REASONS = {
     "forward": "it runs the whole network on hundreds of changed images, which one graph cannot hold",
@@ -38,7 +40,7 @@ def settled(explain: Any, images: Tensor, target: Any) -> Any:
     if isinstance(explain, explainer):
         # finds the layout, and keeps the verdict for these shapes
         explain(images, target)
-        return replace(explain, method=_arithmetic(method))
+        return replace(explain, method=_arithmetic(_in_closed_form(explain, images, target)))
     if isinstance(explain, attention_explainer):
         return settle(explain, images, target)
     return explain
@@ -55,12 +57,33 @@ def check_method(method: Callable[..., Any]) -> None:
         )
 
 
+def _in_closed_form(explain: explainer, images: Tensor, target: Any) -> Callable[..., Tensor]:
+    """Return the method; `ablation_cam` in closed form if it takes that form here, as the operations of a run show."""
+    plain, bound = _unbound(explain.method)
+    if plain is not ablation_cam or bound.get("closed_form") is not None:
+        return explain.method
+    verdicts = []
+
+    def watch(activations: Tensor, grads: Any = None, outputs: Any = None, *, tail: Callable[..., Tensor]) -> Tensor:
+        base = torch.as_tensor(bound.get("baseline", 0.0), dtype=activations.dtype, device=activations.device)
+        verdicts.append(drops_if_affine(tail, activations, base)[1] is not None)
+        return activations.sum(1)
+
+    replace(explain, method=watch)(images, target)
+    return partial(explain.method, closed_form=all(verdicts))
+
+
+def _unbound(method: Callable[..., Tensor]) -> tuple[Any, dict[str, Any]]:
+    """Return the function behind `functools.partial`, and the keywords that are bound."""
+    bound: dict[str, Any] = {}
+    while isinstance(method, partial):
+        bound, method = {**method.keywords, **bound}, method.func
+    return method, bound
+
+
 def _arithmetic(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return a method in the form that a trace can follow."""
-    plain: Any = method
-    bound: dict[str, Any] = {}
-    while isinstance(plain, partial):
-        bound, plain = {**plain.keywords, **bound}, plain.func
+    plain, bound = _unbound(method)
     if plain is cam and "weights" not in bound:
         return cam_by_gradient
     if "chunk_size" not in bound and "chunk_size" in signature(plain).parameters:

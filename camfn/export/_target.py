@@ -37,27 +37,45 @@ def logits_among(outputs: Any) -> Tensor:
 class asked_class(Arithmetic, tree=True):
     """The logit of the class that each sample asks for, its top class for -1; of a dense output, summed over places.
 
+    A graph raises no error, so a class that the outputs lack goes to an index that is out of range: the runtime raises.
+
     Args:
-        classes: (B,) of int64.
+        classes: (B,) of int64, or (1,) for all samples.
     """
 
     classes: Tensor
 
     def __call__(self, outputs: Any) -> Tensor:
         """Score each sample, (B,)."""
-        logits = logits_among(outputs)
-        chosen = self._chosen(logits)[:, None]
-        return (_summed(logits) * (torch.arange(logits.shape[1], device=logits.device) == chosen).to(logits.dtype)).sum(
-            1
-        )
+        return self.pinned(outputs)(outputs)
 
     @property
-    def pinned(self) -> Callable[[Any], asked_class]:
-        """Choose the top classes at these outputs."""
-        return lambda outputs: asked_class(self._chosen(logits_among(outputs)))
+    def pinned(self) -> Callable[[Any], chosen_class]:
+        """Choose the classes at these outputs."""
+        return lambda outputs: chosen_class(self._chosen(_summed(logits_among(outputs).detach())))
 
     def _chosen(self, logits: Tensor) -> Tensor:
-        return torch.where(self.classes < 0, _summed(logits.detach()).argmax(1), self.classes)
+        count = logits.shape[1]
+        known = torch.where(self.classes < -1, count, self.classes)
+        index = torch.where(known == -1, logits.argmax(1), known)
+        return torch.arange(count, device=logits.device).index_select(0, index)
+
+
+@frozen
+class chosen_class(Arithmetic, tree=True):
+    """The logit of a class of each sample; of a dense output, summed over places.
+
+    Args:
+        classes: (B,) of int64, each from 0 to K - 1.
+    """
+
+    classes: Tensor
+
+    def __call__(self, outputs: Any) -> Tensor:
+        """Score each sample, (B,)."""
+        logits = _summed(logits_among(outputs))
+        hot = torch.arange(logits.shape[1], device=logits.device) == self.classes[:, None]
+        return (logits * hot.to(logits.dtype)).sum(1)
 
 
 def _summed(logits: Tensor) -> Tensor:

@@ -85,16 +85,15 @@ def ablation_cam(
     function("ablation_cam: tail", tail, TAIL)
     index = _indices(channels, top_k, activations)
     base = broadcastable("ablation_cam: baseline", baseline, activations, "activations")
-    watched = closed_form is None and readable(activations, base)
-    score, affine = affine_at(tail, activations) if watched else (tail(activations), bool(closed_form))
+    if closed_form is None and readable(activations, base):
+        score, drops = drops_if_affine(tail, activations, base)
+    else:
+        score, drops = tail(activations), _affine_drops(tail, activations, base) if closed_form else None
     no_nan("ablation_cam: tail", one_score("ablation_cam: tail", score, activations.shape[0]), activations)
-    drops = _affine_drops(tail, activations, base) if affine else None
-    if drops is not None and watched and not _adds_up(drops, score, tail(base.expand_as(activations))):
-        drops = None
     if drops is None:
         drops = _drops(tail, activations, base, index, score, chunk_size, progress)
     elif channels is not None or top_k is not None:
-        chosen = index.mT.expand(len(drops), -1)
+        chosen = index.mT.expand(drops.shape[0], -1)
         drops = torch.zeros_like(drops).scatter(1, chosen, drops.gather(1, chosen))
     a, b, y, weights = widen(activations, base, score, drops)
     if slope == "score":
@@ -149,6 +148,17 @@ def _drops(
     )
     without = no_nan("ablation_cam: tail", without.movedim(0, 1), activations)
     return zeros.scatter(1, index.mT.expand(batch, -1), y[:, None] - widen(without))
+
+
+def drops_if_affine(
+    tail: Callable[[Tensor], Tensor], activations: Tensor, base: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Return the scores of a tail, and its drops (B, C) in closed form if the tail shows that it is affine."""
+    score, affine = affine_at(tail, activations)
+    if not affine or getattr(score, "shape", None) != activations.shape[:1]:
+        return score, None
+    drops = _affine_drops(tail, activations, base)
+    return score, drops if _adds_up(drops, score, tail(base.expand_as(activations))) else None
 
 
 def _affine_drops(tail: Callable[[Tensor], Tensor], activations: Tensor, base: Tensor) -> Tensor:

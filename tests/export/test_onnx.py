@@ -42,6 +42,15 @@ def test_one_file_gives_prediction_and_map(tmp_path: Path) -> None:
     assert heatmap.shape == (4, 16, 16)
 
 
+@pytest.mark.parametrize("asked", [[7, 0], [-2, 0], [0, 2**40], [-(2**40)]])
+def test_a_class_that_the_outputs_lack_is_an_error_of_the_runtime(tmp_path: Path, asked: list[int]) -> None:
+    file = tmp_path / "net.onnx"
+    export.onnx(explainer(methods.grad_cam, small(), "last"), photos(), file)
+    session = onnxruntime.InferenceSession(str(file))
+    with pytest.raises(Exception, match="out of data bounds"):
+        session.run(None, {"images": photos(2).numpy(), "target": np.array(asked)})
+
+
 def test_a_file_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*given: Any) -> Any:
         proto = right(*given)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from camfn import CamfnError, explainer, export, methods
+from camfn.export._plan import plan
 from camfn.targets import class_probability
 
 from .nets import photos, small
@@ -45,6 +46,17 @@ def test_what_no_graph_holds_is_refused_by_name(name: str) -> None:
         method = partial(method, generator=torch.Generator())
     with pytest.raises(CamfnError, match=f"{name} cannot be in a file: it .*grad_cam"):
         export.program(explainer(method, small(), "last"), photos())
+
+
+@pytest.mark.parametrize(("layer", "affine"), [("last", True), ("stem", False)])
+def test_a_file_takes_the_closed_form_of_ablation_where_eager_does(layer: str, affine: bool) -> None:
+    method = partial(methods.ablation_cam, baseline=0.1, channels=[1, 4, -1])
+    what = plan(explainer(method, small(), layer), photos(), "input", None, "dynamic")
+    assert what.settled.method.keywords["closed_form"] is affine
+    made = export.program(explainer(method, small(), layer), photos()).module()
+    images = photos(4)
+    expected = explainer(method, small(), layer)(images, 2)
+    torch.testing.assert_close(made(images, torch.full((4,), 2))[1], expected, rtol=1e-4, atol=1e-6)
 
 
 class Several(nn.Module):

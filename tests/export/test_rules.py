@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from camfn.export._resample import average_backward, pooled, resampled
-from camfn.export._rules import convolution_backward, leading_column
+from camfn.export._derivatives import convolution_backward, convolved, group_normed, instance_normed, normed
+from camfn.export._resample import average_backward, max_pooled, pooled, resampled
+from camfn.export._rules import leading_column
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,51 @@ def test_derivative_of_an_average(
 
 def test_what_no_two_products_say_is_left_to_torch() -> None:
     assert resampled(torch.rand(2, 3, 5), size=4) is NotImplemented
+
+
+STATISTICS = (torch.tensor([0.1, -0.2, 0.3, 0.0]).double(), torch.tensor([0.5, 1.0, 2.0, 1e-3]).double())
+GAIN = (torch.tensor([1.0, -2.0, 0.5, 0.0]).double(), torch.tensor([0.0, 1.0, -1.0, 2.0]).double())
+GROUPED = (torch.linspace(-1, 1, 6 * 2 * 9).reshape(6, 2, 3, 3).double(), torch.ones(6).double(), 2, 1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("said", "function", "given"),
+    [
+        (normed, functional.batch_norm, STATISTICS),
+        (normed, functional.batch_norm, (*STATISTICS, *GAIN, False, 0.1, 1e-2)),
+        (group_normed, functional.group_norm, (2,)),
+        (group_normed, functional.group_norm, (1, *GAIN, 1e-2)),
+        (instance_normed, functional.instance_norm, (None, None, *GAIN)),
+        (instance_normed, functional.instance_norm, (*STATISTICS, *GAIN, False)),
+        (convolved, functional.conv2d, GROUPED),
+        (convolved, functional.conv2d, (GROUPED[0], None, (1, 2), (2, 0), [1, 1], 2)),
+    ],
+)
+def test_values_and_both_derivatives_are_those_of_torch(said: Any, function: Any, given: Any) -> None:
+    def derived(run: Any) -> list[torch.Tensor]:
+        x = torch.linspace(-1, 2, 2 * 4 * 5 * 6).double().sin().reshape(2, 4, 5, 6).requires_grad_()
+        y = run(x, *given)
+        (slope,) = torch.autograd.grad(y.tanh().sum(), x, create_graph=True)
+        return [y, slope, *torch.autograd.grad((slope * x.detach()).sum(), x)]
+
+    torch.testing.assert_close(derived(said), derived(function))
+
+
+def test_weights_that_depend_on_the_images_are_left_to_torch() -> None:
+    x, moving = torch.rand(2, 4, 5, 5), torch.ones(4, requires_grad=True)
+    assert normed(x, torch.zeros(4), torch.ones(4), moving) is NotImplemented
+    assert normed(x, torch.zeros(4), torch.ones(4), training=True) is NotImplemented
+    assert group_normed(x, 2, moving) is NotImplemented
+    assert convolved(x, torch.ones(4, 2, 3, 3, requires_grad=True), groups=2) is NotImplemented
+    assert convolved(x, torch.ones(4, 2, 3, 3), padding="same", groups=2) is NotImplemented
+
+
+@pytest.mark.parametrize(("size", "said"), [(1, True), ((2, 3), True), ((None, 4), True), ((5, 3), False)])
+def test_adaptive_maxima_over_windows_of_one_size(size: Any, said: bool) -> None:
+    x = torch.rand(2, 3, 8, 12)
+    found = max_pooled(x, size)
+    assert (found is not NotImplemented) is said
+    assert not said or torch.equal(found, functional.adaptive_max_pool2d(x, size))
 
 
 @pytest.mark.parametrize("ratio", [1.5, 1.01, 1.001, 1.0001])
