@@ -88,13 +88,15 @@ def convolved(
         return NotImplemented
     sides = weight.ndim - 2
     step, around, apart = (_for_sides(one, sides) for one in (stride, padding, dilation))
-    given: Any = (step, around, apart, False, [0] * sides, groups)
+    none = [0] * sides
 
     def backward(slope: Tensor, x: Tensor) -> Tensor:
-        found: Tensor = convolution_backward(slope, x, weight, None, *given, [True, False, False])[0]
+        mask = [True, False, False]
+        given = (slope, x, weight, None, step, around, apart, False, none, groups, mask)
+        found: Tensor = convolution_backward(*given)[0]
         return found
 
-    return _apply(lambda x: aten.convolution(x, weight, bias, *given), backward, x)
+    return _apply(lambda x: aten.convolution(x, weight, bias, step, around, apart, False, none, groups), backward, x)
 
 
 def convolution_backward(
@@ -153,7 +155,7 @@ def _moves(*weights: Tensor | None) -> bool:
 
 def _apply(forward: Callable[[Tensor], Tensor], backward: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Any:
     """Run a function whose derivative is `backward(slope, x)`."""
-    return _Said.apply(forward, backward, x)  # type: ignore[no-untyped-call]
+    return _Said.apply(forward, backward, x)
 
 
 class _Said(torch.autograd.Function):
