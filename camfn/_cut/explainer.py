@@ -209,4 +209,4 @@ def _context(
             score,
             many=lambda x: folded(copy_of(rebuild(x))),
         )
-    return {key: context[key] for key in asked & context.keys()}
+    return {key: context[key] for key in asked if key in context}

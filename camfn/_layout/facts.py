@@ -229,7 +229,9 @@ def _norm_axis(module: nn.Module, shape: Sequence[int]) -> int | None:
 
 def is_norm(module: nn.Module) -> bool:
     """Whether a module normalizes over the channels of each place."""
-    return isinstance(module, nn.LayerNorm) or re.search("layernorm|rmsnorm", type(module).__name__.lower()) is not None
+    name = type(module).__name__.lower()
+    # the compiler of torch 2.11 cannot trace `re`
+    return isinstance(module, nn.LayerNorm) or "layernorm" in name or "rmsnorm" in name
 
 
 def width_of(module: nn.Module) -> int | None:
