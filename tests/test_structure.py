@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """The rooms that each room stands on; it may also import what these may."""
 
-EVALUATE = ("_inputs", "_measures", "_store", "_runs", "_tables", "_tune", INIT)
+EVALUATE = ("_inputs", "_measures", "_store", "_runs", "_tables", "_suite", "_tune", INIT)
 """The rooms of `evaluate`; each may import those before it."""
 
 CORE = set(MAY_IMPORT) - {

@@ -18,7 +18,7 @@ from ..._shared.errors import StoppedError, UsageError
 from .._inputs.protocol import Protocol
 from .._measures.row import Row
 from .pool import LostError
-from .work import Loader, Models, Work
+from .work import Loader, Makes, Models, Work
 from .worker import Worker
 
 
@@ -35,7 +35,7 @@ class ProcessHand:
         UsageError: the loader, a method or a metric cannot be pickled.
     """
 
-    def __init__(self, loader: Loader, protocol: Protocol, device: str, threads: int) -> None:
+    def __init__(self, loader: Loader, protocol: Protocol | Makes, device: str, threads: int) -> None:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads or CUDA may hang
         self.pipe, end = context.Pipe()
         self.process = context.Process(target=_serve, args=(end, loader, protocol, device, threads), daemon=True)
@@ -79,7 +79,7 @@ def unpacked(packed: tuple[Row, Any]) -> Row:
     return row if cam is None else row._replace(cam=torch.tensor(cam))
 
 
-def _serve(pipe: Connection, loader: Loader, protocol: Protocol, device: str, threads: int) -> None:
+def _serve(pipe: Connection, loader: Loader, protocol: Protocol | Makes, device: str, threads: int) -> None:
     """Make rows until the pipe ends, in the worker's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the first one ends the others
     worker = Worker(Models(loader, device), protocol, threads)

@@ -12,7 +12,7 @@ from .._inputs.protocol import Protocol
 from .._measures.row import Row
 from .pool import LostError
 from .process import packed, unpacked
-from .work import Loader, Models, Work
+from .work import Loader, Makes, Models, Work
 from .worker import Worker
 
 
@@ -34,7 +34,7 @@ class RayHand:
         device: "cpu", or "cuda": Ray gives each actor one GPU.
     """
 
-    def __init__(self, loader: Loader, protocol: Protocol, device: str) -> None:
+    def __init__(self, loader: Loader, protocol: Protocol | Makes, device: str) -> None:
         ray = ray_or_refused()
         gpus = 1 if device.startswith("cuda") else 0
         made = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(Actor)

@@ -26,7 +26,7 @@ from .needed import require
 from .pool import shared_out
 from .process import ProcessHand
 from .ray import RayHand, ray_or_refused, workers_of
-from .work import Loader, Models, Work, plan
+from .work import Loader, Makes, Models, Work, plan
 from .worker import Worker
 
 Progress = Callable[[int, int], None]
@@ -110,13 +110,13 @@ def run(
         # another run may have made rows before this one had the lock
         works = plan(photos, cases, store.by_key, retry=retry)
         try:
-            _make(works, models, protocol, store, _Engine(engine, workers), fail_fast, progress)
+            make(works, models, protocol, store, Engine(engine, workers), fail_fast, progress)
         finally:
             store.arrange(order)
     return store
 
 
-class _Engine(NamedTuple):
+class Engine(NamedTuple):
     """What runs the work: "local" or "ray", and the number of workers, or None."""
 
     name: str
@@ -130,12 +130,12 @@ def _in_order(photos: Sequence[Photo], cases: Sequence[Case]) -> Iterator[tuple[
             yield work.photo, case
 
 
-def _make(
+def make(
     works: list[Work],
     models: Models,
-    protocol: Protocol,
+    protocol: Protocol | Makes,
     store: Store,
-    engine: _Engine,
+    engine: Engine,
     fail_fast: bool,
     progress: Progress | None,
 ) -> None:
@@ -207,7 +207,7 @@ def _images_of(photo: Photo, loaded: Loaded, device: str) -> Tensor | None:
         return None
 
 
-def _rows(works: list[Work], models: Models, protocol: Protocol, store: Store, engine: _Engine) -> Iterator[Row]:
+def _rows(works: list[Work], models: Models, protocol: Protocol | Makes, store: Store, engine: Engine) -> Iterator[Row]:
     """Make the rows: in this process, or in workers."""
     loader, device = models.loader, models.device
     if engine.name == "ray":
@@ -226,7 +226,7 @@ def _rows(works: list[Work], models: Models, protocol: Protocol, store: Store, e
     yield from shared_out(works, lambda place: ProcessHand(loader, protocol, places[place], threads), number)
 
 
-def _rows_here(works: list[Work], models: Models, protocol: Protocol, store: Store) -> Iterator[Row]:
+def _rows_here(works: list[Work], models: Models, protocol: Protocol | Makes, store: Store) -> Iterator[Row]:
     """Make the rows in this process, and those in which processes died at the end, in a process of their own."""
     begun, worker, unreadable = Begun(store.folder), Worker(models, protocol), set[str]()
     suspects: list[Work] = []

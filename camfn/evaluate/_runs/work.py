@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from ...zoo import Loaded
 from .._inputs.cases import Case
@@ -25,6 +25,13 @@ class Work(NamedTuple):
     def model(self) -> str:
         """The model of all cases."""
         return self.cases[0].model
+
+
+class Makes(Protocol):
+    """What makes the rows of a suite, in the place of the settings by which `evaluate_photo` makes them."""
+
+    def rows(self, work: Work, loaded: Loaded, device: str, shared: Shared) -> Iterator[Row]:
+        """Yield each row of a piece of work as soon as it is measured."""
 
 
 TRIES = 3

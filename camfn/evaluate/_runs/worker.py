@@ -11,7 +11,7 @@ import torch
 from .._inputs.protocol import Protocol
 from .._measures.core import evaluate_photo
 from .._measures.row import Row
-from .work import Models, Work
+from .work import Makes, Models, Work
 
 
 class Worker:
@@ -19,11 +19,11 @@ class Worker:
 
     Args:
         models: where the models come from, and the device.
-        protocol: the settings of the measurement.
+        protocol: the settings of the measurement; or, of a suite, what makes its rows.
         threads: threads of torch, on which the last bit of a sum depends; None leaves them.
     """
 
-    def __init__(self, models: Models, protocol: Protocol, threads: int | None = None) -> None:
+    def __init__(self, models: Models, protocol: Protocol | Makes, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         self.models, self.protocol = models, protocol
@@ -32,4 +32,7 @@ class Worker:
         """Yield each row as soon as it is measured."""
         loaded, known = self.models(work.model), self.models.shared
         device = self.models.device
+        if not isinstance(self.protocol, Protocol):
+            yield from self.protocol.rows(work, loaded, device, known)
+            return
         yield from evaluate_photo(work.photo, work.cases, loaded, self.protocol, device=device, shared=known)

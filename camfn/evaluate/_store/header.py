@@ -41,7 +41,9 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 def current(header: dict[str, Any]) -> dict[str, Any]:
-    """Write the header of an earlier version as this one writes it."""
+    """Write the header of an earlier version as this one writes it; that of a suite is as its version wrote it."""
+    if "protocols" in header:
+        return header
     known = json.loads(json.dumps(asdict(Protocol())))
     protocol = {RENAMED.get(name, name): value for name, value in header.get("protocol", {}).items()}
     return {"model": {}} | header | {"protocol": known | protocol}

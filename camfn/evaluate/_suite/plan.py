@@ -1,0 +1,231 @@
+"""What a run of the suite makes for one model: units, cases, the grids, and the record behind each id."""
+
+# tested in tests/evaluate/suite/test_run.py
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..._photos.methods import GROUPS, PICTURES, read_methods
+from ..._shared.errors import UsageError
+from ..._shared.lists import split_list
+from ...zoo import Loaded
+from .._inputs.cases import BASELINES, Case, cases, method_of
+from .._inputs.photos import Photo
+from .._measures.cost import flops_of
+from .._measures.row import Row
+from .._runs.work import Work
+from .._runs.work import plan as due
+from .asked import head_of, is_tiny
+from .cells import works_on_heads
+from .explain import CONTROLS, is_arithmetic
+from .grids import deal
+from .maker import Maker
+from .protocol import TRACKS, Suite, id_of, record_of
+from .scenes import Scenes
+from .sources import Cell, Source
+
+GRADED = "grad_cam"
+"""The method whose map is shuffled."""
+
+
+def cases_of(
+    model: str, methods: str | Callable[..., Any] | Iterable[str | Callable[..., Any]], layers: Iterable[str]
+) -> list[Case]:
+    """Cross methods and layers for one model; methods that give a picture are rows too, summed over channels.
+
+    Args:
+        model: its name.
+        methods: as for `cases`, and "pictures" for all that give a picture, "everything" for these and "capped".
+        layers: dotted names, or "auto".
+    """
+    given: list[Any] = (
+        split_list(methods, "methods")
+        if isinstance(methods, str)
+        else methods
+        if isinstance(methods, list)
+        else [methods]
+        if callable(methods)
+        else list(methods)
+    )
+    found: list[Case] = []
+    for word in given:
+        if word in ("pictures", "everything"):
+            listed = [*(["capped"] if word == "everything" else []), *PICTURES]
+            found += cases_of(model, listed, layers)
+        elif isinstance(word, str) and word not in GROUPS and word.partition(":")[0] in PICTURES:
+            found += [Case(model, "auto", each.name, each.options) for each in read_methods(word)]
+        else:
+            found += [case for case in cases([model], [word], list(layers)) if case.method not in BASELINES]
+    return list(dict.fromkeys(found))
+
+
+def controls(model: str) -> list[Case]:
+    """Return the rows that every table has."""
+    return [Case(model, "auto", name) for name in CONTROLS]
+
+
+def works_of(
+    maker: Maker, listed: Sequence[Case], rows: Mapping[tuple[str, str], Row], *, retry: bool, graded: bool = True
+) -> list[Work]:
+    """List the units that are due, with the cases that each takes."""
+    model = listed[0].model
+    works: list[Work] = []
+    for names, taken in _units(maker, listed, controls(model)):
+        units = [Photo(name, Path()) for name in names]
+        if units and taken:
+            works += due(units, taken, rows, retry=retry)
+    return works
+
+
+def _units(maker: Maker, listed: Sequence[Case], rows: Sequence[Case]) -> Iterable[tuple[list[str], list[Case]]]:
+    """Yield names of units with the cases that they take, each unit once."""
+    suite, source, tracks = maker.suite, maker.source, maker.suite.tracks
+    if "grid" in tracks and maker.grids:
+        cost = {case: _grids_of(case, suite) for case in listed}
+        for i in range(suite.grids):
+            yield [f"gridpg/{i:03}"], [*(case for case in listed if i < cost[case]), *rows]
+        arithmetic = [case for case in listed if is_arithmetic(_function(case))]
+        stitched = range(min(suite.stitched, suite.grids))
+        for setting in ("dipart", "difull", "twin") if maker.scale == 1 else ("difull", "twin"):
+            also = [case for case in listed if setting == "difull" and works_on_heads(_function(case))]
+            yield [f"{setting}/{i:03}" for i in stitched], [*arithmetic, *also, *rows]
+    removing = {"single", "groups", "ceiling"} & set(tracks)
+    some = source.blocks(suite.measured)
+    shown = source.blocks() if "tiny" in tracks and isinstance(source, Scenes) else some if removing else []
+    yield [f"picture/{name}" for name in shown], [*listed, *rows]
+    if "tiny" in tracks and isinstance(source, Scenes):
+        yield [f"parts/{name}" for name in source.parts()], [*listed, *rows]
+    if "contrast" in tracks:
+        yield [f"questions/{name}" for name in some], [*listed, *rows]
+    if "grade" in tracks:
+        model = listed[0].model
+        bases = [Case(model, "auto", GRADED), *([Case(model, "auto", "truth")] if isinstance(source, Scenes) else [])]
+        yield [f"grade/{name}" for name in source.pictures()[: suite.graded]], bases
+
+
+def _grids_of(case: Case, suite: Suite) -> int:
+    """Return how many grids a case takes: a method that runs the network many times takes few."""
+    if is_arithmetic(_function(case)):
+        return suite.grids
+    many = case.info.perturbs or case.info.draws
+    return suite.costly if many else suite.stitched
+
+
+def _function(case: Case) -> Callable[..., Any]:
+    return method_of(case, torch.Generator())
+
+
+def prepared(
+    spec: str,
+    loaded: Loaded,
+    source: Source,
+    suite: Suite,
+    layers: Sequence[str],
+    metrics: tuple[Any, ...] | None = None,
+) -> tuple[Maker, dict[str, Any]]:
+    """Ask the network which pictures it sees rightly, deal the grids, and write the record of each track.
+
+    Returns:
+        What makes rows, and the protocols: track to its id and its record.
+    """
+    cells = source.cells(loaded) if "grid" in suite.tracks and makes_grids(loaded, source) else []
+    grids: list[list[str]] = []
+    labels: dict[str, int] = {}
+    size, scale = (0, 0), 1.0
+    if cells:
+        right = rightly_seen(cells, loaded.model, source, suite.sure)
+        grids = deal([(cell.name, cell.label) for cell in right], suite.grids, suite.side, suite.generator("grids"))
+        used = {name for grid in grids for name in grid}
+        labels = {cell.name: cell.label for cell in right if cell.name in used}
+        height, width = cells[0].image.shape[1:]
+        scale = 1.0 if takes_larger(loaded.model, cells[0].image, suite.side) else 1 / suite.side
+        size = (round(height * suite.side * scale), round(width * suite.side * scale))
+    one = _one_forward(source, loaded)
+    maker = Maker(suite, source, tuple(map(tuple, grids)), labels, size, scale, one, metrics)
+    data = {
+        "source": source.record(),
+        "model": {"spec": spec, "weights": weights_digest(loaded.model)},
+        "preprocessing": _preparation(loaded),
+        "layers": sorted(layers),
+        "rng": "torch CPU mt19937, per use",
+        "grids": {"cells": grids, "labels": labels, "size": list(size), "scale": scale},
+    }
+    records = {track: record_of(suite, track, data) for track in TRACKS}
+    return maker, {track: {"id": id_of(record), "record": record} for track, record in records.items()}
+
+
+def makes_grids(loaded: Loaded, source: Source) -> bool:
+    """Whether grids are dealt: of classifiers."""
+    return head_of(loaded, getattr(source, "head", None)) is None and not is_tiny(loaded, "segmenter")
+
+
+def rightly_seen(cells: Sequence[Cell], model: nn.Module, source: Source, sure: float) -> list[Cell]:
+    """Return the pictures that the network sees rightly, and with at least this probability."""
+    found = []
+    device = next(model.parameters(), torch.empty(0)).device
+    for start in range(0, len(cells), 16):
+        some = cells[start : start + 16]
+        with torch.no_grad():
+            given = source.probabilities(model(torch.stack([cell.image for cell in some]).to(device))).cpu()
+        top, best = given.max(1)
+        found += [
+            cell
+            for cell, probability, label in zip(some, top.tolist(), best.tolist(), strict=True)
+            if label == cell.label and probability >= sure
+        ]
+    return found
+
+
+def takes_larger(model: nn.Module, image: Tensor, side: int) -> bool:
+    """Try whether a network takes a picture of `side` times its size, as those with a global pooling do."""
+    device = next(model.parameters(), torch.empty(0)).device
+    height, width = image.shape[1:]
+    try:
+        with torch.no_grad():
+            given, larger = (
+                model(torch.zeros(1, image.shape[0], height * times, width * times, device=device))
+                for times in (1, side)
+            )
+    except Exception:
+        return False
+    return isinstance(given, Tensor) and isinstance(larger, Tensor) and given.shape == larger.shape
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return the sha256 of the parameters and buffers in float32, by name."""
+    digest = sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, Tensor):
+            plain = value.detach().cpu()
+            plain = plain.float() if plain.is_floating_point() else plain
+            digest.update(f"{name} {tuple(plain.shape)} ".encode() + plain.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _one_forward(source: Source, loaded: Loaded) -> int:
+    """Count the operations of one forward of one picture; 0 where there is no picture that can be read."""
+    device = next(loaded.model.parameters(), torch.empty(0)).device
+    for name in source.pictures():
+        try:
+            images = source.picture(name, loaded, 1).images.to(device)
+        except Exception:
+            continue
+        with torch.no_grad():
+            return flops_of(partial(loaded.model, images[:1]))[1]
+    raise UsageError("none of the pictures can be read: expected a folder of CLASS/PHOTO.jpg")
+
+
+def _preparation(loaded: Loaded) -> dict[str, Any]:
+    """Write how a photo becomes the model's input: in numbers, or in words."""
+    recipe = loaded.recipe
+    if recipe is None:
+        return {"said": loaded.about.get("photos", "a function of the user's own")}
+    return {"recipe": repr(recipe)}

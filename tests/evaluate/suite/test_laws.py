@@ -1,0 +1,225 @@
+"""The laws of the suite's specification: exact numbers that a right implementation must give."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from camfn import capture, metrics, tiny
+from camfn.evaluate._inputs.cases import Case
+from camfn.evaluate._suite.cells import Grid
+from camfn.evaluate._suite.explain import CONTROLS
+from camfn.evaluate._suite.grade import order_of
+from camfn.evaluate._suite.maker import Maker
+from camfn.evaluate._suite.measures import tiny_measures
+from camfn.evaluate._suite.plan import prepared
+from camfn.evaluate._suite.protocol import Suite
+from camfn.evaluate._suite.scenes import Scenes
+from camfn.evaluate._suite.units import Picture
+from camfn.zoo import Loaded, load
+
+SUITE = Suite(grids=3, stitched=3, scenes=20, graded=2)
+
+ELEMENTWISE = ["hires_cam", "layer_cam", "elementwise_grad_cam", "odam", "bag_cam", "eigen_grad_cam"]
+"""Methods whose map is 0 wherever the gradient is."""
+
+POOLED = ["grad_cam", "xgrad_cam", "grad_cam_plusplus"]
+"""Methods that pool their weights over places."""
+
+CLASS_FREE = ["eigen_cam", "kpca_cam", "fem"]
+"""Methods that do not read the class."""
+
+
+@cache
+def loaded() -> Loaded:
+    return load("tiny:cnn")
+
+
+@cache
+def maker() -> Maker:
+    return prepared("tiny:cnn", loaded(), Scenes(SUITE), SUITE, ["auto"])[0]
+
+
+def unit(name: str) -> Grid:
+    found = maker().unit(name, loaded())
+    assert isinstance(found, Grid)
+    return found
+
+
+def case(method: str, layer: str = "auto") -> Case:
+    return Case("tiny:cnn", layer, method)
+
+
+def native(setting: str, method: str, layer: str = "auto", grid: int = 0) -> Tensor:
+    """The native shares of a method in one of the settings."""
+    one = unit(f"{setting}/{grid:03}")
+    return one.measure(one.explain(case(method, layer)).maps)[f"{setting}_native"]
+
+
+@pytest.mark.parametrize("layer", ["auto", "body.3"])
+@pytest.mark.parametrize("method", [*CLASS_FREE, "center", "random"])
+def test_1_a_map_without_a_class_has_the_mean_of_chance(method: str, layer: str) -> None:
+    for grid in range(3):
+        one = unit(f"gridpg/{grid:03}")
+        shares = one.measure(one.explain(case(method, layer)).maps)["gridpg"]
+        assert shares.mean().item() == pytest.approx(1 / 4, abs=1e-6)
+
+
+@pytest.mark.parametrize("layer", ["auto", "body.3"])
+@pytest.mark.parametrize("method", ELEMENTWISE)
+def test_2_a_map_that_multiplies_by_the_gradient_stays_in_its_cell(method: str, layer: str) -> None:
+    torch.testing.assert_close(native("difull", method, layer), torch.ones(4, dtype=torch.float64), atol=2e-7, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["input_gradient", "guided_backprop", "integrated_gradients"])
+def test_2_a_gradient_of_the_picture_is_zero_outside_exactly(method: str) -> None:
+    one = unit("difull/000")
+    maps = one.explain(case(method)).maps
+    assert torch.equal(one.measure(maps)["difull_native"], torch.ones(4, dtype=torch.float64))
+    assert not maps[0][:, 64:].any()
+    assert not maps[3][:64].any()
+
+
+@pytest.mark.parametrize("layer", ["auto", "body.3"])
+@pytest.mark.parametrize("method", [*POOLED, *CLASS_FREE])
+def test_3_a_map_that_pools_cannot_tell_twins_apart(method: str, layer: str) -> None:
+    for grid in range(3):
+        twin = unit(f"twin/{grid:03}")
+        (cam,) = twin.explain(case(method, layer)).maps
+        half = cam.shape[0] // 2
+        own, other = cam[:half, :half].clamp(min=0), cam[half:, half:].clamp(min=0)
+        if method in POOLED or method == "fem":
+            assert torch.equal(own, other), "the same bits"
+        torch.testing.assert_close(own, other, atol=1e-6, rtol=1e-5)
+        assert twin.measure(cam[None])["twin"].item() == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ELEMENTWISE)
+def test_3_a_map_that_multiplies_tells_twins_apart(method: str) -> None:
+    twin = unit("twin/000")
+    assert twin.measure(twin.explain(case(method)).maps)["twin"].item() == 1
+
+
+@pytest.mark.parametrize("method", ELEMENTWISE)
+def test_4_heads_that_pool_a_cell_of_the_last_layer_leave_the_rest_alone(method: str) -> None:
+    torch.testing.assert_close(native("dipart", method), torch.ones(4, dtype=torch.float64), atol=2e-7, rtol=0)
+    below = native("dipart", method, "body.3")
+    assert (below > 0.5).all()
+    assert (below < 1).any(), "below the last layer receptive fields cross the border"
+
+
+def test_5_at_the_last_layer_of_a_linear_head_three_methods_are_one() -> None:
+    shares = [native("gridpg", method, grid=1) for method in ("grad_cam", "hires_cam", "xgrad_cam")]
+    torch.testing.assert_close(shares[1], shares[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(shares[2], shares[0], atol=1e-6, rtol=0)
+    assert (shares[0] > 0.5).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_6_a_linear_network_has_the_exact_numbers(sign: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights, images = torch.randn(1, 1, 16, 16, generator=generator), torch.rand(4, 1, 16, 16, generator=generator)
+
+    def score(x: Tensor) -> Tensor:
+        return (x * weights).sum((1, 2, 3))
+
+    exact = sign * (weights * images)[:, 0]
+    cells = metrics.grid_cells((16, 16), 4)
+    torch.testing.assert_close(
+        metrics.single_deletion(exact, metrics.drops(score, images, cells), cells), torch.full((4,), float(sign))
+    )
+    for size in (1, 5, 15):
+        sets = metrics.random_cells(cells, size, 40, generator=generator)
+        found = metrics.faithfulness_correlation(exact, metrics.drops(score, images, sets), sets)
+        torch.testing.assert_close(found, torch.full((4,), float(sign)), atol=1e-4, rtol=0)
+    saco = metrics.saco(score, images, exact, groups=8, baseline=0.0)
+    torch.testing.assert_close(saco, torch.full((4,), float(sign)))
+
+
+def test_7_ranks_do_not_change_with_a_positive_factor_and_pearson_not_with_a_constant() -> None:
+    world = tiny.scenes(3, generator=torch.Generator().manual_seed(1))
+    model, label = tiny.load("cnn"), world.labels[:, 0]
+    cam = capture(model, "body.4")(world.images, label).activations[:, :4].sum(1)
+    score = metrics.scores_of(model, world.images, label)
+    cells = metrics.grid_cells((64, 64), 4)
+    lost = metrics.drops(score, world.images, cells)
+    ceiling = metrics.trace_ceiling(score, world.images, cells, generator=torch.Generator().manual_seed(0))
+    numbers = [
+        torch.stack(
+            [
+                metrics.single_deletion(each, lost, cells),
+                metrics.trace(score, world.images, each, cells, ceiling),
+                metrics.deletion(score, world.images, each, step=0.25).auc,
+                metrics.faithfulness_correlation(each, lost, cells),
+                metrics.saco(score, world.images, each, groups=8),
+            ]
+        )
+        for each in (cam, 4 * cam, cam + 8)
+    ]
+    torch.testing.assert_close(numbers[1], numbers[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(numbers[2][3:], numbers[0][3:], atol=1e-3, rtol=1e-3)
+
+
+def test_8_no_order_is_below_the_best() -> None:
+    world = tiny.scenes(3, generator=torch.Generator().manual_seed(11))
+    model, label = tiny.load("cnn"), world.labels[:, 0]
+    score = metrics.scores_of(model, world.images, label)
+    cells = metrics.grid_cells((64, 64), 3)
+    best = metrics.trace_ceiling(score, world.images, cells, how="exact").best.auc
+    greedy = metrics.trace_ceiling(score, world.images, cells, generator=torch.Generator().manual_seed(0)).best.auc
+    assert (greedy >= best - 1e-5).all()
+    for map_ in (world.masks[:, 0].float(), torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(2))):
+        assert (metrics.region_curve(score, world.images, map_, cells).auc >= best - 1e-5).all()
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "layer_cam", "eigen_cam", "input_gradient", "both", "center", "random"])
+def test_9_no_row_is_above_the_truth(method: str) -> None:
+    picture = maker().unit("picture/scene-000-009", loaded())
+    assert isinstance(picture, Picture)
+    truth, found = (picture.of_masks(picture.explain(case(name)).maps) for name in ("truth", method))
+    for name in ("own_share", "own_mass", "pxap_own"):
+        assert (truth[name] >= found[name] - 1e-6).all()
+        assert truth[name].min() == pytest.approx(1, abs=1e-6)
+
+
+def test_9_the_mask_of_both_has_the_share_of_its_area() -> None:
+    own, other = Scenes(SUITE).truth("scene-000-009")
+    area, all_of_it = own.sum((1, 2)).double(), (own | other).sum((1, 2)).double()
+    found = tiny_measures((own | other).float(), own, other)
+    torch.testing.assert_close(found["own_share"], area / all_of_it)
+    torch.testing.assert_close(found["own_mass"], area / all_of_it)
+
+
+def test_9_a_map_that_is_not_shuffled_has_the_numbers_of_the_map() -> None:
+    grade = maker().unit("grade/scene-000", loaded())
+    maps = grade.explain(case("grad_cam")).maps
+    levels = grade.measure(maps)
+    picture = maker().unit("picture/scene-000-009", loaded())
+    tables = grade.tables  # type: ignore[attr-defined]
+    whole = tables.measures(maps, ("single", "groups", "ceiling"))
+    for name in ("single", "saco", "subsets"):
+        assert levels[name][0].item() == whole[name].double().item(), "bit for bit"
+    own, other = Scenes(SUITE).truth("scene-000", 1)
+    assert levels["own_share"][0].item() == tiny_measures(maps, own, other)["own_share"].item()
+    assert picture.explain(case("grad_cam")).maps.shape == (20, 16, 16)
+
+
+def test_12_the_grade_of_known_metrics_is_exact() -> None:
+    levels = [k / 10 for k in range(11)]
+    assert order_of([-level for level in levels], 1) == 1
+    assert order_of(levels, -1) == 1
+    assert order_of(levels, 1) == -1
+    assert order_of([0.5] * 11, 1) == 0
+    generator = torch.Generator().manual_seed(0)
+    noise = [order_of(torch.rand(11, generator=generator).tolist(), 1) for _ in range(400)]
+    assert abs(sum(noise) / len(noise)) < 4 / (10 * 400) ** 0.5
+
+
+def test_every_control_is_a_row_of_every_unit() -> None:
+    for name in ("gridpg/000", "dipart/000", "difull/000", "twin/000", "parts/parts-000-009"):
+        one = maker().unit(name, loaded())
+        for control in CONTROLS:
+            assert one.measure(one.explain(case(control)).maps), (name, control)

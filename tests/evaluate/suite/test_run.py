@@ -1,0 +1,118 @@
+"""A run of the suite: its folder, what resumes, what a third party brings, and the id of a protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from camfn.evaluate import Suite, truth
+from camfn.evaluate._suite.protocol import canonical, id_of, record_of
+
+FEW = Suite(grids=2, stitched=1, costly=1, scenes=4, measured=2, graded=1, subsets=5, orders=2, levels=(0.0, 1.0))
+
+
+def numbers(folder: Path, **options: object) -> list[tuple[str, str, dict[str, float]]]:
+    (store,) = truth("tiny:cnn", "grad_cam, eigen_cam", folder, suite=FEW, metrics=["complexity"], **options)  # type: ignore[arg-type]
+    return [(row.photo, row.case, row.values) for row in store.rows]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    numbers(folder)
+    return folder
+
+
+def test_a_run_goes_on_to_the_bit(whole: Path, tmp_path: Path) -> None:
+    expected = numbers(whole)
+    calls = []
+
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        calls.append(done)
+        if done == 9:
+            raise Stop
+
+    with pytest.raises(Stop):
+        numbers(tmp_path, progress=stop)
+    found = numbers(tmp_path, progress=lambda done, total: calls.append(done))
+    assert found == expected
+    assert len(calls) == len(expected), "rows that are there are not made again"
+    assert all(values for _, _, values in expected)
+
+
+def test_workers_make_the_same_rows(whole: Path, tmp_path: Path) -> None:
+    assert numbers(tmp_path, workers=2) == numbers(whole)
+
+
+def test_a_folder_takes_one_protocol(whole: Path) -> None:
+    other = Suite(**{**vars(FEW), "seed": 1})
+    with pytest.raises(ValueError, match=r"other settings.*seed was 0, now it is 1"):
+        truth("tiny:cnn", "grad_cam", whole, suite=other)
+
+
+def test_an_id_names_the_track_and_changes_with_all_that_changes_numbers() -> None:
+    data = {"source": {"kind": "scenes"}, "model": {"spec": "tiny:cnn", "weights": "0"}, "grids": {}}
+    ids = {
+        id_of(record_of(suite, "grid", each))
+        for suite in (FEW, Suite(**{**vars(FEW), "grids": 3}))
+        for each in (data, {**data, "model": {"spec": "tiny:cnn", "weights": "1"}})
+    }
+    assert len(ids) == 4
+    assert all(one.startswith("camfn-truth/1:grid2x2@tiny:cnn#") for one in ids)
+    # what another track reads does not count
+    assert id_of(record_of(Suite(**{**vars(FEW), "orders": 3}), "grid", data)) in ids
+    assert canonical({"b": 0.1, "a": [1]}) == '{"a":[1],"b":0.1}'
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tracks": ("nothing",)}, "expected some of grid, tiny"),
+        ({"tracks": ()}, "expected some of"),
+        ({"side": 1}, "2 or more cells"),
+        ({"grids": 0}, "grids: expected 1 or more"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Suite(**options)  # type: ignore[arg-type]
+
+
+def own_method(activations: Tensor, grads: Tensor, outputs: Tensor | None = None) -> Tensor:
+    """Half of Grad-CAM: a third party's method."""
+    return 0.5 * (grads.mean((2, 3), keepdim=True) * activations).sum(1)
+
+
+def test_a_method_of_ones_own_stands_beside_the_others(tmp_path: Path) -> None:
+    suite = Suite(**{**vars(FEW), "tracks": ("grid",)})
+    (store,) = truth("tiny:cnn", [own_method, "grad_cam"], tmp_path, suite=suite)
+    values = {(row.photo, row.method): row.values for row in store.rows}
+    for setting in ("gridpg/000", "dipart/000", "difull/000"):
+        assert values[setting, "own_method"] == pytest.approx(values[setting, "grad_cam"], abs=1e-6)
+
+
+def test_a_problem_is_the_rows_own(tmp_path: Path) -> None:
+    def broken(activations: Tensor, grads: Tensor, outputs: Tensor | None = None) -> Tensor:
+        return activations
+
+    suite = Suite(**{**vars(FEW), "tracks": ("tiny",)})
+    (store,) = truth("tiny:cnn", [broken, "grad_cam"], tmp_path, suite=suite)
+    assert {row.kind for row in store.rows if row.method == "broken"} == {"refusal"}
+    assert all(row.values for row in store.rows if row.method == "grad_cam")
+
+
+def test_the_model_and_the_generator_are_as_they_were(tmp_path: Path) -> None:
+    from camfn.zoo import load
+
+    loaded = load("tiny:cnn")
+    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    state = torch.get_rng_state()
+    truth("tiny:cnn", "grad_cam", tmp_path, suite=Suite(**{**vars(FEW), "grids": 1}), loader=lambda name: loaded)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], value) for name, value in loaded.model.state_dict().items())
