@@ -241,11 +241,21 @@ def _print_choice(best: Tuned, metric: str) -> None:
 
 
 def _read(source: str, reading: ReadOptions) -> tuple[list[Photo], list[str]]:
-    """Read the photos of a source; return them, and a line for each refused record."""
+    """Read the photos of a source; return them, and a line for each refused record.
+
+    Prints which frame of files with several is read.
+    """
+    from .._photos.reading import FIRST_FRAME
     from ..evaluate import read_records
+    from ..evaluate._inputs.frames import frames_of
 
     found = read_records(source)
-    return [photo._replace(read_as=reading.read_as()) for photo in found.photos], found.refused
+    photos = [photo._replace(read_as=reading.read_as()) for photo in found.photos]
+    if several := frames_of(photos):
+        more = [f"and {len(several) - _SHOWN} other files of several frames"] if len(several) > _SHOWN else []
+        of_first = [FIRST_FRAME] if reading.frame is None else []
+        print("\n".join([*several[:_SHOWN], *more, *of_first]))
+    return photos, found.refused
 
 
 def _print_refused(refused: Sequence[str]) -> None:

@@ -191,6 +191,27 @@ def test_of_several_frames_the_first_is_said(photo: Path, tmp_path: Path, comman
         assert read == {"frame": 2, "frames": 3, "window": None, "window_reason": None}
 
 
+@pytest.mark.parametrize("command", ["evaluate", "tune"])
+def test_evaluate_and_tune_say_which_frame_they_read(photo: Path, tmp_path: Path, command: str) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'camfn[evaluate]'")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    with Image.open(photo) as first:
+        for name in ("a.gif", "b.gif"):
+            first.save(folder / name, save_all=True, append_images=[first.rotate(90), first.rotate(180)])
+    words = {
+        "evaluate": ("--models", "tiny:cnn", "--metrics", "complexity", "--by", "complexity"),
+        "tune": ("--model", "tiny:cnn", "--metric", "complexity"),
+    }[command]
+    asked = [command, folder, *words, "--methods", "fem", "--target", "top", "--device", "cpu", "--out"]
+    done = run(*asked, tmp_path / "out")
+    assert done.stdout.count("a.gif, frame 1 of 3") == done.stdout.count("b.gif, frame 1 of 3") == 1, done.output
+    assert done.stdout.count("--frame N takes another") == 1
+    chosen = run(*asked, tmp_path / "other", "--frame", 2)
+    assert "a.gif, frame 2 of 3" in chosen.stdout
+    assert "takes another" not in chosen.stdout
+
+
 def test_what_is_no_photo_has_a_line_too(photo: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no photo")

@@ -215,15 +215,26 @@ def _rows(works: list[Work], models: Models, protocol: Protocol | Makes, store: 
         models.forget()
         yield from shared_out(works, lambda place: RayHand(loader, protocol, device), number)
         return
-    count = torch.cuda.device_count() if device == "cuda" else 1
-    number = engine.workers or count
+    devices = devices_of(device)
+    number = engine.workers or len(devices)
     if number == 1:
         yield from _rows_here(works, models, protocol, store)
         return
     models.forget()
     threads = torch.get_num_threads()
-    places = [f"cuda:{place % count}" if device == "cuda" else device for place in range(number)]
+    places = [devices[place % len(devices)] for place in range(number)]
     yield from shared_out(works, lambda place: ProcessHand(loader, protocol, places[place], threads), number)
+
+
+def devices_of(device: str) -> list[str]:
+    """List the devices that workers share: of "cuda" all GPUs of this machine, otherwise the device itself.
+
+    Example:
+        >>> devices_of("cpu"), devices_of("cuda:1")
+        (['cpu'], ['cuda:1'])
+    """
+    count = torch.cuda.device_count() if device == "cuda" else 0
+    return [f"cuda:{place}" for place in range(count)] if count > 1 else [device]
 
 
 def _rows_here(works: list[Work], models: Models, protocol: Protocol | Makes, store: Store) -> Iterator[Row]:

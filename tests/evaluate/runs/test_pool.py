@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from camfn._shared.errors import StoppedError, UsageError
 from camfn.evaluate import Case, Photo, Row
 from camfn.evaluate._inputs.protocol import Protocol
+from camfn.evaluate._runs import run as judged
 from camfn.evaluate._runs.pool import LostError, shared_out
 from camfn.evaluate._runs.process import ProcessHand
 from camfn.evaluate._runs.work import Work
@@ -78,6 +80,57 @@ def test_processes_give_the_rows_of_this_process(kills: int, photos: list[Photo]
     loader = Dying(tmp_path / "kills", kills, seed=1)
     far = run_quickly(photos, tmp_path / "far", "grad_cam", "random_cam", workers=2, loader=loader)
     assert loader.kills() == kills
+    check_same(far, local)
+
+
+class Hired(ProcessHand):
+    """A worker in a process, which notes the device that it is for."""
+
+    devices: list[str] = []  # noqa: RUF012  one list for all
+
+    def __init__(self, loader: Any, protocol: Protocol, device: str, threads: int) -> None:
+        self.devices.append(device)
+        super().__init__(loader, protocol, device, threads)
+
+
+@pytest.mark.parametrize(("workers", "hired"), [(None, ["cpu:0", "cpu:1"]), (3, ["cpu:0", "cpu:0", "cpu:1"])])
+def test_several_devices_have_a_process_each_and_give_the_rows_of_one(
+    workers: int | None, hired: list[str], photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # over 5 s: processes of their own, each importing torch. A CPU takes any number, so that one stands for two devices
+    monkeypatch.setattr(judged, "devices_of", lambda device: [f"{device}:0", f"{device}:1"])
+    monkeypatch.setattr(judged, "ProcessHand", Hired)
+    monkeypatch.setattr(Hired, "devices", [])
+    far = run_quickly(photos, tmp_path / "far", "grad_cam", "random_cam", workers=workers)
+    assert sorted(Hired.devices) == hired
+    assert far.header["device"] == "cpu"
+    monkeypatch.undo()
+    check_same(far, run_quickly(photos, tmp_path / "local", "grad_cam", "random_cam"))
+
+
+def test_a_device_that_fails_leaves_its_work_to_the_other(
+    photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # no network runs on "meta": its maps hold no numbers, so that each of its rows is a problem that says so
+    monkeypatch.setattr(judged, "devices_of", lambda device: ["meta", "meta"])
+    rows = run_quickly(photos[:2], tmp_path / "out", "grad_cam").rows
+    assert len(rows) == 2 * 3
+    assert all(row.kind and row.problem and not row.values for row in rows)
+
+
+def test_cuda_stands_for_all_gpus_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count, found in ((3, ["cuda:0", "cuda:1", "cuda:2"]), (1, ["cuda"]), (0, ["cuda"])):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert judged.devices_of("cuda") == found
+        assert judged.devices_of("cuda:1") == ["cuda:1"]
+        assert judged.devices_of("cpu") == ["cpu"]
+
+
+@pytest.mark.gpu
+def test_processes_on_a_gpu_give_the_rows_of_this_process(photos: list[Photo], tmp_path: Path) -> None:
+    local = run_quickly(photos, tmp_path / "local", "grad_cam", "random_cam", device="cuda")
+    far = run_quickly(photos, tmp_path / "far", "grad_cam", "random_cam", device="cuda", workers=2)
+    assert len(far.rows) == len(local.rows) > 0
     check_same(far, local)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,35 @@ def test_max_box_acc_joins_the_photos() -> None:
     (standing,) = rank(rows, "net")
     # each threshold finds one of two boxes; the best of each photo would find both
     assert standing.estimates["max_box_acc"].value == 0.5
+
+
+@pytest.mark.parametrize(("metric", "bounds"), [("max_box_acc", (0.5,)), ("max_box_acc_v2", (0.3, 0.5, 0.7))])
+def test_the_interval_of_max_box_acc_is_that_of_all_resamples(metric: str, bounds: tuple[float, ...]) -> None:
+    ious = [[0.8, 0.2, 0.4], [0.9, 0.1, 0.6], [0.1, 0.6, 0.1], [0.2, 0.75, 0.35], [0.55, 0.2, 0.9]]
+    rows = [
+        Row(f"p{i}", "net auto a", values={metric: max(vector)}, vectors={metric: vector})
+        for i, vector in enumerate(ious)
+    ]
+
+    def accuracy(chosen: tuple[int, ...]) -> float:
+        """The share of boxes at the best threshold, the mean over the bounds."""
+        found = 0.0
+        for bound in bounds:
+            found += max(sum(ious[i][k] >= bound for i in chosen) / len(chosen) for k in range(3)) / len(bounds)
+        return found
+
+    # every resample of five photos there is, in place of a thousand drawn ones
+    every = sorted(map(accuracy, product(range(5), repeat=5)))
+    (standing,) = rank(rows, "net", seed=3)
+    estimate = standing.estimates[metric]
+    assert estimate.value == pytest.approx(accuracy((0, 1, 2, 3, 4)))
+    assert estimate.low <= estimate.value < estimate.high
+    for end, share in ((estimate.low, 0.025), (estimate.high, 0.975)):
+        # as large as the numbers between which the percentile of a thousand draws lies
+        near = [every[round((share + d) * (len(every) - 1))] for d in (-0.015, 0.015)]
+        assert near[0] - 1e-9 <= end <= near[1] + 1e-9
+    # it is not the interval of a mean over photos, which the best threshold of each photo would give
+    assert estimate.high - estimate.low > 0.1
 
 
 @pytest.mark.parametrize("photos", [1, 2, 5, 6])
