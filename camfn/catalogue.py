@@ -61,6 +61,7 @@ class MethodInfo(NamedTuple):
 
 METHODS: tuple[MethodInfo, ...] = (
     MethodInfo("cam", methods.cam, "layer", "map", frozenset({"head"})),
+    MethodInfo("tam", methods.tam, "layer", "map", frozenset({"head"})),
     MethodInfo("grad_cam", methods.grad_cam, "layer", "map", frozenset({"gradients"})),
     MethodInfo("hires_cam", methods.hires_cam, "layer", "map", frozenset({"gradients"})),
     MethodInfo("elementwise_grad_cam", methods.elementwise_grad_cam, "layer", "map", frozenset({"gradients"})),

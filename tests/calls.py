@@ -68,6 +68,7 @@ def cam_of(w: World) -> Callable[[Tensor], Tensor]:
 def _method(name: str) -> Call:
     options: dict[str, Callable[[World], dict[str, Any]]] = {
         "cam": lambda w: {"weights": w.put(torch.arange(-2.5, 3.0))},
+        "tam": lambda w: {"weights": w.put(torch.arange(-2.5, 3.0))},
         "random_cam": lambda w: {"generator": draws()},
         "ss_cam": lambda w: {"generator": draws(), "samples": 2},
         "is_cam": lambda w: {"steps": 2},

@@ -43,7 +43,7 @@ def explain(info: MethodInfo) -> tuple[Callable[[Tensor], Any], Tensor]:
     net, x = seeded(Net), images(2, 3, 12, 10)
     options: dict[str, Any] = {}
     parameters = signature(info.function).parameters
-    if info.name == "cam":
+    if info.name in ("cam", "tam"):
         options["weights"] = torch.ones(2, 6)
     if "masks" in parameters:
         options["masks"] = torch.rand(4, 12, 10, generator=torch.Generator().manual_seed(0))

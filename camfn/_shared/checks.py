@@ -120,11 +120,15 @@ def check_inputs(inputs: Any) -> None:
 def batch_sizes(inputs: Any, activations: Iterable[Tensor]) -> tuple[int, ...]:
     """Return the lengths that a vector of scores may have: the batch of the first input, or of the activations.
 
+    Keywords have no first, and tiles of a picture may stand beside one text: the batch of any of them will do.
+
     The two differ for layers in windowed attention. Lengths may repeat: a set would read the number of a size that the
     compiler keeps open.
     """
-    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
-    return (*(leaf.shape[0] for leaf in leaves[:1]), *(a.shape[0] for a in activations if a.ndim))
+    named = isinstance(inputs, Mapping)
+    leaves = [leaf for leaf in pytree.tree_leaves(dict(inputs) if named else inputs) if isinstance(leaf, Tensor)]
+    sizes = [leaf.shape[0] for leaf in leaves if leaf.ndim]
+    return (*(sizes if named else sizes[:1]), *(a.shape[0] for a in activations if a.ndim))
 
 
 def one_score_a_sample(scores: Any, batches: Iterable[int]) -> Tensor:

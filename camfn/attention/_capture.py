@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -16,7 +16,7 @@ from .._cut.lost import no_gradient
 from .._cut.traced import outside_the_compiler
 from .._layout.readings import images_among
 from .._shared.checks import describe, keeps_graph, one_of, one_score_a_sample
-from .._shared.errors import ArgumentTypeError, CaptureError
+from .._shared.errors import ArgumentTypeError, CamfnError, CaptureError
 from .._shared.inputs import tensors_in
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import Inputs, Target
@@ -24,6 +24,7 @@ from ..targets import as_score, pin
 from ._forward import Layers, check_ran, forward, leading_sizes, within
 from ._gradients import NoGradient, gradients_of_used, own_gradients
 from ._records import Attended, AttentionRecord
+from ._rows import check_query
 from ._watch import Site
 
 Scores: TypeAlias = Literal["model", "layers"]
@@ -51,6 +52,8 @@ class observe_attention(Value):
         layers: attentions, or modules that hold some, by name, by pattern ("blocks.*.attn", as in `fnmatch`) or as
             modules; None takes all attentions.
         differentiable: whether to keep the outer graph, so that a map may be part of a loss.
+        queries: rows of the attention to record, (Q,), where a few are wanted of many; fused attention then forms these
+            alone. None records all.
 
     Returns:
         A function of the inputs that returns `Attended(records, outputs)`; the records' gradients are None.
@@ -70,9 +73,11 @@ class observe_attention(Value):
     layers: Layers = None
     _: KW_ONLY
     differentiable: bool = False
+    queries: Sequence[int] | Tensor | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", _checked_layers(self.model, self.layers))
+        object.__setattr__(self, "layers", checked_layers(self.model, self.layers))
+        checked_queries("observe_attention", self.queries)
 
     def __call__(self, inputs: Inputs) -> Attended:
         """Run the model once."""
@@ -85,8 +90,9 @@ def observe(of: observe_attention, inputs: Inputs, choice: Choice | None = None)
     model = bare(of.model)
     keep = keeps_graph("observe_attention", model, inputs, of.differentiable)
     with torch.inference_mode(False), torch.set_grad_enabled(keep):
-        outputs, sites = forward(model, choice.names if choice else of.layers, inputs)
-        return Attended([_record(site, inputs) for site in _wanted(of.layers, sites, model, choice)], outputs)
+        queries = checked_queries("observe_attention", of.queries)
+        outputs, sites = forward(model, choice.names if choice else of.layers, inputs, queries=queries)
+        return Attended([record_of(site, inputs) for site in wanted_sites(of.layers, sites, model, choice)], outputs)
 
 
 @frozen
@@ -111,6 +117,7 @@ class capture_attention(Value):
             that scores a token, such as a word of a language model.
         differentiable: whether to keep the outer graph, so that a map may be part of a loss.
         unused: what a gradient that does not exist is, as for `camfn.capture`: an "error" that says why, or "zeros".
+        queries: as for `observe_attention`; the gradients are those of the same rows.
 
     Returns:
         A function of the inputs and a target, as for `camfn.capture`, that returns `Attended(records, outputs)`.
@@ -137,9 +144,11 @@ class capture_attention(Value):
     average: bool = True
     differentiable: bool = False
     unused: Literal["error", "zeros"] = "error"
+    queries: Sequence[int] | Tensor | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", _checked_layers(self.model, self.layers))
+        object.__setattr__(self, "layers", checked_layers(self.model, self.layers))
+        checked_queries("capture_attention", self.queries)
         one_of("scores", self.scores, ("model", "layers"))
         one_of("average", self.average, (True, False))
         one_of("unused", self.unused, ("error", "zeros"))
@@ -165,8 +174,9 @@ def captured(of: capture_attention, inputs: Inputs, target: Target, choice: Choi
     def compute(seed: Tensor, keep: bool) -> Attended:
         # a differentiable map needs a second derivative, which fused kernels lack: every attention is written out
         full = None if keep else choice.names if choice else of.layers
-        outputs, sites = forward(model, full, inputs, lambda x: expanded(seed, x))
-        wanted = _wanted(of.layers, sites, model, choice)
+        queries = checked_queries("capture_attention", of.queries)
+        outputs, sites = forward(model, full, inputs, lambda x: expanded(seed, x), queries=queries)
+        wanted = wanted_sites(of.layers, sites, model, choice)
         score_values = one_score_a_sample(score(outputs), _score_sizes(inputs, wanted))
         may_end_early = choice is not None and of.unused == "error"
         if of.scores == "model":
@@ -177,7 +187,7 @@ def captured(of: capture_attention, inputs: Inputs, target: Target, choice: Choi
                 of.readout, of.average, model, sites, wanted, inputs, own, keep, missing, may_end_early
             )
         pairs = zip(wanted, grads[::2], grads[1::2])
-        records = [_record(site, inputs, grad, output_grad) for site, grad, output_grad in pairs]
+        records = [record_of(site, inputs, grad, output_grad) for site, grad, output_grad in pairs]
         return Attended(records, outputs)
 
     try:
@@ -190,7 +200,7 @@ def captured(of: capture_attention, inputs: Inputs, target: Target, choice: Choi
     raise no_gradient(model, name, inputs, score, lambda output: tensors_in(output)[0])
 
 
-def _checked_layers(model: nn.Module, layers: Layers) -> tuple[str, ...] | None:
+def checked_layers(model: nn.Module, layers: Layers) -> tuple[str, ...] | None:
     """Check the model, and return the dotted names of the layers; None stands for the whole model."""
     if layers is None:
         check_model(model)
@@ -199,6 +209,17 @@ def _checked_layers(model: nn.Module, layers: Layers) -> tuple[str, ...] | None:
     if not names:
         raise CaptureError("layers: expected names of attentions, or None for all of them; got an empty list")
     return names
+
+
+def checked_queries(name: str, queries: Any) -> Tensor | None:
+    """Return the rows to record, each once; refuse what is none."""
+    if queries is None:
+        return None
+    check_query(name, queries)
+    at = torch.empty(0) if isinstance(queries, str) else torch.as_tensor(queries)
+    if at.ndim != 1 or not len(at) or int(at.min()) < 0 or len(set(at.tolist())) < len(at):
+        raise CamfnError(f"{name}: queries: expected rows (Q,) from 0, each once, got {describe(queries)}")
+    return at
 
 
 def _name_or_pattern(model: nn.Module, layer: str | nn.Module) -> str:
@@ -219,14 +240,17 @@ def _listed(layers: str | nn.Module | Sequence[str | nn.Module]) -> Sequence[str
 
 
 def _score_sizes(inputs: Inputs, wanted: Sequence[Site]) -> list[int]:
-    """Return the lengths that a vector of scores may have: the number of images, or without an image of samples."""
+    """Return the lengths that a vector of scores may have: the number of images, or of samples of other inputs.
+
+    The tiles of a picture are several images beside one text.
+    """
     images = images_among(inputs)
-    if images:
+    if images and not isinstance(inputs, Mapping):
         return [image.shape[0] for image in images]
     return [*leading_sizes(inputs), *(site.q.shape[0] for site in wanted[-1:])]
 
 
-def _wanted(layers: Layers, sites: list[Site], model: nn.Module, choice: Choice | None) -> list[Site]:
+def wanted_sites(layers: Layers, sites: list[Site], model: nn.Module, choice: Choice | None) -> list[Site]:
     """Return the attentions that are chosen, or else those in the layers."""
     check_ran(layers, sites, model)
     if choice is not None:
@@ -234,7 +258,7 @@ def _wanted(layers: Layers, sites: list[Site], model: nn.Module, choice: Choice 
     return [site for site in sites if site.full and within(site.name, layers)]
 
 
-def _record(
+def record_of(
     site: Site, inputs: Inputs, grads: Tensor | None = None, output_grads: Tensor | None = None
 ) -> AttentionRecord:
     """Turn a complete site into a record."""
@@ -251,7 +275,7 @@ def _record(
         name=site.name,
         probabilities=with_heads(site.probabilities),
         grads=None if grads is None else with_heads(grads),
-        q=with_heads(site.q),
+        q=with_heads(site.q if site.rows is None else site.q.index_select(-2, site.rows)),
         k=with_heads(site.k),
         v=with_heads(site.v),
         output=with_heads(site.output),

@@ -50,6 +50,7 @@ def forward(
     ended: Callable[[list[Site]], None] | None = None,
     *,
     evaluate: bool = False,
+    queries: Tensor | None = None,
 ) -> tuple[Any, list[Site]]:
     """Run a copy of the model under a `Watch`; hooks on every module keep the name of the module that is running.
 
@@ -60,6 +61,7 @@ def forward(
         zero: as for `Watch`.
         ended: called with the attentions so far whenever one has ended.
         evaluate: whether the copy runs in evaluation mode.
+        queries: as for `Watch`.
 
     Returns:
         The outputs, and the sites of all attentions, in the order in which they ended.
@@ -71,6 +73,7 @@ def forward(
         wanted=lambda name: within(name, layers),
         zero=zero,
         ended=ended,
+        queries=queries,
     )
 
     def begin(name: str) -> Callable[..., None]:

@@ -29,8 +29,13 @@ class NoGradient(Exception):
         self.name = name
 
 
-def _gradients(
-    sites: Sequence[Site], scores: Tensor, create_graph: bool, missing: Callable[[Site], None]
+def gradients_at(
+    sites: Sequence[Site],
+    scores: Tensor,
+    create_graph: bool,
+    missing: Callable[[Site], None],
+    *,
+    retain_graph: bool = False,
 ) -> list[Tensor]:
     """Differentiate the scores in the probabilities and in the output of each attention, one after the other."""
     deltas = [delta for site in sites for delta in (site.delta, site.output_delta) if delta is not None]
@@ -41,7 +46,7 @@ def _gradients(
             if place % 2:
                 missing(sites[place // 2])
 
-    return gradients(scores, deltas, create_graph=create_graph, missing=absent)
+    return gradients(scores, deltas, create_graph=create_graph, retain_graph=retain_graph, missing=absent)
 
 
 def gradients_of_used(
@@ -49,7 +54,7 @@ def gradients_of_used(
 ) -> tuple[list[Site], list[Tensor]]:
     """Differentiate the model's score; leave out the last attentions where the score does not use them, if allowed."""
     lost: list[Site] = []
-    grads = _gradients(wanted, scores, keep, lost.append)
+    grads = gradients_at(wanted, scores, keep, lost.append)
     used = list(wanted)
     while may_end_early and used and any(used[-1] is site for site in lost):
         used.pop()
@@ -73,7 +78,7 @@ def own_gradients(
     missing: Callable[[Site], None],
     may_end_early: bool,
 ) -> tuple[list[Site], list[Tensor]]:
-    """Differentiate each attention's own score; return the attentions, and gradients as `_gradients` does.
+    """Differentiate each attention's own score; return the attentions, and gradients as `gradients_at` does.
 
     The rest of the network is what follows the last block of the tower; of the last few blocks, the score may use none.
     """
@@ -142,5 +147,5 @@ def _gradients_of_own_scores(
         mean = site.tokens.mean(site.per_token, keepdim=True).expand_as(site.tokens)
         # networks may view the tokens of a block in other shapes
         tokens = mean.contiguous() if average else site.tokens
-        grads += _gradients([site], score(readout(tokens)), create_graph, missing)
+        grads += gradients_at([site], score(readout(tokens)), create_graph, missing)
     return grads

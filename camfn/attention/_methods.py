@@ -229,7 +229,7 @@ def le_grad(
         >>> le_grad(capture_attention(net, scores="layers")(torch.randn(2, 5, 8), 1).records).shape
         torch.Size([2, 4])
     """
-    layers = _check_global("le_grad", records, query)
+    layers = _check_global("le_grad", records, query, products=False)
     last = layers[-1].probabilities
     where = patches("le_grad", last.shape, prefix, suffix, positions)
     stacked = widen(torch.stack([_check_gradients("le_grad", record.grads) for record in layers]))
@@ -314,14 +314,20 @@ def _one_layer(method: str, records: Any, layer: int) -> Sequence[AttentionRecor
     return [records[layer]]
 
 
-def _check_global(method: str, records: Sequence[AttentionRecord], query: Query) -> Sequence[AttentionRecord]:
-    """Return the records; refuse attention in which no row covers the whole image, and a query that is not in it."""
+def _check_global(
+    method: str, records: Sequence[AttentionRecord], query: Query, *, products: bool = True
+) -> Sequence[AttentionRecord]:
+    """Return the records; refuse attention in which no row covers the whole image, and a query that is not in it.
+
+    Of layers that are not multiplied, records of the same rows alone will do.
+    """
     records = _listed(method, records)
-    batch, tokens = records[-1].probabilities.shape[0], records[-1].probabilities.shape[-1]
+    batch, _, count, tokens = records[-1].probabilities.shape if records[-1].probabilities.ndim == 4 else (0,) * 4
     for i, record in enumerate(records):
         shape = tuple(record.probabilities.shape)
         same = len(shape) == 4 and shape[0] == batch and shape[3] == tokens
-        if not same or (not _is_square(record) and i + 1 < len(records)):
+        inner = not _is_square(record) and i + 1 < len(records)
+        if not same or (inner and (products or shape[2] != count)):
             shapes = " and ".join(
                 dict.fromkeys(f"{r.name!r} {tuple(r.probabilities.shape)}" for r in (record, records[-1]))
             )

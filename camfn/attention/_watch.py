@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .._shared.errors import CaptureError
 from .._shared.maps import widen
 
 _PRODUCTS = {"matmul", "__matmul__", "bmm", "baddbmm", "einsum"}
@@ -52,6 +53,7 @@ class Site:
         tokens: the output of that module.
         per_token: the dimension of `tokens` that counts the tokens.
         batch: the number of samples, where the block tells it; 0 where not.
+        rows: which queries `probabilities` and `output` are of, (Q,); None for all.
     """
 
     q: Tensor
@@ -69,6 +71,7 @@ class Site:
     tokens: Tensor | None = None
     per_token: int = 1
     batch: int = 0
+    rows: Tensor | None = None
 
 
 class Watch(TorchFunctionMode):
@@ -81,6 +84,7 @@ class Watch(TorchFunctionMode):
         zero: function that makes a zero of the shape of a tensor, which is added to the probabilities and the output
             so that they can be differentiated; None adds nothing.
         ended: called with the attentions so far whenever one has ended.
+        queries: the rows that are recorded, (Q,); fused attention then forms these alone. None records all.
     """
 
     def __init__(
@@ -89,9 +93,11 @@ class Watch(TorchFunctionMode):
         wanted: Callable[[str], bool],
         zero: Callable[[Tensor], Tensor] | None,
         ended: Callable[[list[Site]], None] | None = None,
+        queries: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.sites: list[Site] = []
+        self._queries = queries
         self._ended = ended
         self._where, self._wanted, self._zero = where, wanted, zero
         self._traced: Any = WeakTensorKeyDictionary()
@@ -137,12 +143,42 @@ class Watch(TorchFunctionMode):
             )
         if enable_gqa:
             site.k, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+        if self._queries is not None:
+            return self._fused_rows(site, value, attn_mask, dropout_p, is_causal, scale)
         applied = self._record_probabilities(
             site, probabilities(query, site.k, attn_mask, is_causal=is_causal, scale=scale)
         )
         if dropout_p:
             applied = functional.dropout(applied, dropout_p)
         return self._record_output(site, applied, value, applied @ value)
+
+    def _fused_rows(
+        self, site: Site, value: Tensor, mask: Tensor | None, dropout_p: float, is_causal: bool, scale: float | None
+    ) -> Tensor:
+        """Run the fused call, and put in the rows of the queries, which are written out."""
+        assert self._queries is not None
+        at = self._rows_of(site)
+        whole = functional.scaled_dot_product_attention(site.q, site.k, value, mask, dropout_p, is_causal, scale=scale)
+        rows = mask if mask is None or mask.shape[-2] == 1 else mask.index_select(-2, at)
+        if is_causal:
+            rows = torch.arange(site.k.shape[-2], device=at.device) <= at[:, None]
+        of_rows = probabilities(site.q.index_select(-2, at), site.k, rows, scale=scale)
+        site.probabilities, applied, site.delta = self._copy_and_add_zero(of_rows)
+        if dropout_p:
+            applied = functional.dropout(applied, dropout_p)
+        return whole.index_copy(-2, at, self._record_output(site, applied, value, applied @ value))
+
+    def _rows_of(self, site: Site) -> Tensor:
+        """Note at an attention which queries are recorded; refuse those that it does not have."""
+        assert self._queries is not None
+        at = self._queries.to(site.q.device)
+        if int(at.max()) >= site.q.shape[-2]:
+            raise CaptureError(
+                f"queries: expected rows from 0 to {site.q.shape[-2] - 1} of the attention in {self._where()!r}, got "
+                f"{int(at.max())}: name layers= of the tokens that are meant"
+            )
+        site.rows = at
+        return at
 
     def _multi_head(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Replace `multi_head_attention_forward`: run its path with the fused call; take the weights from the site."""
@@ -199,6 +235,10 @@ class Watch(TorchFunctionMode):
         """Record the probabilities, and return the tensor that the network goes on with."""
         if not site.full:
             return values
+        if self._queries is not None:
+            at = self._rows_of(site)
+            site.probabilities, rows, site.delta = self._copy_and_add_zero(values.index_select(-2, at))
+            return values.index_copy(-2, at, rows)
         site.probabilities, passed_on, site.delta = self._copy_and_add_zero(values)
         return passed_on
 
@@ -208,6 +248,10 @@ class Watch(TorchFunctionMode):
         if not site.full:
             return output
         site.applied, site.v = applied, value
+        if site.rows is not None and site.softened:
+            site.applied = applied.index_select(-2, site.rows)
+            site.output, rows, site.output_delta = self._copy_and_add_zero(output.index_select(-2, site.rows))
+            return output.index_copy(-2, site.rows, rows)
         site.output, passed_on, site.output_delta = self._copy_and_add_zero(output)
         return passed_on
 

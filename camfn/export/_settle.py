@@ -18,7 +18,7 @@ from .._shared.errors import CamfnError
 from .._shared.maps import spatial_sum, weighted_sum
 from ..attention._explainer import attention_explainer, settle
 from ..catalogue import info_of
-from ..methods import ablation_cam, cam
+from ..methods import ablation_cam, cam, tam
 from ..methods._ablation import drops_if_affine
 
 _REASONS = {
@@ -86,6 +86,8 @@ def _arithmetic(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     plain, bound = _unbound(method)
     if plain is cam and "weights" not in bound:
         return cam_by_gradient
+    if plain is tam and "weights" not in bound:
+        return partial(tam_by_gradient, **bound)
     if "chunk_size" not in bound and "chunk_size" in signature(plain).parameters:
         return partial(method, chunk_size=None)  # one batch of all rows: chunks would each be a copy of the network
     return method
@@ -94,3 +96,8 @@ def _arithmetic(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def cam_by_gradient(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:
     """CAM, where the head's rows are the derivative of the logit summed over places: `cam` finds that it is so."""
     return weighted_sum(activations, spatial_sum(grads))
+
+
+def tam_by_gradient(activations: Tensor, grads: Tensor, outputs: Any = None, *, filtered: bool = True) -> Tensor:
+    """TAM of a classifier, whose CAM is found by the gradient."""
+    return tam(cam_by_gradient(activations, grads)[:, None], weights=activations.new_ones(1), filtered=filtered)

@@ -33,9 +33,11 @@ from ._score_cams import is_cam as is_cam
 from ._score_cams import ss_cam as ss_cam
 from ._second_order import lift_cam as lift_cam
 from ._second_order import shapley_cam as shapley_cam
+from ._tam import tam as tam
 
 __all__ = [  # noqa: RUF022  grouped by what a method needs, which is the order the command line shows
     "cam",
+    "tam",
     "grad_cam",
     "hires_cam",
     "elementwise_grad_cam",

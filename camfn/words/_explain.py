@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +16,16 @@ from .._cut.graft import bare
 from .._cut.layer_checks import layer_name
 from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError, CamfnError, CaptureError
+from ..attention import METHODS
 from ..catalogue import MethodInfo, find, info_of
 from ._answer import answered
+from ._asked import Asked
+from ._attention import by_attention
 from ._layers import is_late, maps_of, named_layer
 from ._pieces import Piece, Span
 from ._prompt import forced, prompt_ids
 from ._spans import pieces
+from ._tam import by_tam
 
 
 class Explained(NamedTuple):
@@ -33,55 +37,15 @@ class Explained(NamedTuple):
         spans: the pictures, as `words.spans` lists them.
         ids: the tokens of the answer, (N,); as many as words, unless tokens are joined to words by `groups`.
         log_probabilities: of each token, (N,), as the model said it.
+        scale: of TAM, (K, 2): the least and the largest of a word's map before the filter and its scores at the words
+            before it, by which the authors stretch the map; None of other methods.
     """
 
     maps: list[Tensor]
     spans: list[Span]
     ids: Tensor
     log_probabilities: Tensor
-
-
-class Asked(NamedTuple):
-    """What one call explains: shared by the engines of the methods.
-
-    Attributes:
-        model: the network.
-        full: inputs of one forward on prompt and answer.
-        pieces: of the pictures.
-        prompt: ids of the prompt, (P,).
-        ids: of the answer, (N,).
-        groups: the tokens of each word.
-    """
-
-    model: nn.Module
-    full: dict[str, Any]
-    pieces: list[Piece]
-    prompt: Tensor
-    ids: Tensor
-    groups: list[list[int]]
-
-    @property
-    def queries(self) -> Tensor:
-        """Positions whose states predict the tokens of the answer, (N,)."""
-        return torch.arange(len(self.prompt) - 1, len(self.prompt) - 1 + len(self.ids), device=self.ids.device)
-
-    @property
-    def inputs(self) -> dict[str, Any]:
-        """Inputs of a forward that makes no logits but those of the answer, where the model can leave them out."""
-        takes = "logits_to_keep" in signature(type(self.model).forward).parameters
-        return {**self.full, "logits_to_keep": self.queries} if takes else self.full
-
-    def log_probabilities(self, outputs: Any) -> Tensor:
-        """Return the log-probability of each token of the answer, (N,), in float32 at least."""
-        logits: Tensor = outputs.logits[0]
-        if logits.shape[0] != len(self.ids):
-            logits = logits[self.queries.to(logits.device)]
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        return wide.log_softmax(-1).gather(1, self.ids.to(wide.device)[:, None])[:, 0]
-
-    def of_words(self, of_tokens: Tensor) -> Tensor:
-        """Sum what belongs to the tokens of each word, (N,) to (K,)."""
-        return torch.stack([of_tokens[group].sum() for group in self.groups])
+    scale: Tensor | None = None
 
 
 def explain(
@@ -89,34 +53,48 @@ def explain(
     inputs: Mapping[str, Any],
     words: int | Tensor | Sequence[int],
     *,
-    method: str | Callable[..., Tensor] = "grad_cam",
+    method: str | Callable[..., Tensor] = "tam",
     layer: str | nn.Module | None = None,
     groups: Sequence[Sequence[int]] | None = None,
     tiles: Sequence[tuple[int, int]] | None = None,
     spans: Sequence[Span] | None = None,
+    question: slice | Sequence[int] | None = None,
 ) -> Explained:
     """Explain every word of an answer by a map of every picture of the prompt, from one forward on both.
 
     The score of a word is its log-probability behind the prompt and the words before it; the score of a word of
-    several tokens is the sum of theirs. A method of gradients takes one backward a word. Its weights are means over the
-    places of one picture: text, line ends and other pictures do not enter.
+    several tokens is the sum of theirs.
+
+    * `tam` takes no backward: the word's own score at every place, less what earlier words explain. A word of several
+      tokens has the maximum of their maps.
+    * A method of a layer's activations and gradients takes one backward a word. Its weights are means over the places
+      of one picture: text, line ends and other pictures do not enter.
+    * A method on attention reads the rows of the tokens that predict the words, in the language model, whose fused
+      attention stays on: `raw_attention`, `attention_rollout`, `gradient_rollout` (one backward a token), `le_grad`
+      (one backward in all), `grad_eclip` (one backward a token).
+
+    No logits but those of the answer are made where the model can leave the others out, and `raw_attention`, `le_grad`
+    and `grad_eclip` form no other rows of attention.
 
     Args:
         model: a model of transformers for images and text, `...ForConditionalGeneration`; left exactly as it is.
         inputs: of one prompt, as the model's processor returns them.
         words: the number of tokens that the model may say, greedily; or the ids of an answer, (N,), such as
             `model.generate(**inputs)[:, P:]`.
-        method: of a layer's activations and gradients, by name or as a function: grad_cam, hires_cam, layer_cam, ...
+        method: by name, or as a function, to which options may be bound: `partial(methods.tam, filtered=False)`.
         layer: "tower" (the last block of the vision tower that the model reads), "projector" (the default: what leads
-            into the language model) or "language" (a block in its middle); or a layer by name or as a module.
+            into the language model) or "language" (a block in its middle); or a layer by name or as a module. For
+            attention a block of the language model, or a pattern; None is the last, and all for rollouts and LeGrad.
         groups: the tokens of each word, such as [[0], [1, 2]]; None takes each token as a word. `words.grouped` makes
             them with a tokenizer.
         tiles: as for `words.spans`.
         spans: where the pictures stand, for a model whose family `words.spans` does not know; only layers of the
             language model can be explained then.
+        question: of `tam`, the positions of the question's words, which count as earlier words; None takes all text
+            behind the last picture, with the marks of the chat among it.
 
     Returns:
-        `Explained(maps, spans, ids, log_probabilities)`, with a raw map (K, *grid) for each span.
+        `Explained(maps, spans, ids, log_probabilities, scale)`, with a raw map (K, *grid) for each span.
 
     Raises:
         CamfnError: as for `words.spans` and `words.forced`; the method cannot be taken, or the groups do not fit.
@@ -135,8 +113,27 @@ def explain(
         ([(3, 4, 4)], (4, 4))
     """
     info, function = _method(method)
-    asked = _asked(model, inputs, words, groups, tiles, spans)
-    return _by_gradient(asked, function, named_layer(asked.model, layer or "projector"), info)
+    if question is not None and info.name != "tam":
+        raise CamfnError(f"words.explain: question= is of tam, and {info.name} does not read it")
+    asked = read(model, inputs, words, groups, tiles, spans)
+    found, scale = [piece.span for piece in asked.pieces], None
+    if info.name == "tam":
+        if layer is not None:
+            raise CamfnError("words.explain: tam reads the states behind the last block: leave out layer=")
+        maps, scale, said = by_tam(asked, _filtered(function), question)
+    elif info.kind == "attention":
+        maps, said = by_attention(asked, function, layer)
+    else:
+        maps, said = _by_gradient(asked, function, named_layer(asked.model, layer or "projector"), info)
+    return Explained(maps, found, asked.ids, said, scale)
+
+
+def _filtered(function: Callable[..., Tensor]) -> bool:
+    """Return what is bound to TAM by `functools.partial`."""
+    bound = function.keywords if isinstance(function, partial) else {}
+    if bound.keys() - {"filtered"}:
+        raise CamfnError("words.explain: tam finds rows of the head and earlier words: bind filtered= alone")
+    return bool(bound.get("filtered", True))
 
 
 def _method(method: str | Callable[..., Tensor]) -> tuple[MethodInfo, Callable[..., Tensor]]:
@@ -144,15 +141,17 @@ def _method(method: str | Callable[..., Tensor]) -> tuple[MethodInfo, Callable[.
     if not isinstance(method, str) and not callable(method):
         raise ArgumentTypeError(f"words.explain: method: expected a name or a function, got {describe(method)}")
     info = find(method) if isinstance(method, str) else info_of(method)
-    if info.kind != "layer" or info.needs - {"gradients"} or info.draws:
+    of_layer = info.kind == "layer" and not info.needs - {"gradients"} and not info.draws
+    of_attention = info.kind == "attention" and info.name in METHODS
+    if not (of_layer or of_attention or info.name == "tam"):
         raise CamfnError(
-            f"words.explain: {info.name} needs more than activations and gradients: take grad_cam, hires_cam, "
-            "layer_cam, or another method of these"
+            f"words.explain: {info.name} needs more than activations, gradients and attention: take tam, grad_cam, "
+            f"hires_cam, layer_cam, another method of these, or one of {', '.join(METHODS)}"
         )
     return info, info.function if isinstance(method, str) else method
 
 
-def _asked(
+def read(
     model: nn.Module,
     inputs: Mapping[str, Any],
     words: int | Tensor | Sequence[int],
@@ -191,7 +190,9 @@ def _groups(groups: Sequence[Sequence[int]] | None, tokens: int) -> list[list[in
     return found
 
 
-def _by_gradient(asked: Asked, function: Callable[..., Tensor], layer: Any, info: MethodInfo) -> Explained:
+def _by_gradient(
+    asked: Asked, function: Callable[..., Tensor], layer: Any, info: MethodInfo
+) -> tuple[list[Tensor], Tensor]:
     """Explain by a method of a layer's activations and gradients: one forward, and one backward a word."""
     name = layer_name(asked.model, layer)
     said: list[Tensor] = []
@@ -211,4 +212,4 @@ def _by_gradient(asked: Asked, function: Callable[..., Tensor], layer: Any, info
             "Take layer='projector' or 'language', or an earlier block"
         )
     maps = [torch.cat([function(a, row[n], None) for row in each]) for n, a in enumerate(laid)]
-    return Explained(maps, [piece.span for piece in asked.pieces], asked.ids, said[0])
+    return maps, said[0]

@@ -74,7 +74,7 @@ def picture(name: str) -> dict[str, Any]:
 
 def two_layers(info: catalogue.MethodInfo) -> bool:
     """Whether a method's picture has a row for a layer in the middle, too."""
-    return info.kind == "layer" and not info.perturbs and info.name != "cam"
+    return info.kind == "layer" and not info.perturbs and "head" not in info.needs
 
 
 def _drawn(info: catalogue.MethodInfo) -> str:

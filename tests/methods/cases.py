@@ -40,6 +40,13 @@ def one_row(shape: Sequence[int], seed: int) -> Context:
     return {"weights": rows(shape, seed)["weights"][0]}
 
 
+def earlier(shape: Sequence[int], seed: int) -> Context:
+    generator = torch.Generator().manual_seed(seed + 1)
+    maps = torch.rand(shape[0], 3, *shape[2:], generator=generator, dtype=torch.float64)
+    likeness = torch.rand(shape[0], 3, generator=generator, dtype=torch.float64)
+    return {**rows(shape, seed), "context": maps, "likeness": likeness}
+
+
 def tail(shape: Sequence[int], seed: int) -> Context:
     return {"tail": network}
 
@@ -101,6 +108,9 @@ class Case(NamedTuple):
 CASES = (
     Case("cam", oracles.cam, context=rows),
     Case("cam", oracles.cam, context=one_row),
+    Case("tam", oracles.tam, context=rows),
+    Case("tam", oracles.tam, {"filtered": False}, one_row),
+    Case("tam", oracles.tam, context=earlier),
     Case("grad_cam", oracles.grad_cam),
     Case("hires_cam", oracles.hires_cam),
     Case("elementwise_grad_cam", oracles.elementwise_grad_cam),
@@ -187,6 +197,7 @@ def flipped(context: Context, axis: int) -> Context:
         "forward": lambda value: unflipped(value, axis),
         "inputs": lambda value: value.flip(axis),
         "baseline": lambda value: value.flip(axis),
+        "context": lambda value: value.flip(axis),
         **dict.fromkeys(("noise", "masks", "deeper"), lambda value: value.flip(axis - 1)),
     }
     return {key: change.get(key, lambda value: value)(value) for key, value in context.items()}

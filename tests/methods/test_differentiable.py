@@ -21,6 +21,7 @@ X = images(2, 2, 9, 8, dtype=EXACT)
 MASKS = images(4, 9, 8, dtype=EXACT).sigmoid()
 OPTIONS: dict[str, dict[str, Any]] = {
     "cam": {"weights": images(5, dtype=EXACT)},
+    "tam": {"weights": images(5, dtype=EXACT)},
     "random_cam": {"weights": images(2, 5, dtype=EXACT)},
     "ss_cam": {"noise": images(2, 9, 8, dtype=EXACT)},
     "is_cam": {"steps": 2},

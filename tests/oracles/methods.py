@@ -336,3 +336,61 @@ def score_cam(
 
 
 Oracle = Callable[..., Any]
+
+
+def _grid(values: Sequence[float], shape: Sequence[int]) -> list[list[list[float]]]:
+    """Values of a map as frames of rows; a line is a frame of one row."""
+    height, width = (1, shape[-1]) if len(shape) == 1 else shape[-2:]
+    frames = len(values) // (height * width)
+    return [
+        [[values[(t * height + y) * width + x] for x in range(width)] for y in range(height)] for t in range(frames)
+    ]
+
+
+def _reflected(at: int, side: int) -> int:
+    if side == 1:
+        return 0
+    return -at if at < 0 else 2 * side - 2 - at if at >= side else at
+
+
+def rank_gaussian(frame: list[list[float]]) -> list[list[float]]:
+    """Sort the nine values around a place; a rank's distance from the middle has a Gaussian weight."""
+    height, width = len(frame), len(frame[0])
+    found = []
+    for y in range(height):
+        row = []
+        for x in range(width):
+            window = sorted(
+                frame[_reflected(y + dy, height)][_reflected(x + dx, width)] for dy in (-1, 0, 1) for dx in (-1, 0, 1)
+            )
+            middle = mean(window)
+            deviation = math.sqrt(mean([(value - middle) ** 2 for value in window]))
+            if middle <= 0:
+                row.append(0.0)
+            elif deviation == 0:
+                row.append(window[4])
+            else:
+                sigma = deviation / middle
+                weights = [math.exp(-(rank**2) / (2 * sigma**2)) for rank in range(-4, 5)]
+                row.append(dot(window, weights) / math.fsum(weights))
+        found.append(row)
+    return found
+
+
+def tam(activations: Tensor, grads: Tensor, **options: Any) -> Tensor:
+    maps = []
+    shape, rows = activations.shape[2:], options["weights"].double()
+    for b, channels in enumerate(samples(activations)):
+        row = (rows if rows.ndim == 1 else rows[b]).tolist()
+        own = [relu(dot(row, [channel[p] for channel in channels])) for p in range(len(channels[0]))]
+        if "context" in options:
+            earlier = samples(options["context"])[b]
+            scores = options["likeness"][b].double().tolist()
+            total = math.fsum(scores)
+            mixed = [math.fsum(divide(s, total) * e[p] for s, e in zip(scores, earlier)) for p in range(len(own))]
+            factor = divide(dot(own, mixed), dot(mixed, mixed))
+            own = [relu(m - factor * i) for m, i in zip(own, mixed)]
+        if options.get("filtered", True):
+            own = [value for frame in _grid(own, shape) for line in rank_gaussian(frame) for value in line]
+        maps.append(torch.tensor(own, dtype=torch.float64).reshape(shape))
+    return torch.stack(maps)

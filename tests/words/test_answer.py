@@ -14,8 +14,9 @@ from camfn.words._answer import answered, generated
 from tests.nets.multimodal import every_case, load
 
 
+@pytest.mark.parametrize("method", ["grad_cam", "tam", "raw_attention"])
 @every_case
-def test_scores_of_one_forward_are_those_of_generation(name: str) -> None:
+def test_scores_of_one_forward_are_those_of_generation(name: str, method: str) -> None:
     case = load(name)
     model: Any = case.model
     banned = [
@@ -29,7 +30,7 @@ def test_scores_of_one_forward_are_those_of_generation(name: str) -> None:
     assert generated(model, case.inputs, 4).tolist() == new.tolist()
     logits = torch.stack(said.logits, 1)[0].log_softmax(-1)
     expected = logits[torch.arange(4), new]
-    found = words.explain(model, case.inputs, new, tiles=case.tiles, layer="language").log_probabilities
+    found = words.explain(model, case.inputs, new, method=method, tiles=case.tiles).log_probabilities
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -37,6 +38,7 @@ def test_nothing_is_left_in_the_model() -> None:
     case = load("qwen2_vl")  # whose forward notes positions of text
     before = {name: dict(module.__dict__) for name, module in case.model.named_modules()}
     state = torch.random.get_rng_state()
+    words.explain(case.model, case.inputs, 2, method="grad_cam")
     words.explain(case.model, case.inputs, 2)
     assert torch.equal(torch.random.get_rng_state(), state)
     after = {name: dict(module.__dict__) for name, module in case.model.named_modules()}

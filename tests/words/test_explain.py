@@ -102,8 +102,10 @@ def test_gradients_of_towers_are_those_of_a_plain_hook(name: str, layer: str) ->
 
 def test_other_pictures_and_text_do_not_enter_the_weights() -> None:
     case = load("llava, two pictures")
-    found = words.explain(case.model, case.inputs, 2, layer="language")
-    alone = words.explain(case.model, case.inputs, found.ids, layer="language", spans=found.spans[1:])
+    found = words.explain(case.model, case.inputs, 2, method="grad_cam", layer="language")
+    alone = words.explain(
+        case.model, case.inputs, found.ids, method="grad_cam", layer="language", spans=found.spans[1:]
+    )
     assert torch.equal(alone.maps[0], found.maps[1])
 
 
@@ -121,9 +123,9 @@ def test_the_order_of_the_inputs_does_not_matter() -> None:
     for name in ("llava_next", "qwen2_vl", "internvl, tiles"):
         case = load(name)
         for layer in ("tower", "language"):
-            one = words.explain(case.model, case.inputs, 2, layer=layer, tiles=case.tiles)
+            one = words.explain(case.model, case.inputs, 2, method="grad_cam", layer=layer, tiles=case.tiles)
             turned = dict(reversed(list(case.inputs.items())))
-            other = words.explain(case.model, turned, 2, layer=layer, tiles=case.tiles)
+            other = words.explain(case.model, turned, 2, method="grad_cam", layer=layer, tiles=case.tiles)
             assert all(torch.equal(a, b) for a, b in zip(one.maps, other.maps, strict=True))
 
 
@@ -132,7 +134,7 @@ def test_logits_of_the_answer_alone_are_made() -> None:
     widths: list[int] = []
     model: Any = case.model
     model.lm_head.register_forward_hook(lambda module, args, output: widths.append(output.shape[1]))
-    words.explain(model, case.inputs, [5, 6], layer="language")
+    words.explain(model, case.inputs, [5, 6], method="grad_cam", layer="language")
     assert widths == [2]
 
 
@@ -143,7 +145,7 @@ def test_a_function_of_ones_own_is_a_method_and_others_are_refused() -> None:
         return grads.square().sum(1)
 
     assert words.explain(case.model, case.inputs, 1, method=norms).maps[0].shape == (1, 2, 2)
-    for method in ("ablation_cam", "score_cam", "cam", "full_grad", methods.random_cam):
+    for method in ("ablation_cam", "score_cam", "cam", "full_grad", methods.random_cam, "rise"):
         with pytest.raises(CamfnError, match=r"words\.explain: .* needs more"):
             words.explain(case.model, case.inputs, 1, method=method)
     with pytest.raises(CamfnError, match="Did you mean"):
@@ -166,6 +168,6 @@ def test_spans_of_the_caller_are_checked() -> None:
     ]
     for span in wrong:
         with pytest.raises(CamfnError, match="spans: expected"):
-            words.explain(case.model, case.inputs, [5], spans=[span], layer="language")  # type: ignore[list-item]
+            words.explain(case.model, case.inputs, [5], spans=[span])  # type: ignore[list-item]
     with pytest.raises(CamfnError, match="at least one"):
         words.explain(case.model, case.inputs, [5], spans=[])

@@ -91,15 +91,15 @@ def test_other_layers_of_a_tower_are_maps_too(name: str, layer: str) -> None:
 def test_what_is_no_map_is_refused(name: str, layer: str) -> None:
     case = load(name)
     with pytest.raises(CamfnError):
-        words.explain(case.model, case.inputs, 1, layer=layer)
+        words.explain(case.model, case.inputs, 1, method="grad_cam", layer=layer)
 
 
 def test_a_layer_whose_places_no_word_reads_is_refused() -> None:
     case = load("llava")
     with pytest.raises(CaptureError, match=r"gradients are 0\. It stands behind the last attention"):
-        words.explain(case.model, case.inputs, 1, layer="model.language_model.layers.3")
+        words.explain(case.model, case.inputs, 1, method="grad_cam", layer="model.language_model.layers.3")
     with pytest.raises(CaptureError):  # behind the hidden state that the language model reads
-        words.explain(case.model, case.inputs, 1, layer="model.vision_tower.encoder.layers.2")
+        words.explain(case.model, case.inputs, 1, method="grad_cam", layer="model.vision_tower.encoder.layers.2")
 
 
 def test_a_model_without_a_language_model_is_refused() -> None:
