@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from camfn.evaluate import METRICS, Standing, Store, rank, write_table
-from camfn.evaluate._tables.plots import cost_plot, curve_plot, rank_plot
 from camfn.evaluate._tables.rank import models_of
+
+from .evaluation_plots import cost_plot, curve_plot, rank_plot
 
 COLUMNS = (
     "energy_in_box",

@@ -30,7 +30,7 @@ PROMISES = {
     "serve": "sys.path.insert(0, 'examples'); import serve; serve.service",
     "medical": "import pydicom, nibabel, camfn.cli",
     "demo": "import camfn.zoo; camfn.zoo.load('lite0'); import skimage.data; skimage.data.chelsea()",
-    "evaluate": "import camfn.evaluate, camfn.zoo, matplotlib, pandas, pyarrow; camfn.zoo.load('lite2')",
+    "evaluate": "import camfn.evaluate, camfn.zoo, jinja2, matplotlib, pandas, pyarrow; camfn.zoo.load('lite2')",
     "docs": "import sphinx, pydata_sphinx_theme, myst_parser, sphinx_gallery, sphinx_design, sphinx_copybutton",
     "ray": "import ray, camfn.evaluate",
     "adapters": "import captum, quantus, torchmetrics, camfn.adapters",

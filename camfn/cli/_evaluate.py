@@ -77,6 +77,7 @@ FailFastOption = Annotated[bool, typer.Option("--fail-fast", help="Stop at the f
 @app.command()
 @option_groups
 def evaluate(
+    context: typer.Context,
     photos: PhotosArgument = "builtin",
     out: Annotated[Path, typer.Option(help="Folder of the results; the same again goes on where it was left.")] = Path(
         "evaluation"
@@ -125,8 +126,9 @@ def evaluate(
         from ..evaluate import cases, run, write_report, write_tables
         from ..evaluate._runs.needed import require
         from ._options import pick_device
+        from ._records import command_again
 
-        require("matplotlib", "camfn evaluate", "its report")
+        require("jinja2", "camfn evaluate", "its report")
         place, loader = str(pick_device(device)), options.loader(split_list(models, "models"))
         protocol = _protocol(
             metrics,
@@ -152,7 +154,9 @@ def evaluate(
         )
         rows = write_rows(store, shown)
         written, problems = show_tables(store.rows, shown, by=by, seed=seed)
-        for path in [*rows, *written, *write_tables(store, by=by), write_report(store, photo_list, by=by, **loader)]:
+        tables = write_tables(store, by=by)
+        report = write_report(store, photo_list, by=by, command=command_again(context, photos), **loader)
+        for path in [*rows, *written, *tables, report]:
             print(path)
         problems += _print_problems(store) + len(refused)
         _print_refused(refused)

@@ -89,6 +89,8 @@ class TableOptions(NamedTuple):
                 raise UsageError(f"--{option} {path}: expected a file in a folder that exists")
         if self.ranks is not None and self.ranks.suffix.lower()[1:] not in KINDS:
             raise UsageError(f"--ranks {self.ranks}: expected a file that ends in .pdf, .svg or .png")
+        if self.ranks is not None:
+            require("matplotlib", "--ranks", "its plot")
         for model in models if self.against is not None else ():
             find_case(self.against or "", [case for case in cases if case.startswith(f"{model} ")], model)
 

@@ -109,7 +109,7 @@ def rank(rows: Sequence[Row], model: str, *, by: str | None = None, seed: int = 
 
     Returns:
         One standing for each case, the best first, with the baselines among them. The best is marked `*`, and each
-        case that `differences` does not tell apart from it `=`.
+        case that `differences` does not tell apart from it `=`; `level` says the same for every metric.
 
     Raises:
         UsageError: no row of the model has a number, or `by` has none.
@@ -250,15 +250,29 @@ def _standing(
 
 
 def _marked(found: Sequence[Standing], rows: Sequence[Row], model: str, lead: str, seed: int) -> Iterator[Standing]:
-    """Mark the best method, and what is not told apart from it; a mean over fewer photos cannot win."""
-    most = max((s.estimates[lead].photos for s in found if lead in s.estimates), default=0)
-    best = next(
-        (s.case for s in found if not s.is_baseline and lead in s.estimates and s.estimates[lead].photos == most), None
-    )
-    level = set()
-    if best is not None and known_metric(lead).join is None and known_metric(lead).better:
-        for d in differences(rows, model, lead, seed=seed):
-            if d.verdict == "not told apart" and best in (d.first, d.second):
-                level |= {d.first, d.second}
+    """Mark the best method by `lead`, and what is not told apart from the best by each metric."""
+    names = in_order({name for s in found for name in s.estimates})
+    best = {name: _best(found, name) for name in names}
+    level = {name: _level(rows, model, name, case, seed) for name, case in best.items() if case is not None}
     for s in found:
-        yield s._replace(mark="*" if s.case == best else "=" if s.case in level else "")
+        by = tuple(name for name in level if s.case in level[name])
+        mark = "*" if s.case == best.get(lead) else "=" if lead in by else ""
+        yield s._replace(mark=mark, level=by)
+
+
+def _best(found: Sequence[Standing], name: str) -> str | None:
+    """Return the best method by a metric, baselines aside; a mean over fewer photos cannot win."""
+    have = [s for s in found if name in s.estimates]
+    most = max((s.estimates[name].photos for s in have), default=0)
+    able = [s for s in have if not s.is_baseline and s.estimates[name].photos == most]
+    better = known_metric(name).better or 1
+    return max(able, key=lambda s: better * s.estimates[name].value).case if able else None
+
+
+def _level(rows: Sequence[Row], model: str, name: str, best: str, seed: int) -> set[str]:
+    """List the cases that are not told apart from the best by a metric; none where there is no test."""
+    if known_metric(name).join is not None or not known_metric(name).better:
+        return set()
+    pairs = differences(rows, model, name, seed=seed)
+    level = [d for d in pairs if d.verdict == "not told apart" and best in (d.first, d.second)]
+    return {case for d in level for case in (d.first, d.second)} - {best}

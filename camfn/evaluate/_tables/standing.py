@@ -56,6 +56,7 @@ class Standing(NamedTuple):
         problems: number of rows with a problem.
         model: the model, with which `case` begins; empty where it has no space.
         mark: `*` for the best by the metric that orders the table, `=` if not told apart from it, otherwise empty.
+        level: the metrics by which `differences` does not tell the case apart from the best.
     """
 
     case: str
@@ -67,6 +68,7 @@ class Standing(NamedTuple):
     problems: int
     model: str = ""
     mark: str = ""
+    level: tuple[str, ...] = ()
 
     @property
     def method(self) -> str:

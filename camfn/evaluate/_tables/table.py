@@ -90,24 +90,24 @@ def _notes_of_differences(name: str, tests: int, photos: int) -> list[str]:
 def _laid_out(ranking: Standings, names: Sequence[str], wide: bool, shown: Sequence[str]) -> Grid:
     """Lay out the ranked table with these metrics."""
     called = labels(ranking.standings)
-    columns = [_column(ranking, name, wide or name == ranking.by) for name in names]
+    columns = [column_of(ranking, name, wide or name == ranking.by) for name in names]
     costs = {head: [cost(s) for s in ranking] for head, cost in _COSTS.items() if head in shown}
     costs = {head: values for head, values in costs.items() if any(values)}
-    columns += [[Cell(_three(value)) for value in values] for values in costs.values()]
+    columns += [[Cell(three_digits(value)) for value in values] for values in costs.values()]
     heads = [(short(name), _DIRECTION[known_metric(name).better]) for name in names]
     direction = _DIRECTION[known_metric(ranking.by).better]
     return Grid(
-        f"{ranking.model}: {_photos(ranking.photos)}, best first by {short(ranking.by)}"
+        f"{ranking.model}: {photos_of(ranking.photos)}, best first by {short(ranking.by)}"
         + (f" ({direction} is better)" if direction else ""),
         [("method", ""), *heads, *((head, "") for head in costs)],
         [[Cell(called[s.case]), *(column[i] for column in columns)] for i, s in enumerate(ranking)],
         [s.is_baseline for s in ranking],
-        _notes(ranking, called),
+        notes_of(ranking),
         f"tab:{slug(ranking.model)}",
     )
 
 
-def _column(ranking: Standings, name: str, with_interval: bool) -> list[Cell]:
+def column_of(ranking: Standings, name: str, with_interval: bool) -> list[Cell]:
     """Write a metric of all cases: the best methods, what is not told apart, and the verdicts beside the center."""
     better = known_metric(name).better
     estimates = {s.case: s.estimates[name] for s in ranking if name in s.estimates}
@@ -123,17 +123,18 @@ def _column(ranking: Standings, name: str, with_interval: bool) -> list[Cell]:
             cells.append(Cell(""))
             continue
         best = bool(better) and s.case in scores and top - scores[s.case] <= within
-        level = "=" if name == ranking.by and s.mark == "=" and not best else ""
+        level = "=" if name in s.level and not best else ""
         interval = _interval(e.low, e.high, number) if with_interval else ""
         cells.append(Cell(number(e.value), best, level + e.verdict, interval))
     return cells
 
 
-def _notes(ranking: Standings, called: dict[str, str]) -> list[str]:
+def notes_of(ranking: Standings) -> list[str]:
     """Say how to read the ranked table."""
+    called = labels(ranking.standings)
     by, notes = short(ranking.by), ["* best of its column, baselines aside."]
-    if any(s.mark == "=" for s in ranking):
-        notes.append(f"= not told apart from the best by {by} (Wilcoxon over photos, Holm over all pairs).")
+    if any(s.level for s in ranking):
+        notes.append("= not told apart from the best of its column (Wilcoxon over photos, Holm over all pairs).")
     if any(s.case.endswith(" auto center") for s in ranking):
         notes.append("+ better, - worse than the center baseline: the interval of the difference holds no 0.")
     notes.append("[ ] 95 % bootstrap interval over photos.")
@@ -153,11 +154,11 @@ def too_few(photos: int, comparisons: int) -> list[str]:
     """Say that on so few photos nothing can be told apart, whatever the numbers; nothing where something can."""
     need = fewest(comparisons)
     of = f" in {comparisons} comparisons" if comparisons > 1 else ""
-    said = f"{_photos(photos)} are too few to tell anything apart{of}: that takes {need} or more."
+    said = f"{photos_of(photos)} are too few to tell anything apart{of}: that takes {need} or more."
     return [said.replace("1 photo are", "1 photo is")] if photos < need else []
 
 
-def _photos(count: int) -> str:
+def photos_of(count: int) -> str:
     """Write a number of photos."""
     return f"{count} photo{'' if count == 1 else 's'}"
 
@@ -179,6 +180,6 @@ def _p(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _three(value: float | None) -> str:
+def three_digits(value: float | None) -> str:
     """Write a number with three digits; None is empty."""
     return "" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"

@@ -89,7 +89,7 @@ def test_a_run_ranks_and_reports_them(code: str, photos: list[Photo], tmp_path: 
     assert all(name in standing.estimates for standing in standings)
     write_tables(again, by=name)
     page = write_report(again, photos[:2], by=name, loader=load_net).read_text(encoding="utf-8")
-    assert "<th>peak ↓</th>" in page
+    assert ">peak&nbsp;↓</button>" in page
 
 
 def test_tune_for_one(photos: list[Photo], tmp_path: Path) -> None:

@@ -1,39 +1,35 @@
-"""Plots of an evaluation: a PNG each, or None where there is nothing to draw."""
+"""The plot of mean ranks: its files, and what they hold."""
 
 from __future__ import annotations
 
-import io
+from pathlib import Path
 
 import pytest
-from PIL import Image
-
-from camfn.evaluate import Row, rank
 
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'camfn[evaluate]'")
 
-from camfn.evaluate._tables.plots import cost_plot, curve_plot, rank_plot
+from camfn import CamfnError
+from camfn.evaluate import Row, write_ranks
+
+VALUES = {"$a$": [0.9, 0.8, 0.7], "b": [0.5, 0.6, 0.4], "c": [0.1, 0.7, 0.2]}
+ROWS = [
+    Row(f"photo {i}", f"net auto {name}", values={"iou": value})
+    for name, listed in VALUES.items()
+    for i, value in enumerate(listed)
+]
 
 
-def rows_with(metric: str, vector: list[float] | None = None) -> list[Row]:
-    vectors = {metric: vector} if vector else {}
-    return [
-        Row("p", f"net auto {name}", forwards=1.0, values={metric: value}, vectors=vectors)
-        for name, value in (("grad_cam", 0.5), ("score_cam", 0.25), ("center", 0.1))
-    ]
+@pytest.mark.parametrize("kind", ["pdf", "svg", "png"])
+def test_the_same_ranks_are_the_same_bytes(kind: str, tmp_path: Path) -> None:
+    for name in "ab":
+        assert write_ranks(ROWS, "net", tmp_path / f"{name}.{kind}").photos == 3
+    data = (tmp_path / f"a.{kind}").read_bytes()
+    assert data == (tmp_path / f"b.{kind}").read_bytes()
+    assert b"/Type3" not in data
+    assert kind != "pdf" or b"/FontFile2" in data
 
 
-def test_plots_are_pictures() -> None:
-    rows = rows_with("deletion", [1.0, 0.5, 0.0])
-    standings = rank(rows, "net")
-    for png in (cost_plot(standings), curve_plot(rows, standings, 0.5), rank_plot(standings)):
-        assert png is not None
-        picture = Image.open(io.BytesIO(png))
-        assert picture.format == "PNG"
-        assert min(picture.size) > 100
-
-
-def test_there_is_no_plot_without_its_numbers() -> None:
-    rows = rows_with("entropy")
-    standings = rank(rows, "net")
-    assert curve_plot(rows, standings, 0.5) is None
-    assert rank_plot(standings) is None
+def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CamfnError, match=r"\.pdf, \.svg"):
+        write_ranks(ROWS, "net", tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())
