@@ -59,7 +59,8 @@ def test_capture_and_every_gradient_method(name: str) -> None:
 def test_compiled_code_leaves_registries_that_take_hooks() -> None:
     net = seeded(Net)
     kinds = {(name, key): type(value) for name, part in net.named_modules() for key, value in vars(part).items()}
-    torch.compile(lambda x: grad_cam(*capture(net, "blocks.0")(x, 1)), backend="aot_eager")(images(2, 3, 12, 10))
+    run = capture(net, "blocks.0")
+    torch.compile(lambda x: grad_cam(*run(x, 1)), backend="aot_eager")(images(2, 3, 12, 10))
     assert kinds == {(n, key): type(value) for n, part in net.named_modules() for key, value in vars(part).items()}
     for part in net.modules():
         part.register_forward_hook(lambda *_: None).remove()
