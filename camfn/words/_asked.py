@@ -43,13 +43,18 @@ class Asked(NamedTuple):
         takes = "logits_to_keep" in signature(type(self.model).forward).parameters
         return {**self.full, "logits_to_keep": self.queries} if takes else self.full
 
-    def log_probabilities(self, outputs: Any) -> Tensor:
-        """Return the log-probability of each token of the answer, (N,), in float32 at least."""
+    def vocabulary(self, outputs: Any) -> Tensor:
+        """Return the log-probabilities of all words at each token of the answer, (N, V), in float32 at least."""
         logits: Tensor = outputs.logits[0]
         if logits.shape[0] != len(self.ids):
             logits = logits[self.queries.to(logits.device)]
         wide = logits if logits.dtype == torch.float64 else logits.float()
-        return wide.log_softmax(-1).gather(1, self.ids.to(wide.device)[:, None])[:, 0]
+        return wide.log_softmax(-1)
+
+    def log_probabilities(self, outputs: Any) -> Tensor:
+        """Return the log-probability of each token of the answer, (N,)."""
+        found = self.vocabulary(outputs)
+        return found.gather(1, self.ids.to(found.device)[:, None])[:, 0]
 
     def of_words(self, of_tokens: Tensor) -> Tensor:
         """Sum what belongs to the tokens of each word, (N,) to (K,)."""

@@ -233,7 +233,7 @@ def _of_batch(model: nn.Module, layer: str, pieces: Sequence[Piece], shape: Sequ
             units = raw[:, raw.shape[1] - grid * grid :].transpose(1, 2).reshape(runs, -1, grid, grid)
         else:
             units = raw if tuple(raw.shape[2:]) == (grid, grid) else raw.movedim(-1, 1)
-        return [_side_by_side(units, piece) for piece in pieces]
+        return [side_by_side(units, piece) for piece in pieces]
 
     return maps
 
@@ -250,7 +250,7 @@ def _is_square_of(shape: Sequence[int], side: int) -> bool:
     return len(shape) == 4 and (side, side) in (tuple(shape[2:]), tuple(shape[1:3]))
 
 
-def _side_by_side(units: Tensor, piece: Piece) -> Tensor:
+def side_by_side(units: Tensor, piece: Piece) -> Tensor:
     """Lay the runs (n, C, h, w) of one piece side by side, and cut the padding: (1, C, H, W)."""
     if piece.span.part == "video":
         return units[list(piece.units[0])].transpose(0, 1)[None]

@@ -1,0 +1,133 @@
+"""Pictures of a prompt without what they show: blank as a whole, or in parts."""
+
+# tested in tests/words/test_blank.py
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .._shared.errors import CamfnError
+from ._layers import maps_of, side_by_side
+from ._pieces import Piece
+from ._spans import pieces
+
+_PIXELS = ("pixel_values", "pixel_values_videos")
+
+
+def blank(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace every picture by one color, the mean of its own pixels channel by channel.
+
+    Frames that a processor added as padding, which are zero throughout, stay as they are.
+    """
+    found = [key for key in _PIXELS if isinstance(inputs.get(key), Tensor)]
+    if not found:
+        raise CamfnError(f"words: expected {' or '.join(_PIXELS)} among the inputs, got {list(inputs)}")
+    return {**inputs, **{key: _blank_pixels(inputs[key]) for key in found}}
+
+
+def _blank_pixels(pixels: Tensor) -> Tensor:
+    if pixels.ndim == 2:  # patches (N, 3 T p p)
+        per_channel = pixels.reshape(len(pixels), 3, -1)
+        return per_channel.mean((0, 2), keepdim=True).expand_as(per_channel).reshape(pixels.shape)
+    units = pixels.reshape(-1, *pixels.shape[-3:])
+    real = (units != 0).flatten(1).any(1)
+    color = units[real].mean((0, 2, 3)) if bool(real.any()) else units.new_zeros(units.shape[1])
+    # a network may take zeros throughout for padding
+    color = torch.where(color == 0, torch.finfo(color.dtype).eps, color)
+    return torch.where(real[:, None, None, None], color[:, None, None], units).reshape(pixels.shape)
+
+
+def hide(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    masks: Mapping[int, Tensor] | Sequence[Tensor],
+    *,
+    tiles: Sequence[tuple[int, int]] | None = None,
+) -> dict[str, Any]:
+    """Hide parts of the pictures of a prompt behind one color, in all tiles and thumbnails that show them.
+
+    Args:
+        model: as for `words.spans`.
+        inputs: of one prompt; prompt and answer will do as well.
+        masks: for each picture (H, W), or (T, H, W) of a video, of any size: True where it is hidden. A list, or a dict
+            by the number of the picture; a picture without a mask stays as it is.
+        tiles: as for `words.spans`.
+
+    Returns:
+        The inputs with other pixels.
+
+    Raises:
+        CamfnError: as for `words.spans`; a mask of another kind, or of no picture.
+
+    Example:
+        >>> from transformers import LlavaConfig, LlavaForConditionalGeneration
+        >>> sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+        >>> tower = dict(sizes, model_type="clip_vision_model", image_size=32, patch_size=8)
+        >>> config = LlavaConfig(vision_config=tower, text_config=dict(sizes, model_type="llama"), image_token_id=98)
+        >>> inputs = {"input_ids": torch.tensor([[1, *[98] * 16, 5]]), "pixel_values": torch.rand(1, 3, 32, 32)}
+        >>> left = torch.tensor([[True, False]])
+        >>> hidden = hide(LlavaForConditionalGeneration(config), inputs, [left])["pixel_values"]
+        >>> (hidden != inputs["pixel_values"]).all((0, 1, 2)).tolist() == [True] * 16 + [False] * 16
+        True
+    """
+    found = pieces(model, inputs, tiles)
+    given = dict(masks) if isinstance(masks, Mapping) else dict(enumerate(masks))
+    known = {piece.span.image for piece in found}
+    for number, mask in given.items():
+        if number not in known or not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim not in (2, 3):
+            raise CamfnError(
+                f"words.hide: masks: expected boolean masks (H, W) of pictures {sorted(known)}, (T, H, W) of videos, "
+                f"got {getattr(mask, 'dtype', type(mask).__name__)} {tuple(getattr(mask, 'shape', ()))} of {number!r}"
+            )
+    without, changed = blank(inputs), dict(inputs)
+    for key in _PIXELS:
+        if isinstance(inputs.get(key), Tensor):
+            own = [piece for piece in found if (piece.span.part == "video") == (key == "pixel_values_videos")]
+            hidden = _hidden(model, inputs, own, given, inputs[key])
+            changed[key] = torch.where(hidden, without[key], inputs[key])
+    return changed
+
+
+def _hidden(
+    model: nn.Module, inputs: Mapping[str, Any], found: list[Piece], masks: dict[int, Tensor], pixels: Tensor
+) -> Tensor:
+    """Return which pixels are hidden, in the shape of the pixels, or one that broadcasts to it."""
+    shape = (len(pixels), 1) if pixels.ndim == 2 else (*pixels.shape[:-3], 1, *pixels.shape[-2:])
+    hidden = torch.zeros(shape, dtype=torch.bool, device=pixels.device).flatten()
+    for piece, at in zip(found, _where(model, inputs, found, pixels)):
+        mask = masks.get(piece.span.image)
+        if mask is not None:
+            sized = _sized(mask.to(at.device), tuple(at.shape))
+            hidden[at[sized]] = True
+    return hidden.reshape(shape)
+
+
+def _sized(mask: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Bring a mask to the size of a picture, by its nearest places."""
+    if len(size) == 3 and mask.ndim == 2:
+        mask = mask.expand(size[0], *mask.shape)
+    return functional.interpolate(mask[None, None].float(), size, mode="nearest-exact")[0, 0] > 0.5
+
+
+def _where(model: nn.Module, inputs: Mapping[str, Any], found: list[Piece], pixels: Tensor) -> list[Tensor]:
+    """Return for each piece where its pixels, or its patches, are among all of them, in the shape of a picture."""
+    if pixels.ndim == 2:
+        numbers = torch.arange(len(pixels), dtype=torch.float64, device=pixels.device)[:, None]
+        return [one[0, 0].long() for one in maps_of(model, "visual.patch_embed", found, inputs, numbers.shape)(numbers)]
+    height, width = pixels.shape[-2:]
+    count = pixels.shape[:-3].numel()
+    numbers = torch.arange(count * height * width, dtype=torch.float64, device=pixels.device)
+    units = numbers.reshape(count, 1, height, width)
+    if _is_packed(model):
+        return [units[n, 0, : size[0], : size[1]].long() for n, size in enumerate(inputs["image_sizes"].tolist())]
+    return [side_by_side(units, piece)[0, 0].long() for piece in found]
+
+
+def _is_packed(model: nn.Module) -> bool:
+    vision: Any = model.config.vision_config  # type: ignore[union-attr]
+    return bool(vision.model_type == "pixtral")
