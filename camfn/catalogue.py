@@ -89,6 +89,8 @@ METHODS: tuple[MethodInfo, ...] = (
     MethodInfo("opti_cam", methods.opti_cam, "layer", "map", frozenset({"forward"})),
     MethodInfo("rise", methods.rise, "layer", "map", frozenset({"forward"}), draws=True),
     MethodInfo("d_rise", methods.d_rise, "layer", "map", frozenset({"forward"}), draws=True),
+    MethodInfo("sobol", methods.sobol, "layer", "map", frozenset({"forward"})),
+    MethodInfo("hsic", methods.hsic, "layer", "map", frozenset({"forward"}), draws=True),
     MethodInfo("raw_attention", attention.raw_attention, "attention", "map", frozenset({"attention"})),
     MethodInfo("attention_rollout", attention.attention_rollout, "attention", "map", frozenset({"attention"})),
     MethodInfo(
@@ -100,6 +102,14 @@ METHODS: tuple[MethodInfo, ...] = (
     MethodInfo("simple_full_grad", network.simple_full_grad, "network", "map", frozenset({"gradients", "model"})),
     MethodInfo(
         "smooth_full_grad", network.smooth_full_grad, "network", "map", frozenset({"gradients", "model"}), draws=True
+    ),
+    MethodInfo(
+        "smooth_grad_cam_plusplus",
+        network.smooth_grad_cam_plusplus,
+        "network",
+        "map",
+        frozenset({"gradients", "layer", "model"}),
+        draws=True,
     ),
     MethodInfo("input_gradient", network.input_gradient, "network", "picture", frozenset({"gradients", "model"})),
     MethodInfo("smooth_grad", network.smooth_grad, "network", "picture", frozenset({"gradients", "model"}), draws=True),

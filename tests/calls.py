@@ -76,6 +76,8 @@ def _method(name: str) -> Call:
         "opti_cam": lambda w: {"steps": 3},
         "rise": lambda w: {"generator": draws(), "samples": 6},
         "d_rise": lambda w: {"generator": draws(), "samples": 6},
+        "sobol": lambda w: {"designs": 2, "grid": 2},
+        "hsic": lambda w: {"generator": draws(), "samples": 6, "grid": 2},
     }
     given = options.get(name, lambda w: {})
     return lambda w: w.explain(partial(getattr(methods, name), **given(w)), w.classes)  # type: ignore[no-untyped-call]
@@ -84,6 +86,8 @@ def _method(name: str) -> Call:
 def _network(name: str) -> Call:
     if name == "guided_grad_cam":
         return lambda w: network.guided_grad_cam(w.net, LAYER)(w.x, w.classes)
+    if name == "smooth_grad_cam_plusplus":
+        return lambda w: network.smooth_grad_cam_plusplus(w.net, LAYER, generator=draws(), samples=2)(w.x, w.classes)
     options: dict[str, Callable[[], dict[str, Any]]] = {
         "smooth_full_grad": lambda: {"generator": draws(), "samples": 2},
         "smooth_grad": lambda: {"generator": draws(), "samples": 2},
@@ -280,6 +284,8 @@ WAITS: dict[str, int] = {
     "opti_cam": 5,  # one a step: whether the mask still improves
     "rise": 4,
     "d_rise": 2,
+    "sobol": 4,
+    "hsic": 4,
     "eigen_smooth": 1 + EIGEN,
     "to_mask": 1,
     "to_boxes": 3,  # components are found on the host

@@ -45,7 +45,11 @@ def explain(info: MethodInfo) -> tuple[Callable[[Tensor], Any], Tensor]:
     parameters = signature(info.function).parameters
     if info.name in ("cam", "tam"):
         options["weights"] = torch.ones(2, 6)
-    if "masks" in parameters:
+    if info.name == "hsic":
+        options |= {"masks": torch.eye(4).reshape(4, 2, 2), "grid": 2}
+    elif info.name == "sobol":
+        options |= {"points": torch.rand(3, 2, 2, 2, generator=torch.Generator().manual_seed(0)), "grid": 2}
+    elif "masks" in parameters:
         options["masks"] = torch.rand(4, 12, 10, generator=torch.Generator().manual_seed(0))
     elif info.name == "random_cam":
         options["weights"] = torch.ones(2, 6)

@@ -25,8 +25,8 @@ KORNIA = {"insertion", "ssim"}
 IN_PLACE = {"shapley_cam"}
 """torch's forward mode fails where a network writes in place to fake tensors."""
 
-DRAWN = {"d_rise", "rise", "random_cam", "ss_cam", "smooth", "infidelity"}
-DRAWN |= {"network.smooth_grad", "network.smooth_full_grad"}
+DRAWN = {"d_rise", "rise", "hsic", "random_cam", "ss_cam", "smooth", "infidelity"}
+DRAWN |= {"network.smooth_grad", "network.smooth_full_grad", "network.smooth_grad_cam_plusplus"}
 """A graph goes on drawing from the generator that it was traced with."""
 
 NAMES = sorted(set(METHODS | NETWORK | ATTENTION | CUTS | TARGETS | TRANSFORMS | IMAGES | METRICS) - READ - KORNIA)

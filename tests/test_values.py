@@ -323,6 +323,10 @@ for _name in ("smooth_grad", "smooth_full_grad"):
         partial(getattr(network, _name), CLASSES, samples=2, noise=torch.ones(2)),
         partial(getattr(network, _name), CLASSES, samples=2, noise=torch.zeros(2)),
     )
+VALUES["smooth_grad_cam_plusplus(Net, 'conv', samples=2, noise=tensor([1., 1.]))"] = (
+    lambda: network.smooth_grad_cam_plusplus(CLASSES, "conv", samples=2, noise=torch.ones(2)),
+    lambda: network.smooth_grad_cam_plusplus(CLASSES, "conv", samples=2, noise=torch.zeros(2)),
+)
 _ZERO = torch.zeros(1)
 _CHECKED: dict[str, Any] = {
     "cam": _ZERO,
@@ -477,6 +481,7 @@ class Whole(Net):
         network.full_grad,
         lambda net: network.smooth_grad(net, samples=2, noise=torch.ones(2, 2, 3, 6, 6)),
         lambda net: network.guided_grad_cam(net, "conv"),
+        lambda net: network.smooth_grad_cam_plusplus(net, "conv", samples=2, noise=torch.ones(2, 2, 3, 6, 6)),
         lambda net: LayerAttribution(grad_cam, net, "conv").attribute,
     ],
 )

@@ -33,6 +33,8 @@ from ._score_cams import is_cam as is_cam
 from ._score_cams import ss_cam as ss_cam
 from ._second_order import lift_cam as lift_cam
 from ._second_order import shapley_cam as shapley_cam
+from ._sensitivity import hsic as hsic
+from ._sensitivity import sobol as sobol
 from ._tam import tam as tam
 
 __all__ = [  # noqa: RUF022  grouped by what a method needs, which is the order the command line shows
@@ -65,4 +67,6 @@ __all__ = [  # noqa: RUF022  grouped by what a method needs, which is the order 
     "opti_cam",
     "rise",
     "d_rise",
+    "sobol",
+    "hsic",
 ]

@@ -17,11 +17,13 @@ from ._guided import unguided as unguided
 from ._input import input_gradient as input_gradient
 from ._input import integrated_gradients as integrated_gradients
 from ._input import smooth_grad as smooth_grad
+from ._smooth import smooth_grad_cam_plusplus as smooth_grad_cam_plusplus
 
 __all__ = [  # noqa: RUF022  maps first, then pictures with the channels of the image
     "full_grad",
     "simple_full_grad",
     "smooth_full_grad",
+    "smooth_grad_cam_plusplus",
     "input_gradient",
     "smooth_grad",
     "integrated_gradients",

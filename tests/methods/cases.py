@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests.oracles import methods as oracles
 from tests.oracles import perturbation as oracles_perturbation
+from tests.oracles import sensitivity as oracles_sensitivity
 
 Context = dict[str, Any]
 SHAPES = ((2, 5, 3), (2, 3, 4, 2), (2, 4, 2, 3, 2))
@@ -86,6 +87,12 @@ def seen(shape: Sequence[int], seed: int) -> Context:
     return {"forward": network, "masks": torch.rand(4, *shape[2:], generator=generator, dtype=torch.float64)}
 
 
+def designs(shape: Sequence[int], seed: int) -> Context:
+    """Two sets of points, one cell a position."""
+    generator = torch.Generator().manual_seed(seed)
+    return {"forward": network, "points": torch.rand(4, 2, *shape[2:], generator=generator, dtype=torch.float64)}
+
+
 def nothing(shape: Sequence[int], seed: int) -> Context:
     return {}
 
@@ -103,6 +110,11 @@ class Case(NamedTuple):
 
     def __str__(self) -> str:
         return "-".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+
+    @property
+    def black_box(self) -> bool:
+        """Whether the method reads no layer, so that the input may stand for it."""
+        return self.context in (seen, designs)
 
 
 CASES = (
@@ -167,6 +179,10 @@ CASES = (
     Case("rise", oracles_perturbation.rise, context=seen),
     Case("rise", oracles_perturbation.rise, {"probability": 0.3, "chunk_size": 3}, seen),
     Case("d_rise", oracles_perturbation.d_rise, context=seen),
+    Case("sobol", oracles_sensitivity.sobol, context=designs),
+    Case("sobol", oracles_sensitivity.sobol, {"chunk_size": 3}, designs),
+    Case("hsic", oracles_sensitivity.hsic, context=seen),
+    Case("hsic", oracles_sensitivity.hsic, {"width": "score", "chunk_size": 3}, seen),
 )
 
 
@@ -199,6 +215,7 @@ def flipped(context: Context, axis: int) -> Context:
         "baseline": lambda value: value.flip(axis),
         "context": lambda value: value.flip(axis),
         **dict.fromkeys(("noise", "masks", "deeper"), lambda value: value.flip(axis - 1)),
+        "points": lambda value: value.flip(axis),
     }
     return {key: change.get(key, lambda value: value)(value) for key, value in context.items()}
 
@@ -211,4 +228,4 @@ def mapped(context: Context, change: Callable[[Tensor], Tensor]) -> Context:
 def sample_of(context: Context, index: int) -> Context:
     """The context of one sample of the batch."""
     one = mapped(context, lambda value: value if value.ndim == 1 else value[index : index + 1])
-    return {**one, **{key: context[key] for key in ("noise", "masks") if key in context}}
+    return {**one, **{key: context[key] for key in ("noise", "masks", "points") if key in context}}

@@ -99,6 +99,8 @@ NEW = {
     "opti_cam",
     "rise",
     "d_rise",
+    "sobol",
+    "hsic",
 }
 
 
@@ -132,7 +134,7 @@ def curved(x: Tensor) -> Tensor:
 
 def given(name: str) -> dict[str, Any]:
     case = next(case for case in CASES if case.name == name)
-    return {**case.context(PLANE, 1), **({"inputs": normal(*PLANE)} if name in ("rise", "d_rise") else {})}
+    return {**case.context(PLANE, 1), **({"inputs": normal(*PLANE)} if case.black_box else {})}
 
 
 A = images(2, 4, 3, 5, dtype=torch.float64) + 0.3

@@ -15,13 +15,15 @@ from tests.nets.detectors import CLASSES, DETECTORS, LAYER, detector
 from tests.nets.small import images, unchanged
 from tests.oracles import methods as simple
 from tests.oracles import perturbation as oracles
+from tests.oracles import sensitivity
 
 TAIL = {"ablation_cam": simple, "recipro_cam": oracles, "lift_cam": oracles}
-FORWARD = {"score_cam": simple, "group_cam": oracles, "rise": oracles, "opti_cam": oracles}
+FORWARD = {"score_cam": simple, "group_cam": oracles, "rise": oracles, "opti_cam": oracles, "hsic": sensitivity}
 OPTIONS: dict[str, dict[str, Any]] = {
     "lift_cam": {"steps": 3},
     "group_cam": {"groups": 4},
     "opti_cam": {"steps": 3},
+    "hsic": {"masks": (images(6, 4, 4, dtype=torch.float64, seed=3) > 0).double(), "grid": 4},
     "rise": {"masks": (images(6, 32, 32, dtype=torch.float64, seed=3) > 0).double()},
 }
 TARGET = box_score((4.0, 4.0, 24.0, 24.0), head=torchvision_head(CLASSES))
@@ -53,7 +55,7 @@ def test_each_method_is_its_loop(name: str, method: str) -> None:
         assert engines == {"one by one"}
     else:
         context: dict[str, Any] = {"forward": lambda images: score(net(images)), "inputs": x}
-        if method == "rise":
+        if method in ("rise", "hsic"):
             activations = context.pop("inputs")
         expected = getattr(room, method)(activations, grads, **context, **options)
         # Mask R-CNN reads its boxes to paste the masks

@@ -39,6 +39,8 @@ BOUND: dict[str, dict[str, Any]] = {
     "ss_cam": {"noise": normal(2, 12, 10, seed=1).float()},
     "d_rise": {"masks": normal(5, 12, 10, seed=2).float().abs()},
     "rise": {"masks": normal(5, 12, 10, seed=2).float().abs()},
+    "sobol": {"designs": 2, "grid": 2},
+    "hsic": {"masks": (normal(5, 3, 3, seed=2) > 0).float(), "grid": 3},
     "opti_cam": {"steps": 4},
     "is_cam": {"steps": 2},
     "group_cam": {"groups": 3},
@@ -83,7 +85,9 @@ def test_chunk_sizes_that_are_none_are_refused(name: str, size: Any) -> None:
         getattr(methods, name)(normal(*PLANE), normal(*PLANE, seed=1), **{**given(name), "chunk_size": size})
 
 
-@pytest.mark.parametrize("name", sorted(NEW - {"shapley_cam", "lift_cam", "recipro_cam", "rise", "d_rise"}))
+@pytest.mark.parametrize(
+    "name", sorted(NEW - {"shapley_cam", "lift_cam", "recipro_cam", "rise", "d_rise", "sobol", "hsic"})
+)
 def test_activations_without_a_channel_are_refused(name: str) -> None:
     empty = torch.zeros(PLANE[0], 0, *PLANE[2:], dtype=torch.float64)
     with pytest.raises(ValueError, match=rf"{name}: expected .*at least one channel, .*got \(2, 0"):

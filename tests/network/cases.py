@@ -13,6 +13,7 @@ from camfn import network
 
 Options = dict[str, Any]
 KINDS = {1: (nn.Conv1d, nn.BatchNorm1d), 2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}
+AT_A_LAYER = ("guided_grad_cam", "smooth_grad_cam_plusplus")
 SIZES = {1: (11,), 2: (7, 6), 3: (4, 5, 6)}
 
 
@@ -44,8 +45,8 @@ def noise(x: Tensor) -> Options:
 
 
 def layer_of(name: str, model: nn.Module) -> Options:
-    """A convolutional layer of the networks of the contract, for the method that is taken at one."""
-    if name != "guided_grad_cam":
+    """A convolutional layer of the networks of the contract, for a method that is taken at one."""
+    if name not in AT_A_LAYER:
         return {}
     return {"layer": "first" if isinstance(model, Plain) else "blocks.0"}
 
@@ -71,6 +72,7 @@ CASES = (
     Case("full_grad", {"align_corners": True}),
     Case("simple_full_grad"),
     Case("smooth_full_grad", {"std": 0.2}, noise),
+    Case("smooth_grad_cam_plusplus", {"std": 0.2}, noise),
     Case("input_gradient"),
     Case("smooth_grad", {"std": 0.2}, noise),
     Case("integrated_gradients", {"steps": 3}),

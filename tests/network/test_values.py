@@ -16,7 +16,7 @@ from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vjp
 from camfn import CamfnError, network
 from camfn.transforms import augment
 from tests.nets.small import images, seeded
-from tests.network.cases import CASES, Case, Plain, layer_of
+from tests.network.cases import AT_A_LAYER, CASES, Case, Plain, layer_of
 
 X = images(2, 3, 7, 6, dtype=torch.float64)
 RULED = [case for case in CASES if case.name in ("guided_backprop", "deconvnet", "guided_grad_cam")]
@@ -47,6 +47,10 @@ def changed(net: nn.Module) -> None:
         ),
         (network.smooth_grad(plain(), noise=X), "smooth_grad(Plain, noise=<tensor (2, 3, 7, 6)>)"),
         (network.guided_grad_cam(plain(), "first"), "guided_grad_cam(Plain, 'first')"),
+        (
+            network.smooth_grad_cam_plusplus(plain(), "first", noise=X),
+            "smooth_grad_cam_plusplus(Plain, 'first', noise=<tensor (2, 3, 7, 6)>)",
+        ),
         (network.unguided(plain()), "unguided(Plain)"),
         (augment(network.deconvnet(plain()), "flips"), "augment(deconvnet(Plain), 'flips')"),
     ],
@@ -150,7 +154,7 @@ def test_one_of_several_inputs(case: Case, name: str) -> None:
     found = method(net, images=name, **options)(inputs, 1)
     by_place = method(net, images=list(inputs).index(name), **options)(tuple(inputs.values()), 1)
     assert torch.equal(found, by_place)
-    if "full" not in case.name and case.name != "guided_grad_cam":
+    if "full" not in case.name and case.name not in AT_A_LAYER:
         torch.testing.assert_close(found, method(Bound(net, inputs, name), **options)(inputs[name], 1))
 
 
@@ -179,7 +183,7 @@ NAMES = ["0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "5.weight", "5.
 
 
 def build(case: Case, net: nn.Module, **options: Any) -> Any:
-    layer = {"layer": "3"} if case.name == "guided_grad_cam" and "layer" not in options else {}
+    layer = {"layer": "3"} if case.name in AT_A_LAYER and "layer" not in options else {}
     return getattr(network, case.name)(net, **case.options, **case.tensors(X), **layer, **options)
 
 

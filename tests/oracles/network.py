@@ -82,3 +82,21 @@ def through(rule: str, z: float, g: float) -> float:
     if rule == "guided":
         return g if g > 0 and z > 0 else 0.0
     return g if z > 0 else 0.0
+
+
+# ------------------------------------------------------------------------------------------------- averaged gradients
+
+
+def smooth_grad_cam_plusplus(activations: Tensor, grads: Tensor) -> Tensor:
+    """Activations (B, C, *S) of the images, gradients (n, B, C, *S) of their noisy copies, to the map (B, *S)."""
+    n, maps = len(grads), torch.zeros(activations[:, 0].shape, dtype=torch.float64)
+    for b, sample in enumerate(activations):
+        for k, channel in enumerate(sample):
+            whole, weight = math.fsum(channel.flatten().tolist()), 0.0
+            for position in itertools.product(*map(range, channel.shape)):
+                g = [float(grads[(i, b, k, *position)]) for i in range(n)]
+                one, two, three = (math.fsum(v**power for v in g) / n for power in (1, 2, 3))
+                below = 2 * two + whole * three
+                weight += (two / below if below else 0.0) * max(one, 0.0)
+            maps[b] += weight * channel
+    return maps

@@ -1,0 +1,67 @@
+"""Total Sobol indices: the two sets of points they are estimated with, and Jansen's estimator."""
+
+# tested in tests/methods/test_sensitivity.py
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from .maps import safe_divide
+
+
+def sobol_points(count: int, dimensions: int) -> Tensor:
+    """Return two sets of points of the unscrambled Sobol sequence in [0, 1), (count, 2, dimensions), without its 0.
+
+    Example:
+        >>> sobol_points(2, 1)
+        tensor([[[0.5000],
+                 [0.5000]],
+        <BLANKLINE>
+                [[0.7500],
+                 [0.2500]]])
+    """
+    # the engine writes to tensors of its own, which fake tensors and a trace do not survive
+    with _disable_current_modes():
+        engine = torch.quasirandom.SobolEngine(2 * dimensions)  # type: ignore[no-untyped-call]
+        drawn = engine.fast_forward(1).draw(count, dtype=torch.float32).tolist()  # type: ignore[no-untyped-call]
+    return torch.tensor(drawn).reshape(count, 2, dimensions)
+
+
+def with_one_from_second(points: Tensor, row: Tensor) -> Tensor:
+    """Return one of the points that Jansen's estimator wants scored, (d,), by its number; numbers may be batched.
+
+    The first n are the first set. Then come, for each of the d dimensions, the first set with that dimension from the
+    second: n (d + 1) in all.
+
+    Args:
+        points: (n, 2, d).
+        row: (), a number below n (d + 1).
+    """
+    count, _, dimensions = points.shape
+    one = points.index_select(0, (row % count).reshape(1))[0]
+    changed = torch.arange(dimensions, device=points.device) == row // count - 1
+    return torch.where(changed, one[1], one[0])
+
+
+def total_indices(scores: Tensor, count: int) -> Tensor:
+    """Jansen's estimate of the total Sobol indices: `ST_i = sum_j (f(A_j) - f(C_ij))^2 / (2 n Var f(A))`.
+
+    `C_ij` is `A_j` with dimension i from the second set; the variance is the unbiased one of the n scores of the first.
+    Where it is 0, all indices are 0.
+
+    Args:
+        scores: (n (d + 1), B), in the order of `with_one_from_second`.
+        count: n, two or more.
+
+    Returns:
+        (d, B).
+
+    Example:
+        >>> total_indices(torch.tensor([[0.0], [2.0], [2.0], [2.0]]), 2)  # f of 2 points, then one dimension changed
+        tensor([[0.5000]])
+    """
+    first = scores[:count]
+    changed = scores[count:].reshape(-1, count, *scores.shape[1:])
+    return safe_divide((first - changed).square().mean(1), 2 * first.var(0))
