@@ -91,6 +91,7 @@ METHODS: tuple[MethodInfo, ...] = (
     MethodInfo("d_rise", methods.d_rise, "layer", "map", frozenset({"forward"}), draws=True),
     MethodInfo("sobol", methods.sobol, "layer", "map", frozenset({"forward"})),
     MethodInfo("hsic", methods.hsic, "layer", "map", frozenset({"forward"}), draws=True),
+    MethodInfo("region_search", methods.region_search, "layer", "map", frozenset({"forward"})),
     MethodInfo("raw_attention", attention.raw_attention, "attention", "map", frozenset({"attention"})),
     MethodInfo("attention_rollout", attention.attention_rollout, "attention", "map", frozenset({"attention"})),
     MethodInfo(
@@ -116,6 +117,8 @@ METHODS: tuple[MethodInfo, ...] = (
     MethodInfo(
         "integrated_gradients", network.integrated_gradients, "network", "picture", frozenset({"gradients", "model"})
     ),
+    MethodInfo("idgi", network.idgi, "network", "picture", frozenset({"gradients", "model"})),
+    MethodInfo("guided_ig", network.guided_ig, "network", "picture", frozenset({"gradients", "model"})),
     MethodInfo("guided_backprop", network.guided_backprop, "network", "picture", frozenset({"gradients", "model"})),
     MethodInfo("deconvnet", network.deconvnet, "network", "picture", frozenset({"gradients", "model"})),
     MethodInfo(

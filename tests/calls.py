@@ -77,6 +77,7 @@ def _method(name: str) -> Call:
         "rise": lambda w: {"generator": draws(), "samples": 6},
         "d_rise": lambda w: {"generator": draws(), "samples": 6},
         "sobol": lambda w: {"designs": 2, "grid": 2},
+        "region_search": lambda w: {"grid": 2},
         "hsic": lambda w: {"generator": draws(), "samples": 6, "grid": 2},
     }
     given = options.get(name, lambda w: {})
@@ -92,6 +93,8 @@ def _network(name: str) -> Call:
         "smooth_full_grad": lambda: {"generator": draws(), "samples": 2},
         "smooth_grad": lambda: {"generator": draws(), "samples": 2},
         "integrated_gradients": lambda: {"steps": 3, "baseline": 0.1},
+        "idgi": lambda: {"steps": 3},
+        "guided_ig": lambda: {"steps": 3},
     }
     given = options.get(name, lambda: dict[str, Any]())
     return lambda w: getattr(network, name)(w.net, **given())(w.x, w.classes)
@@ -163,6 +166,7 @@ IMAGES: dict[str, Call] = {
     "peer_postprocess": lambda w: image.peer_postprocess(w.x[:, 0], (24, 32)),
     "to_mask": lambda w: image.to_mask(w.heat),
     "to_boxes": lambda w: image.to_boxes(w.heat, threshold=0.9),
+    "by_region": lambda w: image.by_region(w.heat, w.x[:, 1] > 0),
     "montage": lambda w: image.montage([w.x[0].sigmoid(), w.x[1].sigmoid()]),
 }
 METRICS: dict[str, Call] = {
@@ -286,6 +290,7 @@ WAITS: dict[str, int] = {
     "d_rise": 2,
     "sobol": 4,
     "hsic": 4,
+    "region_search": 16,  # four a step
     "eigen_smooth": 1 + EIGEN,
     "to_mask": 1,
     "to_boxes": 3,  # components are found on the host

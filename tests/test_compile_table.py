@@ -57,6 +57,10 @@ def explain(info: MethodInfo) -> tuple[Callable[[Tensor], Any], Tensor]:
         options |= {"samples": 2, "noise": torch.ones(2, 12, 10) if info.name == "ss_cam" else torch.ones(2, *x.shape)}
     if info.name == "ss_cam":
         options["noise"] = torch.ones(2, 12, 10)
+    if info.name in ("guided_ig", "idgi"):
+        options["steps"] = 3
+    if info.name == "region_search":
+        options["grid"] = 2
     if info.kind == "layer":
         method = partial(info.function, **options) if options else info.function
         run = explainer(method, net, "blocks.0")

@@ -308,6 +308,8 @@ VALUES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
 for _name in [
     "input_gradient",
     "integrated_gradients",
+    "idgi",
+    "guided_ig",
     "guided_backprop",
     "deconvnet",
     "full_gradients",

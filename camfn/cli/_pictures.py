@@ -38,7 +38,8 @@ def guided(
     method: Annotated[
         str,
         typer.Option(
-            help="guided_grad_cam, guided_backprop, deconvnet, input_gradient, smooth_grad or integrated_gradients."
+            help="guided_grad_cam, guided_backprop, deconvnet, input_gradient, smooth_grad, integrated_gradients, "
+            "idgi or guided_ig."
         ),
     ] = "guided_grad_cam",
     layer: Annotated[str, typer.Option(help="Of guided_grad_cam: a dotted name, or auto.")] = "auto",

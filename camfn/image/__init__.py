@@ -1,6 +1,8 @@
 """Pictures, masks and boxes of raw maps. Methods return raw maps; each rescaling is a function here."""
 
 from ._boxes import boxes as boxes
+from ._by_region import by_region as by_region
+from ._by_region import superpixels as superpixels
 from ._concepts import concepts as concepts
 from ._detections import detections as detections
 from ._detections import inside as inside
@@ -28,6 +30,7 @@ from ._write import to_pil as to_pil
 __all__ = [
     "Figure",
     "boxes",
+    "by_region",
     "colorize",
     "concepts",
     "curve",
@@ -44,6 +47,7 @@ __all__ = [
     "show",
     "slice_montage",
     "slices",
+    "superpixels",
     "to_boxes",
     "to_bytes",
     "to_mask",

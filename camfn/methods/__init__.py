@@ -31,6 +31,7 @@ from ._score_cam import score_cam as score_cam
 from ._score_cams import group_cam as group_cam
 from ._score_cams import is_cam as is_cam
 from ._score_cams import ss_cam as ss_cam
+from ._search import region_search as region_search
 from ._second_order import lift_cam as lift_cam
 from ._second_order import shapley_cam as shapley_cam
 from ._sensitivity import hsic as hsic
@@ -69,4 +70,5 @@ __all__ = [  # noqa: RUF022  grouped by what a method needs, which is the order 
     "d_rise",
     "sobol",
     "hsic",
+    "region_search",
 ]

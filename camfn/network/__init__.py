@@ -17,6 +17,8 @@ from ._guided import unguided as unguided
 from ._input import input_gradient as input_gradient
 from ._input import integrated_gradients as integrated_gradients
 from ._input import smooth_grad as smooth_grad
+from ._paths import guided_ig as guided_ig
+from ._paths import idgi as idgi
 from ._smooth import smooth_grad_cam_plusplus as smooth_grad_cam_plusplus
 
 __all__ = [  # noqa: RUF022  maps first, then pictures with the channels of the image
@@ -27,6 +29,8 @@ __all__ = [  # noqa: RUF022  maps first, then pictures with the channels of the 
     "input_gradient",
     "smooth_grad",
     "integrated_gradients",
+    "idgi",
+    "guided_ig",
     "guided_backprop",
     "deconvnet",
     "guided_grad_cam",

@@ -151,8 +151,7 @@ class integrated_gradients(OnNetwork):
         super().__post_init__()
         whole("integrated_gradients: steps", self.steps)
         one_of("integrated_gradients: rule", self.rule, ("gauss", "riemann"))
-        if not isinstance(self.baseline, Tensor):
-            number("integrated_gradients: baseline", self.baseline, advice="Or pass a tensor like the image")
+        check_baseline("integrated_gradients", self.baseline)
 
     def __call__(self, inputs: Inputs, target: Target = None) -> Tensor:
         """Return the attribution, of the shape of the image."""
@@ -160,7 +159,7 @@ class integrated_gradients(OnNetwork):
         with torch.inference_mode(False), torch.set_grad_enabled(keep):
             score = self.pinned(inputs, target)
             image, rebuild = self.image_of(inputs)
-            start = _start(self.baseline, image)
+            start = start_of("integrated_gradients", self.baseline, image)
             total = torch.zeros_like(widen(image))
             for t, length in zip(*self._points()):
                 # measured from the image, so that t = 1 is exactly the image
@@ -175,13 +174,19 @@ class integrated_gradients(OnNetwork):
         return [(k + 1) / self.steps for k in range(self.steps)], [1 / self.steps] * self.steps
 
 
-def _start(baseline: float | Tensor, image: Tensor) -> Tensor:
+def check_baseline(method: str, baseline: float | Tensor) -> None:
+    """Refuse a baseline that is neither a number nor a tensor."""
+    if not isinstance(baseline, Tensor):
+        number(f"{method}: baseline", baseline, advice="Or pass a tensor like the image")
+
+
+def start_of(method: str, baseline: float | Tensor, image: Tensor) -> Tensor:
     """Return the baseline in the shape of the image."""
     start = tensor_on(baseline, image.device, image.dtype)
     try:
         return start.expand_as(image)
     except RuntimeError as error:
         raise CamfnError(
-            f"integrated_gradients: expected a baseline that broadcasts against the image, {tuple(image.shape)}; got "
+            f"{method}: expected a baseline that broadcasts against the image, {tuple(image.shape)}; got "
             f"{tuple(start.shape)}"
         ) from error

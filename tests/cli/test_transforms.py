@@ -108,7 +108,7 @@ def test_compare_draws_all_methods_side_by_side(net: Net, noise: Noise, tmp_path
     few = [
         name
         for name in methods.__all__
-        if name not in ("rise", "d_rise", "sobol", "hsic", "ss_cam", "is_cam", "opti_cam")
+        if name not in ("rise", "d_rise", "sobol", "hsic", "region_search", "ss_cam", "is_cam", "opti_cam")
     ]
     out = tmp_path / "deep" / "compare.png"
     result = run(

@@ -93,6 +93,14 @@ def designs(shape: Sequence[int], seed: int) -> Context:
     return {"forward": network, "points": torch.rand(4, 2, *shape[2:], generator=generator, dtype=torch.float64)}
 
 
+def divided(shape: Sequence[int], seed: int) -> Context:
+    """Regions that overlap, none of them empty."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(3, *shape[2:], generator=generator, dtype=torch.float64)
+    highest = draws.amax(tuple(range(1, draws.ndim)), keepdim=True)
+    return {"forward": network, "regions": ((draws > 0.5) | (draws == highest)).double()}
+
+
 def nothing(shape: Sequence[int], seed: int) -> Context:
     return {}
 
@@ -114,7 +122,7 @@ class Case(NamedTuple):
     @property
     def black_box(self) -> bool:
         """Whether the method reads no layer, so that the input may stand for it."""
-        return self.context in (seen, designs)
+        return self.context in (seen, designs, divided)
 
 
 CASES = (
@@ -182,6 +190,8 @@ CASES = (
     Case("sobol", oracles_sensitivity.sobol, context=designs),
     Case("sobol", oracles_sensitivity.sobol, {"chunk_size": 3}, designs),
     Case("hsic", oracles_sensitivity.hsic, context=seen),
+    Case("region_search", oracles_sensitivity.region_search, context=divided),
+    Case("region_search", oracles_sensitivity.region_search, {"steps": 2, "chunk_size": 3}, divided),
     Case("hsic", oracles_sensitivity.hsic, {"width": "score", "chunk_size": 3}, seen),
 )
 
@@ -214,7 +224,7 @@ def flipped(context: Context, axis: int) -> Context:
         "inputs": lambda value: value.flip(axis),
         "baseline": lambda value: value.flip(axis),
         "context": lambda value: value.flip(axis),
-        **dict.fromkeys(("noise", "masks", "deeper"), lambda value: value.flip(axis - 1)),
+        **dict.fromkeys(("noise", "masks", "regions", "deeper"), lambda value: value.flip(axis - 1)),
         "points": lambda value: value.flip(axis),
     }
     return {key: change.get(key, lambda value: value)(value) for key, value in context.items()}
@@ -228,4 +238,4 @@ def mapped(context: Context, change: Callable[[Tensor], Tensor]) -> Context:
 def sample_of(context: Context, index: int) -> Context:
     """The context of one sample of the batch."""
     one = mapped(context, lambda value: value if value.ndim == 1 else value[index : index + 1])
-    return {**one, **{key: context[key] for key in ("noise", "masks", "points") if key in context}}
+    return {**one, **{key: context[key] for key in ("noise", "masks", "regions", "points") if key in context}}

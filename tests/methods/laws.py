@@ -101,6 +101,7 @@ NEW = {
     "d_rise",
     "sobol",
     "hsic",
+    "region_search",
 }
 
 

@@ -18,12 +18,20 @@ from tests.oracles import perturbation as oracles
 from tests.oracles import sensitivity
 
 TAIL = {"ablation_cam": simple, "recipro_cam": oracles, "lift_cam": oracles}
-FORWARD = {"score_cam": simple, "group_cam": oracles, "rise": oracles, "opti_cam": oracles, "hsic": sensitivity}
+FORWARD = {
+    "score_cam": simple,
+    "group_cam": oracles,
+    "rise": oracles,
+    "opti_cam": oracles,
+    "hsic": sensitivity,
+    "region_search": sensitivity,
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     "lift_cam": {"steps": 3},
     "group_cam": {"groups": 4},
     "opti_cam": {"steps": 3},
     "hsic": {"masks": (images(6, 4, 4, dtype=torch.float64, seed=3) > 0).double(), "grid": 4},
+    "region_search": {"regions": (images(4, 32, 32, dtype=torch.float64, seed=3) > 0).double()},
     "rise": {"masks": (images(6, 32, 32, dtype=torch.float64, seed=3) > 0).double()},
 }
 TARGET = box_score((4.0, 4.0, 24.0, 24.0), head=torchvision_head(CLASSES))
@@ -55,7 +63,7 @@ def test_each_method_is_its_loop(name: str, method: str) -> None:
         assert engines == {"one by one"}
     else:
         context: dict[str, Any] = {"forward": lambda images: score(net(images)), "inputs": x}
-        if method in ("rise", "hsic"):
+        if method in ("rise", "hsic", "region_search"):
             activations = context.pop("inputs")
         expected = getattr(room, method)(activations, grads, **context, **options)
         # Mask R-CNN reads its boxes to paste the masks

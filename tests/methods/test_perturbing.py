@@ -41,6 +41,7 @@ BOUND: dict[str, dict[str, Any]] = {
     "rise": {"masks": normal(5, 12, 10, seed=2).float().abs()},
     "sobol": {"designs": 2, "grid": 2},
     "hsic": {"masks": (normal(5, 3, 3, seed=2) > 0).float(), "grid": 3},
+    "region_search": {"grid": 2},
     "opti_cam": {"steps": 4},
     "is_cam": {"steps": 2},
     "group_cam": {"groups": 3},
@@ -54,7 +55,7 @@ def test_a_network_explained_with_a_class_a_sample_is_its_images_one_by_one(name
     explain = explainer(partial(getattr(methods, name), **BOUND.get(name, {})), net, layer)
     with unchanged(net):
         together = explain(x, classes)
-    assert together.shape == (3, 12, 10) if name in ("rise", "d_rise") else together.shape[0] == 3
+    assert together.shape == (3, 12, 10) if name in ("rise", "d_rise", "region_search") else together.shape[0] == 3
     for i in range(3):
         alone = explain(x[i : i + 1], int(classes[i]))
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-3, atol=1e-4)
@@ -86,7 +87,7 @@ def test_chunk_sizes_that_are_none_are_refused(name: str, size: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(NEW - {"shapley_cam", "lift_cam", "recipro_cam", "rise", "d_rise", "sobol", "hsic"})
+    "name", sorted(NEW - {"shapley_cam", "lift_cam", "recipro_cam", "rise", "d_rise", "sobol", "hsic", "region_search"})
 )
 def test_activations_without_a_channel_are_refused(name: str) -> None:
     empty = torch.zeros(PLANE[0], 0, *PLANE[2:], dtype=torch.float64)

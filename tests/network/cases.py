@@ -77,6 +77,8 @@ CASES = (
     Case("smooth_grad", {"std": 0.2}, noise),
     Case("integrated_gradients", {"steps": 3}),
     Case("integrated_gradients", {"steps": 3, "rule": "riemann", "baseline": 0.2}),
+    Case("idgi", {"steps": 3}),
+    Case("guided_ig", {"steps": 4, "baseline": 0.1, "max_dist": 0.05}),
     Case("guided_backprop"),
     Case("deconvnet"),
     Case("guided_grad_cam"),

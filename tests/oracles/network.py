@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -100,3 +100,54 @@ def smooth_grad_cam_plusplus(activations: Tensor, grads: Tensor) -> Tensor:
                 weight += (two / below if below else 0.0) * max(one, 0.0)
             maps[b] += weight * channel
     return maps
+
+
+# ------------------------------------------------------------------------------------------------------------- paths
+
+
+def idgi(
+    x: Tensor, start: Tensor, score: Callable[[Tensor], float], gradient: Callable[[Tensor], Tensor], steps: int
+) -> Tensor:
+    """One image (C, *S): the change of each step, by the squares of the gradient at its beginning."""
+    total = torch.zeros_like(x)
+    for k in range(steps):
+        here, there = (start + (x - start) * i / steps for i in (k, k + 1))
+        squares = [v * v for v in gradient(here).flatten().tolist()]
+        share = torch.tensor(squares, dtype=torch.float64).reshape(x.shape) / math.fsum(squares)
+        total += (score(there) - score(here)) * share
+    return total
+
+
+def guided_ig(
+    x: Tensor,
+    start: Tensor,
+    gradient: Callable[[Tensor], Tensor],
+    steps: int,
+    fraction: float = 0.25,
+    max_dist: float = 0.02,
+) -> Tensor:
+    """One image (C, *S): values in turn, those with the smallest gradient first, until each step's distance is gone."""
+    end, first = x.flatten().tolist(), start.flatten().tolist()
+    count, whole = len(end), math.fsum(abs(b - a) for a, b in zip(first, end))
+    at, total = list(first), [0.0] * count
+    for k in range(1, steps + 1):
+        g = gradient(torch.tensor(at, dtype=torch.float64).reshape(x.shape)).flatten().tolist()
+        low, high = max(k / steps - max_dist, 0.0), min(k / steps + max_dist, 1.0)
+        most = [a + (b - a) * high if high < 1 else b for a, b in zip(first, end)]
+        least = [a + (b - a) * low for a, b in zip(first, end)]
+        before = list(at)
+        at = [lo if abs(v - a) < abs(lo - a) else v for v, lo, a in zip(at, least, first)]
+        while True:
+            over = math.fsum(abs(b - v) for v, b in zip(at, end)) - whole * (1 - k / steps)
+            if over <= 1e-12 * whole:
+                break
+            free = [abs(g[i]) if at[i] != most[i] else math.inf for i in range(count)]
+            limit = sorted(free)[math.floor(fraction * (count - 1))]
+            chosen = [i for i in range(count) if free[i] <= limit and at[i] != most[i]]
+            reach = math.fsum(abs(most[i] - at[i]) for i in chosen)
+            for i in chosen:
+                at[i] = most[i] if over > reach else at[i] + (most[i] - at[i]) * over / reach
+            if over <= reach:
+                break
+        total = [t + (b - a) * s for t, a, b, s in zip(total, before, at, g)]
+    return torch.tensor(total, dtype=torch.float64).reshape(x.shape)

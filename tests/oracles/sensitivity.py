@@ -79,3 +79,38 @@ def hsic(
             found[cell] = torch.trace(own @ kernel) / (n - 1) ** 2
         maps.append(found)
     return torch.stack(maps)
+
+
+def region_search(
+    inputs: Tensor,
+    grads: Tensor,
+    *,
+    forward: Scores,
+    regions: Tensor,
+    steps: int | None = None,
+    baseline: float = 0.0,
+    **_: Any,
+) -> Tensor:
+    """Masks (n, *T), each of all images; none of them empty."""
+    maps = []
+    for image in inputs.detach().double():
+        masks = [mask.double() for mask in regions]
+
+        def gain(chosen: Sequence[int], image: Tensor = image, masks: Sequence[Tensor] = masks) -> float:
+            mask = torch.stack([masks[i] for i in chosen]).amax(0)
+            alone, hidden = image * mask + baseline * (1 - mask), image * (1 - mask) + baseline * mask
+            return float(forward(alone[None])[0]) - float(forward(hidden[None])[0])
+
+        order: list[int] = []
+        gains: list[float] = []
+        while len(order) < (len(masks) if steps is None else steps):
+            tried = [(gain([*order, i]), -i) for i in range(len(masks)) if i not in order]
+            order.append(-max(tried)[1])
+            gains.append(max(tried)[0])
+        found = torch.zeros(image.shape[1:], dtype=torch.float64)
+        for place in itertools.product(*map(range, image.shape[1:])):
+            first = [step for step, i in enumerate(order) if masks[i][place] > 0]
+            if first:
+                found[place] = math.fsum(abs(b - a) for a, b in itertools.pairwise(gains[first[0] :]))
+        maps.append(found)
+    return torch.stack(maps)
