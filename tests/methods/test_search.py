@@ -18,7 +18,7 @@ from tests.nets.small import Net, images, seeded
 from tests.oracles.sensitivity import region_search as oracle
 
 LABELS = torch.tensor([[0, 0, 1], [2, 1, 1]])
-MASKS = torch.stack([i == LABELS for i in range(3)])
+MASKS = torch.arange(3)[:, None, None].eq(LABELS)
 WEIGHTS = torch.tensor([[1.0, 1.0, 3.0], [-2.0, 1.0, 1.0]], dtype=torch.float64)
 ONES = torch.ones(1, 1, 2, 3, dtype=torch.float64)
 
