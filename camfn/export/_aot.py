@@ -13,7 +13,7 @@ import torch
 from .._shared.errors import CamfnError, first_line
 from ._check import compared
 from ._facts import facts
-from ._onnx import checked_path
+from ._onnx import checked_path, written
 from ._plan import Batch, plan
 from ._program import Stage, exported
 
@@ -64,6 +64,7 @@ def aot(
     file = checked_path(path, ".pt2")
     tell = progress or (lambda stage: None)
     what = plan(explain, inputs, target, heatmap, batch)
+    about = facts(what, model, classes, preprocessing)
     made = exported(what, tell)
     tell("compiling")
     with TemporaryDirectory(dir=file.parent) as folder, warnings.catch_warnings(), torch.no_grad():
@@ -78,5 +79,5 @@ def aot(
             ) from error
         tell("checking")
         checked = compared(what, torch._inductor.aoti_load_package(unfinished))
-        os.replace(unfinished, file)
-    return facts(what, checked, model, classes, preprocessing)
+        written(file, lambda at: os.replace(unfinished, at))
+    return about | {"verified": checked._asdict()}

@@ -46,7 +46,7 @@ def compared(what: Plan, run: Callable[..., Sequence[Any]]) -> Compared:
         with torch.no_grad():
             found = [torch.as_tensor(value) for value in run(*given)]
             expected = what.run(None, *given)
-        shows |= bool(expected[1].any())
+        shows |= bool(expected[1].isfinite().logical_and(expected[1] != 0).any())
         off = dict(zip(what.names, map(relative, found, expected)))
         if max(off.values()) > TOLERANCE:
             off = _against_double(what, given, found, expected, off)
@@ -54,7 +54,7 @@ def compared(what: Plan, run: Callable[..., Sequence[Any]]) -> Compared:
         worst = {name: max(worst[name], off[name]) for name in what.names}
     if not shows:
         raise CamfnError(
-            "export: the map is zero everywhere on all images that were tried, so that nothing can be compared, and "
+            "export: the map is zero or NaN everywhere on all images that were tried: nothing can be compared, and "
             "the file would show nothing. Take another layer (camfn.layers.suggest), or give photos as inputs"
         )
     return Compared(batches, worst, against)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from .._shared.errors import CamfnError, first_line
-from .._shared.files import write_whole
+from .._shared.checks import describe
+from .._shared.errors import ArgumentTypeError, CamfnError, first_line
+from .._shared.files import reason_of, write_whole
 from .._shared.optional import extra
 from ._check import TOLERANCE, Compared, compared, fresh, relative
 from ._facts import facts
@@ -56,7 +58,7 @@ def onnx(
         heatmap: as for `program`.
         batch: as for `program`.
         model: the name of the model in the metadata.
-        classes: class names by index, for the metadata.
+        classes: class names by index, one for each logit, for the metadata.
         preprocessing: how a photo becomes the input, for the metadata: numbers by name, or the `recipe` of a model of
             `camfn.zoo`.
         progress: called with the name of each stage as it begins; an export takes 15 to 100 seconds.
@@ -84,16 +86,16 @@ def onnx(
     file = checked_path(path, ".onnx")
     tell = progress or (lambda stage: None)
     what = plan(explain, inputs, target, heatmap, batch)
+    about = facts(what, model, classes, preprocessing)
     made = exported(what, tell)
     tell("converting to ONNX")
     proto = converted(what, made)
     tell("checking")
-    checked = checked_proto(what, proto)
-    found = facts(what, checked, model, classes, preprocessing)
+    found = about | {"verified": checked_proto(what, proto)._asdict()}
     entry = proto.metadata_props.add()
     entry.key, entry.value = "camfn", json.dumps(found)
     data = proto.SerializeToString()
-    write_whole(file, lambda at: at.write_bytes(data))
+    written(file, lambda at: at.write_bytes(data))
     return found
 
 
@@ -106,12 +108,30 @@ def require() -> None:
 
 def checked_path(path: str | Path, suffix: str) -> Path:
     """Refuse a path that cannot be written to, before any work."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentTypeError(f"export: expected a path that ends in {suffix}, got {describe(path)}")
     file = Path(path)
     if file.suffix != suffix:
         raise CamfnError(f"export: expected a path that ends in {suffix}, got {str(path)!r}")
     if not file.parent.is_dir():
         raise CamfnError(f"export: there is no folder {str(file.parent)!r}")
+    if file.is_dir():
+        raise CamfnError(f"export: {str(path)!r} is a folder: expected the path of a file")
+    if not os.access(file.parent, os.W_OK):
+        raise CamfnError(f"export: the folder {str(file.parent)!r} cannot be written to")
     return file
+
+
+def written(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole.
+
+    Raises:
+        CamfnError: the system cannot write it; no part of it is left, nor of the file before it lost.
+    """
+    try:
+        write_whole(file, write)
+    except OSError as error:
+        raise CamfnError(f"export: {file} cannot be written: {reason_of(error)}. Nothing was written") from error
 
 
 def converted(what: Plan, made: ExportedProgram) -> Any:

@@ -16,6 +16,7 @@ from .._cut.graft import bare
 from .._shared.checks import describe, one_of, space
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import min_max
+from .._shared.value import shown
 from ._resample import resampled
 from ._settle import settled
 from ._target import asked_class, logits_among
@@ -36,6 +37,7 @@ class Plan(NamedTuple):
         heatmap: height and width of the third output, or None.
         dynamic: whether the batch is open.
         names: of the outputs: of the model's logits, "cam", "heatmap", and of the model's other tensors.
+        classes: how many logits the model has, where it has some.
     """
 
     explain: Any
@@ -46,6 +48,7 @@ class Plan(NamedTuple):
     heatmap: tuple[int, int] | None
     dynamic: bool
     names: tuple[str, ...]
+    classes: int | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -105,22 +108,34 @@ def plan(explain: Any, inputs: Any, target: Any, heatmap: Any, batch: Any) -> Pl
     images = _only_image(inputs)
     with_outputs = replace(explain, has_aux=True) if hasattr(explain, "has_aux") else explain
     rough = Plan(with_outputs, None, model, images, target, heatmap, batch == "dynamic", ())
+    _check_target(rough)
     first = rough.example()
     with torch.no_grad():
         outputs = model(first[0])
-        if rough.asks:
-            logits_among(outputs)
+        count = int(logits_among(outputs).shape[1]) if rough.asks else None
         named = _named(outputs)
         head = _first(named)
         names = ["logits" if isinstance(outputs, Tensor) or head == "out" else head, "cam"]
         names += ["heatmap"] * (heatmap is not None) + [name for name in named if name != head]
         whole = rough._replace(
-            settled=settled(with_outputs, first[0], asked_class(first[1]) if rough.asks else target), names=tuple(names)
+            settled=settled(with_outputs, first[0], asked_class(first[1]) if rough.asks else target),
+            names=tuple(names),
+            classes=count,
         )
         cam = whole.run(None, *first)[1]
     if heatmap is not None and cam.ndim != 3:
         raise CamfnError(f"heatmap: the map is {tuple(cam.shape[1:])} a sample, not (H, W): leave heatmap out")
     return whole
+
+
+def _check_target(what: Plan) -> None:
+    """Refuse a class for each image where any number of images may come."""
+    several = isinstance(what.target, (list, tuple)) or (isinstance(what.target, Tensor) and what.target.ndim > 0)
+    if what.dynamic and several:
+        raise CamfnError(
+            f"export: target: one class for each image, {shown(what.target)}, fixes their number: pass batch='fixed', "
+            "or target='input', which makes the classes an input of the file"
+        )
 
 
 def _check_model(model: nn.Module) -> None:
@@ -153,6 +168,8 @@ def _only_image(inputs: Any) -> Tensor:
             f"export: inputs: expected images (B, C, H, W) of float32 on the CPU, got {tuple(given.shape)} of "
             f"{given.dtype} on {given.device}"
         )
+    if not bool(given.isfinite().all()):
+        raise CamfnError("export: inputs: expected images without NaN and infinity, on which an export can be checked")
     return given.detach()
 
 

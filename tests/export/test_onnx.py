@@ -51,6 +51,49 @@ def test_a_class_that_the_outputs_lack_is_an_error_of_the_runtime(tmp_path: Path
         session.run(None, {"images": photos(2).numpy(), "target": np.array(asked)})
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"classes": ["a"]}, "expected 7 names, one for each logit; got 1"),
+        ({"classes": dict.fromkeys("abcdefg")}, "a list of names by index"),
+        ({"classes": [1] * 7}, "expected names, got 1"),
+        ({"preprocessing": object()}, "as JSON"),
+        ({"model": 3}, "expected its name"),
+        ({"target": [1, 2]}, r"\[1, 2\], fixes their number: pass batch='fixed'"),
+    ],
+)
+def test_what_a_file_cannot_say_of_itself_is_refused_before_any_work(
+    tmp_path: Path, given: dict[str, Any], words: str
+) -> None:
+    stages: list[str] = []
+    explain = explainer(methods.grad_cam, small(), "last")
+    with pytest.raises(CamfnError, match=words):
+        export.onnx(explain, photos(), tmp_path / "net.onnx", progress=stages.append, **given)
+    assert stages == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_on_which_nothing_can_be_checked_are_refused(tmp_path: Path, value: float) -> None:
+    images = photos()
+    images[1, 0, 3, 3] = value
+    with pytest.raises(CamfnError, match="without NaN and infinity"):
+        export.onnx(explainer(methods.grad_cam, small(), "last"), images, tmp_path / "net.onnx")
+
+
+def test_a_full_disk_leaves_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(28, "No space left on device")
+
+    file = tmp_path / "net.onnx"
+    file.write_text("before")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(CamfnError, match=r"net\.onnx cannot be written: No space left on device"):
+        export.onnx(explainer(methods.grad_cam, small(), "last"), photos(), file)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("net.onnx", "before")]
+
+
 def test_a_file_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*given: Any) -> Any:
         proto = right(*given)
@@ -66,7 +109,10 @@ def test_a_file_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("name", "words"), [("net.pt2", r"ends in \.onnx"), ("none/net.onnx", "no folder")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("net.pt2", r"ends in \.onnx"), ("none/net.onnx", "no folder"), ("folder.onnx", "is a folder")]
+)
 def test_a_path_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(CamfnError, match=words):
         export.onnx(explainer(methods.grad_cam, small(), "last"), torch.zeros(1), tmp_path / name)

@@ -25,11 +25,11 @@ from ..._photos.methods import pick_method
 from ..._photos.read import read_photo
 from ..._photos.words import pick_target
 from ..._shared.errors import CamfnError, UsageError
-from ..._shared.files import write_whole
 from ...catalogue import info_of
 from ...export._check import TOLERANCE, relative
 from ...export._facts import differences_of
 from ...export._file import session_of
+from ...export._onnx import written
 from ...export._plan import Batch
 from ...export._settle import check_method as check
 from ...export._target import logits_among
@@ -120,7 +120,7 @@ def write_file(
         return told(file, export.aot(explain, images, file, **options, **about))
     if file.suffix == ".pt2":
         made = export.program(explain, images, **options)
-        write_whole(file, lambda path: torch.export.save(made, str(path)))
+        written(file, lambda path: torch.export.save(made, str(path)))
         return [f"{file}: {file.stat().st_size / 1e6:.2f} MB, a program of torch.export, layer {chosen.name}, checked"]
     return [*told(file, export.onnx(explain, images, file, **options, **about)), _cost(file, loaded.model, images)]
 
