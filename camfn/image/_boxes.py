@@ -33,7 +33,7 @@ def boxes(
         labels: one text a box.
         classes: one class index a box: each class has its own color, the same as in `detections`.
         color: of all boxes, a name or RGB of 0 to 255; yellow unless `classes` choose.
-        width: of the lines in pixels; by default a two hundredth of the longer side, at least 1.
+        width: of the lines in pixels; by default a 160th of the longer side, at least 1.
 
     Returns:
         (3, H, W) in [0, 1], device and dtype of `photo` (float32 for uint8).
@@ -69,7 +69,7 @@ def boxes(
     if classes is not None and color is not None:
         raise CamfnError("boxes: classes choose the colors: leave out color, or classes")
     chosen = [_rgb(color or "yellow")] * len(boxes) if classes is None else [class_color(index) for index in classes]
-    line = int(width) if width else max(1, max(photo.shape[1:]) // 200)
+    line = int(width) if width else max(1, round(max(photo.shape[1:]) / 160))
     texts = [""] * len(boxes) if labels is None else list(labels)
     return draw_boxes(work, corners(boxes.round()), texts, chosen, user="image.boxes", width=line, cased=False)
 

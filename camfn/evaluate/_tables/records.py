@@ -68,7 +68,7 @@ def write_table(standings: Sequence[Standing], path: str | os.PathLike[str]) -> 
     records = records_of(standings)
 
     def write(unfinished: Path) -> None:
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
+        with unfinished.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(map(safe, records[0]))
             writer.writerows([safe(record.pop("case")), *map(_cell, record.values())] for record in records)

@@ -24,7 +24,7 @@ from .._store.store import DATABASE, Store
 from .gallery import gallery_of
 from .rank import rankings
 from .records import file_names
-from .shown import model_of
+from .shown import model_of, readable
 from .standing import models_of
 
 
@@ -104,7 +104,12 @@ def rendered(made: dict[str, Any]) -> str:
     packed = json.dumps([model["data"] for model in made["models"]], separators=(",", ":"), allow_nan=False)
     # in JSON, < occurs in strings alone, and \u003c is the same letter: no name can end the element
     data = Markup(packed.replace("<", "\\u003c"))
-    environment = Environment(autoescape=True, trim_blocks=True, undefined=StrictUndefined)
+
+    def seen(value: Any) -> Any:
+        """Leave nothing hidden in a text: neither in a name nor in a command that is copied."""
+        return readable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = Environment(autoescape=True, trim_blocks=True, undefined=StrictUndefined, finalize=seen)
     scale = [f"rgb({r:.0f},{g:.0f},{b:.0f})" for r, g, b in stops("turbo").tolist()]
     return environment.from_string(_part("report.html.j2")).render(
         **made, policy=policy, style=Markup(style), script=Markup(script), data=data, scale=scale

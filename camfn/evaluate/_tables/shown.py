@@ -13,7 +13,6 @@ from .._measures.metrics import METRICS
 from .._measures.own import in_order, known_metric, short
 from .._measures.row import Row
 from .grid import Cell
-from .resample import alike, tolerance
 from .standing import Standing, Standings, labels
 from .table import column_of, notes_of, photos_of, three_digits
 
@@ -31,6 +30,11 @@ _ORDER = ("localization", "faithfulness", "robustness", "summary", "shape", "you
 _AT_FIRST = ("localization", "faithfulness", "your own")
 CURVES = ("deletion", "insertion", "pixel_flipping")
 """Metrics whose vectors are probabilities over the share of pixels that changed."""
+
+
+def readable(text: str) -> str:
+    """Write what cannot be seen, or turns the direction of writing, as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def group_of(name: str) -> str:
@@ -74,19 +78,27 @@ def model_of(ranking: Standings, rows: Sequence[Row], step: float) -> dict[str, 
 
 def fold(ranking: Standings) -> list[list[Standing]]:
     """Group the cases that are equal but for rounding in every metric, in the order of the table; baselines last."""
-    names = in_order({name for s in ranking for name in s.estimates})
-    marks: list[list[float | None]] = [[] for _ in ranking]
-    for name in names:
-        have = [s.estimates[name].value if name in s.estimates else None for s in ranking]
-        given = [value for value in have if value is not None]
-        level = iter(alike(given, tolerance(given)))
-        for mark, value in zip(marks, have):
-            mark.append(None if value is None else next(level))
-    groups: dict[tuple[Any, ...], list[Standing]] = {}
-    for number, (s, mark) in enumerate(zip(ranking, marks)):
-        alone = number if s.is_baseline or all(value is None for value in mark) else -1
-        groups.setdefault((alone, *mark), []).append(s)
-    return sorted(groups.values(), key=lambda group: group[0].is_baseline)
+    names = {name for s in ranking for name in s.estimates}
+    largest = {name: max(abs(s.estimates[name].value) for s in ranking if name in s.estimates) for name in names}
+    groups: list[list[Standing]] = []
+    for s in ranking:
+        twin = next((group for group in groups if _equal(group[0], s, largest)), None)
+        if twin is None or s.is_baseline or twin[0].is_baseline:
+            groups.append([s])
+        else:
+            twin.append(s)
+    return sorted(groups, key=lambda group: group[0].is_baseline)
+
+
+def _equal(one: Standing, other: Standing, largest: dict[str, float]) -> bool:
+    """Whether two cases have the same metrics, and all their numbers agree to four digits, or to rounding near zero."""
+    if not one.estimates or one.estimates.keys() != other.estimates.keys():
+        return False
+    for name, e in one.estimates.items():
+        a, b = e.value, other.estimates[name].value
+        if abs(a - b) > max(1e-4 * max(abs(a), abs(b)), 1e-12 * largest[name]):
+            return False
+    return True
 
 
 def _columns(ranking: Standings, names: Sequence[str], shown: Sequence[str]) -> list[dict[str, Any]]:
@@ -168,7 +180,8 @@ def sentences(ranking: Standings, folded: Sequence[Sequence[Standing]]) -> list[
             found.append(f"The cheapest of these, {called[cheap.case]}, costs {costs}.")
     if any(s.case.endswith(" auto center") for s in ranking):
         above = sum(s.estimates[by].verdict == "+" for s in methods)
-        found.append(f"{above} of {len(methods)} methods are better than the center baseline, which asks no network.")
+        who = f"{above} of {len(methods)} methods are" if others else f"It is {'' if above else 'not '}"
+        found.append(f"{who.strip()} better than the center baseline, which asks no network.")
     twins = max(folded, key=len)
     if len(twins) > 1:
         names = [called[s.case] for s in twins]
@@ -203,7 +216,12 @@ def _numbers(
                 e, cell = first.estimates[name], cells[place[first.case]]
                 rank = 2 if cell.best else int("=" in cell.mark)
                 numbers[name] = [_rounded(e.value), _rounded(e.low), _rounded(e.high), rank]
-        one = {"n": called[first.case], "base": int(first.is_baseline), "f": _rounded(first.forwards), "m": numbers}
+        one = {
+            "n": readable(called[first.case]),
+            "base": int(first.is_baseline),
+            "f": _rounded(first.forwards),
+            "m": numbers,
+        }
         one["center"] = int(first.case.endswith(" auto center"))
         listed.append(one | {"c": _curves(first.case, rows)})
     arrows = {1: " ↑", -1: " ↓", 0: ""}

@@ -165,3 +165,28 @@ def test_a_ranking_is_a_sequence() -> None:
     ranking = rank(results(), "net")
     assert isinstance(ranking, Ranking)
     assert [s.method for s in ranking][:1] == [ranking[0].method] == [ranking.standings[0].method]
+
+
+def test_every_column_marks_what_is_not_told_apart_from_its_best() -> None:
+    near = [0.9, 0.8, 0.85, 0.9, 0.95, 0.8, 0.9, 0.85, 0.9, 0.8, 0.9, 0.95]
+    other = [0.88, 0.82, 0.85, 0.89, 0.96, 0.79, 0.9, 0.86, 0.88, 0.8, 0.91, 0.94]
+    far = [0.3, 0.2, 0.25, 0.3, 0.35, 0.2, 0.3, 0.25, 0.3, 0.2, 0.3, 0.35]
+    # by iou a and b lead, by deletion, where less is better, c and b
+    table = {"a": (near, near), "b": (other, [v - 0.6 for v in other]), "c": (far, far)}
+    rows = [
+        Row(str(i), f"net auto {name}", values={"iou": iou[i], "deletion": deletion[i]})
+        for name, (iou, deletion) in table.items()
+        for i in range(12)
+    ]
+    ranking = rank(rows, "net", by="iou")
+    assert {s.method: s.level for s in ranking} == {"a": (), "b": ("iou",), "c": ("deletion",)}
+    for text, best, equal in (
+        (ranking.to_latex(), r"\textbf{", "$^{=}$"),
+        (ranking.to_markdown(), "**", "="),
+        (ranking.to_text(), "*", "="),
+    ):
+        lines = {line.strip(" |")[0]: line for line in text.splitlines() if line.strip(" |")[:2] in ("a ", "b ", "c ")}
+        assert (best in lines["a"], equal in lines["a"]) == (True, False)
+        assert (best in lines["b"], equal in lines["b"]) == (True, True)
+        assert (best in lines["c"], equal in lines["c"]) == (False, True)
+    assert "not told apart from the best of its column" in ranking.to_text()

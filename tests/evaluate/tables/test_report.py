@@ -113,6 +113,16 @@ def test_names_are_text_whatever_is_in_them(tmp_path: Path) -> None:
     assert HOSTILE.replace(" ", "_") in {row["n"] for row in json.loads(data[1])[0]["rows"]}
 
 
+def test_nothing_is_hidden_in_a_name_or_a_command(tmp_path: Path) -> None:
+    hidden = "a\u202eb\udcff\n\x00c"
+    rows = [Row(f"p{i} {hidden}", f"net auto x{hidden}", values={"iou": 0.5}, problem=hidden) for i in range(2)]
+    store = store_of(tmp_path, rows)
+    text = ev.write_report(store, command=f"camfn {hidden}").read_text(encoding="utf-8")
+    assert not set(text) & {"\u202e", "\udcff", "\x00"}
+    assert text.count(r"\u202e") >= 4
+    assert ev.write_tables(store)
+
+
 def test_equal_rows_are_one_row_and_baselines_come_last() -> None:
     values = {"a": [0.5, 0.7], "center": [0.9, 0.9], "b": [0.5, 0.7000001], "c": [0.4, 0.7], "random": [0.9, 0.9]}
     ranking = rank(rows_of(values), "net")
@@ -122,6 +132,9 @@ def test_equal_rows_are_one_row_and_baselines_come_last() -> None:
         ("b", ["a"], False),
         ("c", [], False),
     ]
+    # of very different sizes: each number is held to its own
+    far = {"a": [1e9, 1e9], "b": [1e-9, 2e-9], "c": [3.0, 4.0]}
+    assert max(map(len, fold(rank(rows_of(far), "net")))) == 1
     # a case with another set of metrics is another row
     more = [*rows_of(values), Row("photo 0", "net auto b", values={"iou": 0.5, "deletion": 0.1})]
     assert max(map(len, fold(rank(more, "net")))) == 1
