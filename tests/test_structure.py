@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "words": {"catalogue", "_cut", "image"},
     "_photos": {INIT, "catalogue", "layers", "layout", "transforms", "zoo"},
     "evaluate": {"_photos", "image", "metrics"},
-    "cli": {"evaluate", "explore", "export", "factorize"},
+    "cli": {"evaluate", "words", "explore", "export", "factorize"},
     "__main__": {"cli"},
 }
 """The rooms that each room stands on; it may also import what these may."""
@@ -125,7 +125,7 @@ def test_the_rooms_of_evaluate_stand_on_those_before(name: str) -> None:
 def test_the_house_is_small() -> None:
     assert len(rooms()) <= 28
     assert max(floors().values()) <= 10
-    assert sum(map(len, rooms().values())) <= 116
+    assert sum(map(len, rooms().values())) <= 118
 
 
 def test_no_private_file_lies_flat() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ._explain import explain as explain
 from ._pictures import compare as compare
 from ._explore import explore as explore
+from ._words import words as words
 from ._evaluate import evaluate as evaluate
 from ._table import table as table
 from ._export import export as export

@@ -7,9 +7,12 @@ prompt, and `explain` makes a map for every word of the answer from one forward.
 from ._blank import hide as hide
 from ._carried import Carried as Carried
 from ._carried import carried as carried
+from ._draw import draw as draw
 from ._drops import drops as drops
 from ._explain import Explained as Explained
 from ._explain import explain as explain
 from ._pieces import Span as Span
 from ._prompt import forced as forced
 from ._spans import spans as spans
+from ._texts import grouped as grouped
+from ._texts import tiles as tiles

@@ -66,7 +66,8 @@ def drops(
     whole("words.drops: side", side)
     asked = read(model, inputs, words, groups, tiles, spans)
     name = layer_name(asked.model, named_layer(asked.model, layer))
-    recorded = record(asked.model, name, layout=None)(asked.inputs)
+    with torch.no_grad():
+        recorded = record(asked.model, name, layout=None)(asked.inputs)
     tokens = recorded.activations
     if tokens.ndim not in (2, 3):
         raise CaptureError(f"words.drops: layer {name!r} gives {tuple(tokens.shape)}, and not tokens (B, N, C)")

@@ -120,12 +120,13 @@ def explain(
     if info.name == "tam":
         if layer is not None:
             raise CamfnError("words.explain: tam reads the states behind the last block: leave out layer=")
-        maps, scale, said = by_tam(asked, _filtered(function), question)
+        with torch.no_grad():
+            maps, scale, said = by_tam(asked, _filtered(function), question)
     elif info.kind == "attention":
         maps, said = by_attention(asked, function, layer)
     else:
         maps, said = _by_gradient(asked, function, named_layer(asked.model, layer or "projector"), info)
-    return Explained(maps, found, asked.ids, said, scale)
+    return Explained([one.detach() for one in maps], found, asked.ids, said.detach(), scale)
 
 
 def _filtered(function: Callable[..., Tensor]) -> bool:

@@ -55,6 +55,24 @@ def of_hugging_face(name: str, request: Request) -> Given:
     return Given(model, *given, names, config.num_labels, _recipe(processor), source)
 
 
+def loaded_for_text(name: str) -> tuple[Any, Any]:
+    """Return a model that reads images and says text, in evaluation mode, and its processor; no pickle is read.
+
+    Raises:
+        LoadError: transformers is missing, the files cannot be read or fetched, or the model says no text.
+    """
+    transformers = library("transformers", extra_name="hf")
+    if not Path(name).is_dir():
+        reachable(f"hf:{name}", _source(name), _INSTEAD)
+    with fetching(f"hf:{name}", _INSTEAD):
+        config = transformers.AutoConfig.from_pretrained(name)
+        if type(config) not in transformers.AutoModelForImageTextToText._model_mapping:
+            raise LoadError(f"hf:{name} is a {config.model_type}, which says no words of an image")
+        processor = transformers.AutoProcessor.from_pretrained(name)
+        model = transformers.AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True)
+    return model.eval(), processor
+
+
 def _unpadded(processor: Any, name: str) -> Any:
     """Refuse the processor of a detector that pads one photo, so that the photo would not fill the input."""
     if getattr(processor, "do_pad", False) and getattr(processor, "pad_size", None):

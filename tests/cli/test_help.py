@@ -17,7 +17,19 @@ SAID = (
     "heavy = {{'torch', 'numpy', 'PIL', 'timm', 'torchvision', 'transformers'}} & set(sys.modules)\n"
     "print('heavy', *heavy, file=sys.stderr); print('seconds', time.process_time(), file=sys.stderr)"
 )
-COMMANDS = ("explain", "guided", "factorize", "compare", "explore", "evaluate", "tune", "table", "layers", "methods")
+COMMANDS = (
+    "explain",
+    "guided",
+    "factorize",
+    "compare",
+    "explore",
+    "words",
+    "evaluate",
+    "tune",
+    "table",
+    "layers",
+    "methods",
+)
 
 
 def said(*words: str) -> tuple[str, list[str], float]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from camfn import CamfnError, methods, words
+from camfn import CamfnError, attention, methods, words
 from camfn.words._answer import generated
 from camfn.words._layers import maps_of, named_layer
 from camfn.words._spans import pieces
@@ -107,6 +107,18 @@ def test_other_pictures_and_text_do_not_enter_the_weights() -> None:
         case.model, case.inputs, found.ids, method="grad_cam", layer="language", spans=found.spans[1:]
     )
     assert torch.equal(alone.maps[0], found.maps[1])
+
+
+def test_results_keep_no_graph() -> None:
+    case = load("llava")
+    for parameter in case.model.parameters():
+        parameter.requires_grad_(True)
+    for method in ("tam", "grad_cam", *attention.METHODS):
+        found = words.explain(case.model, case.inputs, [5, 6], method=method)
+        kept = [*found.maps, found.log_probabilities, *([] if found.scale is None else [found.scale])]
+        assert not any(one.requires_grad for one in kept), method
+    dropped, carried = words.drops(case.model, case.inputs, [5, 6]), words.carried(case.model, case.inputs, [5, 6])
+    assert not any(one.requires_grad for one in (*dropped.maps, dropped.log_probabilities, *carried))
 
 
 def test_tokens_joined_to_words_have_the_map_of_their_sum() -> None:

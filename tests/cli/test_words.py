@@ -1,0 +1,123 @@
+"""`camfn words`: the strip of an answer, its maps, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from camfn import words
+from camfn.cli._app import app
+from tests.nets.multimodal import IMAGE, load
+
+WORDS = [f"w{n}" for n in range(IMAGE)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as save_pretrained writes it: a tiny LLaVA with a tokenizer of words."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    place = tmp_path_factory.mktemp("llava")
+    vocabulary = {word: n for n, word in enumerate(WORDS)} | {"<image>": IMAGE, "<unk>": IMAGE + 1}
+    spelled = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    spelled.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=spelled, unk_token="<unk>", extra_special_tokens={"image_token": "<image>"}
+    )
+    looks = transformers.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    processor = transformers.LlavaProcessor(
+        looks, tokenizer, patch_size=16, vision_feature_select_strategy="default", image_token="<image>",
+        num_additional_image_tokens=1,
+    )  # fmt: skip
+    model: Any = load("llava").model
+    model.save_pretrained(place)
+    processor.save_pretrained(place)
+    return place
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 120, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def run(*given: object) -> Result:
+    return CliRunner().invoke(app, ["words", *map(str, given)])
+
+
+def test_the_strip_and_the_maps_are_written(folder: Path, photo: Path, tmp_path: Path) -> None:
+    out, maps = tmp_path / "strip.png", tmp_path / "maps.npz"
+    result = run(photo, "--model", f"hf:{folder}", "--ask", "w5 w6", "--words", 4, "--out", out, "--maps", maps)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    (answer,) = [line[line.index("answer: ") :] for line in lines if "answer: w" in line]
+    assert lines[-1] == f"picture: {out}"
+    assert sum("log p changes by" in line for line in lines) == 4
+    assert "not read from the photo" in result.output
+    with Image.open(out) as picture:
+        assert picture.width > picture.height
+    with np.load(maps) as held:
+        assert held["maps_0"].shape == (4, 4, 4)
+        assert held["words"].tolist() == answer.removeprefix("answer: ").split()
+        assert held["parts"].tolist() == ["picture 0: image"]
+        assert held["read"].shape == held["gains"].shape == (4,)
+
+
+def test_maps_are_those_of_the_library(folder: Path, photo: Path, tmp_path: Path) -> None:
+    import transformers
+
+    model = transformers.LlavaForConditionalGeneration.from_pretrained(folder).eval()
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    with Image.open(photo) as picture:
+        inputs = dict(processor(text="<image>\nw5", images=[picture.convert("RGB")], return_tensors="pt"))
+    for method, layer in (("tam", None), ("grad_cam", "language"), ("drops", None)):
+        maps = tmp_path / f"{method}.npz"
+        options = ("--layer", layer) if layer else ()
+        given = ("--ask", "w5", "--answer", "w7 w8", "--method", method, "--out", tmp_path / f"{method}.png")
+        result = run(photo, "--model", f"hf:{folder}", *given, "--maps", maps, *options)
+        assert result.exit_code == 0, result.output
+        if method == "drops":
+            expected = words.drops(model, inputs, [7, 8])
+        else:
+            expected = words.explain(model, inputs, [7, 8], method=method, layer=layer)
+        with np.load(maps) as held:
+            torch.testing.assert_close(torch.tensor(held["maps_0"]), expected.maps[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--model", "lite0"), "expected hf:FOLDER"),
+        (("--model", "hf:{folder}", "--out", "a.gif"), "expected a name in"),
+        (("--model", "hf:{folder}", "--maps", "a.csv"), "expected a name in"),
+        (("--model", "hf:{folder}", "--method", "score_cam"), "needs more"),
+        (("--model", "hf:{folder}", "--layer", "lm_head", "--method", "grad_cam"), "no map of the pictures"),
+        (("--model", "hf:{empty}"), "hf:"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    options: tuple[str, ...], text: str, folder: Path, photo: Path, tmp_path: Path
+) -> None:
+    given = [option.format(folder=folder, empty=tmp_path) for option in options]
+    out = () if "--out" in given else ("--out", tmp_path / "out.png")
+    result = run(photo, *given, *out, "--words", 2)
+    assert result.exit_code == 2, result.output
+    assert text in result.output.replace("\n", " ")
+    assert not list(tmp_path.glob("*.npz"))
+
+
+def test_a_classifier_says_no_words(photo: Path, tmp_path: Path) -> None:
+    import transformers
+
+    transformers.ViTConfig().save_pretrained(tmp_path / "vit")
+    result = run(photo, "--model", f"hf:{tmp_path / 'vit'}", "--out", tmp_path / "out.png")
+    assert result.exit_code == 2
+    assert "says no words of an image" in result.output.replace("\n", " ")
