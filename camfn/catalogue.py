@@ -16,7 +16,7 @@ from ._shared.errors import CamfnError
 from ._shared.spelling import near
 
 Kind = Literal["layer", "attention", "network"]
-Need = Literal["attention", "forward", "gradients", "head", "layer", "model", "tail"]
+Need = Literal["attention", "forward", "gradients", "head", "inputs", "layer", "model", "tail"]
 
 
 class MethodInfo(NamedTuple):
@@ -30,9 +30,9 @@ class MethodInfo(NamedTuple):
             model; "network" for a function that takes the model and returns an explainer.
         gives: "map" for one value a position, (B, *S); "picture" for a result with the channels of the image.
         needs: what the method cannot do without. "gradients": the gradient of the score. "tail": the rest of the
-            network behind the layer. "forward": the whole network, with the inputs. "head": the rows of the model's
-            linear head. "attention": attention records. "model": the model itself. "layer": the name of a layer, for a
-            method of a whole network.
+            network behind the layer. "forward": the whole network, with the inputs. "inputs": the inputs, without the
+            network. "head": the rows of the model's linear head. "attention": attention records. "model": the model
+            itself. "layer": the name of a layer, for a method of a whole network.
         draws: whether the method takes a random generator.
     """
 
@@ -50,8 +50,8 @@ class MethodInfo(NamedTuple):
 
     @property
     def perturbs(self) -> bool:
-        """Whether the method runs the network, or its tail, again on changed values."""
-        return not self.needs.isdisjoint({"tail", "forward"})
+        """Whether the method runs the network, or its tail, again on changed values, or reads the inputs."""
+        return not self.needs.isdisjoint({"tail", "forward", "inputs"})
 
     @property
     def explains_class(self) -> bool:
@@ -92,6 +92,8 @@ METHODS: tuple[MethodInfo, ...] = (
     MethodInfo("sobol", methods.sobol, "layer", "map", frozenset({"forward"})),
     MethodInfo("hsic", methods.hsic, "layer", "map", frozenset({"forward"}), draws=True),
     MethodInfo("region_search", methods.region_search, "layer", "map", frozenset({"forward"})),
+    MethodInfo("occlusion", methods.occlusion, "layer", "map", frozenset({"forward"})),
+    MethodInfo("sobel_edges", methods.sobel_edges, "layer", "map", frozenset({"inputs"})),
     MethodInfo("raw_attention", attention.raw_attention, "attention", "map", frozenset({"attention"})),
     MethodInfo("attention_rollout", attention.attention_rollout, "attention", "map", frozenset({"attention"})),
     MethodInfo(
@@ -119,6 +121,14 @@ METHODS: tuple[MethodInfo, ...] = (
     ),
     MethodInfo("idgi", network.idgi, "network", "picture", frozenset({"gradients", "model"})),
     MethodInfo("guided_ig", network.guided_ig, "network", "picture", frozenset({"gradients", "model"})),
+    MethodInfo(
+        "expected_gradients",
+        network.expected_gradients,
+        "network",
+        "picture",
+        frozenset({"gradients", "model"}),
+        draws=True,
+    ),
     MethodInfo("guided_backprop", network.guided_backprop, "network", "picture", frozenset({"gradients", "model"})),
     MethodInfo("deconvnet", network.deconvnet, "network", "picture", frozenset({"gradients", "model"})),
     MethodInfo(

@@ -95,6 +95,7 @@ def _network(name: str) -> Call:
         "integrated_gradients": lambda: {"steps": 3, "baseline": 0.1},
         "idgi": lambda: {"steps": 3},
         "guided_ig": lambda: {"steps": 3},
+        "expected_gradients": lambda: {"generator": draws(), "samples": 3, "references": 0.1},
     }
     given = options.get(name, lambda: dict[str, Any]())
     return lambda w: getattr(network, name)(w.net, **given())(w.x, w.classes)
@@ -287,6 +288,7 @@ WAITS: dict[str, int] = {
     "poly_cam": 4,
     "opti_cam": 5,  # one a step: whether the mask still improves
     "rise": 4,
+    "occlusion": 4,
     "d_rise": 2,
     "sobol": 4,
     "hsic": 4,

@@ -55,6 +55,8 @@ def explain(info: MethodInfo) -> tuple[Callable[[Tensor], Any], Tensor]:
         options["weights"] = torch.ones(2, 6)
     elif "noise" in parameters:
         options |= {"samples": 2, "noise": torch.ones(2, 12, 10) if info.name == "ss_cam" else torch.ones(2, *x.shape)}
+    elif "uniform" in parameters:
+        options["uniform"] = torch.rand(3, 2, generator=torch.Generator().manual_seed(0))
     if info.name == "ss_cam":
         options["noise"] = torch.ones(2, 12, 10)
     if info.name in ("guided_ig", "idgi"):

@@ -27,6 +27,7 @@ IN_PLACE = {"shapley_cam"}
 
 DRAWN = {"d_rise", "rise", "hsic", "random_cam", "ss_cam", "smooth", "infidelity"}
 DRAWN |= {"network.smooth_grad", "network.smooth_full_grad", "network.smooth_grad_cam_plusplus"}
+DRAWN |= {"network.expected_gradients"}
 """A graph goes on drawing from the generator that it was traced with."""
 
 NAMES = sorted(set(METHODS | NETWORK | ATTENTION | CUTS | TARGETS | TRANSFORMS | IMAGES | METRICS) - READ - KORNIA)

@@ -9,6 +9,7 @@ from ._ablation import ablation_cam as ablation_cam
 from ._activation import cam as cam
 from ._activation import fem as fem
 from ._activation import random_cam as random_cam
+from ._edges import sobel_edges as sobel_edges
 from ._eigen import eigen_cam as eigen_cam
 from ._eigen import eigen_grad_cam as eigen_grad_cam
 from ._eigen import kpca_cam as kpca_cam
@@ -24,6 +25,7 @@ from ._gradient import xgrad_cam as xgrad_cam
 from ._groups import fd_cam as fd_cam
 from ._groups import poly_cam as poly_cam
 from ._location import recipro_cam as recipro_cam
+from ._occlusion import occlusion as occlusion
 from ._optimized import opti_cam as opti_cam
 from ._rise import d_rise as d_rise
 from ._rise import rise as rise
@@ -71,4 +73,6 @@ __all__ = [  # noqa: RUF022  grouped by what a method needs, which is the order 
     "sobol",
     "hsic",
     "region_search",
+    "occlusion",
+    "sobel_edges",
 ]

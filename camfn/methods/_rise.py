@@ -29,6 +29,7 @@ def rise(
     samples: int = 4000,
     grid: int = 7,
     probability: float = 0.5,
+    centered: bool = False,
     generator: torch.Generator | None = None,
     masks: Tensor | None = None,
     chunk_size: ChunkSize = "auto",
@@ -42,6 +43,10 @@ def rise(
     forwards. Under `vmap` and `torch.compile` give the masks. The authors take probabilities,
     `targets.class_probability`, and 4000 masks (8000 for ResNet-50).
 
+    The raw map is `(mean f mean M + cov(f, M)) / probability`. The first part says nothing of the image, but holds most
+    of the mass, and the noise of a few hundred masks. With `centered` the second part is left,
+    `sum_i (f(x M_i) - mean f) M_i(p) / (n probability)`: take it wherever a share of the mass is compared.
+
     Source: arXiv 1806.07421 and the authors' code, whose masks differ at the border by its kind of resizing; the number
     for ResNet-50 is from memory of the paper.
 
@@ -54,6 +59,7 @@ def rise(
         samples: how many masks a generator draws.
         grid: cells along each dimension.
         probability: the probability of a 1 in a cell; the map is divided by it, also where the masks are given.
+        centered: subtract the mean score over the masks; the map then has both signs.
         generator: draws the masks on its own device, in float32 whatever the inputs are.
         masks: (n, *T), the masks themselves, in place of a generator.
         chunk_size: masks tried at once; None is all, "auto" as many as memory allows.
@@ -81,6 +87,7 @@ def rise(
     rows = torch.arange(count, device=x.device)
     scores = widen(score_variants("rise: forward", forward, masked, rows, chunk_size=chunk_size, progress=progress))
     no_nan("rise: forward", scores.mT, inputs)
+    scores = scores - scores.mean(0) if centered else scores
     # all masks at once may not fit the memory: build them again, 64 at a time
     parts = [
         einsum(weights, torch.vmap(build)(index), "n b, n ... -> b ...")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from ._expected import expected_gradients as expected_gradients
 from ._full import FullGradients as FullGradients
 from ._full import full_grad as full_grad
 from ._full import full_gradients as full_gradients
@@ -31,6 +32,7 @@ __all__ = [  # noqa: RUF022  maps first, then pictures with the channels of the 
     "integrated_gradients",
     "idgi",
     "guided_ig",
+    "expected_gradients",
     "guided_backprop",
     "deconvnet",
     "guided_grad_cam",

@@ -101,6 +101,11 @@ def divided(shape: Sequence[int], seed: int) -> Context:
     return {"forward": network, "regions": ((draws > 0.5) | (draws == highest)).double()}
 
 
+def forward_alone(shape: Sequence[int], seed: int) -> Context:
+    """For a method that perturbs the input by patches of its own."""
+    return {"forward": network}
+
+
 def nothing(shape: Sequence[int], seed: int) -> Context:
     return {}
 
@@ -122,7 +127,7 @@ class Case(NamedTuple):
     @property
     def black_box(self) -> bool:
         """Whether the method reads no layer, so that the input may stand for it."""
-        return self.context in (seen, designs, divided)
+        return self.context in (seen, designs, divided, forward_alone) or self.name == "sobel_edges"
 
 
 CASES = (
@@ -186,6 +191,7 @@ CASES = (
     Case("opti_cam", oracles_perturbation.opti_cam, {"steps": 4}, whole),
     Case("rise", oracles_perturbation.rise, context=seen),
     Case("rise", oracles_perturbation.rise, {"probability": 0.3, "chunk_size": 3}, seen),
+    Case("rise", oracles_perturbation.rise, {"centered": True, "chunk_size": 2}, seen),
     Case("d_rise", oracles_perturbation.d_rise, context=seen),
     Case("sobol", oracles_sensitivity.sobol, context=designs),
     Case("sobol", oracles_sensitivity.sobol, {"chunk_size": 3}, designs),
@@ -193,6 +199,9 @@ CASES = (
     Case("region_search", oracles_sensitivity.region_search, context=divided),
     Case("region_search", oracles_sensitivity.region_search, {"steps": 2, "chunk_size": 3}, divided),
     Case("hsic", oracles_sensitivity.hsic, {"width": "score", "chunk_size": 3}, seen),
+    Case("occlusion", oracles_perturbation.occlusion, {"patch": 1, "stride": 1}, forward_alone),
+    Case("occlusion", oracles_perturbation.occlusion, {"patch": 1, "stride": 1, "chunk_size": 3}, forward_alone),
+    Case("sobel_edges", oracles_perturbation.sobel_edges),
 )
 
 

@@ -27,6 +27,17 @@ def test_rise_of_a_linear_network_is_a_product_of_matrices() -> None:
     close(found.flatten(1), expected)
 
 
+def test_centered_rise_takes_the_mean_score_off_and_is_zero_where_the_score_is_constant() -> None:
+    x, masks = image(), normal(7, 9, 11, seed=1).abs()
+    raw, off = (methods.rise(x, forward=linear, inputs=x, masks=masks, centered=centered) for centered in (False, True))
+    scores = torch.stack([linear(x * mask) for mask in masks])
+    close(raw - off, scores.mean(0)[:, None, None] * masks.mean(0) / 0.5)
+    # a constant added to the score changes the raw map alone
+    close(methods.rise(x, forward=lambda x: linear(x) + 3, inputs=x, masks=masks, centered=True), off)
+    flat = methods.rise(x, forward=lambda x: 0 * total(x) + 0.3, inputs=x, masks=masks, centered=True)
+    close(flat, torch.zeros_like(flat))
+
+
 @pytest.mark.parametrize("size", [(13,), (9, 11), (5, 8, 6)], ids=str)
 def test_rise_with_every_cell_on_is_the_score_everywhere(size: tuple[int, ...]) -> None:
     x = normal(2, 3, *size)

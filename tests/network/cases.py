@@ -44,6 +44,10 @@ def noise(x: Tensor) -> Options:
     return {"noise": torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)}
 
 
+def draws(x: Tensor) -> Options:
+    return {"uniform": torch.rand(4, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)}
+
+
 def layer_of(name: str, model: nn.Module) -> Options:
     """A convolutional layer of the networks of the contract, for a method that is taken at one."""
     if name not in AT_A_LAYER:
@@ -79,6 +83,7 @@ CASES = (
     Case("integrated_gradients", {"steps": 3, "rule": "riemann", "baseline": 0.2}),
     Case("idgi", {"steps": 3}),
     Case("guided_ig", {"steps": 4, "baseline": 0.1, "max_dist": 0.05}),
+    Case("expected_gradients", {"references": 0.2}, draws),
     Case("guided_backprop"),
     Case("deconvnet"),
     Case("guided_grad_cam"),

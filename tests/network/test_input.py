@@ -56,8 +56,11 @@ def test_one_value_a_position_at_the_resolution_of_the_image_or_of_the_layer(cas
 def test_a_batch_is_its_samples_and_classes_are_theirs(case: Case) -> None:
     net, x = seeded(Net), images(2, 3, 8, 8)
     both = case.build(net, x)(x, CLASSES)
-    options = {key: value[:, :1] for key, value in case.tensors(x).items()}
-    others = {key: value[:, 1:] for key, value in case.tensors(x).items()}
+    tensors = case.tensors(x)
+    options, others = (
+        {key: value if key == "uniform" else value[:, part] for key, value in tensors.items()}
+        for part in (slice(1), slice(1, None))
+    )
     method = partial(getattr(network, case.name), net, **case.options, **layer_of(case.name, net))
     close(both[:1], method(**options)(x[:1], 1))
     close(both[1:], method(**others)(x[1:], [3]))

@@ -151,3 +151,16 @@ def guided_ig(
                 break
         total = [t + (b - a) * s for t, a, b, s in zip(total, before, at, g)]
     return torch.tensor(total, dtype=torch.float64).reshape(x.shape)
+
+
+def expected_gradients(
+    gradient: Callable[[Tensor], Tensor], image: Tensor, photos: Tensor, draws: Sequence[tuple[float, float]]
+) -> Tensor:
+    """Of one image (C, *S), by the gradient of its score; each draw chooses a photo and a point on the way."""
+    total = torch.zeros_like(image)
+    for first, a in draws:
+        photo = photos[math.floor(first * len(photos))]
+        for place in itertools.product(*map(range, image.shape)):
+            at_point = photo + a * (image - photo)
+            total[place] += (image[place] - photo[place]) * gradient(at_point)[place] / len(draws)
+    return total

@@ -300,13 +300,22 @@ def opti_cam(
 
 
 def rise(
-    inputs: Tensor, grads: Tensor, *, forward: Scores, masks: Tensor, probability: float = 0.5, **_: Any
+    inputs: Tensor,
+    grads: Tensor,
+    *,
+    forward: Scores,
+    masks: Tensor,
+    probability: float = 0.5,
+    centered: bool = False,
+    **_: Any,
 ) -> Tensor:
     maps = []
     for image in inputs.double():
         total = torch.zeros(image.shape[1:], dtype=torch.float64)
-        for mask in masks.double():
-            total += score_of(forward, image * mask) * mask
+        scores = [score_of(forward, image * mask) for mask in masks.double()]
+        off = mean(scores) if centered else 0.0
+        for score, mask in zip(scores, masks.double(), strict=True):
+            total += (score - off) * mask
         maps.append((total / (len(masks) * probability)).flatten().tolist())
     return as_maps(maps, inputs)
 
@@ -318,4 +327,60 @@ def d_rise(inputs: Tensor, grads: Tensor, *, forward: Scores, masks: Tensor, **_
         for mask in masks.double():
             total += score_of(forward, image * mask) * mask
         maps.append(total.flatten().tolist())
+    return as_maps(maps, inputs)
+
+
+def occlusion(
+    inputs: Tensor,
+    grads: Tensor,
+    *,
+    forward: Scores,
+    patch: Sequence[int] | int,
+    stride: Sequence[int] | int,
+    baseline: float = 0.0,
+    **_: Any,
+) -> Tensor:
+    """One place of the patch after the other; the last one along each dimension ends with the input."""
+    size = tuple(inputs.shape[2:])
+    sides = [patch] * len(size) if isinstance(patch, int) else list(patch)
+    steps = [stride] * len(size) if isinstance(stride, int) else list(stride)
+    starts = []
+    for length, side, step in zip(size, sides, steps, strict=True):
+        line = [0]
+        while line[-1] + side < length:
+            line.append(min(line[-1] + step, length - side))
+        starts.append(line)
+    maps = []
+    for image in inputs.double():
+        whole, lost = score_of(forward, image), {place: [] for place in places(size)}  # type: ignore[var-annotated]
+        for corner in itertools.product(*starts):
+            inside = [p for p in places(size) if all(c <= q < c + s for c, q, s in zip(corner, p, sides, strict=True))]
+            hidden = image.clone()
+            for place in inside:
+                hidden[(slice(None), *place)] = baseline
+            drop = whole - score_of(forward, hidden)
+            for place in inside:
+                lost[place].append(drop)
+        maps.append([mean(lost[place]) for place in places(size)])
+    return as_maps(maps, inputs)
+
+
+def sobel_edges(inputs: Tensor, grads: Tensor, **_: Any) -> Tensor:
+    """Each place by its neighbors, those outside repeated from the border."""
+    size = tuple(inputs.shape[2:])
+    maps = []
+    for image in inputs.double():
+        gray = image.mean(0)
+        values = []
+        for place in places(size):
+            total = 0.0
+            for along in range(len(size)):
+                slope = 0.0
+                for step in itertools.product((-1, 0, 1), repeat=len(size)):
+                    near = tuple(min(max(p + d, 0), n - 1) for p, d, n in zip(place, step, size, strict=True))
+                    weights = [d / 2 if k == along else (2 - abs(d)) / 4 for k, d in enumerate(step)]
+                    slope += math.prod(weights) * float(gray[near])
+                total += slope**2
+            values.append(math.sqrt(total))
+        maps.append(values)
     return as_maps(maps, inputs)
