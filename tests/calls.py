@@ -263,6 +263,9 @@ OTHERS: dict[str, Call] = {
     "suggest": lambda w: [s._replace(layout=None) for s in layers.suggest(w.net, w.x)],
     "layout.find": lambda w: layout.find(w.net, LAYER, w.x) is None,
     "diagnose": lambda w: camfn.diagnose(captured := camfn.capture(w.net, LAYER)(w.x, 1), methods.grad_cam(*captured)),
+    "concept_importance": lambda w: factorize.concept_importance(
+        w.x.abs(), w.x[0].flatten(1).abs()[:, :4], lambda a: a.square().mean((1, 2, 3))
+    ),
     "deep_feature_factorization": lambda w: factorize.deep_feature_factorization(
         camfn.observe(w.net, LAYER)(w.x)[0].relu(), 2
     ),
@@ -360,6 +363,7 @@ WAITS: dict[str, int] = {
     "nnls": 23,  # grows with the steps until it converges
     "suggest": 2,  # what the image changes, and what the score depends on
     "diagnose": 10,  # some a sample
+    "concept_importance": 3,
     "deep_feature_factorization": 30,  # grows with the steps until it converges
 }
 """How often the host may wait for a device in each call; those that are not named here never do."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 # isort: off
 from ._explain import explain as explain
 from ._pictures import compare as compare
+from ._concepts import concepts as concepts
 from ._explore import explore as explore
 from ._words import words as words
 from ._evaluate import evaluate as evaluate

@@ -12,6 +12,10 @@ from ._concepts import deep_feature_factorization as deep_feature_factorization
 from ._concepts import project as project
 from ._concepts import tail_scores as tail_scores
 from ._concepts import top_classes as top_classes
+from ._craft import Craft as Craft
+from ._craft import concept_importance as concept_importance
+from ._craft import craft as craft
+from ._craft import crops as crops
 from ._nmf import Factors as Factors
 from ._nmf import nmf as nmf
 from ._nmf import nnls as nnls

@@ -22,6 +22,7 @@ COMMANDS = (
     "guided",
     "factorize",
     "compare",
+    "concepts",
     "explore",
     "words",
     "evaluate",

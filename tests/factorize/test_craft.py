@@ -1,0 +1,141 @@
+"""CRAFT: crops, the importance of concepts against a loop and in closed form, and concepts that were planted."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from camfn import CamfnError, observe, resume
+from camfn.factorize import concept_importance, craft, crops
+from tests.nets.small import images
+
+MAPS = images(2, 3, 4, 5, dtype=torch.float64).abs()
+CONCEPTS = images(3, 6, dtype=torch.float64, seed=1).abs()
+POINTS = torch.rand(5, 2, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+WEIGHTS = torch.linspace(-1, 1, 6 * 20, dtype=torch.float64)
+
+
+def bent(a: Tensor) -> Tensor:
+    return torch.tanh(0.1 * a.flatten(1) @ WEIGHTS)
+
+
+def test_importance_equals_a_loop() -> None:
+    found = concept_importance(MAPS, CONCEPTS, bent, points=POINTS)
+    for maps, row in zip(MAPS, found, strict=True):
+
+        def score(m: Tensor, maps: Tensor = maps) -> float:
+            made = sum((m[k] * maps[k] * CONCEPTS[k].reshape(-1, 1, 1) for k in range(3)), torch.zeros(6, 4, 5))
+            return float(bent(made[None])[0])
+
+        first = [score(point[0]) for point in POINTS]
+        for k in range(3):
+            squares = []
+            for point, y in zip(POINTS, first, strict=True):
+                changed = point[0].clone()
+                changed[k] = point[1, k]
+                squares.append((y - score(changed)) ** 2)
+            expected = math.fsum(squares) / (2 * len(first) * statistics.variance(first))
+            assert float(row[k]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_importance_of_an_additive_score_is_the_share_of_squares() -> None:
+    worth = (MAPS.sum((2, 3)) * CONCEPTS.sum(1)).square()
+    found = concept_importance(MAPS, CONCEPTS, lambda a: a.sum((1, 2, 3)) + 9, designs=4096)
+    torch.testing.assert_close(found, worth / worth.sum(1, keepdim=True), rtol=2e-2, atol=2e-2)
+
+
+def test_a_concept_that_the_score_ignores_has_importance_zero() -> None:
+    concepts = torch.eye(3, dtype=torch.float64)
+    found = concept_importance(MAPS, concepts, lambda a: a[:, 1:].square().sum((1, 2, 3)))
+    assert not found[:, 0].any()
+    assert found[:, 1:].all()
+    assert not concept_importance(MAPS, concepts, lambda a: 0 * a.sum((1, 2, 3)) + 2).any()
+
+
+def test_crops_are_the_squares_of_the_image() -> None:
+    x = images(2, 3, 11, 9)
+    cut = crops(x, 5, overlap=0.2)
+    assert cut.shape == (2 * 2 * 2, 3, 5, 5)
+    assert torch.equal(cut[3], x[0, :, 4:9, 4:9])
+    assert torch.equal(cut[4], x[1, :, :5, :5])
+    assert len(crops(x, 5, overlap=0.0)) == 2 * 2 * 1
+
+
+class Colors(nn.Module):
+    """Channels see red, green and blue; class 0 is red, and a little blue; green counts for class 1 alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = nn.ReLU()
+        self.head = nn.Linear(3, 2, bias=False)
+        self.head.weight.data = torch.tensor([[2.0, 0.0, 0.5], [0.0, 1.0, 0.0]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.seen(x).mean((2, 3)))
+        return out
+
+
+def quartered() -> Tensor:
+    """Three images of 32 pixels: a red, a green and a blue quarter."""
+    x = torch.zeros(3, 3, 32, 32)
+    x[:, 0, :16, :16] = 1
+    x[:, 1, 16:, :16] = 1
+    x[:, 2, :16, 16:] = 1
+    return x
+
+
+def test_planted_concepts_are_found_ordered_and_placed() -> None:
+    net, x = Colors().eval(), quartered()
+    found = craft(x, observe(net, "seen"), resume(net, "seen"), 0, rank=3, size=16, overlap=0.0)
+    assert found.concepts.argmax(1).tolist()[:2] == [0, 2]
+    assert found.importance.diff().le(0).all()
+    assert found.importance[2] == 0
+    torch.testing.assert_close(found.importance, found.of_images.mean(0))
+    assert found.maps.shape == (3, 3, 32, 32)
+    assert bool((found.maps[:, 0, :16, :16] > 0.9).all())
+    assert float(found.maps[:, 0, 16:].max()) < 0.05
+    for concept, channel in enumerate((0, 2, 1)):
+        best = found.strongest(concept, 2)
+        assert best.shape == (2, 3, 16, 16)
+        assert bool((best[:, channel] == 1).all())
+    assert found.strongest(0, 1000).shape[0] == len(found.crops) == 12
+
+
+def test_batches_do_not_matter_and_the_network_stays() -> None:
+    net, x = Colors().eval(), quartered() * torch.tensor([1.0, 0.7, 0.4]).reshape(3, 1, 1, 1)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    told: list[tuple[int, int]] = []
+    options: dict[str, Any] = {"rank": 2, "size": 16}
+    whole = craft(x, observe(net, "seen"), resume(net, "seen"), 0, **options)
+    parts = craft(
+        x, observe(net, "seen"), resume(net, "seen"), 0, batch_size=2, progress=lambda *at: told.append(at), **options
+    )
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other)
+    assert told == [(2, 3), (3, 3)]
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: crops(torch.zeros(1, 3, 8, 8), 9), "sides of 9 at least"),
+        (lambda: crops(torch.zeros(1, 3, 8, 8), 4, overlap=1.0), r"overlap: expected a number in \[0, 1\)"),
+        (lambda: concept_importance(MAPS, CONCEPTS[:2], bent), r"got \(2, 3, 4, 5\) and \(2, 6\)"),
+        (lambda: concept_importance(MAPS, CONCEPTS, bent, designs=1), "designs: expected a whole number from 2"),
+        (lambda: concept_importance(MAPS, CONCEPTS, bent, points=POINTS[:1]), r"points: expected \(n, 2, 3\)"),
+        (lambda: concept_importance(MAPS, CONCEPTS, lambda a: a), "must return one score a sample"),
+        (lambda: craft(quartered(), lambda x: x, lambda x: lambda a: a, None), "expected one class or a function"),  # type: ignore[arg-type]
+        (lambda: craft(quartered() - 1, lambda x: x, lambda x: lambda a: a, 0, size=16), "negative"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call: Any, text: str) -> None:
+    with pytest.raises(CamfnError, match=text):
+        call()
