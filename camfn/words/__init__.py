@@ -11,6 +11,14 @@ from ._draw import draw as draw
 from ._drops import drops as drops
 from ._explain import Explained as Explained
 from ._explain import explain as explain
+from ._measures import Corrections as Corrections
+from ._measures import ObjectIoU as ObjectIoU
+from ._measures import RegionCurves as RegionCurves
+from ._measures import corrections as corrections
+from ._measures import f1_iou as f1_iou
+from ._measures import function_iou as function_iou
+from ._measures import object_iou as object_iou
+from ._measures import region_curves as region_curves
 from ._pieces import Span as Span
 from ._prompt import forced as forced
 from ._spans import spans as spans

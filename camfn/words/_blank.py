@@ -75,7 +75,13 @@ def hide(
         >>> (hidden != inputs["pixel_values"]).all((0, 1, 2)).tolist() == [True] * 16 + [False] * 16
         True
     """
-    found = pieces(model, inputs, tiles)
+    return hidden_in(model, inputs, pieces(model, inputs, tiles), masks)
+
+
+def hidden_in(
+    model: nn.Module, inputs: Mapping[str, Any], found: list[Piece], masks: Mapping[int, Tensor] | Sequence[Tensor]
+) -> dict[str, Any]:
+    """Hide parts of pictures whose pieces are known."""
     given = dict(masks) if isinstance(masks, Mapping) else dict(enumerate(masks))
     known = {piece.span.image for piece in found}
     for number, mask in given.items():

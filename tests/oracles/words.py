@@ -59,3 +59,24 @@ def decoder_relevance(attention: Sequence[Tensor], grads: Sequence[Tensor], quer
         row = row + row @ matrix
     row[query] -= 1
     return row
+
+
+def trapezoid(heights: Sequence[float], at: Sequence[float]) -> float:
+    """Area under a line through points."""
+    pairs = zip(heights, heights[1:], at, at[1:], strict=False)
+    return math.fsum((a + b) / 2 * (y - x) for a, b, x, y in pairs)
+
+
+def best_overlap(maps: Tensor, mask: Tensor, threshold: Sequence[float]) -> tuple[float, float, float]:
+    """IoU, precision and recall of the best of maps of 256 values, each cut above its own threshold."""
+    best = (-1.0, 0.0, 0.0)
+    for values, cut in zip(maps.tolist(), threshold, strict=True):
+        both = part = whole = 0
+        for row, own in zip(values, mask.tolist(), strict=True):
+            for value, inside in zip(row, own, strict=True):
+                both += int(value > cut and inside)
+                part += int(value > cut)
+                whole += int(inside)
+        found = (both / (part + whole - both), both / part if part else 0.0, both / whole)
+        best = max(best, found)
+    return best
