@@ -18,6 +18,7 @@ from ._checks import as_float
 from ._layout import Look, Scale, draw
 from ._read import read
 from ._vector import KINDS, written
+from ._words import unknown
 
 if TYPE_CHECKING:
     from ._read import Picture
@@ -91,7 +92,7 @@ def figure(
 
     Raises:
         CamfnError: not one map a column and one row a photo; a map with NaN or of another shape; a common scale of maps
-            that were normalized one by one; a width that leaves no room.
+            that were normalized one by one; a width that leaves no room; letters that matplotlib's font lacks.
         ImportError: matplotlib is missing.
 
     Example:
@@ -117,6 +118,12 @@ def figure(
         raise CamfnError(f"figure: colormap: expected a name of matplotlib's, as 'viridis', got {colormap!r}")
     largest = _largest(cams, signed, scale)
     corners = _boxes(boxes, len(pictures))
+    lacking = unknown((*columns, *(rows or ())))
+    if lacking:
+        raise CamfnError(
+            f"figure: the font has no letter for {lacking[:20]!r}: matplotlib.rcParams['font.family'] = ['sans-serif', "
+            "NAME], where NAME is a font that has it; or the line font.family in a file matplotlibrc"
+        )
     look = Look(signed, scale, chosen, alpha)
     return Figure(draw(pictures, cams, columns, rows, corners, largest, width, look))
 

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 POINT = 1 / 72
 """A point in inches."""
 
@@ -17,6 +19,16 @@ def breadth(text: str, size: float) -> float:
         return 0.0
     wide, _, _ = TextToPath().get_text_width_height_descent(text, FontProperties(size=size), False)
     return float(wide) * POINT
+
+
+def unknown(texts: Iterable[str]) -> str:
+    """Return the letters that no font of matplotlib's settings has: they would be drawn as empty boxes."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    known: set[int] = set()
+    for family in FontProperties().get_family():
+        known |= set(get_font(findfont(FontProperties(family=[family]))).get_charmap())
+    return "".join(sorted({c for text in texts for c in text if c != "\n" and ord(c) not in known}))
 
 
 def broken(text: str, inches: float, size: float) -> list[str]:

@@ -20,7 +20,7 @@ import matplotlib
 
 from camfn import CamfnError, image
 from camfn.image._layout import Look, _mixed
-from camfn.image._words import POINT, breadth, broken
+from camfn.image._words import POINT, breadth, broken, unknown
 
 from .common import rand, randn
 
@@ -152,6 +152,11 @@ def test_names_are_no_formulas_and_break_where_they_are_too_wide() -> None:
     assert POINT == 1 / 72
 
 
+def test_letters_of_another_font_are_found() -> None:
+    assert unknown(["grad_cam", "éàß Ωж \u2212", "two\nlines"]) == ""
+    assert unknown(["a\u732b", "\u732b\ud55c"]) == "\u732b\ud55c"
+
+
 @pytest.mark.parametrize("size", [(20, 30), (300, 3), (3, 300), (1, 1), (700, 900)])
 def test_photos_of_any_shape(size: tuple[int, int]) -> None:
     figure = image.figure([rand(3, *size)], [[randn(4, 5)]], ["x"])
@@ -201,6 +206,8 @@ NAN = torch.tensor([[1.0, float("nan")]])
         ({"photos": []}, "at least one picture"),
         ({"columns": "ab"}, "columns: expected a list of texts"),
         ({"columns": []}, "at least one name"),
+        ({"rows": ["cat", "\u732b"]}, "no letter for '\u732b'.*rcParams"),
+        ({"columns": ["a\x07", "b"]}, "no letter for"),
         ({"rows": ["one"]}, "one name for each of 2 photos"),
         ({"width": 0}, "width"),
         ({"width": 1.0}, "width=6.75, or fewer columns"),
