@@ -3,13 +3,14 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 SITE := out/site
 
-.PHONY: browser help demo docs docs-open hero method-strips metric-values test test-all lint bench gpu evaluate release format clean
+.PHONY: browser help demo docs docs-open hero method-strips metric-values pythons lowest test test-all lint bench gpu evaluate release format clean
 
 help:
 	@echo "make demo      explain a real photo with real weights, and draw the maps"
 	@echo "make test      lint, types, tests, doctests, and the code in README and docs"
 	@echo "make docs      the site: every example runs, warnings are errors, every link is followed; make docs-open shows it"
 	@echo "make test-all  the same and the long sweeps"
+	@echo "make pythons   the suite by Python 3.10, 3.12 and 3.13, where they are at hand; make lowest: on pyproject's lowest versions"
 	@echo "make browser   npm's packages with which make test-all tries the web page in Chromium"
 	@echo "make release REPOSITORY=https://...  sdist and wheel in out/release, checked, and a tag; uploads nothing"
 	@echo "make bench     camfn beside its peers: times, ratios, peak memory"
@@ -73,6 +74,11 @@ test: lint
 
 test-all: lint
 	$(PYTEST) --numprocesses 2 --dist worksteal --doctest-modules camfn tests benchmarks
+	$(MAKE) pythons lowest
+
+# hours: an environment of some 7 GB each, in out/
+pythons lowest: .venv/dev
+	$(BIN)/python .ci/pythons.py $(subst pythons,,$@)
 
 bench: .venv/dev
 	mkdir -p out

@@ -68,6 +68,7 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
     "remove_config_comments": True,
     "thumbnail_size": (320, 320),
+    "first_notebook_cell": "# where camfn is not installed yet: %pip install 'camfn[demo]'",
 }
 
 html_theme = "pydata_sphinx_theme"

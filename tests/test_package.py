@@ -126,6 +126,23 @@ def test_the_sdist_has_every_tracked_file_of_the_root() -> None:
     assert all((ROOT / name).exists() for name in included)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="it reads TOML by tomllib")
+def test_the_lowest_versions_are_the_bounds_of_pyproject() -> None:
+    spec = importlib.util.spec_from_file_location("pythons", ROOT / ".ci" / "pythons.py")
+    assert spec is not None
+    assert spec.loader is not None
+    pythons = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pythons)
+    found = pythons.bounds(PROJECT)
+    assert {"torch==2.6", "numpy==1.26", "kornia==0.7.4"} <= set(found)
+    assert len({word.partition("==")[0] for word in found}) == len(found)
+    assert not [word for word in found if word.startswith(("pytest==", "ruff==", "camfn=="))]
+    assert pythons.interpreter(".".join(map(str, sys.version_info[:2])))
+    for line in pythons.LOWEST.read_text(encoding="utf-8").splitlines():
+        name, _, reason = line.partition(" # ")
+        assert line.startswith("#") or ((ROOT / name.partition("::")[0]).exists() and reason), line
+
+
 def test_the_version_is_one() -> None:
     assert release().version_of() == metadata.version("camfn")
 

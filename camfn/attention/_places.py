@@ -203,7 +203,8 @@ class Finder:
         for reading in readings_of(self.model, last.name, shape, self.inputs, image):
             if reading.layout is not None:
                 numbers = torch.arange(tokens)[:, None].expand(shape)
-                at = reading.layout.to_map(numbers)[0, 0].flatten().tolist()
+                # one by one: torch 2.6 refuses tolist() under torch.func
+                at = [int(number) for number in reading.layout.to_map(numbers)[0, 0].flatten()]
                 if len(set(at)) == len(at) == math.prod(reading.spatial):
                     found[tuple(reading.spatial), tuple(at)] = None
         return list(found)

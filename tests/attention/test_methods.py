@@ -150,6 +150,7 @@ def test_grad_eclip_of_a_class_token_does_not_see_how_the_others_are_counted() -
 
 
 def test_le_grad_equals_torchcam() -> None:
+    pytest.importorskip("torchcam", reason="torchcam needs Python 3.11")
     from torchcam.methods import LeGrad
 
     net = torchvision.models.VisionTransformer(32, 8, 3, 2, 16, 32, num_classes=4).eval()
