@@ -40,8 +40,7 @@ def notebook(path: Path) -> dict[str, Any]:
 def test_a_notebook_runs_and_shows_its_picture(path: Path) -> None:
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient and ipykernel")
     pytest.importorskip("ipykernel")
-    import nbformat
-
+    nbformat: Any = pytest.importorskip("nbformat")
     made = nbformat.reads(json.dumps(notebook(path)), as_version=4)
     assert "camfn[demo]" in made.cells[0].source
     where = {"metadata": {"path": str(ROOT)}}

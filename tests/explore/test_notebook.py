@@ -61,8 +61,7 @@ def jupyter(folder: Path) -> Iterator[str]:
 
 def ran(folder: Path, cells: list[str], *steps: STEP) -> list[Any]:
     """Open a notebook of these cells, and take steps."""
-    import nbformat
-
+    nbformat: Any = pytest.importorskip("nbformat")
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(made, folder / "seen.ipynb")
