@@ -69,6 +69,7 @@ METHODS: tuple[MethodInfo, ...] = (
     MethodInfo("xgrad_cam", methods.xgrad_cam, "layer", "map", frozenset({"gradients"})),
     MethodInfo("layer_cam", methods.layer_cam, "layer", "map", frozenset({"gradients"})),
     MethodInfo("odam", methods.odam, "layer", "map", frozenset({"gradients"})),
+    MethodInfo("seg_xres_cam", methods.seg_xres_cam, "layer", "map", frozenset({"gradients"})),
     MethodInfo("bag_cam", methods.bag_cam, "layer", "map", frozenset({"gradients"})),
     MethodInfo("eigen_cam", methods.eigen_cam, "layer", "map", frozenset()),
     MethodInfo("eigen_grad_cam", methods.eigen_grad_cam, "layer", "map", frozenset({"gradients"})),

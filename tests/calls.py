@@ -364,6 +364,7 @@ WAITS: dict[str, int] = {
     "suggest": 2,  # what the image changes, and what the score depends on
     "diagnose": 10,  # some a sample
     "concept_importance": 3,
+    "by_region": 1,
     "deep_feature_factorization": 30,  # grows with the steps until it converges
 }
 """How often the host may wait for a device in each call; those that are not named here never do."""

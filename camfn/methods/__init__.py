@@ -27,6 +27,7 @@ from ._groups import poly_cam as poly_cam
 from ._location import recipro_cam as recipro_cam
 from ._occlusion import occlusion as occlusion
 from ._optimized import opti_cam as opti_cam
+from ._pooled import seg_xres_cam as seg_xres_cam
 from ._rise import d_rise as d_rise
 from ._rise import rise as rise
 from ._score_cam import score_cam as score_cam
@@ -50,6 +51,7 @@ __all__ = [  # noqa: RUF022  grouped by what a method needs, which is the order 
     "xgrad_cam",
     "layer_cam",
     "odam",
+    "seg_xres_cam",
     "bag_cam",
     "eigen_cam",
     "eigen_grad_cam",

@@ -144,6 +144,10 @@ CASES = (
     Case("xgrad_cam", oracles.xgrad_cam),
     Case("layer_cam", oracles.layer_cam),
     Case("odam", oracles.odam),
+    # windows from the first corner: a flip moves those that do not divide the map
+    Case("seg_xres_cam", oracles.seg_xres_cam, {"pool": 4}),
+    Case("seg_xres_cam", oracles.seg_xres_cam, {"pool": 4, "how": "max"}),
+    Case("seg_xres_cam", oracles.seg_xres_cam, {"pool": 1}),
     Case("bag_cam", oracles.bag_cam),
     Case("eigen_cam", oracles.eigen_cam),
     Case("eigen_cam", oracles.eigen_cam, {"sign": "absmax"}),

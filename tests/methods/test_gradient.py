@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from camfn import methods
+from camfn import explainer, methods, tiny
 from camfn._shared.maps import over_space, spatial_mean
 from tests.methods.laws import (
     BIAS,
@@ -161,3 +161,25 @@ def test_bag_cam_on_products_that_are_the_same_everywhere() -> None:
 def test_bag_cam_of_a_small_gradient_is_elementwise() -> None:
     a, g = normal(3, 6, 4, 5), normal(3, 6, 4, 5, seed=1) * 1e-9
     close(methods.bag_cam(a, g) * 1e9, methods.elementwise_grad_cam(a, g) * 1e9, 1e-7)
+
+
+def test_cdam_is_hirescam_at_the_input_of_the_last_attention() -> None:
+    """CDAM (lenbrocki/CDAM): the token times its gradient, summed over features, where tokens enter the last block."""
+    net = tiny.load("vit")
+    scenes = tiny.scenes(1, generator=torch.Generator().manual_seed(3))
+    last = max(name for name, _ in net.named_modules() if name.endswith(".norm1"))
+    found = explainer(methods.hires_cam, net, last)(scenes.images, 4)
+    kept: dict[str, Tensor] = {}
+
+    def keep(module: torch.nn.Module, inputs: object, output: Tensor) -> None:
+        output.retain_grad()
+        kept["tokens"] = output
+
+    handle = net.get_submodule(last).register_forward_hook(keep)
+    net.requires_grad_(True)
+    net(scenes.images)[0, 4].backward()
+    handle.remove()
+    tokens, grads = kept["tokens"][0, 1:], kept["tokens"].grad
+    assert grads is not None
+    by_hand = torch.tensor([float(torch.dot(t.detach(), g)) for t, g in zip(tokens, grads[0, 1:], strict=True)])
+    torch.testing.assert_close(found.flatten(), by_hand, rtol=1e-4, atol=1e-6)

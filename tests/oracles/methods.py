@@ -394,3 +394,20 @@ def tam(activations: Tensor, grads: Tensor, **options: Any) -> Tensor:
             own = [value for frame in _grid(own, shape) for line in rank_gaussian(frame) for value in line]
         maps.append(torch.tensor(own, dtype=torch.float64).reshape(shape))
     return torch.stack(maps)
+
+
+def seg_xres_cam(activations: Tensor, grads: Tensor, *, pool: int = 2, how: str = "mean", **_: Any) -> Tensor:
+    """The gradient of a position is the mean or maximum of those whose places have the same whole parts of p / pool."""
+    positions = list(itertools.product(*map(range, activations.shape[2:])))
+    windows = [tuple(i // pool for i in position) for position in positions]
+    maps = []
+    for channels, slopes in zip(samples(activations), samples(grads), strict=True):
+        pooled = []
+        for row in slopes:
+            groups: dict[tuple[int, ...], list[float]] = {}
+            for window, value in zip(windows, row, strict=True):
+                groups.setdefault(window, []).append(value)
+            pooled.append([mean(groups[w]) if how == "mean" else max(groups[w]) for w in windows])
+        terms = product(channels, pooled)
+        maps.append([math.fsum(row[p] for row in terms) for p in range(len(positions))])
+    return as_maps(maps, activations)
