@@ -45,4 +45,4 @@ image.to_pil(figure.to_bytes("png", dpi=160))
 # %%
 # **Next:** On the command line: ``camfn compare a.jpg b.jpg --methods "grad_cam, layer_cam, fem" --out figure.pdf``.
 # :ref:`sphx_glr_howto_plot_24_picture.py` for pictures; :ref:`sphx_glr_howto_plot_21_evaluate.py` for numbers.
-# sphinx_gallery_thumbnail_cell = 1, 7
+# sphinx_gallery_thumbnail_cell = 1, 6

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .._shared.checks import describe, number, one_of
+from .._shared.checks import describe, is_concrete, number, one_of
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.files import write_whole
 from .._shared.optional import extra
@@ -155,7 +155,7 @@ def _pictures(photos: Any) -> list[Tensor]:
     found = []
     for r, photo in enumerate(photos):
         try:
-            found.append(read(photo.cpu() if isinstance(photo, Tensor) else photo).detach().float())
+            found.append(read(_at_hand(photo, "picture").cpu() if isinstance(photo, Tensor) else photo).float())
         except CamfnError as error:  # noqa: PERF203  names the photo
             raise type(error)(f"figure: photos[{r}]: {error}") from error
     return found
@@ -173,7 +173,7 @@ def _maps(maps: Any, count: int, columns: Sequence[str]) -> list[list[Tensor | N
     for r, row in enumerate(maps):
         if not isinstance(row, (list, tuple, Tensor)) or len(row) != len(columns):
             raise CamfnError(f"{expected}, got maps[{r}]: {describe(row)}")
-        found.append([_map(cam, f"figure: maps[{r}][{m}] ({name})") for m, (cam, name) in enumerate(zip(row, columns))])
+        found.append([_map(cam, f"figure: {name}: maps[{r}][{m}]") for m, (cam, name) in enumerate(zip(row, columns))])
     if all(cam is None for row in found for cam in row):
         raise CamfnError(f"{expected}, got no map at all")
     return found
@@ -188,10 +188,17 @@ def _map(cam: Any, name: str) -> Tensor | None:
     if one.ndim != 2 or 0 in one.shape:
         advice = "; slices of a volume: image.slices" if one.ndim == 3 else ""
         raise CamfnError(f"{name}: expected a map (h, w), got {tuple(cam.shape)}{advice}")
-    one = one.detach().cpu()
+    one = _at_hand(one, name).cpu()
     if not bool(one.isfinite().all()):
         raise CamfnError(f"{name}: expected finite numbers, but it holds NaN or infinity; pass None for no map")
     return one
+
+
+def _at_hand(x: Tensor, name: str) -> Tensor:
+    """Return a tensor without its graph; refuse one that holds no numbers that can be read."""
+    if not is_concrete(x) or x.layout != torch.strided:
+        raise CamfnError(f"{name}: expected numbers that can be read, got {x.layout} on {x.device}, or under vmap")
+    return x.detach()
 
 
 def _largest(cams: Sequence[Sequence[Tensor | None]], signed: bool, scale: Scale) -> list[list[float]]:
@@ -237,7 +244,10 @@ def _boxes(boxes: Any, count: int) -> list[Tensor]:
         return [torch.zeros(0, 4)] * count
     if not isinstance(boxes, (list, tuple)) or len(boxes) != count:
         raise CamfnError(f"figure: boxes: expected for each of {count} photos (n, 4) or None, got {describe(boxes)}")
-    found = [torch.zeros(0, 4) if each is None else torch.as_tensor(each).detach().cpu().float() for each in boxes]
+    try:
+        found = [torch.zeros(0, 4) if each is None else torch.as_tensor(each).detach().cpu().float() for each in boxes]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CamfnError(f"figure: boxes: expected numbers, (n, 4) for each photo, got {describe(boxes)}") from error
     for r, each in enumerate(found):
         if each.ndim != 2 or each.shape[1] != 4 or not bool((each[:, 2:] >= each[:, :2]).all()):
             raise CamfnError(

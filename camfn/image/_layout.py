@@ -62,7 +62,7 @@ def draw(
         if cell < _NARROWEST:
             raise CamfnError(
                 f"figure: width={width:g} inches leave {max(cell, 0):.2f} for each of {count} columns, expected "
-                f"{_NARROWEST} or more: width=6.75, or fewer columns"
+                f"{_NARROWEST} or more: a greater width, as width=6.75, or fewer columns"
             )
         if rows is not None:
             names = [broken(name, cell * height, size) for name, height in zip(rows, heights)]

@@ -34,11 +34,11 @@ _QUALITY: dict[str, dict[str, Any]] = {
 """Options of the formats that have them."""
 
 
-def to_numpy(picture: Picture) -> NDArray[np.uint8]:
+def to_numpy(picture: Picture | Figure) -> NDArray[np.uint8]:
     """Return a picture as an array of bytes.
 
     Args:
-        picture: whatever `read` takes.
+        picture: whatever `read` takes, or what `figure` returns.
 
     Returns:
         (H, W, 3), uint8, RGB; for OpenCV, which has blue first, take `[..., ::-1]`.
@@ -52,6 +52,8 @@ def to_numpy(picture: Picture) -> NDArray[np.uint8]:
         >>> to_numpy(torch.ones(3, 2, 4)).shape
         (2, 4, 3)
     """
+    if isinstance(picture, Figure):
+        picture = picture.to_bytes("png")
     if isinstance(picture, torch.Tensor):
         if not is_concrete(picture):
             raise CamfnError(f"picture: expected a tensor that can be read, got one on {picture.device}, or under vmap")
@@ -60,11 +62,11 @@ def to_numpy(picture: Picture) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
-def to_pil(picture: Picture) -> Image:
+def to_pil(picture: Picture | Figure) -> Image:
     """Return a picture as a PIL image, which a notebook shows.
 
     Args:
-        picture: whatever `read` takes; a path is read upright.
+        picture: whatever `read` takes; a path is read upright; or what `figure` returns.
 
     Returns:
         An image of mode "RGB".
@@ -85,11 +87,11 @@ def to_pil(picture: Picture) -> Image:
     return Image.fromarray(to_numpy(picture))
 
 
-def to_bytes(picture: Picture, kind: str = "png") -> bytes:
+def to_bytes(picture: Picture | Figure, kind: str = "png") -> bytes:
     """Encode a picture, as a service sends it.
 
     Args:
-        picture: whatever `read` takes.
+        picture: whatever `read` takes, or what `figure` returns.
         kind: "png", "jpg", "webp" or another format that Pillow writes, with or without a dot; JPEG, WebP and AVIF have
             quality 95.
 
@@ -108,6 +110,8 @@ def to_bytes(picture: Picture, kind: str = "png") -> bytes:
     """
     if not isinstance(kind, str):
         raise ArgumentTypeError(f"to_bytes: kind: expected the ending of a file, as 'png', got {kind!r}")
+    if isinstance(picture, Figure):
+        return picture.to_bytes(kind)
     return _encoded(picture, f".{kind.lower().lstrip('.')}", "to_bytes", kind)
 
 
@@ -136,11 +140,11 @@ def save(picture: Picture | Figure, path: str | PathLike[str]) -> None:
     place.write_bytes(_encoded(picture, place.suffix.lower(), "save", str(path)))
 
 
-def show(picture: Picture, title: str | None = None) -> None:
+def show(picture: Picture | Figure, title: str | None = None) -> None:
     """Show a picture: in a notebook below the cell, elsewhere in the viewer of the system.
 
     Args:
-        picture: whatever `read` takes.
+        picture: whatever `read` takes, or what `figure` returns.
         title: for viewers that have one.
 
     Raises:
@@ -166,7 +170,7 @@ def show(picture: Picture, title: str | None = None) -> None:
         raise CamfnError("show: there is no screen, or no viewer: image.save(picture, 'picture.png') writes a file")
 
 
-def _encoded(picture: Picture, ending: str, name: str, given: str) -> bytes:
+def _encoded(picture: Picture | Figure, ending: str, name: str, given: str) -> bytes:
     """Encode a picture in the format of an ending."""
     with extra("Pillow", f"image.{name}"):
         from PIL import Image

@@ -183,6 +183,8 @@ def test_photos_of_any_kind_and_a_notebook(tmp_path: Path) -> None:
     first, *others = cells(figure)[::2]
     assert all(torch.equal(first, other) for other in others)
     assert figure._repr_png_().startswith(b"\x89PNG")
+    assert image.to_pil(figure).width == image.read(figure.to_bytes("png")).shape[2] == round(3.25 * 300)
+    assert image.to_bytes(figure, "pdf") == figure.to_bytes()
 
 
 NAN = torch.tensor([[1.0, float("nan")]])
@@ -191,7 +193,7 @@ NAN = torch.tensor([[1.0, float("nan")]])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"maps": [[NAN, NAN], [NAN, NAN]]}, r"maps\[0\]\[0\] \(Grad-CAM\).*NaN or infinity"),
+        ({"maps": [[NAN, NAN], [NAN, NAN]]}, r"Grad-CAM: maps\[0\]\[0\]: .*NaN or infinity"),
         ({"maps": randn(2, 3, 4, 4)}, "a list of 2 maps"),
         ({"maps": randn(3, 2, 4, 4)}, "got 3 lists"),
         ({"maps": randn(2, 4, 4)}, "a list of 2 maps"),
@@ -218,6 +220,11 @@ NAN = torch.tensor([[1.0, float("nan")]])
         ({"scale": 0.001}, "beyond the scale of 0.001"),
         ({"signed": "yes"}, "signed"),
         ({"colormap": "no such"}, "colormap"),
+        ({"boxes": ["abcd", None]}, "boxes: expected numbers"),
+        ({"maps": torch.empty(2, 2, 4, 4, device="meta")}, "numbers that can be read"),
+        ({"photos": torch.empty(2, 3, 4, 4, device="meta")}, r"photos\[0\].*numbers that can be read"),
+        ({"maps": [[torch.ones(2, 2).to_sparse()] * 2] * 2}, "sparse"),
+        ({"maps": torch.ones(2, 2, 4, 4, dtype=torch.complex64)}, r"pass maps\[0\]\[0\]\.float"),
         ({"boxes": [None]}, "each of 2 photos"),
         ({"boxes": [torch.tensor([[3.0, 0.0, 1.0, 2.0]]), None]}, r"boxes\[0\].*x0 <= x1"),
         ({"maps": image.normalize(randn(4, 4, 4)).reshape(2, 2, 4, 4), "scale": "all"}, "pass the raw maps"),
