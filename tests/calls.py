@@ -316,7 +316,7 @@ WAITS: dict[str, int] = {
     "noise_drops": 3,
     "completeness_residual": 3,
     "effective_complexity": 1,
-    "rank_accuracy": 2,
+    "rank_accuracy": 3,
     "roc_auc": 3,
     "sufficiency": 1,
     "consistency": 1,

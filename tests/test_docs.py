@@ -62,6 +62,22 @@ def test_every_metric_has_its_row() -> None:
     assert rows == metrics.__all__
 
 
+def test_every_metric_of_quantus_has_its_twin_or_a_reason() -> None:
+    quantus = pytest.importorskip("quantus")
+    section = (ROOT / "docs/metrics.md").read_text().split("## The 37 metrics of Quantus 0.6")[1].split("\n## ")[0]
+    rows = [line.split("|")[1:4] for line in section.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    named = [name.strip() for first, *_ in rows for name in first.split(",")]
+    classes = {metric.__name__ for group in quantus.AVAILABLE_METRICS.values() for metric in group.values()}
+    assert set(named) == classes
+    assert len(named) == len(classes) == 37
+    for _, twin, difference in rows:
+        assert difference.strip()
+        assert all(
+            name in metrics.__all__ or name in ("smooth", "explainer", "explain")
+            for name in re.findall(r"`(\w+)", twin)
+        )
+
+
 def test_links_to_files_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):

@@ -46,7 +46,9 @@ def rank_accuracy(heatmap: Tensor, region: Boxes, *, k: int | None = None) -> Te
         if k > total:
             raise CamfnError(f"rank_accuracy: k: expected at most {total}, the pixels of a map, got {k}")
     size = truth.sum(1, keepdim=True) if k is None else torch.full_like(truth[:, :1], k, dtype=torch.long)
-    last = values.sort(1, descending=True).values.gather(1, size - 1)
+    most = int(size.max()) if k is None and is_concrete(size) and len(size) else (k or total)
+    # the largest alone are sorted, where the host may read how many
+    last = values.topk(most, 1).values.gather(1, size - 1)
     above, tied = values > last, values == last
     room = (size - above.sum(1, keepdim=True)).to(values) / tied.sum(1, keepdim=True)
     hits = (above & truth).sum(1) + room[:, 0] * (tied & truth).sum(1)
@@ -85,8 +87,17 @@ def roc_auc(heatmap: Tensor, masks: Tensor) -> Tensor:
             f"roc_auc: masks: expected a pixel beside the object, but the mask of sample "
             f"{int((outside == 0).int().argmax())} covers its map"
         )
-    ordered = values.sort(1).values
-    # ranks in halves stay whole numbers: a sum of a million ranks does not fit in float32
-    low, high = (torch.searchsorted(ordered, values.contiguous(), right=right) for right in (False, True))
-    halves = ((low + high + 1) * truth).sum(1) - inside * (inside + 1)
+    ordered, order = values.sort(1)
+    # twice the mean rank of equal values stays a whole number: a sum of a million ranks does not fit in float32
+    halves = (_twice_the_ranks(ordered) * truth.gather(1, order)).sum(1) - inside * (inside + 1)
     return (halves.to(maps.dtype) / (2 * inside * outside)).to(heatmap.dtype)
+
+
+def _twice_the_ranks(ordered: Tensor) -> Tensor:
+    """Twice the ranks from 1 of values in ascending order (B, N), equal ones with the mean of theirs."""
+    places = torch.arange(ordered.shape[1], device=ordered.device).expand(ordered.shape)
+    new = ordered[:, 1:] != ordered[:, :-1]
+    edge = torch.ones_like(ordered[:, :1], dtype=torch.bool)
+    first = torch.where(torch.cat([edge, new], 1), places, 0).cummax(1).values
+    last = torch.where(torch.cat([new, edge], 1), places, ordered.shape[1]).flip(1).cummin(1).values.flip(1)
+    return first + last + 2
