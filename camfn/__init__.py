@@ -44,7 +44,7 @@ _PLACES = {
 }  # fmt: skip
 _MODULES = (
     "adapters", "attention", "catalogue", "evaluate", "explore", "export", "factorize", "image", "layers", "layout",
-    "methods", "metrics", "network", "targets", "tiny", "transforms", "words", "zoo",
+    "methods", "metrics", "network", "targets", "tiny", "training", "transforms", "words", "zoo",
 )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ PROMISES = {
     "export": "import onnx, onnxscript, onnxruntime, camfn.export",
     "notebook": "import PIL, anywidget, camfn.explore",
     "serve": "sys.path.insert(0, 'examples'); import serve; serve.service",
+    "training": "import PIL, tensorboard, camfn.training",
     "medical": "import pydicom, nibabel, camfn.cli",
     "demo": "import camfn.zoo; camfn.zoo.load('lite0'); import skimage.data; skimage.data.chelsea()",
     "evaluate": "import camfn.evaluate, camfn.zoo, jinja2, matplotlib, pandas, pyarrow; camfn.zoo.load('lite2')",

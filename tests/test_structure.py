@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "words": {"catalogue", "_cut", "image"},
     "_photos": {INIT, "catalogue", "layers", "layout", "transforms", "zoo"},
     "evaluate": {"_photos", "image", "metrics"},
+    "training": {INIT, "image", "layout", "methods"},
     "cli": {"evaluate", "words", "explore", "export", "factorize"},
     "__main__": {"cli"},
 }
@@ -61,6 +62,7 @@ CORE = set(MAY_IMPORT) - {
     "demo",
     "export",
     "explore",
+    "training",
     "words",
     "_photos",
     "evaluate",
@@ -123,9 +125,9 @@ def test_the_rooms_of_evaluate_stand_on_those_before(name: str) -> None:
 
 
 def test_the_house_is_small() -> None:
-    assert len(rooms()) <= 28
+    assert len(rooms()) <= 29
     assert max(floors().values()) <= 10
-    assert sum(map(len, rooms().values())) <= 118
+    assert sum(map(len, rooms().values())) <= 124
 
 
 def test_no_private_file_lies_flat() -> None:

@@ -303,6 +303,21 @@ def run_apart(model: nn.Module, inputs: Any) -> Any:
     return call(graft(model), inputs)
 
 
+def evaluating(model: nn.Module) -> nn.Module:
+    """Return private copies of all modules, in evaluation mode: parameters are shared, buffers are copied.
+
+    The model keeps its modes, and nothing that a run of the copies writes to a buffer or an attribute reaches it.
+
+    Raises:
+        CaptureError: a part that was exported as TorchScript is in training mode.
+    """
+    copied = graft(model, {id(module) for module in model.modules()})
+    for module in copied.owned.values():
+        own = {name: None if buffer is None else buffer.detach().clone() for name, buffer in module._buffers.items()}
+        module.__dict__.update(training=False, _buffers=own)
+    return copied.root
+
+
 def bare(model: nn.Module) -> nn.Module:
     """Take a model out of the wrappers that run it as a whole: `torch.compile`, `DataParallel` and its kin."""
     while (inner := wrapped(model)) is not None:

@@ -1,0 +1,225 @@
+"""Maps of fixed photos, each so many steps of a training, from one forward that changes nothing of it."""
+
+# tested in tests/training/test_recorder.py
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import LayoutPair, capture, layout, observe
+from .._cut.graft import bare, evaluating
+from .._cut.signature import read_signature
+from .._shared.checks import describe, whole
+from .._shared.errors import ArgumentTypeError, CamfnError
+from .._shared.vocabulary import Captured, Target, without_grads
+from ..methods import grad_cam
+from ..targets import as_score
+from ._apart import apart, is_first_process, refuse_sharded
+from ._output import output_of
+from ._record import Record
+from ._strip import caption_of, picture_of, shown, strip_of, thinned
+
+
+class MapRecorder:
+    """Map a few fixed photos each so many steps of a training, and keep a strip of each photo.
+
+    A call costs one forward of the photos, the backward of what follows the layer, and the pictures; the first one
+    also finds the layer's layout, which may cost some more. It runs private copies of the modules in evaluation
+    mode: the model's modes, gradients and buffers, the random generators, and autocast's cache stay as they were,
+    so that a training with it ends in the same bits as one without. It takes the model out of `torch.compile`,
+    `DataParallel` and `DistributedDataParallel`; of several processes the first maps alone. Your own hooks on the
+    modules run with it.
+
+    Args:
+        images: (B, C, H, W), the fixed photos as the model takes them; they follow the model to its device.
+        layer: the dotted name of the layer, as `camfn.capture` takes it, within the model that `of` returns.
+        method: of activations, gradients and outputs, such as `grad_cam`; not one that runs the network again.
+        target: what is explained: a class, a class a photo, a function of the outputs; None for each photo's top class
+            of the step, which may change between steps.
+        every: steps between records; the first call records too.
+        out: a folder for NAME.png and maps.csv, or a `torch.utils.tensorboard.SummaryWriter`; None for neither.
+        photos: (B, 3, H, W) in [0, 1], to draw on; by default the images, stretched to [0, 1].
+        names: a name for each photo; by default photo-0, photo-1, ...
+        columns: most maps in a strip: the first, the last, and of those between the most even ones.
+        of: takes the part to map of the model that the training hands over, as `lambda module: module.net` of a
+            LightningModule.
+
+    Attributes:
+        records: all `Record`s so far.
+
+    Raises:
+        CamfnError: images, names or a method that do not fit; with the first record, a layer that the model lacks.
+
+    Example:
+        >>> from camfn import tiny
+        >>> net, world = tiny.load("cnn").train(), tiny.scenes(2, generator=torch.Generator().manual_seed(0))
+        >>> optimizer = torch.optim.SGD(net.parameters(), 0.01)
+        >>> recorder = MapRecorder(world.images, "body", target=world.labels[:, 0], every=2)
+        >>> for step in range(5):
+        ...     _ = recorder(net, step)
+        ...     loss = torch.nn.functional.cross_entropy(net(world.images), world.labels[:, 0])
+        ...     optimizer.zero_grad(), loss.backward(), optimizer.step()
+        (None, None, None)
+        (None, None, None)
+        (None, None, None)
+        (None, None, None)
+        (None, None, None)
+        >>> [record.step for record in recorder.records], net.training
+        ([0, 0, 2, 2, 4, 4], True)
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        layer: str,
+        *,
+        method: Callable[..., Tensor] = grad_cam,
+        target: Target = None,
+        every: int = 100,
+        out: str | os.PathLike[str] | Any | None = None,
+        photos: Tensor | None = None,
+        names: Sequence[str] | None = None,
+        columns: int = 8,
+        of: Callable[[nn.Module], nn.Module] | None = None,
+    ) -> None:
+        if not isinstance(images, Tensor) or images.ndim != 4 or not len(images) or not images.is_floating_point():
+            raise ArgumentTypeError(
+                f"MapRecorder: images: expected floats (B, C, H, W) of at least one photo, got {describe(images)}"
+            )
+        whole("MapRecorder: every", every)
+        whole("MapRecorder: columns", columns, 2)
+        self.needs = read_signature(method)
+        if self.needs.context or self.needs.over_images:
+            raise CamfnError(
+                f"MapRecorder: method: expected one of activations, gradients and outputs, such as grad_cam; "
+                f"{getattr(method, '__name__', 'it')} runs the network again"
+            )
+        self.images = images.detach().clone()
+        self.layer, self.method, self.target, self.every, self.columns, self.of = (
+            layer,
+            method,
+            target,
+            every,
+            columns,
+            of,
+        )
+        self.names = _names(names, len(images))
+        self.photos = shown(self.images if photos is None else photos)
+        if len(self.photos) != len(images):
+            raise CamfnError(f"MapRecorder: photos: expected {len(images)}, one for each image, got {len(self.photos)}")
+        self.output = output_of(os.fspath(out) if isinstance(out, os.PathLike) else out)
+        self.records: list[Record] = []
+        self._reading: list[LayoutPair | None] = []
+        self._pictures: list[dict[int, tuple[Tensor, str]]] = [{} for _ in self.names]
+
+    def __call__(self, model: nn.Module, step: int) -> list[Record]:
+        """Record if a step is due: the first call, and each step that `every` divides; a step that is there is not."""
+        due = not self.records or (step % self.every == 0 and step != self.records[-1].step)
+        return self.record(model, step) if due else []
+
+    def record(self, model: nn.Module, step: int) -> list[Record]:
+        """Map the photos now, whatever the step; return their records, none in other processes than the first."""
+        if not is_first_process():
+            return []
+        cams, scores = self._mapped(model)
+        before = self.records[-len(self.names) :]
+        moved = _correlations([record.cam for record in before], cams) if before else [None] * len(cams)
+        found = [Record(step, *each) for each in zip(self.names, scores, moved, cams, strict=True)]
+        self.records += found
+        self._draw(found, step)
+        return found
+
+    def lightning(self) -> Any:
+        """Return a callback for Lightning's `Trainer(callbacks=[...])`, which records after batches.
+
+        Raises:
+            MissingPackageError: neither lightning nor pytorch_lightning is installed.
+        """
+        from ._callbacks import lightning_callback
+
+        return lightning_callback(self)
+
+    def hugging_face(self) -> Any:
+        """Return a callback for `transformers.Trainer(callbacks=[...])`, which records after steps.
+
+        Raises:
+            MissingPackageError: transformers is not installed.
+        """
+        from ._callbacks import hugging_face_callback
+
+        return hugging_face_callback(self)
+
+    def _mapped(self, model: nn.Module) -> tuple[list[Tensor], list[float]]:
+        """Return the raw maps and the scores of the photos, from one forward beside the training."""
+        refuse_sharded(model)
+        part = bare(model if self.of is None else self.of(bare(model)))
+        like = next((x for x in part.parameters() if x.is_floating_point()), self.images)
+        with apart(like.device):
+            private = evaluating(part)
+            images = self.images.to(like.device, like.dtype)
+            target = self.target.to(like.device) if isinstance(self.target, Tensor) else self.target
+            if not self._reading:
+                # once, for the private copy of the next record is another module
+                self._reading.append(layout.find(private, self.layer, images[:1]).layout)
+            captured = self._captured(private, images, target)
+            with torch.no_grad():
+                cam = self.method(*captured[: self.needs.positional])
+                scores = as_score(target)(captured.outputs).float().tolist()
+        if not isinstance(cam, Tensor) or cam.ndim != 3 or len(cam) != len(self.images):
+            raise CamfnError(
+                f"MapRecorder: method: expected maps (B, h, w) of {len(self.images)} photos, got {describe(cam)}"
+            )
+        return list(cam.detach().float().cpu()), scores
+
+    def _captured(self, model: nn.Module, images: Tensor, target: Target) -> Captured:
+        """Run the copy once."""
+        (reading,) = self._reading
+        if self.needs.gradients:
+            return capture(model, self.layer, layout=reading)(images, target)
+        activations, outputs = observe(model, self.layer, layout=reading)(images)
+        return without_grads(activations, outputs)
+
+    def _draw(self, found: Sequence[Record], step: int) -> None:
+        """Draw the maps of a step, and write the strips with them."""
+        if self.output is None:
+            return
+        for photo, pictures, record in zip(self.photos, self._pictures, found, strict=True):
+            caption = caption_of(step, record.correlation, record.cam)
+            pictures[step] = picture_of(photo, record.cam), caption
+            kept = thinned(list(pictures), self.columns)
+            for gone in set(pictures) - set(kept):
+                del pictures[gone]
+        strips = {
+            name: strip_of(photo, name, *zip(*pictures.values()))
+            for name, photo, pictures in zip(self.names, self.photos, self._pictures, strict=True)
+        }
+        self.output.write(strips, self.records, step)
+
+
+def _names(names: Sequence[str] | None, count: int) -> list[str]:
+    """Return the names of the photos, which become names of files."""
+    found = [f"photo-{i}" for i in range(count)] if names is None else list(names)
+    if len(found) != count or len({name.casefold() for name in found}) != count:
+        raise CamfnError(f"MapRecorder: names: expected {count} different names, got {found}")
+    bad = [name for name in found if not re.fullmatch(r"[\w.+ -]{1,100}", name) or name.startswith(".")]
+    if bad:
+        raise CamfnError(f"MapRecorder: names: expected letters, digits, '_', '-', '+', ' ' and '.', got {bad[0]!r}")
+    return found
+
+
+def _correlations(before: Sequence[Tensor], now: Sequence[Tensor]) -> list[float]:
+    """Correlate each map with the one before; NaN where one is constant or not finite."""
+    found = []
+    for pair in zip(before, now, strict=True):
+        rows = [cam.double().flatten() for cam in pair]
+        varies = all(bool(row.isfinite().all() and (row != row[0]).any()) for row in rows)
+        fits = varies and len(rows[0]) == len(rows[1])
+        found.append(torch.corrcoef(torch.stack(rows))[0, 1].item() if fits else math.nan)
+    return found
