@@ -97,6 +97,9 @@ evaluate: .venv/evaluate
 	OMP_NUM_THREADS=1 $(BIN)/python -m camfn evaluate builtin --out out/evaluation --models "lite0 lite2" \
 		--methods capped --step 0.1 --infidelity-samples 10 --budget 150 --device cpu || test $$? -eq 1
 	$(BIN)/python -m benchmarks.evaluation out/evaluation docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m camfn evaluate --suite truth --out out/truth --models "tiny:cnn lite0 lite2" \
+		--methods everything --device cpu || test $$? -eq 1
+	$(BIN)/python -m benchmarks.suite out/truth/tiny-cnn out/truth/lite0 out/truth/lite2
 
 .venv/release: pyproject.toml constraints.txt | .venv/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'

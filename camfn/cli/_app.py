@@ -13,6 +13,7 @@ from ._explore import explore as explore
 from ._words import words as words
 from ._evaluate import evaluate as evaluate
 from ._table import table as table
+from ._suite import suite_app as suite_app
 from ._export import export as export
 from ._export import verify as verify
 from ._command import app as app

@@ -15,6 +15,7 @@ import typer
 
 from ._command import DeviceOption, app
 from ._options import AS_THEY_ARE, NO_OPTIONS, ModelOptions, ReadOptions, option_groups
+from ._suite import NO_SUITE, Given, SuiteOptions, run_suite
 from ._tables import AS_USUAL, ByOption, TableOptions, print_table, sentence_of, show_tables, write_rows
 from ._terminal import progress_bars, refusals
 
@@ -87,6 +88,7 @@ def evaluate(
     reading: ReadOptions = AS_THEY_ARE,
     methods: MethodsOption = "cheap",
     layers: LayersOption = "auto",
+    suite: SuiteOptions = NO_SUITE,
     metrics: Annotated[
         str, typer.Option(help="Separated by commas: names, file.py:function:better=lower, or all.")
     ] = "all",
@@ -120,6 +122,9 @@ def evaluate(
     Ends with 0 if all went well; with 1 if a record or a photo could not be read or a case has a problem, the others
     kept; with 2, before any long work, if the command cannot do what its options say; with 130 if you interrupt it;
     with 70 after a bug, an accident that ends the run, such as a full disk, or a stop by --fail-fast.
+
+    --suite truth measures other things: tracks whose right answer is known, and a grade for every metric. Each model
+    has a folder in --out, which `camfn suite verify` recomputes. Without PHOTOS, models tiny:NAME see scenes.
     """
     with refusals():
         from .._shared.lists import split_list
@@ -128,8 +133,17 @@ def evaluate(
         from ._options import pick_device
         from ._records import command_again
 
-        require("jinja2", "camfn evaluate", "its report")
         place, loader = str(pick_device(device)), options.loader(split_list(models, "models"))
+        settings: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
+        settings |= {"retry": retry, "fail_fast": fail_fast}
+        own = (target, removed, step, infidelity_samples, budget, by)
+        usual = own == ("label", RemovedOption.mean, 0.05, 20, 400, None)
+        if suite.asked(usual and not any(shown._replace(latex=None)) and not any(reading)):
+            drawn = {"seed": seed, "chunk_size": chunk_size}
+            given = Given(photos, models, methods, layers, metrics, out, shown.latex)
+            raise typer.Exit(1 if run_suite(suite, given, drawn, **loader, **settings) else 0)
+        require("jinja2", "camfn evaluate", "its report")
+        require("matplotlib", "camfn evaluate", "its report")
         protocol = _protocol(
             metrics,
             target,
@@ -144,8 +158,6 @@ def evaluate(
         photo_list, refused = _read(photos, reading)
         case_list = cases(models, methods, layers)
         shown.check([str(case) for case in case_list], list(dict.fromkeys(case.model for case in case_list)))
-        settings: dict[str, Any] = {"device": place, "engine": engine.value, "workers": workers, "force": force}
-        settings |= {"retry": retry, "fail_fast": fail_fast}
         store = _run_with_bar(
             "evaluating",
             lambda progress: run(

@@ -27,6 +27,8 @@ from ._store.store import Store as Store
 from ._runs.run import run as run
 from ._suite.protocol import Suite as Suite
 from ._suite.suite import truth as truth
+from ._suite.verify import Verified as Verified
+from ._suite.verify import verify as verify
 from ._tables.plots import write_ranks as write_ranks
 from ._tables.rank import rank as rank
 from ._tables.rank import Ranking as Ranking

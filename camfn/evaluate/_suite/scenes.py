@@ -64,8 +64,7 @@ class Scenes(NamedTuple):
 
     def clusters(self, block: str) -> list[str]:
         """List the scenes of a block."""
-        kind, _, _ = block.partition("-")
-        return [f"{kind}-{i:03}" for i in _indices(block)]
+        return scenes_of(block)
 
     def cells(self, loaded: Loaded) -> list[Cell]:
         """Return scenes of one digit: twice as many as the grids take, so that none is used twice."""
@@ -144,6 +143,17 @@ class Scenes(NamedTuple):
 def _blocks(kind: str, count: int) -> list[str]:
     """Name the blocks of so many scenes, as in scene-000-009."""
     return [f"{kind}-{first:03}-{min(first + BLOCK, count) - 1:03}" for first in range(0, count, BLOCK)]
+
+
+def scenes_of(block: str) -> list[str]:
+    """List the scenes of a block, or of one scene.
+
+    Example:
+        >>> scenes_of("scene-008-010")
+        ['scene-008', 'scene-009', 'scene-010']
+    """
+    kind, _, _ = block.partition("-")
+    return [f"{kind}-{i:03}" for i in _indices(block)]
 
 
 def _indices(name: str) -> list[int]:

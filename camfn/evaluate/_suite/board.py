@@ -1,0 +1,201 @@
+"""What a folder gives to others: lines of a leaderboard, tables in LaTeX, and the sources of the tracks in BibTeX."""
+
+# tested in tests/evaluate/suite/test_board.py
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from .._store.export import safe, write_file
+from .._store.store import MAPS, Store
+from .protocol import TRACKS
+from .tables import tables_of
+
+COLUMNS = (
+    "protocol",
+    "model",
+    "layer",
+    "method",
+    "options",
+    "track",
+    "measure",
+    "value",
+    "low",
+    "high",
+    "n",
+    "clusters",
+    "forwards",
+    "told_from_noise",
+    "camfn",
+    "by",
+    "date",
+    "maps_sha256",
+)
+"""Columns of a leaderboard: a line for each protocol, method, layer and measure."""
+
+
+def board_of(store: Store, *, by: str = "", date: str = "") -> list[dict[str, str]]:
+    """List the lines of a leaderboard; equal rows stand by themselves, so that each method is found by its name.
+
+    Args:
+        store: a folder of the suite.
+        by: who ran it.
+        date: when.
+    """
+    model = store.header["protocols"]["grid"]["record"]["model"]["spec"]
+    digests = _digests(store)
+    listed = []
+    for table in tables_of(store):
+        for line, figures in zip(table.lines, table.figures, strict=True):
+            for name in line.names:
+                method, _, options = _split(name)
+                for measure, figure in figures.items():
+                    noise = table.gray.get(measure)
+                    record = {
+                        "protocol": table.id,
+                        "model": model,
+                        "layer": line.layer,
+                        "method": method,
+                        "options": options,
+                        "track": table.track,
+                        "measure": measure,
+                        "value": f"{figure.value:.6g}",
+                        "low": f"{figure.low:.6g}",
+                        "high": f"{figure.high:.6g}",
+                        "n": str(figure.n),
+                        "clusters": str(figure.clusters),
+                        "forwards": "" if line.control or line.forwards is None else f"{line.forwards:.4g}",
+                        "told_from_noise": "" if noise is None else "no" if noise else "yes",
+                        "camfn": store.header["versions"].get("camfn", ""),
+                        "by": by,
+                        "date": date,
+                        "maps_sha256": digests.get((table.track, name, line.layer), ""),
+                    }
+                    listed.append(record)
+    return listed
+
+
+def write_board(lines: Sequence[dict[str, str]], path: Path) -> None:
+    """Write lines of a leaderboard; those of other protocols that the file has stay, those of the same are replaced."""
+    kept: list[dict[str, str]] = []
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            own = {_key(line) for line in lines}
+            kept = [line for line in csv.DictReader(file) if _key(line) not in own]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    every = sorted([*kept, *lines], key=lambda line: (line["protocol"], line["measure"], -float(line["value"])))
+    writer.writerows({name: safe(line[name]) for name in COLUMNS} for line in every)
+    write_file(path, buffer.getvalue())
+
+
+def _key(line: dict[str, str]) -> tuple[str, ...]:
+    """Return what no two lines have in common."""
+    return tuple(line[name] for name in ("protocol", "method", "options", "layer", "measure"))
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    """Split a method from its options; a function of a file has a colon in its name."""
+    place, colon, options = name.rpartition(":")
+    return (place, colon, options) if colon and "=" in options else (name, "", "")
+
+
+_TRACK_OF = {
+    "gridpg": "grid",
+    "dipart": "grid",
+    "difull": "grid",
+    "twin": "grid",
+    "parts": "tiny",
+    "questions": "contrast",
+}
+
+
+def _digests(store: Store) -> dict[tuple[str, str, str], str]:
+    """Return the sha256 over the maps of each track and method, in the order of the rows."""
+    found: dict[tuple[str, str, str], list[bytes]] = {}
+    for row in store.rows:
+        kind = row.photo.partition("/")[0]
+        file = store.folder / MAPS / row.map
+        if row.map and kind != "grade" and file.is_file():
+            digest = sha256(file.read_bytes()).digest()
+            tracks = [_TRACK_OF[kind]] if kind in _TRACK_OF else ["tiny", "single", "groups", "ceiling"]
+            for track in tracks:
+                found.setdefault((track, row.method, row.layer), []).append(digest)
+    return {key: sha256(b"".join(parts)).hexdigest() for key, parts in found.items()}
+
+
+SOURCES: dict[str, tuple[str, ...]] = {
+    "grid": ("rao2022better",),
+    "tiny": ("hesse2023funnybirds",),
+    "single": ("hesse2024benchmarking",),
+    "groups": ("wu2024faithfulness", "bhatt2020evaluating"),
+    "ceiling": ("trace2024",),
+    "contrast": ("rfxg2025",),
+    "grade": ("zheng2025ffidelity", "hedstrom2023meta"),
+}
+"""The papers that a track stands on."""
+
+BIBTEX = {
+    "rao2022better": r"""@inproceedings{rao2022better,
+  title = {Towards Better Understanding Attribution Methods},
+  author = {Rao, Sukrut and B{\"o}hle, Moritz and Schiele, Bernt},
+  booktitle = {CVPR}, year = {2022}, eprint = {2205.10435}, archiveprefix = {arXiv}
+}""",
+    "hesse2023funnybirds": r"""@inproceedings{hesse2023funnybirds,
+  title = {{FunnyBirds}: A Synthetic Vision Dataset for a Part-Based Analysis of Explainable {AI} Methods},
+  author = {Hesse, Robin and Schaub-Meyer, Simone and Roth, Stefan},
+  booktitle = {ICCV}, year = {2023}, eprint = {2308.06248}, archiveprefix = {arXiv}
+}""",
+    "hesse2024benchmarking": r"""@inproceedings{hesse2024benchmarking,
+  title = {Benchmarking the Attribution Quality of Vision Models},
+  author = {Hesse, Robin and Schaub-Meyer, Simone and Roth, Stefan},
+  booktitle = {NeurIPS Datasets and Benchmarks}, year = {2024}, eprint = {2407.11910}, archiveprefix = {arXiv}
+}""",
+    "wu2024faithfulness": r"""@inproceedings{wu2024faithfulness,
+  title = {On the Faithfulness of Vision Transformer Explanations},
+  author = {Wu, Junyi and Kang, Weitai and Tang, Hao and Hong, Yuan and Yan, Yan},
+  booktitle = {CVPR}, year = {2024}, eprint = {2404.01415}, archiveprefix = {arXiv}
+}""",
+    "bhatt2020evaluating": r"""@inproceedings{bhatt2020evaluating,
+  title = {Evaluating and Aggregating Feature-based Model Explanations},
+  author = {Bhatt, Umang and Weller, Adrian and Moura, Jos{\'e} M. F.},
+  booktitle = {IJCAI}, year = {2020}, eprint = {2005.00631}, archiveprefix = {arXiv}
+}""",
+    "trace2024": r"""@inproceedings{trace2024,
+  title = {Benchmarking Deletion Metrics with the Principled Explanations},
+  author = {Wang, Yipei and Wang, Xiaoqian},
+  booktitle = {ICML}, year = {2024}, url = {https://openreview.net/forum?id=SKPhvzxO1g}
+}""",
+    "rfxg2025": r"""@misc{rfxg2025,
+  title = {Rethinking Saliency Maps: A Cognitive Human Aligned Taxonomy and Evaluation Framework for Explanations},
+  author = {Elisha, Yehonatan and Cohen, Seffi and Barkan, Oren and Koenigstein, Noam},
+  year = {2025}, eprint = {2511.13081}, archiveprefix = {arXiv}
+}""",
+    "zheng2025ffidelity": r"""@inproceedings{zheng2025ffidelity,
+  title = {{F-Fidelity}: A Robust Framework for Faithfulness Evaluation of Explainable {AI}},
+  author = {Zheng, Xu and others},
+  booktitle = {ICLR}, year = {2025}, eprint = {2410.02970}, archiveprefix = {arXiv}
+}""",
+    "hedstrom2023meta": r"""@article{hedstrom2023meta,
+  title = {The Meta-Evaluation Problem in Explainable {AI}: Identifying Reliable Estimators with {MetaQuantus}},
+  author = {Hedstr{\"o}m, Anna and Bommer, Philine and Wickstr{\o}m, Kristoffer K. and Samek, Wojciech and Lapuschkin,
+            Sebastian and H{\"o}hne, Marina M.-C.},
+  journal = {TMLR}, year = {2023}
+}""",
+}
+
+
+def bibtex_of(tracks: Iterable[str]) -> str:
+    """Write the sources of tracks in BibTeX.
+
+    Example:
+        >>> bibtex_of(["grid"]).splitlines()[0]
+        '@inproceedings{rao2022better,'
+    """
+    wanted = [key for track in TRACKS if track in set(tracks) for key in SOURCES[track]]
+    return "\n\n".join(BIBTEX[key] for key in dict.fromkeys(wanted)) + "\n"

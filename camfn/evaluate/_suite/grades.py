@@ -1,0 +1,83 @@
+"""The grade of every metric: does it order a map that is shuffled more and more, on one photo and on ten?"""
+
+# tested in tests/evaluate/suite/test_tables.py
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._measures.own import known_metric
+from .._store.store import Store
+from .grade import order_of
+from .measures import MEASURES
+
+DRAWS, MEAN_OF = 200, 10
+"""Draws of so many photos, whose mean is graded."""
+
+RESAMPLES = 2000
+
+
+class Grade(NamedTuple):
+    """The grade of a metric.
+
+    Attributes:
+        name: the metric.
+        base: whose map was shuffled.
+        one: mean over photos of how well it orders the levels, in [-1, 1].
+        mean: the same of the mean over `MEAN_OF` photos.
+        low: lower end of the interval of the difference between the map and its full shuffle, positive for better.
+        high: upper end.
+        photos: number of photos.
+    """
+
+    name: str
+    base: str
+    one: float
+    mean: float
+    low: float
+    high: float
+    photos: int
+
+    @property
+    def tells(self) -> bool:
+        """Whether it tells a map from noise."""
+        return self.low > 0
+
+
+def grades_of(store: Store) -> list[Grade]:
+    """Grade every metric of a folder, the best first, for each map that was shuffled."""
+    found = []
+    for base in dict.fromkeys(row.method for row in store.rows if row.photo.startswith("grade/")):
+        rows = [row for row in store.rows if row.photo.startswith("grade/") and row.method == base and row.vectors]
+        for name in dict.fromkeys(name for row in rows for name in row.vectors):
+            values = torch.tensor([row.vectors[name] for row in rows if name in row.vectors], dtype=torch.float64)
+            found.append(_grade(name, base, values))
+    return sorted(found, key=lambda grade: (grade.base, -grade.mean, -grade.one))
+
+
+def _grade(name: str, base: str, values: Tensor) -> Grade:
+    """Grade one metric by its values, (photos, levels)."""
+    better, values = _direction(name), values.double()
+    photos = len(values)
+    one = sum(order_of(line.tolist(), better) for line in values) / photos
+    generator = torch.Generator().manual_seed(0)
+    few = min(MEAN_OF, photos)
+    draws = torch.rand(DRAWS, photos, generator=generator).argsort(1)[:, :few]
+    mean = sum(order_of(values[draw].mean(0).tolist(), better) for draw in draws) / DRAWS
+    gain = better * (values[:, 0] - values[:, -1])
+    resampled = gain[torch.randint(photos, (RESAMPLES, photos), generator=generator)].mean(1)
+    low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Grade(name, base, one, mean, low, high, photos)
+
+
+def _direction(name: str) -> int:
+    """Return 1 where higher is better or nothing is, -1 where lower is."""
+    return (MEASURES[name].better if name in MEASURES else known_metric(name).better) or 1
+
+
+def gray_of(grades: list[Grade], base: str) -> dict[str, bool]:
+    """Say of each graded metric whether it does not tell a map from noise."""
+    return {grade.name: not grade.tells for grade in grades if grade.base == base}

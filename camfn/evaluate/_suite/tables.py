@@ -1,0 +1,200 @@
+"""The tables of a folder: a line for each method, equal ones folded, and gray what does not tell a map from noise."""
+
+# tested in tests/evaluate/suite/test_tables.py
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from .._store.store import Store
+from .._tables.grid import Cell, Grid
+from .figures import Draws, Figure, Line, lines_of
+from .grades import Grade, grades_of, gray_of
+from .measures import LEAD, MEASURES
+from .plan import GRADED
+from .protocol import TRACKS, Suite
+
+
+class Table(NamedTuple):
+    """The numbers of a track.
+
+    Attributes:
+        track: of `TRACKS`.
+        id: of the protocol.
+        lines: in the order of the lead measure, controls last.
+        figures: of each line, measure to estimate.
+        gray: measures that do not tell a map from noise; they enter no rank.
+        like_best: of each line, whether the lead measure does not tell it from the best.
+        told: pairs of methods that the lead measure tells apart, and all pairs.
+    """
+
+    track: str
+    id: str
+    lines: list[Line]
+    figures: list[dict[str, Figure]]
+    gray: dict[str, bool]
+    like_best: list[bool]
+    told: tuple[int, int]
+
+
+def tables_of(store: Store) -> list[Table]:
+    """Make the table of each track that a folder has rows of."""
+    gray = gray_of(grades_of(store), GRADED)
+    found = [_table(store, track, gray) for track in TRACKS if track in LEAD]
+    return [table for table in found if table is not None]
+
+
+def _table(store: Store, track: str, gray: dict[str, bool]) -> Table | None:
+    """Make one table; None without rows."""
+    lines = lines_of(store, track)
+    if not lines:
+        return None
+    record = store.header["protocols"]["grid"]["record"]
+    draws = Draws(lines, record, store.header["protocol"]["seed"])
+    lead = LEAD[track]
+    figures = [{name: draws.figure(values) for name, values in line.numbers.items() if values} for line in lines]
+
+    def order(at: int) -> tuple[bool, float]:
+        found = figures[at].get(lead)
+        return lines[at].control, -(found.value if found else float("-inf"))
+
+    places = sorted(range(len(lines)), key=order)
+    methods = [at for at in places if not lines[at].control and lead in figures[at]]
+    alike = [at in methods and not _told(draws, lines[at], lines[methods[0]], lead) for at in places]
+    pairs = list(combinations(methods, 2))
+    told = sum(_told(draws, lines[one], lines[other], lead) for one, other in pairs)
+    ordered, estimates = [lines[at] for at in places], [figures[at] for at in places]
+    name = store.header["protocols"][track]["id"]
+    return Table(track, name, ordered, estimates, gray, alike, (told, len(pairs)))
+
+
+def _told(draws: Draws, one: Line, other: Line, lead: str) -> bool:
+    """Whether the lead measure tells two lines apart."""
+    if one is other:
+        return False
+    low, high = draws.difference(one.numbers[lead], other.numbers[lead])
+    return low > 0 or high < 0
+
+
+def grid_of(table: Table, suite: Suite, *, intervals: bool = True) -> Grid:
+    """Lay a table out, with the costs beside the numbers."""
+    names = [name for name, measure in MEASURES.items() if measure.track == table.track]
+    names = [name for name in names if any(name in figures for figures in table.figures)]
+    lead = LEAD[table.track]
+    heads = [("method", ""), *((_head(name, table), "higher") for name in names), ("forwards", "")]
+    alone = sum(table.like_best) == 1
+    lines = []
+    for line, figures, alike in zip(table.lines, table.figures, table.like_best, strict=True):
+        label = line.name + (f" @ {line.layer}" if line.layer else "")
+        cells = [Cell(label)]
+        for name in names:
+            best = name == lead and alike and alone
+            mark = "=" if name == lead and alike and not alone else ""
+            cells.append(_cell(figures.get(name), best, mark, intervals))
+        cells.append(Cell("" if line.control or line.forwards is None else f"{line.forwards:.3g}"))
+        lines.append(cells)
+    controls = [line.control for line in table.lines]
+    return Grid(f"{table.id}, by {lead}", heads, lines, controls, _notes(table, names, suite), f"tab:{table.track}")
+
+
+def _head(name: str, table: Table) -> str:
+    """Name a column; in parentheses what does not tell a map from noise."""
+    return f"({name})" if table.gray.get(name) else name
+
+
+def _cell(figure: Figure | None, best: bool, mark: str, intervals: bool) -> Cell:
+    """Write an estimate."""
+    if figure is None:
+        return Cell("")
+    interval = f"[{_short(figure.low)}, {_short(figure.high)}]" if intervals else ""
+    return Cell(_short(figure.value, 3), best, mark, interval)
+
+
+def _short(value: float, digits: int = 2) -> str:
+    """Write a number without the zero ahead of the point."""
+    text = f"{value:.{digits}f}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def _notes(table: Table, names: Sequence[str], suite: Suite) -> list[str]:
+    """Say how to read a table."""
+    lead = LEAD[table.track]
+    told, pairs = table.told
+    counts = {figures[lead].clusters for figures in table.figures if lead in figures}
+    notes = [f"{name}: {MEASURES[name].about}; {_cost(name, suite)}." for name in names]
+    many = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{next(iter(counts), 0)}"
+    notes.append(f"Intervals: 95 %, of {many} photos, which are resampled. {lead} tells {told} of {pairs} pairs apart.")
+    notes.append("* : best, and told from all others. = : best, or not told from it (paired, by photo).")
+    notes += [f"One map: {line.name}." for line in table.lines if len(line.names) > 2]
+    gray = [name for name in names if table.gray.get(name)]
+    if gray:
+        notes.append(f"In parentheses: {', '.join(gray)} does not tell a map from its shuffle here, and ranks nothing.")
+    elif not table.gray and table.track not in ("grid", "tiny"):
+        notes.append("Not graded in this folder: --tracks grade says whether a measure tells a map from its shuffle.")
+    return notes
+
+
+def _cost(name: str, suite: Suite) -> str:
+    """Write what a measure costs beside the explanation."""
+    measure = MEASURES[name]
+    shared, own = measure.shared(suite), measure.own(suite)
+    parts = [f"{shared} forwards a photo, for all methods" if shared else "", f"{own} forwards a map" if own else ""]
+    return " and ".join(filter(None, parts)) or "no forwards"
+
+
+def grid_of_grades(grades: Sequence[Grade], track_id: str) -> Grid:
+    """Lay the grades out, those that do not tell a map from noise in parentheses."""
+    bases = list(dict.fromkeys(grade.base for grade in grades))
+    by_name = {(grade.name, grade.base): grade for grade in grades}
+    names = list(
+        dict.fromkeys(grade.name for grade in sorted(grades, key=lambda g: (g.base != bases[0], -g.mean, -g.one)))
+    )
+    heads = [("metric", "")]
+    for base in bases:
+        heads += [(f"{base}: one photo", "higher"), ("mean of 10", "higher"), ("whole - noise", "")]
+    lines, dim = [], []
+    for name in names:
+        first = by_name.get((name, bases[0]))
+        gray = first is not None and not first.tells
+        cells = [Cell(f"({name})" if gray else name)]
+        for base in bases:
+            grade = by_name.get((name, base))
+            if grade is None:
+                cells += [Cell(""), Cell(""), Cell("")]
+            else:
+                interval = f"[{grade.low:.3g}, {grade.high:.3g}]"
+                cells += [Cell(_short(grade.one)), Cell(_short(grade.mean)), Cell(interval)]
+        lines.append(cells)
+        dim.append(gray)
+    photos = max((grade.photos for grade in grades), default=0)
+    notes = [
+        f"A map is replaced by its own shuffle in steps, on {photos} photos. Columns: rank correlation of the metric "
+        "with the step, 1 if each step is worse; the same of the mean over 10 photos; 95 % interval of the metric of "
+        "the map less that of its full shuffle, its sign turned where lower is better.",
+        "In parentheses: the interval holds 0 or lies below it. The metric does not tell this map from noise, and "
+        "ranks nothing.",
+    ]
+    return Grid(
+        f"{track_id}: which metrics order a map that is shuffled more and more", heads, lines, dim, notes, "tab:grade"
+    )
+
+
+def grids_of(store: Store, *, intervals: bool = True) -> list[Grid]:
+    """Lay out all tables of a folder: the tracks, then the grades."""
+    suite = suite_of(store.header)
+    found = [grid_of(table, suite, intervals=intervals) for table in tables_of(store)]
+    grades = grades_of(store)
+    return [*found, *([grid_of_grades(grades, store.header["protocols"]["grade"]["id"])] if grades else [])]
+
+
+def suite_of(header: dict[str, Any]) -> Suite:
+    """Read the settings back from the records of a folder."""
+    settings: dict[str, Any] = {}
+    for protocol in header["protocols"].values():
+        settings |= protocol["record"]["parameters"]
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
+    return Suite(**given)

@@ -1,0 +1,249 @@
+"""A submission is recomputed from its maps: the id, the data, every number, and whether rows were left out."""
+
+# tested in tests/evaluate/suite/test_verify.py
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..._shared.errors import CamfnError, UsageError
+from ...zoo import Loaded, load
+from .._inputs.cases import Case
+from .._inputs.photos import Photo
+from .._measures.memo import Shared
+from .._measures.metrics import METRICS
+from .._measures.row import Row
+from .._runs.work import Loader
+from .._store.store import Store
+from .explain import CONTROLS
+from .grade import Grade
+from .maker import Maker
+from .plan import prepared, weights_digest, works_of
+from .protocol import id_of
+from .suite import source_of
+from .tables import suite_of
+from .units import Picture
+
+TOLERANCE = 1e-4
+"""How far a number may be off: another machine rounds otherwise."""
+
+
+class Verified(NamedTuple):
+    """What `verify` found.
+
+    Attributes:
+        folder: of the submission.
+        ids: of its protocols.
+        numbers: how many numbers were recomputed.
+        rows: how many rows these were of.
+        skipped: rows whose numbers the network would have to make again, and was not asked for.
+        problems: what is wrong; empty if all is well.
+    """
+
+    folder: Path
+    ids: list[str]
+    numbers: int
+    rows: int
+    skipped: int
+    problems: list[str]
+
+
+def verify(
+    folder: str | os.PathLike[str],
+    *,
+    photos: str | Path | Sequence[Photo] | None = None,
+    network: bool = True,
+    loader: Loader = load,
+) -> list[Verified]:
+    """Recompute a submission of the suite from its maps.
+
+    The id of each protocol is the hash of its record; the pictures must be those of the record; each number is measured
+    again on the stored map; and each method must have all rows that the protocol asks of it.
+
+    Args:
+        folder: of one model, or the folder of several.
+        photos: where the photos are, as for `truth`, if they are neither scenes nor the built-in ones.
+        network: also make the numbers for which the network runs, and compare its weights with those of the record.
+        loader: as for `truth`.
+
+    Returns:
+        What was found, for each model.
+
+    Raises:
+        UsageError: there is no submission.
+
+    Example:
+        >>> import tempfile
+        >>> from camfn.evaluate import Suite, truth
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = truth("tiny:cnn", "grad_cam", folder, suite=Suite(tracks=("tiny",), scenes=2))
+        ...     (found,) = verify(folder, network=False)
+        >>> found.problems, found.numbers
+        ([], 60)
+    """
+    place = Path(folder)
+    folders = [place] if (place / "results.sqlite").is_file() else sorted(place.glob("*/"))
+    stores = [Store(each) for each in folders if (each / "results.sqlite").is_file()]
+    stores = [store for store in stores if "protocols" in store.header]
+    if not stores:
+        raise UsageError(f"no submission of the suite in {place}: expected the folder of camfn evaluate --suite truth")
+    return [_verified(store, photos, network, loader) for store in stores]
+
+
+def _verified(store: Store, photos: str | Path | Sequence[Photo] | None, network: bool, loader: Loader) -> Verified:
+    """Verify one folder."""
+    protocols = store.header["protocols"]
+    problems = [
+        f"{track}: the id {each['id']} is not that of its record, {id_of(each['record'])}"
+        for track, each in protocols.items()
+        if id_of(each["record"]) != each["id"]
+    ]
+    record = protocols["grid"]["record"]
+    spec, suite = record["model"]["spec"], suite_of(store.header)
+    given = "tiny" if record["source"]["kind"] == "scenes" else photos or "builtin"
+    source = source_of(spec, given, suite, None)
+    problems += _differing(source.record(), record["source"])
+    loaded = loader(spec) if network else None
+    if loaded is not None:
+        weights = weights_digest(loaded.model)
+        if weights != record["model"]["weights"]:
+            problems.append(
+                f"{spec}: the weights are not those of the record: {weights[:8]} and not "
+                f"{record['model']['weights'][:8]}"
+            )
+    if problems:
+        return Verified(store.folder, [each["id"] for each in protocols.values()], 0, 0, 0, problems)
+    grids = record["grids"]
+    graded = {name for row in store.rows if row.photo.startswith("grade/") for name in row.vectors}
+    metrics = tuple(name for name in METRICS if name in graded)
+    maker = Maker(
+        suite,
+        source,
+        tuple(map(tuple, grids["cells"])),
+        grids["labels"],
+        tuple(grids["size"]),
+        grids["scale"],
+        0,
+        metrics,
+    )
+    if loaded is not None and grids["cells"]:
+        dealt, _ = prepared(spec, loaded, source, suite, record["layers"])
+        if dealt.grids != maker.grids:
+            problems.append(f"{spec}: the grids are not those that the protocol deals")
+    numbers, rows, skipped, wrong = _numbers(store, maker, loaded)
+    problems += [*wrong, *_missing(store, maker)]
+    return Verified(store.folder, [each["id"] for each in protocols.values()], numbers, rows, skipped, problems)
+
+
+def _differing(now: dict[str, Any], said: dict[str, Any]) -> list[str]:
+    """Name the photos that are not those of the record."""
+    if now == said:
+        return []
+    ours, theirs = now.get("manifest"), said.get("manifest")
+    if ours is None or theirs is None:
+        return [f"the pictures are others: the record says {said}, and here they are {now}"]
+    names = sorted(name for name in set(ours) | set(theirs) if ours.get(name) != theirs.get(name))
+    return [f"{len(names)} photos are not those of the record, such as {names[0]}: give their folder by --photos"]
+
+
+def _numbers(store: Store, maker: Maker, loaded: Loaded | None) -> tuple[int, int, int, list[str]]:
+    """Measure every stored map again: numbers and rows that were compared, rows that were not, and what differs."""
+    numbers, rows, skipped, wrong = 0, 0, 0, list[str]()
+    shared, units = Shared(), dict[str, Any]()
+    measured = {name for row in store.rows for name in row.vectors}
+    for row in store.rows:
+        if row.kind or not row.vectors:
+            continue
+        if row.photo not in units:
+            units = {row.photo: maker.unit(row.photo, loaded, "cpu", shared)}
+        try:
+            found = _again(units[row.photo], row, store, loaded is not None)
+        except CamfnError as error:
+            wrong.append(f"{row.photo} {row.case}: {error}")
+            continue
+        if found is None:
+            skipped += 1
+            continue
+        rows += 1
+        for name, vector in found.items():
+            numbers += len(vector)
+            said = row.vectors.get(name)
+            if said is None and (name not in measured or row.photo.startswith("grade/")):
+                continue  # a track, or a metric, that this run did not ask for
+            if said is None or len(said) != len(vector) or not _close(vector.tolist(), said):
+                shown = [round(value, 4) for value in vector.tolist()[:4]]
+                wrong.append(
+                    f"{row.photo} {row.case}: {name} of the stored map is {shown}, and the row says "
+                    f"{said and [round(value, 4) for value in said[:4]]}"
+                )
+    return numbers, rows, skipped, wrong
+
+
+def _again(unit: Any, row: Row, store: Store, network: bool) -> dict[str, Tensor] | None:
+    """Measure the map of a row again; None where this takes the network and there is none."""
+    kind = row.photo.partition("/")[0]
+    of_masks = kind == "picture" and isinstance(unit, Picture)
+    if not network and kind not in ("gridpg", "dipart", "difull", "twin") and not of_masks:
+        return None
+    if row.method in CONTROLS and not network and of_masks:
+        return None
+    maps = store.cam(row)
+    if maps is None:
+        if row.method not in CONTROLS:
+            raise UsageError("there is no map of this row")
+        maps = unit.explain(Case(row.model, "auto", row.method)).maps
+    if isinstance(unit, Grade):
+        unit.case = Case(row.model, "auto", row.method)
+    if of_masks and not network:
+        found: dict[str, Tensor] = unit.of_masks(maps)
+        return found or None
+    measured: dict[str, Tensor] = unit.measure(maps)
+    return measured
+
+
+def _close(ours: list[float], theirs: list[float]) -> bool:
+    return all(
+        abs(a - b) <= TOLERANCE * max(1.0, abs(b)) or (a != a and b != b) for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def _missing(store: Store, maker: Maker) -> list[str]:
+    """Name the methods that lack rows which the protocol asks of them."""
+    rows = [row for row in store.rows if row.case and not row.photo.startswith("grade/")]
+    if not rows:
+        return ["there are no rows"]
+    listed = _cases(rows)
+    tracks = {_tracks_of(row.photo.partition("/")[0]) for row in rows}
+    present = set(store.by_key)
+    lacking: dict[str, int] = {}
+    for work in works_of(maker, listed, {}, retry=True):
+        if _tracks_of(work.photo.name.partition("/")[0]) not in tracks:
+            continue
+        for case in work.cases:
+            if (work.photo.name, str(case)) not in present:
+                lacking[str(case)] = lacking.get(str(case), 0) + 1
+    return [f"{case}: {count} rows that the protocol asks for are missing" for case, count in lacking.items()]
+
+
+def _tracks_of(kind: str) -> str:
+    """Return the part of a run that a unit belongs to."""
+    return "grid" if kind in ("gridpg", "dipart", "difull", "twin") else kind
+
+
+def _cases(rows: Sequence[Row]) -> list[Case]:
+    """Read the cases of rows back from their words."""
+    found = []
+    for row in rows:
+        layer = row.case[len(row.model) + 1 :].partition(" ")[0]
+        method, options = row.method, ""
+        place, colon, after = row.method.rpartition(":")
+        if colon and "=" in after:
+            method, options = place, after
+        if method not in CONTROLS:
+            found.append(Case(row.model, layer, method, options))
+    return list(dict.fromkeys(found))

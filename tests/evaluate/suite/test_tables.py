@@ -1,0 +1,96 @@
+"""The tables: photos are resampled and not cells, differences are paired, equal rows are one, noise is gray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from camfn.evaluate import Store
+from camfn.evaluate._suite.figures import Draws, Line, clusters_of, lines_of
+from camfn.evaluate._suite.grades import _grade, grades_of, gray_of
+from camfn.evaluate._suite.tables import grids_of, suite_of, tables_of
+
+from .conftest import FEW
+
+RECORD: dict[str, Any] = {
+    "source": {"kind": "photos"},
+    "grids": {"cells": [[f"photo{(4 * i + k) % 6}" for k in range(4)] for i in range(30)]},
+}
+
+
+def line(name: str, values: list[float]) -> Line:
+    numbers = {(f"gridpg/{i // 4:03}", i % 4): (value, 1.0) for i, value in enumerate(values)}
+    return Line((name,), "bn2", 1.0, {"gridpg": numbers}, False)
+
+
+def test_photos_are_resampled_and_not_cells() -> None:
+    """Cells of one photo have one value: 120 cells are six numbers, and the interval is that of six."""
+    level = {f"photo{k}": k / 6 for k in range(6)}
+    cells = [level[name] for grid in RECORD["grids"]["cells"] for name in grid]
+    one = line("one", cells)
+    figure = Draws([one], RECORD, 0).figure(one.numbers["gridpg"])
+    assert (figure.n, figure.clusters) == (120, 6)
+    assert figure.value == pytest.approx(sum(cells) / 120)
+    spread = torch.tensor(list(level.values())).std(correction=0) / 6**0.5
+    assert figure.high - figure.low == pytest.approx(2 * 1.96 * float(spread), rel=0.2)
+
+
+def test_differences_are_paired() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(120, generator=generator)
+    one, other = line("one", values.tolist()), line("other", (values - 0.01).tolist())
+    draws = Draws([one, other], RECORD, 0)
+    low, high = draws.difference(one.numbers["gridpg"], other.numbers["gridpg"])
+    assert low == pytest.approx(0.01, abs=1e-6)
+    assert high == pytest.approx(0.01, abs=1e-6)
+    apart = [draws.figure(each.numbers["gridpg"]) for each in (one, other)]
+    assert apart[1].high > apart[0].low, "the intervals themselves overlap"
+
+
+def test_photos_of_a_unit_have_their_names() -> None:
+    scenes = {"source": {"kind": "scenes"}, "grids": {"cells": [["a", "b", "c", "d"]]}}
+    assert clusters_of("gridpg/000", 4, scenes) == ["a", "b", "c", "d"]
+    assert clusters_of("twin/000", 1, scenes) == ["a"]
+    assert clusters_of("picture/scene-008-009", 4, scenes) == ["scene-008"] * 2 + ["scene-009"] * 2
+    assert clusters_of("questions/scene-008-009", 2, scenes) == ["scene-008", "scene-009"]
+    assert clusters_of("picture/cat/a-1.jpg", 1, RECORD) == ["cat/a-1.jpg"]
+
+
+def test_equal_rows_are_one(store: Store) -> None:
+    names = [line.name for line in lines_of(store, "single") if not line.control]
+    assert names == ["grad_cam = hires_cam", "eigen_cam"]
+    grids = [line.name for line in lines_of(store, "grid") if not line.control]
+    assert grids == ["grad_cam", "hires_cam", "eigen_cam"], "DiFull tells them apart"
+
+
+def test_every_table_has_its_controls(store: Store) -> None:
+    tables = tables_of(store)
+    assert [table.track for table in tables] == ["grid", "tiny", "single", "groups", "ceiling", "contrast"]
+    for table in tables:
+        assert {line.name for line in table.lines[-4:]} == {"truth", "both", "center", "random"}
+        assert table.id.startswith("camfn-truth/1:")
+    assert suite_of(store.header) == FEW
+
+
+def test_a_metric_that_cannot_tell_is_gray(store: Store) -> None:
+    blind = _grade("saco", "grad_cam", torch.tensor([[0.1, 0.5, 0.1], [0.2, 0.1, 0.25], [0.3, 0.3, 0.2]]))
+    sees = _grade("saco", "grad_cam", torch.tensor([[0.9, 0.5, 0.1], [0.8, 0.6, 0.2], [0.7, 0.3, 0.2]]))
+    lower = _grade("deletion", "grad_cam", torch.tensor([[0.1, 0.5, 0.9], [0.2, 0.6, 0.8]]))
+    assert (blind.tells, sees.tells, lower.tells) == (False, True, True)
+    assert sees.one == sees.mean == lower.one == 1
+    assert gray_of([blind], "grad_cam") == {"saco": True}
+    found = {grade.name: grade for grade in grades_of(store) if grade.base == "grad_cam"}
+    assert {"complexity", "single", "own_share"} <= set(found)
+    assert found["own_share"].tells
+
+
+def test_the_text_has_costs_intervals_and_the_way_to_read_it(store: Store) -> None:
+    text = "\n".join(grid.to_text() for grid in grids_of(store))
+    assert "grad_cam = hires_cam @ body" in text
+    assert "17 forwards a photo, for all methods" in text
+    assert "3 photos, which are resampled" in text
+    assert "mean rank" not in text
+    latex = "\n".join(grid.to_latex() for grid in grids_of(store))
+    assert latex.count(r"\toprule") == 7
