@@ -141,9 +141,10 @@ def explain(
         from ._records import command_again
 
         deployed = None
-        if model.endswith(".onnx"):
-            from ._jobs.deployed import DeployedJob, facts_of, load_file, method_of, refuse_changes
+        if model.endswith((".onnx", ".pt2")):
+            from ._jobs.deployed import DeployedJob, facts_of, is_deployed, load_file, method_of, refuse_changes
 
+        if model.endswith((".onnx", ".pt2")) and is_deployed(model):
             deployed = load_file(model, options.arguments())
             method = method_of(deployed, method)
         chosen, place, read_as = pick_method(method, seed), pick_device(device), reading.read_as()

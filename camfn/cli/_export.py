@@ -143,7 +143,7 @@ def _write_file(
 @app.command()
 @option_groups
 def verify(
-    file: Annotated[Path, typer.Argument(help="A file that camfn export wrote, .onnx.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="A file that camfn export wrote, .onnx or .pt2.", show_default=False)],
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help=PHOTOS, show_default=False)],
     model: Annotated[
         str | None, typer.Option("--model", help="The model whose export it is. [default: as the file says]")
@@ -155,11 +155,11 @@ def verify(
     Ends with 0 if they agree to 1e-4 of the largest value, with 1 if not.
     """
     with refusals():
-        from ..export import load
+        from ._jobs.deployed import open_file
         from ._jobs.export import compare_with
         from ._options import named_photos
 
-        deployed = load(file)
+        deployed = open_file(str(file))
         found, problems = named_photos(photos)
         lines, agree = compare_with(deployed, found, options.load(model or str(deployed.facts["model"])))
         for line in lines:

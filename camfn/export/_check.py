@@ -68,7 +68,7 @@ def fresh(what: Plan, count: int) -> tuple[Tensor, ...]:
     images = rows + 0.1 * torch.where(spread > 0, spread, 1.0) * torch.randn(rows.shape, generator=generator)
     if not what.asks:
         return (images,)
-    asked = torch.arange(count) - 1  # the top class, and the first ones
+    asked = torch.arange(count) % ((what.classes or count) + 1) - 1  # the top class, and the first ones
     return images, asked
 
 

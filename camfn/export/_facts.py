@@ -19,7 +19,9 @@ from .._shared.value import shown
 from ._plan import Plan
 
 
-def facts(what: Plan, model: str | None, classes: Sequence[str] | None, preprocessing: Any) -> dict[str, Any]:
+def facts(
+    what: Plan, model: str | None = None, classes: Sequence[str] | None = None, preprocessing: Any = None
+) -> dict[str, Any]:
     """Return what a file says of itself, as JSON can hold it, before it is made and checked.
 
     Raises:

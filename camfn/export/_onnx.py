@@ -217,8 +217,8 @@ def checked_proto(what: Plan, proto: Any) -> Compared:
 
 def _one_target_for_all(what: Plan, run: Callable[..., list[Any]]) -> None:
     """Refuse a file that one class for several images does not suit."""
-    images, _ = fresh(what, 3)
-    one, all_of_them = run(images, torch.tensor([1])), run(images, torch.tensor([1, 1, 1]))
+    images, asked = fresh(what, 3)
+    one, all_of_them = run(images, asked[1:2]), run(images, asked[1:2].repeat(3))
     if any(relative(torch.as_tensor(a), torch.as_tensor(b)) > TOLERANCE for a, b in zip(one, all_of_them)):
         raise CamfnError(
             "export: one class for all images gives other maps than the same class for each: a bug of camfn"

@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from .._shared.errors import CamfnError, first_line
 from ._check import compared
+from ._facts import facts
 from ._plan import Batch, Plan, plan
 from ._trace import BATCH, Frozen, state_of, traced
 
@@ -60,12 +61,15 @@ def program(
         >>> logits.shape, cam.shape
         (torch.Size([3, 5]), torch.Size([3, 6, 6]))
     """
-    tell = progress or (lambda stage: None)
-    what = plan(explain, inputs, target, heatmap, batch)
+    return program_and_facts(plan(explain, inputs, target, heatmap, batch), progress or (lambda stage: None))[0]
+
+
+def program_and_facts(what: Plan, tell: Stage, **about: Any) -> tuple[ExportedProgram, dict[str, Any]]:
+    """Export a plan and check the program; return it with what `facts` say of it, from the user's words `about` it."""
+    told = facts(what, **about)
     made = exported(what, tell)
     tell("checking")
-    compared(what, made.module())
-    return made
+    return made, told | {"verified": compared(what, made.module())._asdict()}
 
 
 def exported(what: Plan, tell: Stage) -> ExportedProgram:

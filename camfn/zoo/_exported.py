@@ -47,7 +47,7 @@ def load_program(path: Path) -> tuple[nn.Module, tuple[int | None, ...]]:
             another input than one batch of images.
     """
     try:
-        _refuse_code(path)
+        refuse_code(path)
         program = torch.export.load(str(path))
         network = torch.export.unflatten(program)
     except LoadError:
@@ -80,7 +80,7 @@ def _refuse_training(path: Path, program: Any) -> None:
             raise LoadError(f"{path} was exported in training mode ({node.target}): {_AGAIN}")
 
 
-def _refuse_code(path: Path) -> None:
+def refuse_code(path: Path) -> None:
     """Refuse what torch.export.load would run: pickled objects, libraries, and text that is no arithmetic.
 
     Raises:

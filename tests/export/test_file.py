@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.metadata import requires
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -45,30 +48,36 @@ def test_a_file_is_run_and_refuses_what_it_does_not_take(tmp_path: Path) -> None
         export.load(tmp_path / "plain.onnx")
 
 
-def test_one_python_file_without_torch_prints_classes_and_saves_the_overlay(tmp_path: Path) -> None:
+def test_one_command_then_one_python_file_with_onnxruntime_alone(tmp_path: Path) -> None:
+    """The story of a new user: `pip install 'camfn[export]'`, a command, and on the server a file without torch."""
+    needed = {re.split(r"[ ;<>=]", line)[0] for line in requires("camfn") or () if line.endswith("extra == 'export'")}
+    assert needed == {"onnx", "onnxscript", "onnxruntime"}
     loaded = load("tiny:cnn")
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8))
     photo.save(tmp_path / "photo.png")
-    layer = [name for name, module in loaded.model.named_modules() if isinstance(module, torch.nn.Conv2d)][-1]
-    images = torch.stack([loaded.preprocess(photo)] * 2)
-    height, width = images.shape[2:]
-    export.onnx(
-        explainer(methods.grad_cam, loaded.model, layer),
-        images,
-        tmp_path / "lite0.onnx",
-        heatmap=(height, width),
-        classes=loaded.classes,
-        preprocessing=loaded.recipe,
-    )
+    command = ["-m", "camfn", "export", "lite0.onnx", "--model", "tiny:cnn", "--method", "grad_cam", "--heatmap", "64"]
+    run_in(tmp_path, *command)
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for module in (onnxruntime, np, PIL):
+        place = Path(str(module.__file__)).parent
+        for part in (place, *place.parent.glob(f"{'pillow' if module is PIL else place.name}.libs")):
+            (packages / part.name).symlink_to(part)
     (text,) = [block for block in STORY if "overlay.png" in block]
-    (tmp_path / "story.py").write_text("import sys\nsys.modules['torch'] = None\n" + text)
-    done = subprocess.run(
-        [sys.executable, "story.py", "photo.png"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "story.py").write_text("import sys\nsys.path.insert(0, 'packages')\n" + text)
+    said = run_in(tmp_path, "-I", "-S", "story.py", "photo.png")
+    image = loaded.preprocess(photo)[None]
     with torch.no_grad():
-        best = int(loaded.model(images[:1]).argmax())
+        best = int(loaded.model(image).argmax())
     assert loaded.classes is not None
-    assert done.stdout.split()[0] == loaded.classes[best].split()[0]
+    assert said.startswith(loaded.classes[best])
     with Image.open(tmp_path / "overlay.png") as overlay:
-        assert overlay.size == (width, height)
+        assert overlay.size == tuple(image.shape[:1:-1])
+    with pytest.raises(AssertionError, match="No module named 'torch'"):
+        run_in(tmp_path, "-I", "-S", "-c", "import sys; sys.path.insert(0, 'packages'); import torch")
+
+
+def run_in(folder: Path, *words: str) -> str:
+    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -80,6 +80,13 @@ def test_images_on_which_nothing_can_be_checked_are_refused(tmp_path: Path, valu
         export.onnx(explainer(methods.grad_cam, small(), "last"), images, tmp_path / "net.onnx")
 
 
+def test_a_network_of_one_logit_exports(tmp_path: Path) -> None:
+    net = torch.nn.Sequential(small(), torch.nn.Linear(7, 1)).eval()
+    explain = explainer(methods.grad_cam, net, "0.last")
+    found = export.onnx(explain, photos(), tmp_path / "net.onnx", classes=["ripe"])
+    assert max(found["verified"]["differences"].values()) < 1e-4
+
+
 def test_a_full_disk_leaves_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Path, data: bytes) -> int:
         with self.open("wb") as file:

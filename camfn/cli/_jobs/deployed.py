@@ -1,12 +1,15 @@
-"""`camfn explain --model FILE.onnx`: an exported file, run by onnxruntime, explains photos as a model does."""
+"""`camfn explain --model FILE.onnx`, or .pt2: an exported file explains photos as a model does."""
 
 # tested in tests/cli/jobs/test_export.py
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,9 +27,11 @@ from ...catalogue import METHODS
 from ...export import Deployed
 from ...targets import class_score, logits_of
 from ...zoo import Loaded
+from ...zoo._exported import refuse_code
 from ...zoo._recipe import Recipe
 from .._records import Record
 from .._trust import checked
+from .export import PART
 from .job import Job
 
 NO_HEAD = "a file holds no weights that can be drawn anew; check the model that it was exported from"
@@ -44,13 +49,57 @@ class Network(nn.Module):
         return self.file(images)[str(self.file.facts["outputs"][0])]
 
 
+class _Program:
+    """An exported program, run as onnxruntime's session is."""
+
+    def __init__(self, program: Any, names: list[str]) -> None:
+        self._run, self._names = program.module(), names
+        outputs = next(node for node in program.graph.nodes if node.op == "output").args[0]
+        self._shapes = [SimpleNamespace(shape=list(node.meta["val"].shape)) for node in outputs]
+
+    def get_outputs(self) -> list[Any]:
+        """Return the shapes of the outputs."""
+        return self._shapes
+
+    def run(self, names: list[str], feed: dict[str, Any]) -> list[Any]:
+        """Return the outputs of these names."""
+        with torch.no_grad():
+            found = dict(zip(self._names, self._run(*(torch.from_numpy(value) for value in feed.values()))))
+        return [found[name].numpy() for name in names]
+
+
+def is_deployed(path: str) -> bool:
+    """Whether a path is of a file that `camfn export` writes: ONNX, or a program that says what it is of."""
+    if path.endswith(".onnx"):
+        return True
+    if not path.endswith(".pt2") or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith(f"/extra/{PART}") for name in archive.namelist())
+
+
+def open_file(path: str) -> Deployed:
+    """Open a file that `camfn export` wrote, .onnx or .pt2.
+
+    Raises:
+        LoadError: the file cannot be read, or holds code.
+    """
+    if path.endswith(".onnx") or not is_deployed(path):
+        return export.load(path)
+    refuse_code(Path(path))
+    extra = {PART: ""}
+    program = torch.export.load(path, extra_files=extra)
+    facts = json.loads(extra[PART])
+    return Deployed(path, facts, _Program(program, facts["outputs"]))
+
+
 def load_file(path: str, asked: dict[str, Any]) -> Loaded:
     """Open a file as a model with its preprocessing and class names.
 
     Raises:
         UsageError: the file does not say how photos are prepared, or an option would change what it says.
     """
-    file = export.load(path)
+    file = open_file(path)
     if asked:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
         raise UsageError(f"{path} says how photos are prepared and what its classes are: leave {options} out")

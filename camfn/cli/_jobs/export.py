@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Callable
@@ -30,11 +31,15 @@ from ...export._check import TOLERANCE, relative
 from ...export._facts import differences_of
 from ...export._file import session_of
 from ...export._onnx import written
-from ...export._plan import Batch
+from ...export._plan import Batch, plan
+from ...export._program import program_and_facts
 from ...export._settle import check_method as check
 from ...export._target import logits_among
 from ...zoo import Loaded
 from .._options import pick_layer
+
+PART = "camfn.facts"
+"""Name of the part of an exported program that holds what it says of itself."""
 
 
 def check_file(file: Path, force: bool) -> None:
@@ -113,15 +118,16 @@ def write_file(
     """Export a model by a method at a layer; return lines that say what was written and what it costs."""
     images = noise_of(loaded)
     progress("choosing the layer")
-    chosen, explain = explained_at(loaded, images, method, pick_layer(loaded.model, layer))
+    _, explain = explained_at(loaded, images, method, pick_layer(loaded.model, layer))
     about, batch = about_of(loaded), batch_of(loaded)
     options: dict[str, Any] = {"heatmap": heatmap, "target": target, "batch": batch, "progress": progress}
     if file.name.endswith(".aot.pt2"):
         return told(file, export.aot(explain, images, file, **options, **about))
     if file.suffix == ".pt2":
-        made = export.program(explain, images, **options)
-        written(file, lambda path: torch.export.save(made, str(path)))
-        return [f"{file}: {file.stat().st_size / 1e6:.2f} MB, a program of torch.export, layer {chosen.name}, checked"]
+        made, facts = program_and_facts(plan(explain, images, target, heatmap, batch), progress, **about)
+        extra = {PART: json.dumps(facts)}
+        written(file, lambda path: torch.export.save(made, str(path), extra_files=extra))
+        return told(file, facts)
     return [*told(file, export.onnx(explain, images, file, **options, **about)), _cost(file, loaded.model, images)]
 
 

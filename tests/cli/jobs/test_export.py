@@ -25,6 +25,26 @@ def photo(tmp_path: Path) -> Path:
     return file
 
 
+def test_a_program_explains_photos_and_agrees_with_its_model(
+    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = run("export", "net.pt2", "--model", "tiny:cnn", "--method", "layer_cam")
+    assert code == 0, said
+    code, said = run("explain", "noise.png", "--model", "net.pt2", "--target", "3")
+    assert code == 0, said
+    code, again = run(
+        "explain", "noise.png", "--model", "tiny:cnn", "--method", "layer_cam", "--target", "3", "--out", "eager"
+    )
+    assert code == 0, again
+    eager, found = (np.load(f"{folder}/noise.layer_cam.3.npy") for folder in ("eager", "maps"))
+    np.testing.assert_allclose(found, eager, rtol=1e-3, atol=1e-4 * abs(eager).max())
+    code, said = run("verify", "net.pt2", "noise.png")
+    assert (code, "agree on 1 photos" in said) == (0, True), said
+    code, said = run("explain", "noise.png", "--model", "net.pt2", "--target", "7000", "--out", "none")
+    assert code != 0, said
+
+
 def test_a_file_is_written_explains_photos_and_agrees_with_its_model(
     tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
