@@ -11,9 +11,9 @@ from einops import einsum
 from torch import Tensor
 from torch.nn import functional
 
-from .._shared.checks import describe, function, number, same_device, tensor, whole
+from .._shared.checks import describe, function, number, progress_bar, same_device, tensor, whole
 from .._shared.devices import brought
-from .._shared.errors import CamfnError
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import resize, spatial_mean, widen
 from .._shared.rows import ChunkSize, Progress, no_nan, score_variants
 from .._shared.sensitivity import sobol_points, total_indices, with_one_from_second
@@ -69,6 +69,8 @@ def crops(images: Tensor, size: int, *, overlap: float = 0.2) -> Tensor:
     tensor("crops: images", images)
     whole("crops: size", size)
     number("crops: overlap", overlap, "[0, 1)")
+    if not images.is_floating_point():
+        raise ArgumentTypeError(f"crops: images: expected a floating-point tensor, got {images.dtype}")
     if images.ndim != 4 or min(images.shape[2:]) < size:
         raise CamfnError(
             f"crops: expected images (B, channels, H, W) with sides of {size} at least, got {tuple(images.shape)}"
@@ -123,7 +125,10 @@ def concept_importance(
         tensor([[0.3600, 0.6400, 0.0000]])
     """
     function("concept_importance: tail", tail, "from activations to one score a sample")
-    tensor("concept_importance: maps", maps, "(B, r, *S)")
+    for name, value in (("maps", maps), ("concepts", concepts)):
+        tensor(f"concept_importance: {name}", value, "as craft gives them")
+        if not value.is_floating_point():
+            raise ArgumentTypeError(f"concept_importance: {name}: expected floats, got {value.dtype}")
     same_device("concept_importance: concepts", concepts, maps, "maps")
     whole("concept_importance: designs", designs, 2)
     rank = maps.shape[1] if maps.ndim > 1 else 0
@@ -210,6 +215,10 @@ def craft(
     whole("craft: batch_size", batch_size)
     if not isinstance(target, int) and not callable(target):
         raise CamfnError(f"craft: target: expected one class or a function of the outputs, got {describe(target)}")
+    progress_bar("craft", progress)
+    tensor("craft: images", images)
+    if not bool(images.isfinite().all()):
+        raise CamfnError("craft: images: expected finite numbers, got NaN or infinity")
     with torch.no_grad():
         cut = crops(images, size, overlap=overlap)
         pooled = [

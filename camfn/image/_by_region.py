@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .._shared.checks import one_of, whole
+from .._shared.checks import number, one_of, whole
 from .._shared.devices import brought
 from .._shared.maps import safe_divide
 from .._shared.optional import extra
@@ -29,7 +29,7 @@ def superpixels(photo: Tensor, *, count: int = 50, compactness: float = 10.0) ->
         Labels from 0, (H, W) or (B, H, W), int64, on the device of the photo.
 
     Raises:
-        CamfnError: another shape, values outside [0, 1], `count` below 1.
+        CamfnError: another shape, values outside [0, 1], `count` below 1, a compactness of 0 or less.
         MissingPackageError: no scikit-image.
 
     Source: SLIC, Achanta et al., TPAMI 2012, as scikit-image has it.
@@ -42,6 +42,7 @@ def superpixels(photo: Tensor, *, count: int = 50, compactness: float = 10.0) ->
         tensor([0, 0, 0, 0, 1, 1, 1, 1])
     """
     whole("superpixels: count", count)
+    number("superpixels: compactness", compactness, "(0, inf)")
     photos = as_photo(photo, "superpixels: photo", batched=True)
     with extra("scikit-image", "image.superpixels", name="demo"):
         from skimage.segmentation import slic
