@@ -90,7 +90,8 @@ def write_board(lines: Sequence[dict[str, str]], path: Path) -> None:
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     every = sorted([*kept, *lines], key=lambda line: (line["protocol"], line["measure"], -float(line["value"])))
-    writer.writerows({name: safe(line[name]) for name in COLUMNS} for line in every)
+    numbers = ("value", "low", "high")
+    writer.writerows({name: line[name] if name in numbers else safe(line[name]) for name in COLUMNS} for line in every)
     write_file(path, buffer.getvalue())
 
 

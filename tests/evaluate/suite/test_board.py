@@ -13,6 +13,7 @@ from camfn.evaluate._suite.protocol import TRACKS
 def test_a_board_keeps_other_protocols_and_replaces_its_own(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "board.csv"
     lines = board_of(store, by="somebody", date="2026-01-01")
+    lines[0] |= {"value": "-0.5", "low": "-0.7", "high": "-0.25"}
     write_board([{**lines[0], "protocol": "camfn-truth/1:other@net#00000000"}], path)
     write_board(lines, path)
     write_board(lines, path)
@@ -20,6 +21,7 @@ def test_a_board_keeps_other_protocols_and_replaces_its_own(store: Store, tmp_pa
         found = list(csv.DictReader(file))
     assert tuple(found[0]) == COLUMNS
     assert len(found) == len(lines) + 1
+    assert [line["low"] for line in found if line["value"] == "-0.5"] == ["-0.7"] * 2
     assert {line["by"] for line in found} == {"somebody"}
     methods = {line["method"] for line in found if line["measure"] == "single"}
     assert methods == {"grad_cam", "hires_cam", "eigen_cam", "truth", "both", "center", "random"}
