@@ -14,8 +14,10 @@ from camfn.words._answer import answered, generated
 from tests.nets.multimodal import every_case, load
 
 
-@pytest.mark.parametrize("method", ["grad_cam", "tam", "raw_attention"])
 @every_case
+@pytest.mark.parametrize(
+    "method", ["grad_cam", *(pytest.param(name, marks=pytest.mark.sweep) for name in ("tam", "raw_attention"))]
+)
 def test_scores_of_one_forward_are_those_of_generation(name: str, method: str) -> None:
     case = load(name)
     model: Any = case.model
