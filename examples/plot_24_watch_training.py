@@ -95,4 +95,4 @@ to_pil_image(image.read(folder / "and energy in the box" / "photo-1.png"))
 
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_17_training.py`; :doc:`/training`.
-# sphinx_gallery_thumbnail_cell = 1
+# sphinx_gallery_thumbnail_cell = 4, 5

@@ -11,7 +11,7 @@ from typing import Any
 
 MODULES = (
     "methods", "targets", "image", "layers", "layout", "transforms", "attention", "network", "factorize", "metrics",
-    "evaluate", "export", "explore", "training", "catalogue", "tiny", "zoo", "adapters",
+    "evaluate", "export", "explore", "training", "words", "catalogue", "tiny", "zoo", "adapters",
 )  # fmt: skip
 """The public modules, in the order of the reference. `camfn` itself comes first."""
 
