@@ -38,6 +38,7 @@ class Maker:
         scale: 1, or the factor by which cells are smaller than the network's input.
         one_forward: operations of one forward of one picture.
         metrics: words of the metrics that are graded; None for all of `METRICS`.
+        classifies: whether the network gives classes: only then there are grids, parts, questions and grades.
     """
 
     suite: Suite
@@ -48,6 +49,7 @@ class Maker:
     scale: float
     one_forward: int
     metrics: tuple[Any, ...] | None = None
+    classifies: bool = True
 
     def rows(self, work: Work, loaded: Loaded, device: str, shared: Shared) -> Iterator[Row]:
         """Yield the row of each case of a unit."""

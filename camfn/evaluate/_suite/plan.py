@@ -101,6 +101,8 @@ def _units(maker: Maker, listed: Sequence[Case], rows: Sequence[Case]) -> Iterab
     some = source.blocks(suite.measured)
     shown = source.blocks() if "tiny" in tracks and isinstance(source, Scenes) else some if removing else []
     yield [f"picture/{name}" for name in shown], [*listed, *rows]
+    if not maker.classifies:
+        return
     if "tiny" in tracks and isinstance(source, Scenes):
         yield [f"parts/{name}" for name in source.parts()], [*listed, *rows]
     if "contrast" in tracks:
@@ -149,7 +151,9 @@ def prepared(
         scale = 1.0 if takes_larger(loaded.model, cells[0].image, suite.side) else 1 / suite.side
         size = (round(height * suite.side * scale), round(width * suite.side * scale))
     one = _one_forward(source, loaded)
-    maker = Maker(suite, source, tuple(map(tuple, grids)), labels, size, scale, one, metrics)
+    maker = Maker(
+        suite, source, tuple(map(tuple, grids)), labels, size, scale, one, metrics, makes_grids(loaded, source)
+    )
     data = {
         "source": source.record(),
         "model": {"spec": spec, "weights": weights_digest(loaded.model)},

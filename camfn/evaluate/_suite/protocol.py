@@ -140,7 +140,7 @@ def _words(record: dict[str, Any]) -> str:
     """Name a track with the parameter that a reader has to know."""
     track, own = record["track"], record["parameters"]
     if track == "grid":
-        scale = "" if record.get("scale", 1) == 1 else "s"
+        scale = "" if record.get("grids", {}).get("scale", 1) == 1 else "s"
         return f"grid{own['side']}x{own['side']}{scale}"
     if track in ("single", "ceiling"):
         return f"{track}{own['cells']}x{own['cells']}"

@@ -130,6 +130,7 @@ def _verified(store: Store, photos: str | Path | Sequence[Photo] | None, network
         grids["scale"],
         0,
         metrics,
+        any(row.photo.partition("/")[0] in ("gridpg", "parts", "questions", "grade") for row in store.rows),
     )
     if loaded is not None and grids["cells"]:
         dealt, _ = prepared(spec, loaded, source, suite, record["layers"])

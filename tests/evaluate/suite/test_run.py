@@ -107,6 +107,25 @@ def test_a_problem_is_the_rows_own(tmp_path: Path) -> None:
     assert all(row.values for row in store.rows if row.method == "grad_cam")
 
 
+@pytest.mark.parametrize("name", ["detector", "segmenter"])
+def test_what_is_no_classifier_has_the_tracks_that_are_not_of_classes(name: str, tmp_path: Path) -> None:
+    suite = Suite(
+        **{**vars(FEW), "scenes": 1, "measured": 1, "tracks": ("grid", "tiny", "single", "contrast", "grade")}
+    )
+    (store,) = truth(f"tiny:{name}", "hires_cam", tmp_path, suite=suite)
+    assert not [row.problem for row in store.rows if row.problem]
+    values = {row.method: row.values for row in store.rows}
+    assert values["hires_cam"]["own_share"] > 0.9
+    assert {"single", "own_mass"} <= set(values["hires_cam"])
+
+
+def test_a_network_that_takes_no_larger_picture_has_smaller_cells(tmp_path: Path) -> None:
+    suite = Suite(**{**vars(FEW), "grids": 1, "tracks": ("grid",)})
+    (store,) = truth("tiny:vit", "hires_cam", tmp_path, suite=suite)
+    assert store.header["protocols"]["grid"]["id"].startswith("camfn-truth/1:grid2x2s@tiny:vit#")
+    assert store.header["protocols"]["grid"]["record"]["grids"]["size"] == [64, 64]
+
+
 def test_the_model_and_the_generator_are_as_they_were(tmp_path: Path) -> None:
     from camfn.zoo import load
 
