@@ -36,10 +36,11 @@ def superpixels(photo: Tensor, *, count: int = 50, compactness: float = 10.0) ->
 
     Example:
         >>> import torch
-        >>> halves = torch.zeros(1, 3, 8, 8)
-        >>> halves[..., 4:] = 1
-        >>> superpixels(halves, count=2)[0, 0]
-        tensor([0, 0, 0, 0, 1, 1, 1, 1])
+        >>> halves = torch.zeros(1, 3, 40, 60)
+        >>> halves[..., 30:] = 1
+        >>> labels = superpixels(halves, count=12)
+        >>> bool((labels[0, :, 29] != labels[0, :, 30]).all())  # none lies across the edge
+        True
     """
     whole("superpixels: count", count)
     number("superpixels: compactness", compactness, "(0, inf)")
