@@ -100,13 +100,18 @@ def _units(maker: Maker, listed: Sequence[Case], rows: Sequence[Case]) -> Iterab
     removing = {"single", "groups", "ceiling"} & set(tracks)
     some = source.blocks(suite.measured)
     shown = source.blocks() if "tiny" in tracks and isinstance(source, Scenes) else some if removing else []
-    yield [f"picture/{name}" for name in shown], [*listed, *rows]
+    # where no pixels are known to be the object's, there is no row of them
+    boxed = {photo.name for photo in getattr(source, "photos", ()) if photo.boxes}
+    blind = rows if isinstance(source, Scenes) else [row for row in rows if row.method not in ("truth", "both")]
+    for name in shown:
+        own = [row for row in rows if row.method == "truth"] if name in boxed else []
+        yield [f"picture/{name}"], [*listed, *own, *blind]
     if not maker.classifies:
         return
     if "tiny" in tracks and isinstance(source, Scenes):
         yield [f"parts/{name}" for name in source.parts()], [*listed, *rows]
     if "contrast" in tracks:
-        yield [f"questions/{name}" for name in some], [*listed, *rows]
+        yield [f"questions/{name}" for name in some], [*listed, *blind]
     if "grade" in tracks:
         model = listed[0].model
         bases = [Case(model, "auto", GRADED), *([Case(model, "auto", "truth")] if isinstance(source, Scenes) else [])]
