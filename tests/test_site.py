@@ -140,6 +140,12 @@ def test_the_link_checker_finds_what_is_broken(tmp_path: Path) -> None:
     assert [line.split(": ")[1] for line in found] == ["b.html#gone", "c.html", "d.png", "ftp://x"]
 
 
+def test_a_docstring_of_markdown_becomes_restructured_text() -> None:
+    lines = ["all `Record`s of (B, *S)", ">>> f(`x`, *y)"]
+    part("camfn_site").markdown(None, "function", "f", None, None, lines)
+    assert lines == ["all ``Record``\\ s of (B, \\*S)", ">>> f(`x`, *y)"]
+
+
 def test_every_public_module_has_its_page_in_the_reference() -> None:
     text = (ROOT / "docs/reference.md").read_text()
     tree = re.search(r"autosummary::\n   :toctree: reference\n\n(.*?)```", text, re.DOTALL)

@@ -69,6 +69,7 @@ def markdown(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
 
 def _line(line: str) -> str:
     line = re.sub(r"(?<![`:])`([^`]+)`(?!`)", r"``\1``", line)
+    line = re.sub(r"(``[^`]+``)(?=\w)", r"\1\\ ", line)  # a plural right behind it
     parts = re.split(r"(``[^`]*``)", line)
     return "".join(part if part.startswith("``") else re.sub(r"([*|]|_(?=\W|$))", r"\\\1", part) for part in parts)
 
