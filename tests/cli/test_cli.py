@@ -537,7 +537,8 @@ def test_every_method_runs(
     for photo in made:
         (found,) = photo["explanations"]
         # maps of masks on the input have its resolution; those of cells of a grid have a value a cell
-        side = {"rise": SIDE, "d_rise": SIDE, "region_search": SIDE, "sobol": 8, "hsic": 7}.get(name, SIDE // 4)
+        of_pixels = {"rise", "d_rise", "region_search", "occlusion", "sobel_edges"}
+        side = SIDE if name in of_pixels else {"sobol": 8, "hsic": 7}.get(name, SIDE // 4)
         assert np.load(tmp_path / "out" / found["map"]).shape == (side, side)
         assert (found["problem"] is None) == (found["overlay"] is not None)
     problems = sum(photo["explanations"][0]["problem"] is not None for photo in made)

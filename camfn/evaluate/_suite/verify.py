@@ -84,7 +84,7 @@ def verify(
         ...     _ = truth("tiny:cnn", "grad_cam", folder, suite=Suite(tracks=("tiny",), scenes=2))
         ...     (found,) = verify(folder, network=False)
         >>> found.problems, found.numbers
-        ([], 60)
+        ([], 12)
     """
     place = Path(folder)
     folders = [place] if (place / "results.sqlite").is_file() else sorted(place.glob("*/"))
