@@ -18,6 +18,7 @@ from ._terminal import progress_bars, refusals
 
 if TYPE_CHECKING:
     from ..evaluate import Store
+    from ..evaluate._tables.grid import Grid
 
 suite_app = App(
     help="Submissions of the suite `truth`: verify one, show its tables, join leaderboards.", no_args_is_help=True
@@ -179,7 +180,7 @@ def show(
 
     grids = [grid for store in stores for grid in grids_of(store, intervals=not plain)]
     for grid in grids:
-        print(grid.to_text())
+        print_grid(grid)
     lines = []
     for store in stores:
         own = board_of(store)
@@ -195,6 +196,19 @@ def show(
     if board is not None:
         write_board(lines, board)
         print(board)
+
+
+def print_grid(grid: Grid) -> None:
+    """Print a table; on a terminal what does not tell a map from noise is dim."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for line in grid.to_pieces():
+        drawn = Text.assemble(*((text, "dim" if gray else "") for text, gray in line))
+        drawn.rstrip()
+        console.print(drawn, soft_wrap=True)
+    console.print()
 
 
 @suite_app.command("table")
@@ -228,15 +242,20 @@ def suite_verify(
     network: Annotated[
         bool, typer.Option("--network/--no-network", help="Also make the numbers for which the network runs.")
     ] = True,
+    head: Annotated[
+        str | None, typer.Option(help="As for evaluate: file.py:NAME, a BoxHead of your detector.", show_default=False)
+    ] = None,
 ) -> None:
     """Recompute a submission from its maps: ids, pictures, every number, and whether rows were left out.
 
     Ends with 0 if all is well, with 1 if something is not.
     """
     with refusals():
+        from .._shared.given import named_object
         from ..evaluate import verify
 
-        found = verify(folder, photos=photos, network=network)
+        reads = None if head is None else named_object(head, "--head")
+        found = verify(folder, photos=photos, network=network, head=reads)
     for each in found:
         print(each.folder)
         for name in each.ids:
@@ -255,7 +274,7 @@ def _print_problems(store: Store) -> int:
     """Print each different problem of the rows once, on stderr, and return their number."""
     from collections import Counter
 
-    counts = Counter(row.problem for row in store.rows if row.kind)
+    counts = Counter(row.problem for row in store.rows if row.problem)
     for problem, count in counts.most_common(20):
         print(f"camfn: {problem}{f' ({count} rows)' if count > 1 else ''}", file=sys.stderr)
     return len(counts)

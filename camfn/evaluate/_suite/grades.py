@@ -19,6 +19,9 @@ DRAWS, MEAN_OF = 200, 10
 
 RESAMPLES = 2000
 
+ROUNDING = 1e-5
+"""A difference below this share of a metric's largest value is what float32 leaves."""
+
 
 class Grade(NamedTuple):
     """The grade of a metric.
@@ -31,6 +34,7 @@ class Grade(NamedTuple):
         low: lower end of the interval of the difference between the map and its full shuffle, positive for better.
         high: upper end.
         photos: number of photos.
+        rounding: a difference that means nothing.
     """
 
     name: str
@@ -40,11 +44,12 @@ class Grade(NamedTuple):
     low: float
     high: float
     photos: int
+    rounding: float = 0.0
 
     @property
     def tells(self) -> bool:
         """Whether it tells a map from noise."""
-        return self.low > 0
+        return self.low > self.rounding
 
 
 def grades_of(store: Store) -> list[Grade]:
@@ -70,7 +75,7 @@ def _grade(name: str, base: str, values: Tensor) -> Grade:
     gain = better * (values[:, 0] - values[:, -1])
     resampled = gain[torch.randint(photos, (RESAMPLES, photos), generator=generator)].mean(1)
     low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Grade(name, base, one, mean, low, high, photos)
+    return Grade(name, base, one, mean, low, high, photos, ROUNDING * float(values.abs().max()))
 
 
 def _direction(name: str) -> int:

@@ -220,16 +220,23 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def _one_forward(source: Source, loaded: Loaded) -> int:
-    """Count the operations of one forward of one picture; 0 where there is no picture that can be read."""
+    """Count the operations of one forward of the first picture that can be asked about.
+
+    Raises:
+        UsageError: there is none; it says what is wrong with the first.
+    """
+    first: Exception | None = None
     device = next(loaded.model.parameters(), torch.empty(0)).device
     for name in source.pictures():
         try:
             images = source.picture(name, loaded, 1).images.to(device)
-        except Exception:
+        except Exception as error:
+            first = first or error
             continue
         with torch.no_grad():
             return flops_of(partial(loaded.model, images[:1]))[1]
-    raise UsageError("none of the pictures can be read: expected a folder of CLASS/PHOTO.jpg")
+    why = "there are none" if first is None else f"{type(first).__name__}: {first}"
+    raise UsageError(f"{loaded.name}: no picture can be measured: expected a folder of CLASS/PHOTO.jpg; {why}")
 
 
 def _preparation(loaded: Loaded) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..._shared.checks import describe
 from ..._shared.errors import UsageError
 from ..._shared.files import versions
 from ..._shared.lists import split_list
@@ -132,7 +133,13 @@ def header_of(protocols: dict[str, Any], suite: Suite, device: str) -> dict[str,
 
 
 def source_of(name: str, photos: str | Path | Sequence[Photo] | None, suite: Suite, head: Head | None) -> Source:
-    """Return the pictures that a model is measured on."""
+    """Return the pictures that a model is measured on.
+
+    Raises:
+        UsageError: what was given as a head has no functions that read boxes and scores, or no photo has a class.
+    """
+    if head is not None and not all(callable(getattr(head, part, None)) for part in ("boxes_of", "scores_of")):
+        raise UsageError(f"head: expected a targets.BoxHead, got {describe(head)}")
     if photos is None:
         photos = "tiny" if name.startswith("tiny:") else "builtin"
     if isinstance(photos, str) and photos == "tiny":

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from .._store.store import Store
 from .._tables.grid import Cell, Grid
 from .figures import Draws, Figure, Line, lines_of
-from .grades import Grade, grades_of, gray_of
+from .grades import MEAN_OF, Grade, grades_of, gray_of
 from .measures import LEAD, MEASURES
 from .plan import GRADED
 from .protocol import TRACKS, Suite
@@ -23,7 +23,8 @@ class Table(NamedTuple):
     Attributes:
         track: of `TRACKS`.
         id: of the protocol.
-        lines: in the order of the lead measure, controls last.
+        lead: the measure that orders the lines: that of `LEAD`, or the first that is not gray; None if all are.
+        lines: in the order of the lead measure, without one by name; controls last.
         figures: of each line, measure to estimate.
         gray: measures that do not tell a map from noise; they enter no rank.
         like_best: of each line, whether the lead measure does not tell it from the best.
@@ -32,6 +33,7 @@ class Table(NamedTuple):
 
     track: str
     id: str
+    lead: str | None
     lines: list[Line]
     figures: list[dict[str, Figure]]
     gray: dict[str, bool]
@@ -53,21 +55,28 @@ def _table(store: Store, track: str, gray: dict[str, bool]) -> Table | None:
         return None
     record = store.header["protocols"]["grid"]["record"]
     draws = Draws(lines, record, store.header["protocol"]["seed"])
-    lead = LEAD[track]
+    lead = _lead(track, lines, gray)
     figures = [{name: draws.figure(values) for name, values in line.numbers.items() if values} for line in lines]
 
-    def order(at: int) -> tuple[bool, float]:
-        found = figures[at].get(lead)
-        return lines[at].control, -(found.value if found else float("-inf"))
+    def order(at: int) -> tuple[bool, float, str]:
+        found = figures[at].get(lead) if lead else None
+        return lines[at].control, -(found.value if found else float("-inf")), "" if lead else lines[at].name
 
     places = sorted(range(len(lines)), key=order)
-    methods = [at for at in places if not lines[at].control and lead in figures[at]]
-    alike = [at in methods and not _told(draws, lines[at], lines[methods[0]], lead) for at in places]
+    methods = [at for at in places if lead and not lines[at].control and lead in figures[at]]
+    alike = [at in methods and not _told(draws, lines[at], lines[methods[0]], lead or "") for at in places]
     pairs = list(combinations(methods, 2))
-    told = sum(_told(draws, lines[one], lines[other], lead) for one, other in pairs)
+    told = sum(_told(draws, lines[one], lines[other], lead or "") for one, other in pairs)
     ordered, estimates = [lines[at] for at in places], [figures[at] for at in places]
     name = store.header["protocols"][track]["id"]
-    return Table(track, name, ordered, estimates, gray, alike, (told, len(pairs)))
+    return Table(track, name, lead, ordered, estimates, gray, alike, (told, len(pairs)))
+
+
+def _lead(track: str, lines: Sequence[Line], gray: dict[str, bool]) -> str | None:
+    """Return the measure that ranks the methods of a track; None where none tells a map from noise."""
+    has = {name for line in lines for name, values in line.numbers.items() if values}
+    own = (name for name, measure in MEASURES.items() if measure.track == track and name in has)
+    return next((name for name in (LEAD[track], *own) if not gray.get(name)), None)
 
 
 def _told(draws: Draws, one: Line, other: Line, lead: str) -> bool:
@@ -82,7 +91,7 @@ def grid_of(table: Table, suite: Suite, *, intervals: bool = True) -> Grid:
     """Lay a table out, with the costs beside the numbers."""
     names = [name for name, measure in MEASURES.items() if measure.track == table.track]
     names = [name for name in names if any(name in figures for figures in table.figures)]
-    lead = LEAD[table.track]
+    lead = table.lead
     heads = [("method", ""), *((_head(name, table), "higher") for name in names), ("forwards", "")]
     alone = sum(table.like_best) == 1
     lines = []
@@ -92,11 +101,13 @@ def grid_of(table: Table, suite: Suite, *, intervals: bool = True) -> Grid:
         for name in names:
             best = name == lead and alike and alone
             mark = "=" if name == lead and alike and not alone else ""
-            cells.append(_cell(figures.get(name), best, mark, intervals))
+            cells.append(_cell(figures.get(name), best, mark, intervals)._replace(gray=table.gray.get(name, False)))
         cells.append(Cell("" if line.control or line.forwards is None else f"{line.forwards:.3g}"))
         lines.append(cells)
     controls = [line.control for line in table.lines]
-    return Grid(f"{table.id}, by {lead}", heads, lines, controls, _notes(table, names, suite), f"tab:{table.track}")
+    gray = [i for i, name in enumerate(names, 1) if table.gray.get(name)]
+    title, notes = f"{table.id}, {f'by {lead}' if lead else 'ranked by nothing'}", _notes(table, names, suite)
+    return Grid(title, heads, lines, controls, notes, f"tab:{table.track}", gray)
 
 
 def _head(name: str, table: Table) -> str:
@@ -120,13 +131,14 @@ def _short(value: float, digits: int = 2) -> str:
 
 def _notes(table: Table, names: Sequence[str], suite: Suite) -> list[str]:
     """Say how to read a table."""
-    lead = LEAD[table.track]
-    told, pairs = table.told
-    counts = {figures[lead].clusters for figures in table.figures if lead in figures}
+    lead, (told, pairs) = table.lead, table.told
+    counts = {figures[lead or names[0]].clusters for figures in table.figures if (lead or names[0]) in figures}
     notes = [f"{name}: {MEASURES[name].about}; {_cost(name, suite)}." for name in names]
     many = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{next(iter(counts), 0)}"
-    notes.append(f"Intervals: 95 %, of {many} photos, which are resampled. {lead} tells {told} of {pairs} pairs apart.")
-    notes.append("* : best, and told from all others. = : best, or not told from it (paired, by photo).")
+    apart = f" {lead} tells {told} of {pairs} pairs apart." if lead else ""
+    notes.append(f"Intervals: 95 %, of {many} photos, which are resampled.{apart}")
+    if lead:
+        notes.append("* : best, and told from all others. = : best, or not told from it (paired, by photo).")
     notes += [f"One map: {line.name}." for line in table.lines if len(line.names) > 2]
     gray = [name for name in names if table.gray.get(name)]
     if gray:
@@ -151,9 +163,11 @@ def grid_of_grades(grades: Sequence[Grade], track_id: str) -> Grid:
     names = list(
         dict.fromkeys(grade.name for grade in sorted(grades, key=lambda g: (g.base != bases[0], -g.mean, -g.one)))
     )
+    photos = max((grade.photos for grade in grades), default=0)
+    few = min(MEAN_OF, photos)
     heads = [("metric", "")]
     for base in bases:
-        heads += [(f"{base}: one photo", "higher"), ("mean of 10", "higher"), ("whole - noise", "")]
+        heads += [(f"{base}: one photo", "higher"), (f"mean of {few}", "higher"), ("whole - noise", "")]
     lines, dim = [], []
     for name in names:
         first = by_name.get((name, bases[0]))
@@ -166,13 +180,12 @@ def grid_of_grades(grades: Sequence[Grade], track_id: str) -> Grid:
             else:
                 interval = f"[{grade.low:.3g}, {grade.high:.3g}]"
                 cells += [Cell(_short(grade.one)), Cell(_short(grade.mean)), Cell(interval)]
-        lines.append(cells)
+        lines.append([cell._replace(gray=gray) for cell in cells])
         dim.append(gray)
-    photos = max((grade.photos for grade in grades), default=0)
     notes = [
         f"A map is replaced by its own shuffle in steps, on {photos} photos. Columns: rank correlation of the metric "
-        "with the step, 1 if each step is worse; the same of the mean over 10 photos; 95 % interval of the metric of "
-        "the map less that of its full shuffle, its sign turned where lower is better.",
+        f"with the step, 1 if each step is worse; the same of the mean over {few} photos; 95 % interval of the metric "
+        "of the map less that of its full shuffle, its sign turned where lower is better.",
         "In parentheses: the interval holds 0 or lies below it. The metric does not tell this map from noise, and "
         "ranks nothing.",
     ]

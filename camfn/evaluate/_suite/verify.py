@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..._shared.errors import CamfnError, UsageError
+from ...targets import Head
 from ...zoo import Loaded, load
 from .._inputs.cases import Case
 from .._inputs.photos import Photo
@@ -23,6 +24,7 @@ from .._store.store import Store
 from .explain import CONTROLS
 from .grade import Grade
 from .maker import Maker
+from .measures import MEASURES
 from .plan import prepared, weights_digest, works_of
 from .protocol import id_of
 from .suite import source_of
@@ -58,6 +60,7 @@ def verify(
     *,
     photos: str | Path | Sequence[Photo] | None = None,
     network: bool = True,
+    head: Head | None = None,
     loader: Loader = load,
 ) -> list[Verified]:
     """Recompute a submission of the suite from its maps.
@@ -69,6 +72,7 @@ def verify(
         folder: of one model, or the folder of several.
         photos: where the photos are, as for `truth`, if they are neither scenes nor the built-in ones.
         network: also make the numbers for which the network runs, and compare its weights with those of the record.
+        head: as for `truth`, of a detector of yours.
         loader: as for `truth`.
 
     Returns:
@@ -92,10 +96,12 @@ def verify(
     stores = [store for store in stores if "protocols" in store.header]
     if not stores:
         raise UsageError(f"no submission of the suite in {place}: expected the folder of camfn evaluate --suite truth")
-    return [_verified(store, photos, network, loader) for store in stores]
+    return [_verified(store, photos, network, head, loader) for store in stores]
 
 
-def _verified(store: Store, photos: str | Path | Sequence[Photo] | None, network: bool, loader: Loader) -> Verified:
+def _verified(
+    store: Store, photos: str | Path | Sequence[Photo] | None, network: bool, head: Head | None, loader: Loader
+) -> Verified:
     """Verify one folder."""
     protocols = store.header["protocols"]
     problems = [
@@ -106,7 +112,7 @@ def _verified(store: Store, photos: str | Path | Sequence[Photo] | None, network
     record = protocols["grid"]["record"]
     spec, suite = record["model"]["spec"], suite_of(store.header)
     given = "tiny" if record["source"]["kind"] == "scenes" else photos or "builtin"
-    source = source_of(spec, given, suite, None)
+    source = source_of(spec, given, suite, head)
     problems += _differing(source.record(), record["source"])
     loaded = loader(spec) if network else None
     if loaded is not None:
@@ -120,7 +126,8 @@ def _verified(store: Store, photos: str | Path | Sequence[Photo] | None, network
         return Verified(store.folder, [each["id"] for each in protocols.values()], 0, 0, 0, problems)
     grids = record["grids"]
     graded = {name for row in store.rows if row.photo.startswith("grade/") for name in row.vectors}
-    metrics = tuple(name for name in METRICS if name in graded)
+    own = sorted(graded - set(METRICS) - set(MEASURES))
+    metrics = (*(name for name in METRICS if name in graded), *own)
     maker = Maker(
         suite,
         source,
@@ -215,10 +222,13 @@ def _close(ours: list[float], theirs: list[float]) -> bool:
 
 def _missing(store: Store, maker: Maker) -> list[str]:
     """Name the methods that lack rows which the protocol asks of them."""
-    rows = [row for row in store.rows if row.case and not row.photo.startswith("grade/")]
+    rows = [row for row in store.rows if row.case]
     if not rows:
         return ["there are no rows"]
-    listed = _cases(rows)
+    # the map that is graded is a method of the others only where it has their rows
+    listed = _cases([row for row in rows if not row.photo.startswith("grade/")] or rows)
+    if not listed:
+        return ["there are no rows of methods"]
     tracks = {_tracks_of(row.photo.partition("/")[0]) for row in rows}
     present = set(store.by_key)
     lacking: dict[str, int] = {}

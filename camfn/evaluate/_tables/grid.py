@@ -29,12 +29,14 @@ class Cell(NamedTuple):
         best: whether it is the best of its column.
         mark: `=`, `+`, `-`, or several of these.
         interval: as in "[0.68, 0.85]".
+        gray: whether it counts for nothing: gray in LaTeX, dim on a terminal.
     """
 
     text: str
     best: bool = False
     mark: str = ""
     interval: str = ""
+    gray: bool = False
 
 
 class Grid(NamedTuple):
@@ -47,6 +49,7 @@ class Grid(NamedTuple):
         dim: for each line, whether it is a baseline.
         notes: how to read it: sentences, in which *, =, +, - are the marks.
         label: of the LaTeX table.
+        gray: columns whose heads are gray.
     """
 
     title: str
@@ -55,6 +58,7 @@ class Grid(NamedTuple):
     dim: Sequence[bool]
     notes: Sequence[str]
     label: str
+    gray: Sequence[int] = ()
 
     @property
     def width(self) -> int:
@@ -63,20 +67,26 @@ class Grid(NamedTuple):
 
     def to_text(self) -> str:
         """Write the table in plain characters: title, heads, lines, notes."""
+        return "\n".join("".join(text for text, _ in line).rstrip() for line in self.to_pieces()) + "\n"
+
+    def to_pieces(self) -> list[list[tuple[str, bool]]]:
+        """Write the lines of `to_text` in pieces, each with whether it is gray."""
         widths = self._widths()
         heads = [[_cut(name) for name, _ in self.heads], [direction for _, direction in self.heads]]
-        lines = [_plain(self.title), ""]
-        lines += [_joined(head, widths) for head in heads if any(head)]
+        lines = [[(_plain(self.title), False)], []]
+        gray = [i in self.gray for i in range(len(self.heads))]
+        lines += [_joined(head, widths, gray) for head in heads if any(head)]
         for line in self.lines:
             cells = [_terminal(cell, i, self._has_marks(i)) for i, cell in enumerate(line)]
-            lines.append(_joined(cells, widths))
+            lines.append(_joined(cells, widths, [cell.gray for cell in line]))
         notes = [part for note in self.notes for part in wrap(_plain(note), 100, subsequent_indent="  ")]
-        return "\n".join([*lines, "", *notes]) + "\n"
+        return [*lines, [], *([(note, False)] for note in notes)]
 
     def to_latex(self) -> str:
-        """Write the table in LaTeX with booktabs; baselines come last, below a rule."""
+        """Write the table in LaTeX with booktabs, and xcolor for gray; baselines come last, below a rule."""
         arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "": ""}
-        heads = " & ".join(escape(name) + arrows[direction] for name, direction in self.heads)
+        named = [escape(name) + arrows[direction] for name, direction in self.heads]
+        heads = " & ".join(_grayed(name, i in self.gray) for i, name in enumerate(named))
         methods = [_row(line) for line, dim in zip(self.lines, self.dim) if not dim]
         baselines = [_row(line) for line, dim in zip(self.lines, self.dim) if dim]
         body = [*methods, *(["\\midrule"] if methods and baselines else []), *baselines]
@@ -149,15 +159,17 @@ def _terminal(cell: Cell, column: int, marked: bool) -> str:
     return cell.text + (f"{mark:<2}" if marked else "") + (f" {cell.interval}" if cell.interval else "")
 
 
-def _joined(cells: Sequence[str], widths: Sequence[int]) -> str:
+def _joined(cells: Sequence[str], widths: Sequence[int], gray: Sequence[bool]) -> list[tuple[str, bool]]:
     """Put cells beside each other, the first to the left of its column and the others to the right."""
-    return "  ".join(f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(cells, widths))).rstrip()
+    aligned = (f"{c:<{w}}" if i == 0 else f"  {c:>{w}}" for i, (c, w) in enumerate(zip(cells, widths)))
+    return list(zip(aligned, gray, strict=True))
 
 
 def _row(cells: Sequence[Cell]) -> str:
     """Write a line in LaTeX. A first `[` or `*` would be an option of the line break before it."""
     name = escape(cells[0].text)
-    return " & ".join([f"{{}}{name}" if name[:1] in ("[", "*") else name, *map(_latex, cells[1:])]) + r" \\"
+    name = _grayed(f"{{}}{name}" if name[:1] in ("[", "*") else name, cells[0].gray)
+    return " & ".join([name, *map(_latex, cells[1:])]) + r" \\"
 
 
 def _latex(cell: Cell) -> str:
@@ -165,7 +177,13 @@ def _latex(cell: Cell) -> str:
     number = re.sub(r"-(?=[\d.])", "$-$", escape(cell.text))
     number = rf"\textbf{{{number}}}" if cell.best else number
     interval = re.sub(r"-(?=[\d.])", "$-$", cell.interval)
-    return number + (f"$^{{{cell.mark}}}$" if cell.mark else "") + (rf" {{\scriptsize {interval}}}" if interval else "")
+    number += f"$^{{{cell.mark}}}$" if cell.mark else ""
+    return _grayed(number + (rf" {{\scriptsize {interval}}}" if interval else ""), cell.gray)
+
+
+def _grayed(text: str, gray: bool) -> str:
+    """Color text of LaTeX gray."""
+    return rf"\textcolor{{gray}}{{{text}}}" if gray and text else text
 
 
 def _sentence(note: str) -> str:

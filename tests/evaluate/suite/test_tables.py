@@ -10,7 +10,7 @@ import torch
 from camfn.evaluate import Store
 from camfn.evaluate._suite.figures import Draws, Line, clusters_of, lines_of
 from camfn.evaluate._suite.grades import _grade, grades_of, gray_of
-from camfn.evaluate._suite.tables import grids_of, suite_of, tables_of
+from camfn.evaluate._suite.tables import grid_of, grids_of, suite_of, tables_of
 
 from .conftest import FEW
 
@@ -94,3 +94,28 @@ def test_the_text_has_costs_intervals_and_the_way_to_read_it(store: Store) -> No
     assert "mean rank" not in text
     latex = "\n".join(grid.to_latex() for grid in grids_of(store))
     assert latex.count(r"\toprule") == 7
+
+
+def test_what_float32_leaves_is_no_grade() -> None:
+    still = _grade("max_sensitivity", "grad_cam", torch.tensor([[0.5, 0.5], [0.25, 0.25]]) - torch.tensor([0.0, 1e-8]))
+    small = _grade("infidelity", "grad_cam", torch.tensor([[1e-9, 3e-9], [2e-9, 4e-9]]))
+    assert (still.tells, small.tells) == (False, True)
+
+
+def test_a_gray_measure_ranks_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next measure that tells a map from noise leads; without one, methods stand by name, unmarked."""
+    blind = {"single": True, "single_probability": False, "ceiling": True}
+    monkeypatch.setattr("camfn.evaluate._suite.tables.gray_of", lambda grades, base: blind)
+    tables = {table.track: table for table in tables_of(store)}
+    assert (tables["single"].lead, tables["ceiling"].lead) == ("single_probability", None)
+    grids = {table.track: grid_of(table, FEW) for table in tables.values()}
+    single, ceiling = grids["single"], grids["ceiling"]
+    assert single.gray == [1]
+    assert all(line[1].gray and not line[1].best and not line[1].mark and not line[2].gray for line in single.lines)
+    assert any(line[2].best or line[2].mark for line in single.lines)
+    assert not any(line[1].best or line[1].mark for line in ceiling.lines)
+    names = [line[0].text for line, dim in zip(ceiling.lines, ceiling.dim, strict=True) if not dim]
+    assert names == sorted(names)
+    assert "ranked by nothing" in ceiling.title
+    assert "pairs apart" not in ceiling.to_text()
+    assert r"\textcolor{gray}{(single) $\uparrow$}" in single.to_latex()

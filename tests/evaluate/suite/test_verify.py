@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from camfn.evaluate import verify
+from camfn._shared.errors import UsageError
+from camfn._shared.given import named_object
+from camfn.evaluate import Suite, truth, verify
 from camfn.evaluate._store import database
 
 
@@ -56,3 +59,91 @@ def test_a_changed_number_a_lost_row_and_a_changed_record_are_found(copied: Path
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no submission of the suite"):
         verify(tmp_path)
+
+
+NETS = '''"""A detector of one's own, with what reads it, and a method and a metric."""
+import torch
+from camfn.targets import BoxHead
+from camfn.zoo import of
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 4, 1), torch.nn.ReLU())
+        self.out = torch.nn.Conv2d(8, 6, 1)
+
+    def forward(self, images):
+        found = self.out(self.body(images)).flatten(2).transpose(1, 2)
+        corners = torch.arange(16.0) * 4
+        places = torch.cartesian_prod(corners, corners).flip(1)
+        boxes = torch.cat([places, places + 24], 1) + found[..., :4]
+        return {"boxes": boxes, "scores": found[..., 4:].sigmoid()}
+
+
+def detector():
+    return of(Net().eval(), input_size=64, mean=0.5, std=0.25, classes=["cat", "dog"])
+
+
+HEAD = BoxHead(lambda out: out["boxes"], lambda out: out["scores"])
+
+
+def peak(heatmap):
+    return heatmap.max() - heatmap.mean()
+
+
+peak.better = "higher"
+'''
+
+
+def test_a_detector_of_ones_own_is_measured_and_verified(tmp_path: Path, photo: Path) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(NETS)
+    table = tmp_path / "photos.csv"
+    table.write_text(f"path,class,x0,y0,x1,y1\n{photo},cat,4,4,40,40\n")
+    head = named_object(f"{file}:HEAD", "--head")
+    few = Suite(tracks=("single",), measured=1)
+    (store,) = truth(
+        f"{file}:detector", "grad_cam", tmp_path / "out", photos=table, suite=few, layers="body", head=head
+    )
+    assert not any(row.problem for row in store.rows)
+    (found,) = verify(store.folder, photos=table, head=head)
+    assert found.problems == []
+    assert found.numbers > 0
+    with pytest.raises(UsageError, match=r"head: expected a targets.BoxHead"):
+        truth(
+            f"{file}:detector",
+            "grad_cam",
+            tmp_path / "no",
+            photos=table,
+            suite=few,
+            head=named_object(f"{file}:Net", ""),
+        )
+
+
+def test_a_metric_of_ones_own_is_verified(tmp_path: Path) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(NETS)
+    few = Suite(tracks=("grade",), scenes=1, graded=1, levels=(0.0, 1.0))
+    (store,) = truth("tiny:cnn", "grad_cam", tmp_path / "out", suite=few, metrics=[f"{file}:peak"])
+    assert verify(store.folder)[0].problems == []
+    file.write_text(NETS.replace("- heatmap.mean()", "+ 1"))
+    problems = verify(store.folder)[0].problems
+    assert problems
+    assert all("peak" in problem for problem in problems)
+
+
+def test_what_is_wrong_with_a_picture_is_said(tmp_path: Path, photo: Path) -> None:
+    (tmp_path / "no such class").mkdir()
+    shutil.copy(photo, tmp_path / "no such class")
+    with pytest.raises(UsageError, match=r"no picture can be measured.*no such class"):
+        truth("tiny:cnn", "grad_cam", tmp_path / "out", photos=tmp_path, suite=Suite(tracks=("single",)))
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A photo of noise."""
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    return path

@@ -11,7 +11,7 @@ import pytest
 
 from camfn._shared.errors import UsageError
 from camfn.evaluate import METRICS, Ranking, Row, differences, rank, write_table
-from camfn.evaluate._tables.grid import escape
+from camfn.evaluate._tables.grid import Cell, Grid, escape
 from camfn.evaluate._tables.records import file_names
 from camfn.evaluate._tables.table import grid_of, grid_of_differences
 
@@ -190,3 +190,20 @@ def test_every_column_marks_what_is_not_told_apart_from_its_best() -> None:
         assert (best in lines["b"], equal in lines["b"]) == (True, True)
         assert (best in lines["c"], equal in lines["c"]) == (False, True)
     assert "not told apart from the best of its column" in ranking.to_text()
+
+
+def test_what_counts_for_nothing_is_gray_and_says_the_same() -> None:
+    heads = [("method", ""), ("(blind)", "higher"), ("sees", "higher")]
+    lines = [[Cell("cam"), Cell("-.1", mark="=", interval="[-.2, .1]", gray=True), Cell(".9", True)]]
+    grid = Grid("a", heads, lines, [False], ["Gray."], "tab:a", gray=[1])
+    latex = grid.to_latex()
+    assert r"method & \textcolor{gray}{(blind) $\uparrow$} & sees $\uparrow$ \\" in latex
+    assert r"cam & \textcolor{gray}{$-$.1$^{=}$ {\scriptsize [$-$.2, .1]}} & \textbf{.9} \\" in latex
+    pieces = grid.to_pieces()
+    assert [[text.strip() for text, gray in line if gray] for line in pieces[2:5]] == [
+        ["(blind)"],
+        ["higher"],
+        ["-.1=  [-.2, .1]"],
+    ]
+    assert grid.to_text() == grid._replace(gray=()).to_text()
+    assert "\x1b" not in grid.to_text()
