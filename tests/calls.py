@@ -321,7 +321,7 @@ WAITS: dict[str, int] = {
     "sufficiency": 1,
     "consistency": 1,
     "label_masks": 1,
-    "sensitivity_n": 7,
+    "sensitivity_n": 8,
     "local_lipschitz": 2,
     "relative_input_stability": 3,
     "relative_output_stability": 3,

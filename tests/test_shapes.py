@@ -17,6 +17,7 @@ from camfn._shared.checks import holds_data, is_concrete
 from tests.calls import ATTENTION, CALLS, CUTS, IMAGES, METHODS, METRICS, NETWORK, TARGETS, TRANSFORMS, World, world
 
 READ = {"to_boxes", "road", "road_combined", "impute", "montage", "suggest", "diagnose", "deep_feature_factorization"}
+READ |= {"completeness", "irof", "label_masks", "region_curve"}
 """What reads numbers: shapes of its results, or when to end, depend on them."""
 
 KORNIA = {"insertion", "ssim"}
@@ -27,7 +28,7 @@ IN_PLACE = {"shapley_cam"}
 
 DRAWN = {"d_rise", "rise", "hsic", "random_cam", "ss_cam", "smooth", "infidelity"}
 DRAWN |= {"network.smooth_grad", "network.smooth_full_grad", "network.smooth_grad_cam_plusplus"}
-DRAWN |= {"network.expected_gradients"}
+DRAWN |= {"network.expected_gradients", "f_fidelity", "random_cells"}
 """A graph goes on drawing from the generator that it was traced with."""
 
 NAMES = sorted(set(METHODS | NETWORK | ATTENTION | CUTS | TARGETS | TRANSFORMS | IMAGES | METRICS) - READ - KORNIA)

@@ -325,6 +325,10 @@ for _name in ("smooth_grad", "smooth_full_grad"):
         partial(getattr(network, _name), CLASSES, samples=2, noise=torch.ones(2)),
         partial(getattr(network, _name), CLASSES, samples=2, noise=torch.zeros(2)),
     )
+VALUES["expected_gradients(Net, references=0.5, uniform=tensor([[0.5000, 0.5000]]))"] = (
+    lambda: network.expected_gradients(CLASSES, references=0.5, uniform=torch.full((1, 2), 0.5)),
+    lambda: network.expected_gradients(CLASSES, references=0.4, uniform=torch.full((1, 2), 0.5)),
+)
 VALUES["smooth_grad_cam_plusplus(Net, 'conv', samples=2, noise=tensor([1., 1.]))"] = (
     lambda: network.smooth_grad_cam_plusplus(CLASSES, "conv", samples=2, noise=torch.ones(2)),
     lambda: network.smooth_grad_cam_plusplus(CLASSES, "conv", samples=2, noise=torch.zeros(2)),

@@ -97,7 +97,8 @@ def rank_gaussian(maps: Tensor) -> Tensor:
     window = torch.stack(
         [flat[:, 0, i : i + height, j : j + width] for i in range(3) for j in range(3)], -1
     ).sort(-1).values  # fmt: skip
-    mean, variance = window.mean(-1, keepdim=True), window.var(-1, correction=0, keepdim=True)
+    mean = window.mean(-1, keepdim=True)
+    variance = (window - mean).square().mean(-1, keepdim=True)
     ratio = safe_divide(safe_sqrt(variance), mean)
     rank = torch.arange(-4, 5, dtype=maps.dtype, device=maps.device)
     uneven = ratio > 0
