@@ -149,6 +149,7 @@ def run_suite(chosen: SuiteOptions, given: Given, drawn: dict[str, int], **setti
     from .._shared.lists import split_list
     from ..evaluate import truth
 
+    check_files(latex=given.latex, bib=chosen.bib)
     settings["photos"] = None if given.photos == "builtin" else given.photos
     settings["suite"] = chosen.settings(**drawn)
     settings["head"] = None if chosen.head is None else named_object(chosen.head, "--head")
@@ -198,6 +199,22 @@ def show(
         print(board)
 
 
+def check_files(*, board: Path | None = None, **files: Path | None) -> None:
+    """Refuse files that cannot be written, before any work.
+
+    Raises:
+        UsageError: names the option.
+    """
+    from .._shared.errors import UsageError
+    from ..evaluate._suite.board import read_board
+
+    for option, path in (*files.items(), ("board", board)):
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise UsageError(f"--{option} {path}: expected a file in a folder that exists")
+    if board is not None:
+        read_board(board)
+
+
 def print_grid(grid: Grid) -> None:
     """Print a table; on a terminal what does not tell a map from noise is dim."""
     from rich.console import Console
@@ -224,6 +241,7 @@ def suite_table(
         from .._shared.errors import UsageError
         from ..evaluate import Store
 
+        check_files(latex=latex, bib=bib, board=board)
         folders = [folder] if (folder / "results.sqlite").is_file() else sorted(folder.glob("*/"))
         stores = [Store(each) for each in folders if (each / "results.sqlite").is_file()]
         stores = [store for store in stores if "protocols" in store.header]

@@ -68,3 +68,17 @@ def test_options_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
     code, text = invoke("suite", "table", str(tmp_path))
     assert code == 2
     assert "no run of the suite" in text
+
+
+def test_files_that_cannot_be_written_are_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("path,class\na,cat\n")
+    run = ["evaluate", "--suite", "truth", "--models", "tiny:cnn", "--out", str(tmp_path / "out")]
+    table = ["suite", "table", str(tmp_path)]
+    for words in ([*run, "--latex"], [*run, "--bib"], [*table, "--latex"], [*table, "--bib"], [*table, "--board"]):
+        for path in (tmp_path, tmp_path / "none" / "a.txt"):
+            code, text = invoke(*words, str(path))
+            assert code == 2, text
+            assert "expected a file in a folder" in " ".join(text.split())
+    code, text = invoke(*table, "--board", str(tmp_path / "other.csv"))
+    assert (code, "is no leaderboard" in " ".join(text.split())) == (2, True)
+    assert not (tmp_path / "out").exists()

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
+from ..._shared.errors import UsageError
 from .._store.export import safe, write_file
 from .._store.store import MAPS, Store
 from .protocol import TRACKS
@@ -80,12 +82,13 @@ def board_of(store: Store, *, by: str = "", date: str = "") -> list[dict[str, st
 
 
 def write_board(lines: Sequence[dict[str, str]], path: Path) -> None:
-    """Write lines of a leaderboard; those of other protocols that the file has stay, those of the same are replaced."""
-    kept: list[dict[str, str]] = []
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            own = {_key(line) for line in lines}
-            kept = [line for line in csv.DictReader(file) if _key(line) not in own]
+    """Write lines of a leaderboard; those of other protocols that the file has stay, those of the same are replaced.
+
+    Raises:
+        UsageError: the file is another table, which stays as it is.
+    """
+    own = {_key(line) for line in lines}
+    kept = [line for line in read_board(path) if _key(line) not in own]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -93,6 +96,27 @@ def write_board(lines: Sequence[dict[str, str]], path: Path) -> None:
     numbers = ("value", "low", "high")
     writer.writerows({name: line[name] if name in numbers else safe(line[name]) for name in COLUMNS} for line in every)
     write_file(path, buffer.getvalue())
+
+
+def read_board(path: Path) -> list[dict[str, str]]:
+    """Read the lines of a leaderboard; none where there is no file, or an empty one.
+
+    Raises:
+        UsageError: the file is another table.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            lines = list(reader)
+            ours = tuple(reader.fieldnames or COLUMNS) == COLUMNS
+        ours = ours and all(set(line) == set(COLUMNS) and math.isfinite(float(line["value"])) for line in lines)
+    except (ValueError, TypeError, csv.Error):
+        ours = False
+    if not ours:
+        raise UsageError(f"{path} is no leaderboard: expected a file that --board wrote, or a new name")
+    return lines
 
 
 def _key(line: dict[str, str]) -> tuple[str, ...]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pytest
+
+from camfn._shared.errors import UsageError
 from camfn.evaluate import Store
 from camfn.evaluate._suite.board import COLUMNS, SOURCES, bibtex_of, board_of, write_board
 from camfn.evaluate._suite.protocol import TRACKS
@@ -36,3 +39,12 @@ def test_every_track_has_its_sources() -> None:
     text = bibtex_of(TRACKS)
     assert text.count("@") == len({key for keys in SOURCES.values() for key in keys})
     assert text.count("{") == text.count("}")
+
+
+@pytest.mark.parametrize("text", ["path,class\na,cat\n", "\0", '"', ",".join(COLUMNS) + "\na,b\n"])
+def test_another_table_stays_as_it_is(store: Store, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "board.csv"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="is no leaderboard"):
+        write_board(board_of(store), path)
+    assert path.read_text() == text
