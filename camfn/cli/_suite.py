@@ -279,6 +279,7 @@ def suite_verify(
         for name in each.ids:
             print(f"  {name}")
         skipped = f"; {each.skipped} rows take the network" if each.skipped else ""
+        skipped += f"; {each.without} rows have no numbers, unchecked" if each.without else ""
         print(f"  {each.numbers} numbers of {each.rows} rows made again{skipped}")
         for problem in each.problems[:20]:
             print(f"  WRONG {problem}")

@@ -45,6 +45,8 @@ class Verified(NamedTuple):
         rows: how many rows these were of.
         skipped: rows whose numbers the network would have to make again, and was not asked for.
         problems: what is wrong; empty if all is well.
+        without: rows that have no numbers, such as those of a photo that cannot be read: nothing shows that they could
+            not have any.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class Verified(NamedTuple):
     rows: int
     skipped: int
     problems: list[str]
+    without: int = 0
 
 
 def verify(
@@ -145,7 +148,10 @@ def _verified(
             problems.append(f"{spec}: the grids are not those that the protocol deals")
     numbers, rows, skipped, wrong = _numbers(store, maker, loaded)
     problems += [*wrong, *_missing(store, maker)]
-    return Verified(store.folder, [each["id"] for each in protocols.values()], numbers, rows, skipped, problems)
+    without = sum(not row.vectors for row in store.rows)
+    return Verified(
+        store.folder, [each["id"] for each in protocols.values()], numbers, rows, skipped, problems, without
+    )
 
 
 def _differing(now: dict[str, Any], said: dict[str, Any]) -> list[str]:

@@ -39,6 +39,16 @@ def test_a_changed_map_is_found(copied: Path) -> None:
     assert any("gridpg of the stored map is" in problem for problem in found.problems)
 
 
+def test_rows_without_numbers_are_counted(copied: Path) -> None:
+    """Who takes the numbers of a bad row away cannot pass in silence."""
+    before = verify(copied, network=False)[0].without
+    with sqlite3.connect(copied / "results.sqlite") as connection:
+        connection.execute(
+            "UPDATE rows SET vectors = '{}' WHERE photo = ? AND method = ?", [b"gridpg/000", b"grad_cam"]
+        )
+    assert verify(copied, network=False)[0].without == before + 1
+
+
 def test_a_changed_number_a_lost_row_and_a_changed_record_are_found(copied: Path) -> None:
     with sqlite3.connect(copied / "results.sqlite") as connection:
         (text,) = connection.execute("SELECT vectors FROM rows WHERE photo = ?", [b"gridpg/000"]).fetchone()
