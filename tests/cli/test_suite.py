@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from camfn.cli._app import app
+from camfn.cli._suite import print_grid
+from camfn.evaluate._tables.grid import Cell, Grid
 
 MINE = '''"""A third party's method and metric."""
 
@@ -82,3 +85,24 @@ def test_files_that_cannot_be_written_are_refused_before_any_work(tmp_path: Path
     code, text = invoke(*table, "--board", str(tmp_path / "other.csv"))
     assert (code, "is no leaderboard" in " ".join(text.split())) == (2, True)
     assert not (tmp_path / "out").exists()
+
+
+def test_gray_is_dim_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    print_grid(
+        Grid("a", [("method", ""), ("(x)", "")], [[Cell("cam"), Cell(".5", gray=True)]], [False], [], "tab:a", [1])
+    )
+    text = capsys.readouterr().out
+    assert "\x1b[2m  (x)\x1b[0m" in text
+    assert "\x1b[2m   .5\x1b[0m" in text
+    assert "\x1b[2mcam" not in text
+
+
+def test_a_map_of_nan_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("def nan(activations):\n    return activations.sum(1) * float('nan')\n")
+    words = ["--models", "tiny:cnn", "--tracks", "single", "--scenes", "1", "--out", str(tmp_path / "out")]
+    code, text = invoke("evaluate", "--suite", "truth", "--methods", f"grad_cam, {tmp_path / 'bad.py'}:nan", *words)
+    assert code == 1, text
+    assert "values that are not finite" in text
