@@ -197,7 +197,8 @@ def _context(
     if recorded or asked & {"forward", "inputs", "weights"}:
         score = pin(target, outputs)
     if "weights" in asked:
-        context["weights"] = head_rows(find_head(model, str(of.layer), activations, outputs), score, outputs)
+        head = find_head(model, str(of.layer), activations, outputs, of.method)
+        context["weights"] = head_rows(head, score, outputs)
     if recorded:
         context["tail"] = _scores(model, recorded.tail, score, has_convolutions_left=recorded.convolutions_left)
     if asked & {"forward", "inputs"}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ class Head(NamedTuple):
         return mean @ self.weight.to(mean).T + bias
 
 
-def find_head(model: nn.Module, layer: str, activations: Tensor, outputs: Any) -> Head:
+def find_head(model: nn.Module, layer: str, activations: Tensor, outputs: Any, method: Any = "cam") -> Head:
     """Find the linear layer, or convolution with a kernel of one, that makes the logits of the mean of a map.
 
     Args:
@@ -43,31 +44,35 @@ def find_head(model: nn.Module, layer: str, activations: Tensor, outputs: Any) -
         layer: name of the layer, for the messages.
         activations: (B, C, *S), the layer's.
         outputs: the network's, for the same inputs; logits (B, K) or (B,).
+        method: what asks for the head, a function or its name, for the messages.
 
     Raises:
         CaptureError: none does, as the network computes something else between the layer and the logits; or several do.
     """
-    logits = _logits_among(outputs, layer)
+    name = _spelled(method)
+    logits = _logits_among(outputs, layer, name)
     rows = logits[:, None] if logits.ndim == 1 else logits
     channels, classes = activations.shape[1], rows.shape[1]
     candidates = [head for head in _linear_parts(model) if tuple(head.weight.shape) == (classes, channels)]
     if not candidates:
         raise CaptureError(
-            _no_cam(layer, f"no linear layer or 1 x 1 convolution leads from {channels} channels to {classes} outputs")
+            _no_cam(
+                name, layer, f"no linear layer or 1 x 1 convolution leads from {channels} channels to {classes} outputs"
+            )
         )
     if not is_concrete(activations) or not is_concrete(rows):
         raise CaptureError(
-            "cam finds its head by comparing numbers, and there are none here (vmap, fake tensors): bind the "
-            f"rows, functools.partial(cam, weights=model.{candidates[-1].name}.weight[281])"
+            f"{name} finds its head by comparing numbers, and there are none here (vmap, fake tensors): bind the "
+            f"rows, functools.partial({name}, weights=model.{candidates[-1].name}.weight[281])"
         )
     fits = [head for head in candidates if not _far(head, activations, rows).any()]
     if not fits:
-        raise CaptureError(_no_cam(layer, _difference(candidates[-1], activations, rows)))
+        raise CaptureError(_no_cam(name, layer, _difference(candidates[-1], activations, rows)))
     if any(not torch.equal(head.weight, fits[0].weight) for head in fits[1:]):
         names = " and ".join(repr(head.name) for head in fits)
         raise CaptureError(
-            f"cam: {names} both make the logits of these images, so that the head is not clear. Bind its rows: "
-            f"functools.partial(cam, weights=model.{fits[-1].name}.weight[281])"
+            f"{name}: {names} both make the logits of these images, so that the head is not clear. Bind its rows: "
+            f"functools.partial({name}, weights=model.{fits[-1].name}.weight[281])"
         )
     return fits[0]
 
@@ -85,12 +90,12 @@ def head_rows(head: Head, score: ScoreFn, outputs: Any) -> Tensor:
     return slope.reshape(len(slope), -1).to(head.weight.dtype) @ head.weight
 
 
-def _logits_among(outputs: Any, place: str) -> Tensor:
+def _logits_among(outputs: Any, place: str, name: str = "cam") -> Tensor:
     """Find the logits, (B, K) or (B,), in the outputs."""
     logits = named_output(outputs, "logits")
     if isinstance(logits, Tensor) and logits.ndim in (1, 2):
         return logits
-    raise CaptureError(_no_cam(place, "the network returns no logits, (B, K)"))
+    raise CaptureError(_no_cam(name, place, "the network returns no logits, (B, K)"))
 
 
 def _linear_parts(model: nn.Module) -> Iterator[Head]:
@@ -118,9 +123,16 @@ def _difference(head: Head, activations: Tensor, logits: Tensor) -> str:
     return f"the map's mean and the bias of {head.name!r} make {mean:.4g}, the logit is {float(logits[i, k]):.4g}"
 
 
-def _no_cam(layer: str, reason: str) -> str:
-    """Write the message that the original CAM is not defined at a layer."""
+def _spelled(method: Any) -> str:
+    """Name a method of the head: a function, with options bound to it or not, or its name."""
+    while isinstance(method, partial):
+        method = method.func
+    return method if isinstance(method, str) else str(getattr(method, "__name__", "cam"))
+
+
+def _no_cam(name: str, layer: str, reason: str) -> str:
+    """Write the message that a method of the rows of a head is not defined at a layer."""
     return (
-        f"cam needs global pooling followed by one linear layer right after the chosen layer, {layer!r}; here "
+        f"{name} needs global pooling followed by one linear layer right after the chosen layer, {layer!r}; here "
         f"{reason}. grad_cam works everywhere"
     )

@@ -166,7 +166,7 @@ def _from_rows(
     """Explain with a method of activations and rows of the head: one forward."""
     with torch.no_grad():
         activations, outputs = observe(model, layer.name, layout=layer.layout)(inputs)
-        head = find_head(model, layer.name, activations, outputs)
+        head = find_head(model, layer.name, activations, outputs, method)
         for each in choice.pick(outputs):
             cam = method(activations, weights=head_rows(head, each.score, outputs))
             check_map(cam, len(inputs), activations.ndim - 1)

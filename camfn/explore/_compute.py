@@ -124,7 +124,7 @@ def _arithmetic(
     """Apply a method to what the one forward left; a method that asks for no class runs once."""
     needs = read_signature(method)
     if "weights" in needs.context:
-        head = find_head(model, layer, captured.activations, captured.outputs)
+        head = find_head(model, layer, captured.activations, captured.outputs, method)
         rows = [head_rows(head, score, captured.outputs) for score in scores]
         return [method(captured.activations, weights=weights) for weights in rows]
     if not info.explains_class:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._cut.graft import bare, graft
 from .._shared.checks import whole
 from .._shared.errors import ArgumentTypeError, CamfnError
-from ._prompt import answer_ids, placeholders, prompt_ids
+from ._prompt import OF_A_RUN, answer_ids, placeholders, prompt_ids
 
 
 def answered(model: nn.Module, inputs: Mapping[str, Any], words: int | Any) -> Tensor:
@@ -41,8 +41,9 @@ def generated(model: nn.Module, inputs: Mapping[str, Any], count: int) -> Tensor
     pad = getattr(own, "pad_token_id", None)
     options: dict[str, Any] = {"max_new_tokens": count, "do_sample": False, "num_beams": 1}
     options |= {"suppress_tokens": sorted(placeholders(plain)) or None, "eos_token_id": ends or None}
+    options |= {"num_return_sequences": 1, "penalty_alpha": None, "stop_strings": None}
     options |= {"pad_token_id": pad if pad is not None else (ends or [0])[0], "return_dict_in_generate": False}
-    given = {key: value for key, value in inputs.items() if key not in ("use_cache", "logits_to_keep")}
+    given = {key: value for key, value in inputs.items() if key not in OF_A_RUN}
     with torch.inference_mode(False), torch.no_grad():
         ids = copy.generate(**given, **options)[0]
     new: Tensor = ids[prompt.shape[1] :] if len(ids) > prompt.shape[1] else ids

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._shared.errors import CamfnError
 from ._pieces import Piece
 
 
@@ -55,6 +56,22 @@ class Asked(NamedTuple):
         """Return the log-probability of each token of the answer, (N,)."""
         found = self.vocabulary(outputs)
         return found.gather(1, self.ids.to(found.device)[:, None])[:, 0]
+
+    def check_settled(self, name: str) -> None:
+        """Refuse a model in training mode, two runs of which differ by dropout."""
+        if any(module.training for module in self.model.modules()):
+            raise CamfnError(
+                f"{name}: this {type(self.model).__name__} is in training mode, where two runs differ by dropout too: "
+                "call model.eval()"
+            )
+
+    def check_numbers(self, said: Tensor) -> None:
+        """Refuse a model that says words with no probability."""
+        if bool(said.isnan().any()):
+            raise CamfnError(
+                f"words: the logits of this {type(self.model).__name__} are NaN: pass inputs without NaN; a model in "
+                "float16 may leave its range, so take bfloat16 or float32"
+            )
 
     def of_words(self, of_tokens: Tensor) -> Tensor:
         """Sum what belongs to the tokens of each word, (N,) to (K,)."""

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .._shared.errors import CamfnError
+from .._cut.graft import bare
+from .._shared.checks import describe
+from .._shared.errors import ArgumentTypeError, CamfnError
 from ._layers import maps_of, side_by_side
 from ._pieces import Piece
 from ._spans import pieces
@@ -75,6 +77,7 @@ def hide(
         >>> (hidden != inputs["pixel_values"]).all((0, 1, 2)).tolist() == [True] * 16 + [False] * 16
         True
     """
+    model = bare(model)
     return hidden_in(model, inputs, pieces(model, inputs, tiles), masks)
 
 
@@ -82,10 +85,13 @@ def hidden_in(
     model: nn.Module, inputs: Mapping[str, Any], found: list[Piece], masks: Mapping[int, Tensor] | Sequence[Tensor]
 ) -> dict[str, Any]:
     """Hide parts of pictures whose pieces are known."""
+    if not isinstance(masks, (Mapping, list, tuple)):
+        raise ArgumentTypeError(f"words.hide: masks: expected a list, or a dict by picture, got {describe(masks)}")
     given = dict(masks) if isinstance(masks, Mapping) else dict(enumerate(masks))
     known = {piece.span.image for piece in found}
     for number, mask in given.items():
-        if number not in known or not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim not in (2, 3):
+        fits = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim in (2, 3) and mask.numel()
+        if number not in known or not fits:
             raise CamfnError(
                 f"words.hide: masks: expected boolean masks (H, W) of pictures {sorted(known)}, (T, H, W) of videos, "
                 f"got {getattr(mask, 'dtype', type(mask).__name__)} {tuple(getattr(mask, 'shape', ()))} of {number!r}"

@@ -65,7 +65,7 @@ def carried(
         `Carried(gains, rises, divergences, read)`, with a number for each word.
 
     Raises:
-        CamfnError: as for `words.explain`.
+        CamfnError: as for `words.explain`; the model is in training mode.
 
     Example:
         >>> from transformers import LlavaConfig, LlavaForConditionalGeneration
@@ -78,9 +78,11 @@ def carried(
     """
     number("words.carried: least", least, "[-1, 1]")
     asked = read(model, inputs, words, groups, tiles, spans)
+    asked.check_settled("words.carried")
     seen, unseen = (said(asked, given) for given in (asked.inputs, blank(asked.inputs)))
     own = asked.ids.to(seen.device)[:, None]
     here, without = seen.gather(1, own)[:, 0], unseen.gather(1, own)[:, 0]
+    asked.check_numbers(here - without)
     rises = torch.stack([(here.exp() - without.exp())[group].mean() for group in asked.groups])
     divergence = (seen.exp() * (seen - unseen)).nan_to_num(0.0).sum(1)
     return Carried(asked.of_words(here - without), rises, asked.of_words(divergence), rises > least)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import image as pictures
-from .._shared.checks import length_matches, whole
+from .._shared.checks import length_matches, tensor, whole
 from .._shared.errors import CamfnError
 from ._carried import Carried
 from ._explain import Explained
@@ -87,6 +87,7 @@ def draw(
 
 def _fitted(photo: Tensor, cell: int) -> Tensor:
     """Bring the longer side of a photo to a length, in [0, 1]."""
+    tensor("words.draw: photo", photo)
     if photo.ndim != 3 or photo.shape[0] != 3:
         raise CamfnError(f"words.draw: photo: expected (3, H, W), got {tuple(photo.shape)}")
     plain = photo.float() / (255 if photo.dtype == torch.uint8 else 1)

@@ -51,8 +51,8 @@ def drops(
         As `words.explain`, with signed maps: negative where a word gains.
 
     Raises:
-        CamfnError: as for `words.explain`.
-        CaptureError: the layer returns no tokens.
+        CamfnError: as for `words.explain`; the model is in training mode.
+        CaptureError: the layer returns no tokens, or no word depends on the places there.
 
     Example:
         >>> from transformers import LlavaConfig, LlavaForConditionalGeneration
@@ -65,6 +65,7 @@ def drops(
     """
     whole("words.drops: side", side)
     asked = read(model, inputs, words, groups, tiles, spans)
+    asked.check_settled("words.drops")
     name = layer_name(asked.model, named_layer(asked.model, layer))
     with torch.no_grad():
         recorded = record(asked.model, name, layout=None)(asked.inputs)
@@ -74,6 +75,7 @@ def drops(
     numbers = torch.arange(tokens[..., 0].numel(), dtype=torch.float64, device=tokens.device)
     at = maps_of(asked.model, name, asked.pieces, asked.full, tokens.shape)(numbers.reshape(*tokens.shape[:-1], 1))
     said = asked.log_probabilities(recorded.outputs)
+    asked.check_numbers(said)
     before, flat = asked.of_words(said), tokens.reshape(-1, tokens.shape[-1])
     squares = [_squares(one[0, 0].long(), side) for one in at]
     total, done, maps = sum(len(one) for one in squares), 0, []
@@ -89,6 +91,11 @@ def drops(
             if progress is not None:
                 progress(done, total)
         maps.append(found[:, one[0, 0].long()])
+    if not any(bool(one.any()) for one in maps):
+        raise CaptureError(
+            f"words.drops: no word depends on the places of the pictures at layer {name!r}: every drop is 0. Take "
+            "layer='projector' or 'language', or an earlier block"
+        )
     return Explained(maps, [piece.span for piece in asked.pieces], asked.ids, said)
 
 

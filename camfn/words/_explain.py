@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from inspect import signature
+from operator import index
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +26,7 @@ from ._asked import Asked
 from ._attention import by_attention
 from ._layers import is_late, maps_of, named_layer
 from ._pieces import Piece, Span
+from ._pixels import check_pixels
 from ._prompt import forced, prompt_ids
 from ._spans import pieces
 from ._tam import by_tam
@@ -125,7 +129,10 @@ def explain(
     elif info.kind == "attention":
         maps, said = by_attention(asked, function, layer)
     else:
-        maps, said = _by_gradient(asked, function, named_layer(asked.model, layer or "projector"), info)
+        maps, said = _by_gradient(
+            asked, function, named_layer(asked.model, "projector" if layer is None else layer), info
+        )
+    asked.check_numbers(said)
     return Explained([one.detach() for one in maps], found, asked.ids, said.detach(), scale)
 
 
@@ -164,29 +171,53 @@ def read(
     plain = bare(model)
     prompt = prompt_ids("words.explain", inputs)
     found = pieces(plain, inputs, tiles) if spans is None else _given(spans, len(prompt))
-    ids = answered(plain, inputs, words)
+    if spans is None:
+        check_pixels(plain.config, inputs, found)
+    with torch.inference_mode(False):
+        # an index that was made in inference mode cannot be kept for a backward
+        ids = answered(plain, inputs, words).clone()
+        prompt = prompt.clone()
     return Asked(plain, forced(plain, inputs, ids), found, prompt, ids, _groups(groups, len(ids)))
 
 
 def _given(spans: Sequence[Span], tokens: int) -> list[Piece]:
     """Check spans of the caller."""
+    if not isinstance(spans, (list, tuple)) or any(not _is_span(span) for span in spans):
+        raise CamfnError(
+            "words: spans: expected a list of words.Span(image, part, positions, grid), with a tensor of whole "
+            f"numbers, a position each place of the grid; got {describe(spans)}"
+        )
     for span in spans:
-        if not isinstance(span, Span) or len(span.positions) != torch.Size(span.grid).numel():
-            raise CamfnError("words: spans: expected words.Span(image, part, positions, grid), a position each place")
         if not 0 <= int(span.positions.min()) <= int(span.positions.max()) < tokens:
             raise CamfnError(f"words: spans: expected positions from 0 to {tokens - 1}, those of the prompt")
+    every = torch.cat([span.positions.cpu() for span in spans]) if spans else torch.empty(0)
+    if len(set(every.tolist())) != len(every):
+        raise CamfnError("words: spans: expected each position once, got places of two pictures, or of one twice")
     if not spans:
         raise CamfnError("words: spans: expected at least one")
     return [Piece(span, ((n,),)) for n, span in enumerate(spans)]
 
 
+def _is_span(span: Any) -> bool:
+    """Whether a span has a position, a whole number, for each place of its grid, and some."""
+    if not isinstance(span, Span) or not isinstance(span.grid, (tuple, list)) or len(span.grid) not in (2, 3):
+        return False
+    sides = [n for n in span.grid if isinstance(n, int) and n > 0]
+    whole_numbers = isinstance(span.positions, Tensor) and span.positions.dtype in (torch.int64, torch.int32)
+    return len(sides) == len(span.grid) and whole_numbers and span.positions.shape == (math.prod(sides),)
+
+
 def _groups(groups: Sequence[Sequence[int]] | None, tokens: int) -> list[list[int]]:
     """Return the tokens of each word."""
-    found = [[n] for n in range(tokens)] if groups is None else [[int(n) for n in group] for group in groups]
-    if not found or not all(found) or any(not 0 <= n < tokens for group in found for n in group):
+    try:
+        found = [[n] for n in range(tokens)] if groups is None else [[index(n) for n in one] for one in groups]
+    except TypeError:
+        found = []
+    once = all(len(set(group)) == len(group) for group in found)
+    if not found or not all(found) or not once or any(not 0 <= n < tokens for group in found for n in group):
         raise CamfnError(
-            f"words: groups: expected the tokens of each word, from 0 to {tokens - 1}, such as [[0], [1, 2]]; got "
-            f"{groups}"
+            f"words: groups: expected the tokens of each word, each once, from 0 to {tokens - 1}, such as "
+            f"[[0], [1, 2]]; got {groups}"
         )
     return found
 
@@ -212,5 +243,23 @@ def _by_gradient(
             f"words: no word depends on the places of the pictures at layer {name!r}: their gradients are 0.{late} "
             "Take layer='projector' or 'language', or an earlier block"
         )
-    maps = [torch.cat([function(a, row[n], None) for row in each]) for n, a in enumerate(laid)]
+    maps = [torch.cat([_mapped(function, a, row[n]) for row in each]) for n, a in enumerate(laid)]
     return maps, said[0]
+
+
+def _mapped(function: Callable[..., Tensor], activations: Tensor, grads: Tensor) -> Tensor:
+    """Apply a method to a picture (1, C, *S); refuse what is no map (1, *S)."""
+    try:
+        signature(function).bind(activations, grads, None)
+    except TypeError:
+        raise ArgumentTypeError(
+            "words.explain: method: expected a function (activations, grads, outputs) -> map, got "
+            f"{signature(function)}"
+        ) from None
+    cam = function(activations, grads, None)
+    if not isinstance(cam, Tensor) or cam.shape != (1, *activations.shape[2:]):
+        raise CamfnError(
+            f"words.explain: the method returned {describe(cam)}: expected a map {(1, *activations.shape[2:])} of "
+            f"activations {tuple(activations.shape)}"
+        )
+    return cam

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._shared.checks import describe, number, shapes_agree
+from .._shared.checks import describe, number, shapes_agree, tensor
 from .._shared.errors import CamfnError
 from .._shared.maps import resize, safe_divide
 from ._blank import hidden_in
@@ -201,7 +201,8 @@ def region_curves(
         `RegionCurves(shares, deletion, insertion)`.
 
     Raises:
-        CamfnError: as for `words.hide`; regions that overlap or leave places out.
+        CamfnError: as for `words.hide`; regions that overlap, are empty or leave places out; the model is in training
+            mode.
 
     Example:
         >>> from transformers import LlavaConfig, LlavaForConditionalGeneration
@@ -214,11 +215,18 @@ def region_curves(
         >>> region_curves(net, inputs, [7, 8, 9], halves, torch.rand(4, 4)).deletion_auc.shape
         torch.Size([3])
     """
-    if regions.ndim != 3 or regions.dtype != torch.bool or not bool((regions.sum(0) == 1).all()):
-        raise CamfnError("words.region_curves: regions: expected (R, H, W), bool, each place in one of the regions")
+    tensor("words.region_curves: regions", regions)
+    tensor("words.region_curves: cam", cam)
+    apart = regions.ndim == 3 and regions.dtype == torch.bool and bool((regions.sum(0) == 1).all())
+    if not apart or not bool(regions.flatten(1).any(1).all()):
+        raise CamfnError(
+            "words.region_curves: regions: expected (R, H, W), bool, each place in one of the regions, and no region "
+            "without places"
+        )
     if cam.ndim != 2:
         raise CamfnError(f"words.region_curves: cam: expected a map (h, w), got {describe(cam)}")
     asked = read(model, inputs, words, groups, tiles, None)
+    asked.check_settled("words.region_curves")
     sized = resize(cam[None, None].float().cpu(), regions.shape[1:])[0, 0]
     area = regions.cpu().flatten(1).float()
     means = (area @ sized.flatten()) / area.sum(1)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._cut.graft import bare
 from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError, CamfnError
 
@@ -23,6 +24,9 @@ _PER_TOKEN: dict[str, int] = {
     "image_embeds_position_mask": 0,
 }
 """Inputs with a number for each token, and the number of a token of the answer."""
+
+OF_A_RUN = ("use_cache", "logits_to_keep", "return_dict", "output_attentions", "output_hidden_states")
+"""Options of a run, which say nothing of the prompt."""
 
 _HINDER = ("inputs_embeds", "position_ids", "past_key_values", "cache_position", "cache", "labels")
 """Inputs that speak of the prompt's tokens in other ways, and would not fit a longer sequence."""
@@ -59,6 +63,8 @@ def _check_beside(name: str, inputs: Mapping[str, Any], ids: Tensor) -> None:
             f"has its pictures elsewhere. Call {CALL} for this prompt alone, without padding="
         )
     for key, value in inputs.items():
+        if key in _PER_TOKEN and value is not None and not isinstance(value, Tensor):
+            raise CamfnError(f"{name}: inputs: {key}: expected a tensor {tuple(ids.shape)}, got {describe(value)}")
         if key == "input_ids" or not isinstance(value, Tensor) or value.is_floating_point():
             continue
         beside = value.ndim == 2 and tuple(value.shape) == tuple(ids.shape)
@@ -102,13 +108,13 @@ def forced(model: nn.Module, inputs: Mapping[str, Any], generated: Any) -> dict[
     prompt = prompt_ids("words.forced", inputs)
     new = answer_ids(model, prompt, generated)[None]
     longer: dict[str, Any] = {"input_ids": torch.cat([inputs["input_ids"], new.to(inputs["input_ids"])], 1)}
-    kind = getattr(getattr(model, "config", None), "model_type", None)
+    kind = getattr(getattr(bare(model), "config", None), "model_type", None)
     for key, value in inputs.items():
-        if key in _PER_TOKEN:
+        if key in _PER_TOKEN and value is not None:
             # the answer of PaliGemma is read in one direction
             fill = 1 if (kind, key) == ("paligemma", "token_type_ids") else _PER_TOKEN[key]
             longer[key] = torch.cat([value, torch.full_like(new, fill).to(value)], 1)
-        elif key not in ("input_ids", "use_cache", "logits_to_keep"):
+        elif key not in ("input_ids", *OF_A_RUN):
             longer[key] = value
     if kind == "paligemma" and "token_type_ids" not in longer:
         longer["token_type_ids"] = torch.cat([torch.zeros_like(prompt)[None], torch.ones_like(new)], 1)
@@ -134,8 +140,11 @@ def answer_ids(model: nn.Module, prompt: Tensor, generated: Any) -> Tensor:
             f"words: the ids start with the {len(prompt)} tokens of the prompt: pass those of the answer alone, "
             f"ids[:, {len(prompt)}:]"
         )
-    if int(ids.min()) < 0:
-        raise CamfnError(f"words: expected ids from 0, got {int(ids.min())}")
+    count = _vocabulary(model)
+    out = [int(one) for one in ids if int(one) < 0 or (count is not None and int(one) >= count)]
+    if out:
+        known = "from 0" if count is None else f"of the model's vocabulary, from 0 to {count - 1}"
+        raise CamfnError(f"words: expected ids {known}, got {out[0]}")
     held = placeholders(model)
     stray = [int(one) for one in ids if int(one) in held]
     if stray:
@@ -146,8 +155,19 @@ def answer_ids(model: nn.Module, prompt: Tensor, generated: Any) -> Tensor:
     return ids
 
 
+def _vocabulary(model: nn.Module) -> int | None:
+    """Return how many words the model can both read and say, where it tells."""
+    sizes: list[int] = []
+    for name in ("get_input_embeddings", "get_output_embeddings"):
+        get: Any = getattr(bare(model), name, None)
+        weight = getattr(get() if callable(get) else None, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 2:
+            sizes.append(weight.shape[0])
+    return min(sizes, default=None)
+
+
 def placeholders(model: nn.Module) -> set[int]:
     """Return the ids that stand for places of pictures and videos."""
-    config = getattr(model, "config", None)
+    config = getattr(bare(model), "config", None)
     found = (getattr(config, key, None) for key in ("image_token_id", "video_token_id"))
     return {int(one) for one in found if one is not None}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any
 
 from torch import nn
 
+from .._cut.graft import bare
 from .._shared.checks import describe
-from .._shared.errors import ArgumentTypeError
+from .._shared.errors import ArgumentTypeError, CamfnError
 from ._families import pieces_of
 from ._pieces import Piece, Prompt, Span
 from ._prompt import prompt_ids
@@ -52,12 +54,21 @@ def spans(model: nn.Module, inputs: Mapping[str, Any], *, tiles: Sequence[tuple[
 
 def pieces(model: nn.Module, inputs: Mapping[str, Any], tiles: Sequence[tuple[int, int]] | None = None) -> list[Piece]:
     """Return the pieces of a prompt's pictures."""
-    config = getattr(model, "config", None)
+    config = getattr(bare(model), "config", None)
     if config is None:
         raise ArgumentTypeError(
             f"words: expected a model of transformers with its configuration, got {describe(model)}"
         )
     ids = prompt_ids("words", inputs)
-    if tiles is not None:
-        tiles = [(int(rows), int(columns)) for rows, columns in tiles]
-    return pieces_of(Prompt(config, ids, inputs, tiles))
+    return pieces_of(Prompt(config, ids, inputs, None if tiles is None else _rows_and_columns(tiles)))
+
+
+def _rows_and_columns(tiles: Any) -> list[tuple[int, int]]:
+    """Refuse what does not say how many rows and columns of tiles each picture has."""
+    try:
+        found = [tuple(index(n) for n in one) for one in tiles]
+    except TypeError:
+        found = [()]
+    if any(len(one) != 2 or min(one) < 1 for one in found):
+        raise CamfnError(f"words: tiles: expected (rows, columns) for each picture, such as [(2, 3)], got {tiles}")
+    return [(rows, columns) for rows, columns in found]

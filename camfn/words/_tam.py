@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index as number
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ def by_tam(asked: Asked, filtered: bool, question: Any) -> tuple[list[Tensor], T
         asked.inputs
     )
     said = asked.log_probabilities(outputs)
+    asked.check_numbers(said)
     text = _question(question, asked)
     classes = torch.cat([asked.prompt[text], asked.ids])
     _check_head(asked, states[0], outputs)
@@ -106,7 +108,11 @@ def _question(question: Any, asked: Asked) -> Tensor:
         raise ArgumentTypeError(
             f"tam: question: expected positions of the prompt, a slice or a list, got {describe(question)}"
         )
-    at = torch.as_tensor(list(question), dtype=torch.long, device=asked.prompt.device)
+    try:
+        listed = [number(one) for one in question]
+    except TypeError:
+        raise CamfnError(f"tam: question: expected positions of the prompt, whole numbers, got {question}") from None
+    at = torch.tensor(listed, dtype=torch.long, device=asked.prompt.device)
     taken = {int(one) for piece in asked.pieces for one in piece.span.positions}
     if any(not last < int(one) < count or int(one) in taken for one in at):
         raise CamfnError(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 from torch import Tensor
@@ -42,7 +43,10 @@ def grouped(tokenizer: Any, ids: Tensor | Sequence[int]) -> tuple[list[str], lis
     spell = getattr(getattr(tokenizer, "tokenizer", tokenizer), "decode", None)
     if spell is None:
         raise ArgumentTypeError(f"words.grouped: expected a tokenizer of transformers, got {describe(tokenizer)}")
-    listed = [int(one) for one in ids]
+    try:
+        listed = [index(one) for one in ids]
+    except TypeError:
+        raise ArgumentTypeError(f"words.grouped: expected the ids of one answer, (N,), got {describe(ids)}") from None
     if not listed:
         raise CamfnError("words.grouped: expected the ids of an answer, at least one")
     words: list[str] = []

@@ -63,6 +63,10 @@ def loaded_for_text(name: str) -> tuple[Any, Any]:
     """
     transformers = library("transformers", extra_name="hf")
     if not Path(name).is_dir():
+        if name.count("/") > 1 or name.startswith((".", "/", "~")):
+            raise LoadError(
+                f"hf:{name}: no such folder: give one that save_pretrained wrote, or the name of a repository"
+            )
         reachable(f"hf:{name}", _source(name), _INSTEAD)
     with fetching(f"hf:{name}", _INSTEAD):
         config = transformers.AutoConfig.from_pretrained(name)

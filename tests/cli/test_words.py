@@ -101,6 +101,8 @@ def test_maps_are_those_of_the_library(folder: Path, photo: Path, tmp_path: Path
         (("--model", "hf:{folder}", "--method", "score_cam"), "needs more"),
         (("--model", "hf:{folder}", "--layer", "lm_head", "--method", "grad_cam"), "no map of the pictures"),
         (("--model", "hf:{empty}"), "hf:"),
+        (("--model", "hf:/no/such/folder"), "no such folder"),
+        (("--model", "hf:{folder}", "--ask", "w5 <image>"), "stands for a photo"),
     ],
 )
 def test_what_cannot_be_done_is_refused(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from camfn import CaptureError, explainer
-from camfn.methods import cam
+from camfn.methods import cam, tam
 from camfn.targets import class_score
 
 X = torch.randn(3, 3, 8, 9, generator=torch.Generator().manual_seed(0))
@@ -124,3 +124,10 @@ def test_the_map_may_be_part_of_a_loss() -> None:
     explainer(cam, net, "features", differentiable=True)(X, 2).square().sum().backward()  # type: ignore[no-untyped-call]
     assert net.head.weight.grad is not None
     assert net.head.weight.grad[2].any()
+
+
+def test_the_error_names_the_method_that_asks_for_the_head() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+    for method, name in ((tam, "tam"), (partial(tam, filtered=False), "tam"), (cam, "cam")):
+        with pytest.raises(CaptureError, match=rf"^{name} needs global pooling"):
+            explainer(method, net, "1")(torch.rand(1, 3, 8, 8), class_score(0))

@@ -65,7 +65,14 @@ def test_a_color_of_zero_is_no_padding() -> None:
 
 
 @pytest.mark.parametrize(
-    "masks", [[torch.ones(2, 2)], [torch.ones(4, dtype=torch.bool)], {3: torch.ones(2, 2, dtype=torch.bool)}, ["left"]]
+    "masks",
+    [
+        [torch.ones(2, 2)],
+        [torch.ones(4, dtype=torch.bool)],
+        {3: torch.ones(2, 2, dtype=torch.bool)},
+        ["left"],
+        [torch.ones(0, 2, dtype=torch.bool)],
+    ],
 )
 def test_masks_are_checked(masks: Any) -> None:
     case = load("llava")

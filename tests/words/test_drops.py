@@ -84,3 +84,10 @@ def test_a_layer_without_tokens_is_refused() -> None:
     case = load("llava")
     with pytest.raises(CaptureError, match="not tokens"):
         words.drops(case.model, case.inputs, IDS, layer="model.vision_tower.embeddings.patch_embedding")
+
+
+@pytest.mark.parametrize("layer", ["model.language_model.norm", "model.language_model.embed_tokens"])
+def test_a_layer_whose_places_no_word_reads_is_refused(layer: str) -> None:
+    case = load("llava")
+    with pytest.raises(CaptureError, match="every drop is 0"):
+        words.drops(case.model, case.inputs, IDS, layer=layer, side=4)

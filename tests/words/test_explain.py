@@ -164,10 +164,10 @@ def test_a_function_of_ones_own_is_a_method_and_others_are_refused() -> None:
         words.explain(case.model, case.inputs, 1, method="gradcam")
 
 
-@pytest.mark.parametrize("groups", [[], [[]], [[0], [3]], [[-1]]])
+@pytest.mark.parametrize("groups", [[], [[]], [[0], [3]], [[-1]], [[0, 0]], [[0.5]], [["a"]], [0, 1], "ab", 3])
 def test_groups_are_checked(groups: Any) -> None:
     case = load("llava")
-    with pytest.raises(CamfnError, match="groups: expected the tokens of each word, from 0 to 2"):
+    with pytest.raises(CamfnError, match="groups: expected the tokens of each word, each once, from 0 to 2"):
         words.explain(case.model, case.inputs, [5, 6, 7], groups=groups)
 
 
@@ -176,6 +176,10 @@ def test_spans_of_the_caller_are_checked() -> None:
     wrong = [
         words.Span(0, "image", torch.arange(4), (2, 3)),
         words.Span(0, "image", torch.arange(400, 404), (2, 2)),
+        words.Span(0, "image", [0, 1], (1, 2)),  # type: ignore[arg-type]
+        words.Span(0, "image", torch.tensor([0.0, 1.0]), (1, 2)),
+        words.Span(0, "image", torch.zeros(0, dtype=torch.long), (0, 1)),
+        words.Span(0, "image", torch.zeros(2, dtype=torch.long), (1, 2)),
         "image",
     ]
     for span in wrong:
@@ -183,3 +187,84 @@ def test_spans_of_the_caller_are_checked() -> None:
             words.explain(case.model, case.inputs, [5], spans=[span])  # type: ignore[list-item]
     with pytest.raises(CamfnError, match="at least one"):
         words.explain(case.model, case.inputs, [5], spans=[])
+
+
+def test_what_cannot_be_a_method_a_layer_or_an_answer_is_refused() -> None:
+    case = load("llava")
+
+    def one(activations: Tensor) -> Tensor:
+        return activations
+
+    wrong: list[tuple[Any, str]] = [
+        (lambda activations, grads, outputs: activations, "returned a tensor"),
+        (lambda activations, grads, outputs: None, "returned a NoneType"),
+        (one, "expected a function"),
+    ]
+    for method, text in wrong:
+        with pytest.raises(CamfnError, match=text):
+            words.explain(case.model, case.inputs, [5], method=method)
+    with pytest.raises(CamfnError, match="layer '' returns"):
+        words.explain(case.model, case.inputs, [5], method="grad_cam", layer="")
+    for tiles in (3, [(1,)], [(0, 2)], [(1.5, 1)], ["ab"]):
+        with pytest.raises(CamfnError, match="tiles: expected"):
+            words.explain(case.model, case.inputs, [5], tiles=tiles)  # type: ignore[arg-type]
+    for question in (["a"], [17.5], [[17]]):
+        with pytest.raises(CamfnError, match="question: expected"):
+            words.explain(case.model, case.inputs, [5], question=question)  # type: ignore[arg-type]
+    with pytest.raises(CamfnError, match="vocabulary, from 0 to 119, got 120"):
+        words.explain(case.model, case.inputs, [5, 120])
+
+
+@pytest.mark.parametrize("method", ["tam", "grad_cam", "raw_attention", "le_grad"])
+def test_logits_of_nan_are_refused(method: str) -> None:
+    case = load("llava")
+    inputs = {**case.inputs, "pixel_values": case.inputs["pixel_values"] * float("nan")}
+    for call in (
+        lambda: words.explain(case.model, inputs, [5], method=method),
+        lambda: words.carried(case.model, inputs, [5]),
+    ):
+        with pytest.raises(CamfnError, match="are NaN"):
+            call()
+
+
+def test_inference_mode_changes_nothing() -> None:
+    case = load("llava")
+    for method in ("tam", "grad_cam", "gradient_rollout", "le_grad"):
+        expected = words.explain(case.model, case.inputs, [5, 6], method=method).maps[0]
+        with torch.inference_mode():
+            ids = torch.tensor([5, 6])
+            found = words.explain(case.model, case.inputs, ids, method=method).maps[0]
+        assert torch.equal(found, expected), method
+
+
+def test_options_of_a_run_among_the_inputs_change_nothing() -> None:
+    case = load("llava")
+    expected = words.explain(case.model, case.inputs, 2)
+    found = words.explain(case.model, {**case.inputs, "return_dict": False, "output_attentions": True}, 2)
+    assert torch.equal(found.maps[0], expected.maps[0])
+
+
+def test_a_wrapped_model_is_its_own() -> None:
+    case = load("llava")
+    wrapped = torch.nn.DataParallel(case.model)
+    assert torch.equal(
+        words.spans(wrapped, case.inputs)[0].positions, words.spans(case.model, case.inputs)[0].positions
+    )
+    with pytest.raises(CamfnError, match="the id of a picture"):
+        words.forced(wrapped, case.inputs, [98])
+    hidden = words.hide(wrapped, case.inputs, [torch.ones(2, 2, dtype=torch.bool)])
+    assert not torch.equal(hidden["pixel_values"], case.inputs["pixel_values"])
+
+
+def test_two_runs_are_not_compared_in_training_mode() -> None:
+    case = load("llava")
+    case.model.train()
+    halves = torch.tensor([[[True, False]], [[False, True]]])
+    for call in (
+        lambda: words.carried(case.model, case.inputs, [5]),
+        lambda: words.drops(case.model, case.inputs, [5]),
+        lambda: words.region_curves(case.model, case.inputs, [5], halves, torch.rand(4, 4)),
+    ):
+        with pytest.raises(CamfnError, match="in training mode"):
+            call()
+    assert case.model.training

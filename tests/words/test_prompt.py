@@ -75,7 +75,7 @@ def test_inputs_whose_pictures_are_not_certain_are_refused(inputs: Any, text: st
         (torch.ones(3), "ids of one answer"),
         ("a dog", "ids of one answer"),
         ([[8], [9, 10]], "ids of one answer"),
-        ([8, -100], "ids from 0"),
+        ([8, -100], "vocabulary, from 0"),
         ([8, IMAGE], r"holds 98, the id of a picture.*suppress_tokens=\[98"),
         (torch.cat([IDS, torch.tensor([[8, 9]])], 1), r"start with the 7 tokens of the prompt.*ids\[:, 7:\]"),
     ],

@@ -75,3 +75,9 @@ def test_other_processors_make_no_such_tiles() -> None:
 
     with pytest.raises(CamfnError, match="processor of an InternVL"):
         words.tiles(transformers.CLIPImageProcessor(), [(4, 4)])
+
+
+@pytest.mark.parametrize("ids", ["ab", 3, [0.5], torch.tensor([[1, 2]])])
+def test_ids_of_another_kind_are_refused(ids: Any) -> None:
+    with pytest.raises(CamfnError, match="expected the ids of one answer"):
+        words.grouped(Spelled(*"abcd"), ids)

@@ -73,6 +73,11 @@ class WordsJob:
 
 def _inputs(processor: Any, photo: Image.Image, ask: str) -> dict[str, Any]:
     """Make the inputs of one prompt, by the chat template where the processor has one."""
+    own = getattr(processor, "image_token", None)
+    if isinstance(own, str) and own and own in ask:
+        raise UsageError(
+            f"--ask: {own!r} stands for a photo, and the prompt has that of this photo already: leave it out"
+        )
     if getattr(processor, "chat_template", None):
         content = [{"type": "image"}, {"type": "text", "text": ask}]
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
