@@ -55,7 +55,7 @@ def _of_sizes(prompt: Prompt) -> list[Piece]:
 
 def _of_any_resolution(prompt: Prompt) -> list[Piece]:
     """LLaVA-NeXT and OneVision: the whole picture, then its tiles side by side without padding, a newline each row."""
-    if "pixel_values_videos" in prompt.inputs:
+    if prompt.inputs.get("pixel_values_videos") is not None:
         return _onevision_videos(prompt)
     sizes = prompt.tensor("image_sizes", 2, "the height and width of each photo")
     if prompt.kind == "llava_next" and _select(prompt) == "full" and _has_class_token(prompt):
@@ -111,7 +111,7 @@ def _tiling(prompt: Prompt, size: tuple[int, int]) -> tuple[tuple[int, int], tup
 
 def _onevision_videos(prompt: Prompt) -> list[Piece]:
     """OneVision's videos: each frame is pooled to half a side, and one newline ends the video."""
-    if "pixel_values" in prompt.inputs:
+    if prompt.inputs.get("pixel_values") is not None:
         raise CamfnError("words: camfn does not read a prompt of OneVision with pictures and videos: pass either alone")
     frames = [int(video.shape[0]) for video in prompt.inputs["pixel_values_videos"]]
     half = math.ceil(prompt.side / 2)
