@@ -21,7 +21,7 @@ def test_places_without_their_pixels_are_refused(name: str) -> None:
     wrong.append({**less, key: pixels.round().long()})
     for inputs in wrong:
         for call in (words.explain, words.carried):
-            with pytest.raises(CamfnError, match=f"words: .*({key}|needs image_sizes)"):
+            with pytest.raises(CamfnError, match=f"words: .*({key}|needs image_sizes|placeholders of videos)"):
                 call(case.model, inputs, [5], tiles=case.tiles)
 
 
