@@ -243,6 +243,20 @@ def no_nan(what: str, scores: Tensor, *given: Tensor) -> Tensor:
     return scores
 
 
+def finite(what: str, scores: Tensor, *given: Tensor) -> Tensor:
+    """Refuse NaN as `no_nan` does, and infinite scores (B, ...), which have no difference and no variance."""
+    bad = no_nan(what, scores, *given)[:, None].flatten(1).isinf().any(1)
+    for x in given:
+        bad = bad & x.flatten(1).isfinite().all(1)
+    if is_concrete(bad) and bool(bad.any()):
+        sample = int(bad.int().argmax())
+        raise CamfnError(
+            f"{what} returned an infinite score for sample {sample}; expected finite numbers, whose differences are "
+            "compared. A logarithm of 0, or half precision? For example targets.class_probability(281)"
+        )
+    return scores
+
+
 def constant(*tensors: Tensor) -> bool:
     """Whether Python may read the data and no derivative is taken in it: duplicates may be computed once and reused."""
     if not readable(*tensors):

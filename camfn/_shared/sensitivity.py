@@ -4,11 +4,46 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from .checks import tensor, whole, within
+from .errors import CamfnError
 from .maps import safe_divide
+
+_MOST = torch.quasirandom.SobolEngine.MAXDIM // 2
+"""The dimensions of one set of points, of the sequence's."""
+
+
+def points_of(what: str, points: Tensor | None, count: int, cells: Sequence[int]) -> Tensor:
+    """Return both sets of points, (n, 2, *cells): those given, if they are such points, or of the Sobol sequence.
+
+    Example:
+        >>> points_of("f", None, 2, (1, 3)).shape
+        torch.Size([2, 2, 1, 3])
+    """
+    cells, total = tuple(cells), math.prod(cells)
+    if points is None:
+        whole(f"{what}: designs", count, 2)
+        if not 1 <= total <= _MOST:
+            raise CamfnError(
+                f"{what}: expected at most {_MOST} numbers a mask, those of the Sobol sequence, got {total}; hand over "
+                "`points`"
+            )
+        return sobol_points(count, total).reshape(count, 2, *cells)
+    tensor(f"{what}: points", points)
+    if tuple(points.shape[1:]) != (2, *cells) or len(points) < 2 or not points.is_floating_point():
+        raise CamfnError(
+            f"{what}: points: expected floats of shape (n, 2, {', '.join(map(str, cells))}), n at least 2; got "
+            f"{points.dtype} of {tuple(points.shape)}"
+        )
+    if not within(points, 0, 1):
+        raise CamfnError(f"{what}: points: expected numbers in [0, 1], for example torch.rand({len(points)}, 2, ...)")
+    return points
 
 
 def sobol_points(count: int, dimensions: int) -> Tensor:
@@ -63,5 +98,7 @@ def total_indices(scores: Tensor, count: int) -> Tensor:
         tensor([[0.5000]])
     """
     first = scores[:count]
-    changed = scores[count:].reshape(-1, count, *scores.shape[1:])
-    return safe_divide((first - changed).square().mean(1), 2 * first.var(0))
+    changed = torch.stack(torch.split(scores[count:], count))
+    # torch warns of the variance of no numbers
+    spread = first.var(0) if first.numel() else first[0]
+    return safe_divide((first - changed).square().mean(1), 2 * spread)

@@ -15,8 +15,8 @@ from .._shared.checks import describe, function, number, progress_bar, same_devi
 from .._shared.devices import brought
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import resize, spatial_mean, widen
-from .._shared.rows import ChunkSize, Progress, no_nan, score_variants
-from .._shared.sensitivity import sobol_points, total_indices, with_one_from_second
+from .._shared.rows import ChunkSize, Progress, finite, score_variants
+from .._shared.sensitivity import points_of, total_indices, with_one_from_second
 from .._shared.vocabulary import ScoreFn, Tail
 from ..targets import as_score
 from ._concepts import Negative, project
@@ -44,6 +44,10 @@ class Craft(NamedTuple):
 
     def strongest(self, concept: int, count: int = 5) -> Tensor:
         """Return the crops with most of a concept, (count, channels, size, size), the first the strongest."""
+        whole("strongest: concept", concept, 0)
+        whole("strongest: count", count)
+        if concept >= self.strengths.shape[1]:
+            raise CamfnError(f"strongest: concept: expected one of {self.strengths.shape[1]}, from 0, got {concept}")
         return self.crops[self.strengths[:, concept].topk(min(count, len(self.crops))).indices]
 
 
@@ -115,7 +119,7 @@ def concept_importance(
 
     Raises:
         CamfnError: maps and concepts that do not fit, points of another shape, fewer than two designs, or scores that
-            are not one number a sample, or NaN.
+            are not one finite number a sample.
 
     Example:
         >>> import torch
@@ -137,22 +141,17 @@ def concept_importance(
             f"concept_importance: expected maps (B, r, *S) and concepts (r, C), got {tuple(maps.shape)} and "
             f"{tuple(concepts.shape)}"
         )
-    if points is None:
-        points = sobol_points(designs, rank)
-    elif points.ndim != 3 or points.shape[0] < 2 or tuple(points.shape[1:]) != (2, rank):
-        raise CamfnError(
-            f"concept_importance: points: expected (n, 2, {rank}), n at least 2, got {tuple(points.shape)}"
-        )
+    points = points_of("concept_importance", points, designs, (rank,))
     count, drawn = points.shape[0], brought(points, widen(maps))
 
     def rebuilt(row: Tensor) -> Tensor:
         strengths = with_one_from_second(drawn, row).to(maps.dtype)
-        return einsum(maps, strengths, concepts.to(maps.dtype), "b r ..., r, r c -> b c ...")
+        return einsum(maps, strengths, concepts.to(maps.dtype), "b r ..., r, r c -> b c ...").contiguous()
 
     rows = torch.arange(count * (rank + 1), device=maps.device)
     what = "concept_importance: tail"
     scores = widen(score_variants(what, tail, rebuilt, rows, chunk_size=chunk_size, progress=progress))
-    no_nan(what, scores.mT, maps)
+    finite(what, scores.mT, maps)
     return total_indices(scores, count).mT.to(maps.dtype)
 
 

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .._shared.checks import number, one_of, whole
+from .._shared.checks import number, one_of, seen_false, whole
 from .._shared.devices import brought
+from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from .._shared.optional import extra
 from .._shared.regions import masks_of
@@ -88,6 +89,8 @@ def by_region(heatmap: Tensor, regions: Tensor, *, how: Literal["mean", "sum"] =
     one_of("by_region: how", how, ("mean", "sum"))
     values = as_maps(heatmap, "heatmap").flatten(1)
     masks = masks_of("by_region", regions, heatmap.shape[1:], len(heatmap))
+    if seen_false(masks == masks):
+        raise CamfnError("by_region: regions: expected masks without NaN, above 0 inside of a region")
     inside = brought(masks > 0, values).expand(-1, len(heatmap), *heatmap.shape[1:]).flatten(2).transpose(0, 1)
     free, painted = torch.ones_like(values), torch.zeros_like(values)
     for _ in range(inside.shape[1]):

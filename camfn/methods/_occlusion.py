@@ -14,7 +14,7 @@ from .._shared.checks import describe, function, whole
 from .._shared.devices import tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import widen
-from .._shared.rows import ChunkSize, Progress, no_nan, row_of, score_variants
+from .._shared.rows import ChunkSize, Progress, finite, row_of, score_variants
 from ._checks import broadcastable, images
 
 
@@ -57,7 +57,7 @@ def occlusion(
 
     Raises:
         CamfnError: a patch larger than the inputs, a stride larger than the patch, a baseline that does not broadcast,
-            or scores that are not one number a sample, or NaN.
+            or scores that are not one finite number a sample.
 
     Example:
         >>> import torch
@@ -92,9 +92,9 @@ def occlusion(
     scores = widen(
         score_variants("occlusion: forward", forward, hidden, rows, chunk_size=chunk_size, progress=progress)
     )
-    no_nan("occlusion: forward", scores.mT, inputs)
+    finite("occlusion: forward", scores.mT, inputs)
     drops = (scores[:1] - scores[1:]).to(x.dtype)
-    total, count = torch.zeros_like(x[:, 0]), torch.zeros_like(x[0, 0])
+    total, count = torch.zeros_like(x[:, 0]), x.new_zeros(x.shape[2:])
     # all patches at once may not fit the memory: build them again, 64 at a time
     for lost, index in zip(torch.split(drops, 64), torch.split(rows[:-1], 64)):
         marked = torch.vmap(covered)(index).to(x.dtype)

@@ -15,7 +15,7 @@ from .._shared.devices import brought, tensor_on
 from .._shared.errors import CamfnError
 from .._shared.maps import resize, widen
 from .._shared.noise import draw_uniform, one_source
-from .._shared.rows import ChunkSize, Progress, no_nan, one_score, row_of, score_variants
+from .._shared.rows import ChunkSize, Progress, finite, no_nan, one_score, row_of, score_variants
 from ._checks import at_least_one, images
 
 
@@ -70,7 +70,8 @@ def rise(
 
     Raises:
         CamfnError: if neither or both of `generator` and `masks` are given, for masks of another shape, `samples` or
-            `grid` below 1, a probability outside (0, 1], or scores that are not one number a sample, or NaN.
+            `grid` below 1, a probability outside (0, 1], or scores that are not one number a sample, or NaN,
+            or, with `centered`, infinite.
 
     Example:
         >>> import torch
@@ -87,7 +88,10 @@ def rise(
     rows = torch.arange(count, device=x.device)
     scores = widen(score_variants("rise: forward", forward, masked, rows, chunk_size=chunk_size, progress=progress))
     no_nan("rise: forward", scores.mT, inputs)
-    scores = scores - scores.mean(0) if centered else scores
+    if centered:
+        # from the first on, so that equal scores leave exactly 0
+        apart = finite("rise: forward", scores.mT, inputs).mT - scores[:1]
+        scores = apart - apart.mean(0)
     # all masks at once may not fit the memory: build them again, 64 at a time
     parts = [
         einsum(weights, torch.vmap(build)(index), "n b, n ... -> b ...")

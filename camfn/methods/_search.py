@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._shared.checks import function
+from .._shared.checks import function, within
 from .._shared.chunks import Engine, telling
 from .._shared.devices import brought
+from .._shared.errors import CamfnError
 from .._shared.maps import widen
 from .._shared.regions import grid_masks, masks_of
-from .._shared.rows import ChunkSize, Progress, no_nan, score_variants
+from .._shared.rows import ChunkSize, Progress, finite, score_variants
 from ._checks import at_least_one, broadcastable, images
 
 
@@ -52,9 +53,9 @@ def region_search(
         outputs: not used.
         forward: the whole network and the target, inputs to scores (B,); runs under `torch.vmap` where it can.
         inputs: (B, channels, *T), one to three spatial dimensions.
-        regions: labels from 0 of one partition of the image, (*T), or of each image's own, (B, *T), of an integer
-            dtype; or masks, (n, *T) or (n, B, *T), bool or floats in [0, 1], which may overlap. None is a grid of
-            squares.
+        regions: labels of one partition of the image, (*T), or of each image's own, (B, *T), of an integer dtype and
+            equal in a region, whatever the numbers; or masks, (n, *T) or (n, B, *T), bool or floats in [0, 1], which
+            may overlap. None is a grid of squares.
         grid: cells of that grid along each dimension.
         steps: how many regions to find; None is all.
         baseline: what hides a region: a number, or a tensor that broadcasts to the inputs.
@@ -65,8 +66,8 @@ def region_search(
         The raw map, (B, *T), where other methods give (B, *S); never negative.
 
     Raises:
-        CamfnError: for regions of another shape or negative labels, no region, `steps` or `grid` below 1, a baseline
-            that does not broadcast, or scores that are not one number a sample, or NaN.
+        CamfnError: for regions of another shape, masks outside of [0, 1], no region, `steps` or `grid` below 1, a
+            baseline that does not broadcast, or scores that are not one finite number a sample.
 
     Example:
         >>> import torch
@@ -80,7 +81,10 @@ def region_search(
     base = broadcastable("region_search: baseline", baseline, inputs, "inputs")
     size, x = inputs.shape[2:], widen(inputs)
     given = grid_masks(size, grid, inputs.device) if regions is None else regions
-    masks = brought(masks_of("region_search", given, size, len(inputs)), x).expand(-1, len(inputs), *size)
+    masks = masks_of("region_search", given, size, len(inputs))
+    if not within(masks, 0, 1):
+        raise CamfnError("region_search: regions: expected masks of numbers in [0, 1], 1 inside of a region")
+    masks = brought(masks, x).expand(-1, len(inputs), *size)
     empty = masks.flatten(2).amax(2).mT == 0
     most = len(masks) if steps is None else min(steps, len(masks))
     count, done = most * (2 * len(masks) - most + 1), 0
@@ -93,7 +97,7 @@ def region_search(
         rows = torch.arange(2 * left.shape[1], device=x.device)
         change = partial(_candidate, inputs, base, shown, masks, left)
         scores = score_variants("region_search: forward", forward, change, rows, chunk_size=chunk_size, progress=tell)
-        scores = widen(no_nan("region_search: forward", scores.mT, inputs)).to(x.dtype)
+        scores = widen(finite("region_search: forward", scores.mT, inputs)).to(x.dtype)
         gain = scores[:, : left.shape[1]] - scores[:, left.shape[1] :]
         best = torch.where(empty.gather(1, left), -torch.inf, gain).argmax(1, keepdim=True)
         found.append(gain.gather(1, best)[:, 0])

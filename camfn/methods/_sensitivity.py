@@ -9,13 +9,13 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._shared.checks import function, one_of, whole
+from .._shared.checks import function, one_of, whole, within
 from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.maps import widen
 from .._shared.noise import draw_uniform, one_source
-from .._shared.rows import ChunkSize, Progress, no_nan, row_of, score_variants
-from .._shared.sensitivity import sobol_points, total_indices, with_one_from_second
+from .._shared.rows import ChunkSize, Progress, finite, row_of, score_variants
+from .._shared.sensitivity import points_of, total_indices, with_one_from_second
 from ._checks import at_least_one, broadcastable, images
 
 
@@ -66,8 +66,8 @@ def sobol(
         The raw map, (B, *cells), where other methods give (B, *S).
 
     Raises:
-        CamfnError: for points of another shape, fewer than two, `grid` below 1, a baseline that does not broadcast, or
-            scores that are not one number a sample, or NaN.
+        CamfnError: for points of another shape, outside of [0, 1] or fewer than two, more cells than the sequence has,
+            `grid` below 1, a baseline that does not broadcast, or scores that are not one finite number a sample.
 
     Example:
         >>> import torch
@@ -78,15 +78,8 @@ def sobol(
     at_least_one("sobol", designs=designs, grid=grid)
     cells = _cells("sobol", forward, inputs, grid)
     x = widen(inputs)
-    if points is None:
-        points = sobol_points(designs, cells.numel()).reshape(designs, 2, *cells)
-    elif tuple(points.shape[1:]) != (2, *cells) or not points.is_floating_point():
-        raise CamfnError(
-            f"sobol: points: expected floats of shape (n, 2, *cells), cells = {tuple(cells)}; got {points.dtype} of "
-            f"{tuple(points.shape)}"
-        )
+    points = points_of("sobol", points, designs, cells)
     count = points.shape[0]
-    whole("sobol: designs", count, 2)
     base = broadcastable("sobol: baseline", baseline, inputs, "inputs")
     flat = brought(points, x).flatten(2)
 
@@ -95,8 +88,8 @@ def sobol(
 
     rows = torch.arange(count * (cells.numel() + 1), device=x.device)
     scores = widen(score_variants("sobol: forward", forward, masked, rows, chunk_size=chunk_size, progress=progress))
-    no_nan("sobol: forward", scores.mT, inputs)
-    return total_indices(scores.to(x.dtype), count).mT.reshape(-1, *cells).to(inputs.dtype)
+    finite("sobol: forward", scores.mT, inputs)
+    return total_indices(scores.to(x.dtype), count).mT.reshape(len(inputs), *cells).to(inputs.dtype)
 
 
 def hsic(
@@ -149,9 +142,9 @@ def hsic(
         The raw map, (B, *cells), where other methods give (B, *S).
 
     Raises:
-        CamfnError: if neither or both of `generator` and `masks` are given, for masks of another shape, fewer than two,
-            `grid` below 1, an unknown width, a baseline that does not broadcast, or scores that are not one number a
-            sample, or NaN.
+        CamfnError: if neither or both of `generator` and `masks` are given, for masks of another shape, outside of
+            [0, 1] or fewer than two, `grid` below 1, an unknown width, a baseline that does not broadcast, or scores
+            that are not one finite number a sample.
 
     Example:
         >>> import torch
@@ -168,6 +161,8 @@ def hsic(
         given = _half_on((samples, *cells), given)
     elif tuple(given.shape[1:]) != tuple(cells):
         raise CamfnError(f"hsic: expected masks of shape (n, *cells), cells = {tuple(cells)}; got {tuple(given.shape)}")
+    elif not within(given, 0, 1):
+        raise CamfnError("hsic: masks: expected numbers in [0, 1], 1 where a cell is shown")
     count = given.shape[0]
     whole("hsic: samples", count, 2)
     base = broadcastable("hsic: baseline", baseline, inputs, "inputs")
@@ -178,12 +173,12 @@ def hsic(
 
     rows = torch.arange(count, device=x.device)
     scores = widen(score_variants("hsic: forward", forward, masked, rows, chunk_size=chunk_size, progress=progress))
-    kernel = _kernel(no_nan("hsic: forward", scores.mT, inputs).to(x.dtype), width)
+    kernel = _kernel(finite("hsic: forward", scores.mT, inputs).to(x.dtype), width)
     centered = kernel - kernel.mean(1, keepdim=True)
     centered = centered - centered.mean(2, keepdim=True)
     change = on.flatten(1) - on.flatten(1).mean(0)
     found = 2 * einsum(change, centered, change, "n i, b n m, m i -> b i") / (count - 1) ** 2
-    return found.reshape(-1, *cells).to(inputs.dtype)
+    return found.reshape(len(inputs), *cells).to(inputs.dtype)
 
 
 def _cells(method: str, forward: Any, inputs: Tensor, grid: int) -> torch.Size:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import same_device, shapes_agree
-from .._shared.rows import ChunkSize, Progress, row_of
+from .._shared.rows import ChunkSize, Progress, finite, row_of
 from ..image._checks import as_maps
 from ._complexity import correlation
 from ._confidence import Baseline, baseline_of
@@ -46,7 +46,7 @@ def drops(
         (B, n), any sign; 0 for an empty region.
 
     Raises:
-        CamfnError: masks of another type or shape, NaN from `score`.
+        CamfnError: masks of another type or shape, NaN or infinity from `score`.
 
     Example:
         >>> from camfn.metrics import grid_cells
@@ -84,6 +84,7 @@ def scores_beside(
         return torch.where(row == 0, images, change((row - 1).clamp(min=0)))
 
     scores = score_rows(what, score, each, rows, chunk_size=chunk_size, progress=progress)
+    finite(f"{what}: score", scores.mT)
     return scores[0], scores[1:].mT.contiguous()
 
 

@@ -101,7 +101,7 @@ def f_fidelity(
         return torch.where(gone[:, None], base, images)
 
     before, after = scores_beside(what, score, images, thinned, n * len(counts), chunk_size, progress)
-    lost = before[:, None] - after.reshape(len(images), -1, n).mean(2)
+    lost = before[:, None] - after.reshape(len(images), len(counts), n).mean(2)
     return Curve(tensor_on(list(shares), lost.device, lost.dtype), lost)
 
 

@@ -121,7 +121,7 @@ def monotonicity_correlation(
 
     count = groups * len(drawn)
     before, after = scores_beside(what, score, images, redrawn, count, chunk_size, progress)
-    moved = (after - before[:, None]).square().reshape(len(images), -1, groups).mean(1)
+    moved = (after - before[:, None]).square().reshape(len(images), count // groups, groups).mean(1)
     told = torch.where(is_constant(maps)[:, None], 0, sums_of_groups(maps, group, groups))
     return rank_correlation(told, moved).to(heatmap.dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -112,7 +113,7 @@ def soundness(
     if steps[0] == 0:
         raise CamfnError(f"{what}: shares: expected numbers in (0, 1], got {steps[0]}")
     order = ranks(maps)
-    shown = [order < k for k in (0, *(count_of(f"{what}: shares", s, order[0].numel()) for s in steps))]
+    shown = [order < k for k in (0, *(count_of(f"{what}: shares", s, math.prod(order.shape[1:])) for s in steps))]
     scores = _scores_without(what, score, images, [~seen for seen in shown], baseline)
     mass = torch.stack([(maps * seen).flatten(1).sum(1) for seen in shown], 1)
     new = mass.diff(dim=1)

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY
 import torch
 from torch import Tensor
 
-from .._shared.checks import describe, number, whole
+from .._shared.checks import describe, number, whole, within
 from .._shared.devices import brought, tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import widen
@@ -71,6 +71,8 @@ class expected_gradients(OnNetwork):
         )
         if isinstance(source, Tensor) and (source.ndim != 2 or source.shape[1] != 2 or not len(source)):
             raise CamfnError(f"expected_gradients: uniform: expected (n, 2), got {tuple(source.shape)}")
+        if isinstance(source, Tensor) and not within(source, 0, 1):
+            raise CamfnError("expected_gradients: uniform: expected numbers in [0, 1], as torch.rand draws them")
         if not isinstance(self.references, Tensor):
             number("expected_gradients: references", self.references, advice="Or pass photos, (R, C, *S)")
         elif not self.references.is_floating_point() or not self.references.ndim or not len(self.references):

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .._shared.checks import describe, number, shapes_agree, whole
+from .._shared.checks import describe, number, seen_false, shapes_agree, whole
 from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.noise import draw_normal, one_source
@@ -47,6 +47,8 @@ class OnNoisyImages(OnNetwork):
             return partial(_drawn, source, self.samples)
         if not isinstance(source, Tensor) or not source.ndim or not source.shape[0]:
             raise CamfnError(f"{name}: expected noise of shape (n, *image.shape), got {describe(source)}")
+        if seen_false(source.isfinite()):
+            raise CamfnError(f"{name}: noise: expected finite numbers, got NaN or infinity")
         return partial(_given, name, source)
 
     def noisy(self, image: Tensor, rebuild: Callable[[Tensor], Inputs]) -> Iterator[Inputs]:

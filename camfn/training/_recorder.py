@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .. import LayoutPair, capture, layout, observe
 from .._cut.graft import bare, evaluating
 from .._cut.signature import read_signature
-from .._shared.checks import describe, whole
+from .._shared.checks import describe, function, tensor, whole
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.vocabulary import Captured, Target, without_grads
 from ..methods import grad_cam
@@ -111,6 +111,9 @@ class MapRecorder:
             of,
         )
         self.names = _names(names, len(images))
+        tensor("MapRecorder: photos", self.images if photos is None else photos)
+        if of is not None:
+            function("MapRecorder: of", of, "from the model to the part to map, as lambda module: module.net")
         self.photos = shown(self.images if photos is None else photos)
         if len(self.photos) != len(images):
             raise CamfnError(f"MapRecorder: photos: expected {len(images)}, one for each image, got {len(self.photos)}")
@@ -158,8 +161,8 @@ class MapRecorder:
 
     def _mapped(self, model: nn.Module) -> tuple[list[Tensor], list[float]]:
         """Return the raw maps and the scores of the photos, from one forward beside the training."""
-        refuse_sharded(model)
-        part = bare(model if self.of is None else self.of(bare(model)))
+        refuse_sharded(_module("model", model))
+        part = _module("model", model) if self.of is None else _module("of", self.of(_module("model", model)))
         like = next((x for x in part.parameters() if x.is_floating_point()), self.images)
         with apart(like.device):
             private = evaluating(part)
@@ -203,8 +206,17 @@ class MapRecorder:
         self.output.write(strips, self.records, step)
 
 
+def _module(name: str, given: Any) -> nn.Module:
+    """Take a module out of what wraps it; refuse anything else."""
+    if not isinstance(given, nn.Module):
+        raise ArgumentTypeError(f"MapRecorder: {name}: expected a torch.nn.Module, got {describe(given)}")
+    return bare(given)
+
+
 def _names(names: Sequence[str] | None, count: int) -> list[str]:
     """Return the names of the photos, which become names of files."""
+    if names is not None and not (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)):
+        raise ArgumentTypeError(f"MapRecorder: names: expected a list of words, one a photo, got {describe(names)}")
     found = [f"photo-{i}" for i in range(count)] if names is None else list(names)
     if len(found) != count or len({name.casefold() for name in found}) != count:
         raise CamfnError(f"MapRecorder: names: expected {count} different names, got {found}")

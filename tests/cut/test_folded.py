@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from camfn import explainer, prepare
+from camfn import explainer, metrics, prepare, tiny
 from camfn._cut.folded import BatchNormFolded, watched
 from camfn.methods import score_cam
 from tests.nets.small import Net, images, seeded, unchanged
@@ -160,3 +160,14 @@ def test_score_cam_runs_folded_and_gives_the_same() -> None:
     with unchanged(net):
         folded = explainer(score_cam, net, "blocks.0")(X, 1)
     torch.testing.assert_close(folded, explainer(plain, net, "blocks.0")(X, 1))
+
+
+def test_the_check_of_the_fold_is_not_taken_for_a_read_of_the_network(recwarn: pytest.WarningsRecorder) -> None:
+    """All metrics of a network with BatchNorm run folded, and not under the slower `vmap`."""
+    net, told = tiny.load("cnn"), list[str]()
+    x = tiny.scenes(2, generator=torch.Generator().manual_seed(0)).images
+    score, cells = metrics.scores_of(net, x), metrics.grid_cells((64, 64), 2)
+    found = metrics.drops(score, x, cells, progress=lambda done, total, engine="": told.append(engine))
+    assert set(told) == {"folded"}
+    assert not recwarn.list
+    torch.testing.assert_close(found, metrics.drops(lambda images: score(images), x, cells), rtol=1e-4, atol=1e-5)

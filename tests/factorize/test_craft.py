@@ -123,6 +123,9 @@ def test_batches_do_not_matter_and_the_network_stays() -> None:
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
+FOUND = craft(quartered(), lambda x: x, lambda x: lambda a: a.mean((2, 3)), 0, rank=2, size=16)
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
@@ -130,7 +133,16 @@ def test_batches_do_not_matter_and_the_network_stays() -> None:
         (lambda: crops(torch.zeros(1, 3, 8, 8), 4, overlap=1.0), r"overlap: expected a number in \[0, 1\)"),
         (lambda: concept_importance(MAPS, CONCEPTS[:2], bent), r"got \(2, 3, 4, 5\) and \(2, 6\)"),
         (lambda: concept_importance(MAPS, CONCEPTS, bent, designs=1), "designs: expected a whole number from 2"),
-        (lambda: concept_importance(MAPS, CONCEPTS, bent, points=POINTS[:1]), r"points: expected \(n, 2, 3\)"),
+        (lambda: concept_importance(MAPS, CONCEPTS, bent, points=POINTS[:1]), r"shape \(n, 2, 3\), n at least 2"),
+        (
+            lambda: concept_importance(MAPS, CONCEPTS, bent, points=255 * POINTS),
+            r"points: expected numbers in \[0, 1\]",
+        ),
+        (lambda: concept_importance(MAPS, CONCEPTS, lambda a: bent(a) * torch.inf), "infinite score for sample 0"),
+        (lambda: concept_importance(MAPS[:, :0], CONCEPTS[:0], bent), "numbers a mask"),
+        (lambda: FOUND.strongest(2), "concept: expected one of 2, from 0, got 2"),
+        (lambda: FOUND.strongest(-1), "concept: expected a whole number from 0"),
+        (lambda: FOUND.strongest(0, 0), "count: expected a whole number from 1"),
         (lambda: concept_importance(MAPS, CONCEPTS, lambda a: a), "must return one score a sample"),
         (lambda: craft(quartered(), lambda x: x, lambda x: lambda a: a, None), "expected one class or a function"),  # type: ignore[arg-type]
         (lambda: craft(quartered() - 1, lambda x: x, lambda x: lambda a: a, 0, size=16), "negative"),
@@ -139,3 +151,10 @@ def test_batches_do_not_matter_and_the_network_stays() -> None:
 def test_what_does_not_fit_is_refused(call: Any, text: str) -> None:
     with pytest.raises(CamfnError, match=text):
         call()
+
+
+def test_nothing_is_said_of_vmap_over_a_pooling(recwarn: pytest.WarningsRecorder) -> None:
+    """`AdaptiveAvgPool2d(1)` of channels last has no batching rule."""
+    pool = torch.nn.AdaptiveAvgPool2d(1)
+    concept_importance(MAPS, CONCEPTS, lambda a: pool(a).flatten(1).square().sum(1), designs=2)
+    assert not [one for one in recwarn if "batching rule" in str(one.message)]

@@ -81,6 +81,8 @@ def test_wrong_arguments_are_refused() -> None:
         image.by_region(values, torch.zeros(4, 3, dtype=torch.long))
     with pytest.raises(CamfnError, match="how: expected 'mean' or 'sum', got 'median'"):
         image.by_region(values, torch.zeros(3, 4, dtype=torch.long), how="median")  # type: ignore[arg-type]
+    with pytest.raises(CamfnError, match="regions: expected masks without NaN"):
+        image.by_region(values, torch.full((2, 3, 4), torch.nan))
     with pytest.raises(CamfnError, match="NaN"):
         image.by_region(values / 0, torch.zeros(3, 4, dtype=torch.long))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from camfn import methods
+from camfn import CamfnError, methods
 from tests.methods.laws import (
     close,
     image,
@@ -87,3 +87,21 @@ def test_rise_is_reproducible_and_leaves_the_global_state_alone() -> None:
     assert not torch.equal(run(2), first)
     close(run(1, chunk_size=7), first)
     torch.testing.assert_close(run(1, torch.float32).double(), first, rtol=1e-4, atol=1e-4)
+
+
+def test_a_score_that_is_always_the_same_leaves_exactly_zero_once_centered() -> None:
+    options: dict[str, Any] = {"inputs": torch.ones(2, 3, 5, 6), "samples": 7, "centered": True}
+    found = methods.rise(
+        options["inputs"],
+        forward=lambda x: 0 * x.sum((1, 2, 3)) + 3.7,
+        generator=torch.Generator().manual_seed(0),
+        **options,
+    )
+    assert not found.any()
+    with pytest.raises(CamfnError, match="infinite score for sample 0"):
+        methods.rise(
+            options["inputs"],
+            forward=lambda x: x.sum((1, 2, 3)) / 0,
+            generator=torch.Generator().manual_seed(0),
+            **options,
+        )

@@ -157,7 +157,12 @@ def test_vmap_over_classes_is_the_loop() -> None:
     [
         ("sobol", {"designs": 1}, "designs: expected a whole number from 2, got 1"),
         ("sobol", {"grid": 0}, "grid: expected a whole number from 1"),
-        ("sobol", {"points": torch.rand(4, 2, 3)}, r"shape \(n, 2, \*cells\), cells = \(4,\); got .*\(4, 2, 3\)"),
+        ("sobol", {"points": torch.rand(4, 2, 3)}, r"shape \(n, 2, 4\), n at least 2; got .*\(4, 2, 3\)"),
+        ("sobol", {"points": torch.rand(1, 2, 4)}, "n at least 2"),
+        ("sobol", {"points": [0.5]}, "points: expected a tensor"),
+        ("sobol", {"points": 255 * torch.rand(4, 2, 4)}, r"points: expected numbers in \[0, 1\]"),
+        ("sobol", {"points": torch.full((4, 2, 4), torch.nan)}, r"points: expected numbers in \[0, 1\]"),
+        ("sobol", {"forward": lambda x: x.sum((1, 2)) * torch.inf}, "infinite score for sample 0"),
         ("sobol", {"points": torch.ones(4, 2, 4, dtype=torch.long)}, "got torch.int64"),
         ("sobol", {"baseline": torch.ones(3)}, "baseline: expected a number, or a tensor that broadcasts"),
         ("sobol", {"forward": lambda x: x}, "must return one score a sample"),
@@ -166,9 +171,29 @@ def test_vmap_over_classes_is_the_loop() -> None:
         ("hsic", {"generator": draw(), "masks": torch.ones(3, 4)}, "got both"),
         ("hsic", {"masks": torch.ones(3, 5)}, r"masks of shape \(n, \*cells\), cells = \(4,\); got \(3, 5\)"),
         ("hsic", {"masks": torch.ones(1, 4)}, "samples: expected a whole number from 2, got 1"),
+        ("hsic", {"masks": 255 * torch.ones(3, 4)}, r"masks: expected numbers in \[0, 1\]"),
+        ("hsic", {"generator": draw(), "forward": lambda x: x.sum((1, 2)).log() - 1e39}, "infinite score for sample 0"),
         ("hsic", {"generator": draw(), "width": "median"}, "'distance' or 'score', got 'median'"),
     ],
 )
 def test_wrong_options_are_refused(method: str, options: dict[str, Any], text: str) -> None:
     with pytest.raises(CamfnError, match=text):
         getattr(methods, method)(ONES, inputs=ONES, **{"forward": additive, **options})
+
+
+def test_more_cells_than_the_sequence_has_are_refused() -> None:
+    wide = torch.ones(1, 1, 150, 150)
+    with pytest.raises(CamfnError, match=r"at most 10600 numbers a mask.*got 22500; hand over `points`"):
+        methods.sobol(wide, inputs=wide, forward=lambda x: x.sum((1, 2, 3)), designs=2, grid=150)
+
+
+@pytest.mark.parametrize("method", ["sobol", "hsic", "region_search", "occlusion", "rise"])
+def test_an_empty_batch_has_empty_maps(method: str) -> None:
+    options: dict[str, dict[str, Any]] = {
+        "sobol": {"designs": 2},
+        "hsic": {"generator": draw(), "samples": 4},
+        "region_search": {"grid": 2},
+    }
+    given: dict[str, Any] = options.get(method, {"generator": draw(), "samples": 4} if method == "rise" else {})
+    none = torch.ones(0, 2, 3, 4)
+    assert getattr(methods, method)(none, inputs=none, forward=lambda x: x.sum((1, 2, 3)), **given).shape[0] == 0

@@ -107,3 +107,26 @@ X, MASKS = images(2, 3, 4, 6), metrics.grid_cells((4, 6), 2)
 def test_what_does_not_fit_is_refused(call: Any, text: str) -> None:
     with pytest.raises(CamfnError, match=text):
         call()
+
+
+def test_infinite_scores_have_no_differences() -> None:
+    x, heatmap = given(2)
+    for call in (
+        lambda score: metrics.drops(score, x, cells_of(2)),
+        lambda score: metrics.saco(score, x, heatmap, groups=3),
+        lambda score: metrics.faithfulness_estimate(score, x, heatmap, groups=3),
+        lambda score: metrics.monotonicity_correlation(score, x, heatmap, groups=3, samples=2, generator=draws()),
+        lambda score: metrics.f_fidelity(score, x, heatmap, samples=2, generator=draws()),
+    ):
+        with pytest.raises(CamfnError, match="score returned an infinite score for sample 0"):
+            call(lambda images: images.flatten(1).sum(1) / 0)
+
+
+def test_an_empty_batch_has_empty_scores() -> None:
+    x, heatmap = (whole[:0] for whole in given(2))
+    for found in (
+        metrics.monotonicity_correlation(bent, x, heatmap, groups=3, samples=2, generator=draws()),
+        metrics.f_fidelity(bent, x, heatmap, samples=2, generator=draws()).scores,
+        metrics.soundness(bent, x, heatmap, shares=(0.2, 0.5), baseline=0.0).scores,
+    ):
+        assert len(found) == 0

@@ -95,6 +95,8 @@ NET = seeded(Net)
         ({"generator": draws(), "uniform": torch.rand(2, 2)}, "got both"),
         ({"uniform": torch.rand(2)}, r"uniform: expected \(n, 2\)"),
         ({"generator": draws(), "samples": 0}, "samples"),
+        ({"uniform": 5 * torch.ones(3, 2)}, r"uniform: expected numbers in \[0, 1\]"),
+        ({"uniform": torch.full((3, 2), torch.nan)}, r"uniform: expected numbers in \[0, 1\]"),
         ({"generator": draws(), "references": "photos"}, "references: expected a finite number"),
         ({"generator": draws(), "references": torch.ones(2, 3, 8, 8, dtype=torch.long)}, "at least one photo"),
         ({"generator": draws(), "references": torch.ones(0, 3, 8, 8)}, "at least one photo"),

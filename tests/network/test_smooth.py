@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camfn import capture, explainer, network
+from camfn import CamfnError, capture, explainer, network
 from camfn.methods import grad_cam_plusplus
 from tests.nets.small import Net, images, seeded
 from tests.network.cases import Plain
@@ -58,3 +58,10 @@ def test_the_top_class_is_that_of_the_clean_image() -> None:
     net = seeded(Net, dtype=torch.float64)
     explain = network.smooth_grad_cam_plusplus(net, "blocks.0", std=3.0, noise=NOISE)
     torch.testing.assert_close(explain(X), explain(X, net(X).argmax(1)))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_noise_that_is_not_finite_is_refused(bad: float) -> None:
+    for method in (network.smooth_grad, network.smooth_full_grad):
+        with pytest.raises(CamfnError, match=f"{method.__name__}: noise: expected finite numbers"):
+            method(seeded(Net), noise=torch.full((2, 1, 3, 12, 16), bad))

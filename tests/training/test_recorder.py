@@ -238,6 +238,15 @@ class FullyShardedDataParallel(nn.Sequential):
         (lambda: MapRecorder(WORLD.images[:2], "body", names=["a", "A"]), "names: expected 2 different names"),
         (lambda: MapRecorder(WORLD.images[:1], "body", names=["../a"]), "names: expected letters"),
         (lambda: MapRecorder(WORLD.images, "body", photos=WORLD.images[:1]), "photos: expected 8"),
+        (lambda: MapRecorder(WORLD.images, "body", photos=[1]), "photos: expected a tensor"),  # type: ignore[arg-type]
+        (lambda: MapRecorder(WORLD.images[:2], "body", names=[1, 2]), "names: expected a list of words"),  # type: ignore[list-item]
+        (lambda: MapRecorder(WORLD.images[:2], "body", names="ab"), "names: expected a list of words"),
+        (lambda: MapRecorder(WORLD.images, "body", of=3), "of: expected a func"),  # type: ignore[arg-type]
+        (
+            lambda: MapRecorder(WORLD.images, "body", of=lambda net: None)(tiny.load("cnn"), 0),  # type: ignore[arg-type, return-value]
+            "of: expected a torch.nn",
+        ),
+        (lambda: MapRecorder(WORLD.images, "body")(lambda x: x, 0), "model: expected a torch.nn.Module"),  # type: ignore[arg-type]
         (lambda: MapRecorder(WORLD.images, "body", out=3), "out: expected a folder, or a torch.utils.tensorboard"),
         (lambda: MapRecorder(WORLD.images, "nothing")(tiny.load("cnn"), 0), "nothing"),
         (
