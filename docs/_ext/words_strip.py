@@ -150,7 +150,8 @@ def measured(model: nn.Module, held: World) -> dict[str, list[Tensor]]:
                 own, other = places[digit], places[1 - digit]
                 cam, peak = maps[at].clamp(min=0), maps[at].argmax()
                 share = (cam * own).sum() / ((cam * own).sum() + (cam * other).sum())
-                found[name].append(torch.stack([own[peak], other[peak], share]))
+                some = cam.max() > 0  # an empty map has no peak, and no share
+                found[name].append(torch.stack([own[peak] * some, other[peak] * some, share]))
                 if name == DRAWN[0]:
                     found["chance"].append(torch.stack([own.mean(), other.mean(), own.sum() / (own + other).sum()]))
     return found
