@@ -127,6 +127,7 @@ def test_cuda_stands_for_all_gpus_of_the_machine(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_processes_on_a_gpu_give_the_rows_of_this_process(photos: list[Photo], tmp_path: Path) -> None:
     local = run_quickly(photos, tmp_path / "local", "grad_cam", "random_cam", device="cuda")
     far = run_quickly(photos, tmp_path / "far", "grad_cam", "random_cam", device="cuda", workers=2)
