@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .checks import tensor, whole, within
@@ -57,8 +58,8 @@ def sobol_points(count: int, dimensions: int) -> Tensor:
                 [[0.7500],
                  [0.2500]]])
     """
-    # the engine writes to tensors of its own, which fake tensors and a trace do not survive
-    with _disable_current_modes():
+    # the engine writes to tensors of its own, which fake tensors, a trace and torch.func do not survive
+    with _disable_current_modes(), temporarily_clear_interpreter_stack():
         engine = torch.quasirandom.SobolEngine(2 * dimensions)  # type: ignore[no-untyped-call]
         drawn = engine.fast_forward(1).draw(count, dtype=torch.float32).tolist()  # type: ignore[no-untyped-call]
     return torch.tensor(drawn).reshape(count, 2, dimensions)

@@ -27,6 +27,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "is_cam": {"steps": 2},
     "rise": {"masks": MASKS},
     "d_rise": {"masks": MASKS},
+    "hsic": {"masks": images(8, 3, 3, dtype=EXACT).sigmoid(), "grid": 3},
+    "sobol": {"designs": 4, "grid": 3},
     "opti_cam": {"steps": 4},
     # at a quantile where no value of this instance switches
     "group_cam": {"groups": 2, "quantile": 0.45},
