@@ -291,26 +291,27 @@ WAITS: dict[str, int] = {
     "poly_cam": 4,
     "opti_cam": 5,  # one a step: whether the mask still improves
     "rise": 4,
-    "occlusion": 4,
+    "occlusion": 5,
     "d_rise": 2,
-    "sobol": 4,
-    "hsic": 4,
-    "region_search": 16,  # four a step
+    "sobol": 5,
+    "hsic": 5,
+    "region_search": 17,  # four a step
     "eigen_smooth": 1 + EIGEN,
     "to_mask": 1,
     "to_boxes": 3,  # components are found on the host
-    "deletion": 4,
-    "insertion": 4,
-    "pixel_flipping": 4,
+    # whether the folded network agrees; scores that are not finite, where they have no meaning
+    "deletion": 5,
+    "insertion": 5,
+    "pixel_flipping": 5,
     "road": 6,
     "road_combined": 11,
     "impute": 2,
-    "faithfulness_estimate": 4,
-    "monotonicity": 5,
-    "monotonicity_correlation": 5,
+    "faithfulness_estimate": 7,
+    "monotonicity": 6,
+    "monotonicity_correlation": 8,
     "non_sensitivity": 3,
-    "irof": 5,
-    "f_fidelity": 4,
+    "irof": 6,
+    "f_fidelity": 7,
     "completeness": 10,
     "soundness": 3,
     "noise_drops": 3,
@@ -321,7 +322,7 @@ WAITS: dict[str, int] = {
     "sufficiency": 1,
     "consistency": 1,
     "label_masks": 1,
-    "sensitivity_n": 8,
+    "sensitivity_n": 11,
     "local_lipschitz": 2,
     "relative_input_stability": 3,
     "relative_output_stability": 3,
@@ -330,15 +331,15 @@ WAITS: dict[str, int] = {
     "random_logit": 3,
     "efficient_randomization": 2,
     "input_invariance": 2,
-    "drops": 3,
+    "drops": 6,
     "single_deletion": 2,
     "faithfulness_correlation": 2,
-    "saco": 4,
-    "region_curve": 5,
+    "saco": 7,
+    "region_curve": 6,
     "region_sums": 1,
-    "trace": 8,
-    "trace_ceiling": 14,  # some a step of the greedy order
-    "infidelity": 5,
+    "trace": 10,
+    "trace_ceiling": 16,  # some a step of the greedy order
+    "infidelity": 6,
     "average_drop": 2,
     "masked": 2,
     "complexity": 2,
@@ -364,7 +365,7 @@ WAITS: dict[str, int] = {
     "suggest": 2,  # what the image changes, and what the score depends on
     "diagnose": 10,  # some a sample
     "concept_importance": 3,
-    "by_region": 1,
+    "by_region": 2,
     "deep_feature_factorization": 30,  # grows with the steps until it converges
 }
 """How often the host may wait for a device in each call; those that are not named here never do."""
