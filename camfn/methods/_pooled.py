@@ -64,9 +64,10 @@ def seg_xres_cam(
 def _pooled(x: Tensor, pool: int, how: str) -> Tensor:
     """Give each position of the last dimension the mean or maximum of its window."""
     side = x.shape[-1]
-    cells = -(-side // pool)
+    # one window more where `pool` divides the side: a graph of open sizes need not ask whether it does
+    cells = side // pool + 1
     filled = functional.pad(x, (0, cells * pool - side), value=0.0 if how == "mean" else -torch.inf)
     parts = filled.reshape(*x.shape[:-1], cells, pool)
-    sizes = (side - pool * torch.arange(cells, device=x.device)).clamp(max=pool)
+    sizes = (side - pool * torch.arange(cells, device=x.device)).clamp(1, pool)
     values = parts.sum(-1) / sizes if how == "mean" else parts.amax(-1)
     return values[..., None].expand_as(parts).flatten(-2)[..., :side]
