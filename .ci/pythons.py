@@ -66,7 +66,7 @@ def pinned(python: str, folder: Path) -> Path:
 
 
 def main() -> None:
-    """Run what is asked for: versions, or `lowest`."""
+    """Run the versions that the command names, or `lowest`."""
     out = ROOT / "out"
     out.mkdir(exist_ok=True)
     failed = []

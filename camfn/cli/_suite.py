@@ -79,7 +79,7 @@ class SuiteOptions(NamedTuple):
     bib: BibOption = None
 
     def asked(self, as_usual: bool) -> bool:
-        """Say whether the suite is asked for, and refuse options that would do nothing.
+        """Say whether the command names the suite, and refuse options that would do nothing.
 
         Args:
             as_usual: whether the options of the other evaluation are as they are by default.

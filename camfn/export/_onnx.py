@@ -126,7 +126,7 @@ def written(file: Path, write: Callable[[Path], object]) -> None:
     """Write a file whole.
 
     Raises:
-        CamfnError: the system cannot write it; no part of it is left, nor of the file before it lost.
+        CamfnError: the system cannot write it; it leaves no part of the file, and keeps the file before it.
     """
     try:
         write_whole(file, write)

@@ -99,5 +99,5 @@ def cam_by_gradient(activations: Tensor, grads: Tensor, outputs: Any = None) -> 
 
 
 def tam_by_gradient(activations: Tensor, grads: Tensor, outputs: Any = None, *, filtered: bool = True) -> Tensor:
-    """TAM of a classifier, whose CAM is found by the gradient."""
+    """TAM of a classifier, with its CAM from the gradient."""
     return tam(cam_by_gradient(activations, grads)[:, None], weights=activations.new_ones(1), filtered=filtered)

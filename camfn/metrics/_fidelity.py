@@ -8,15 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._shared.checks import describe, number, same_device, shapes_agree, whole
+from .._shared.checks import number, same_device, shapes_agree, whole
 from .._shared.devices import brought, tensor_on
-from .._shared.errors import ArgumentTypeError
 from .._shared.noise import draw_uniform, one_source
 from .._shared.rows import ChunkSize, Progress, row_of
 from ._confidence import Baseline, baseline_of
 from ._curves import Curve
 from ._drops import scores_beside
-from ._order import count_of, on_images, ranks
+from ._order import count_of, on_images, ranks, shares_of
 from ._scores import ScoreOf
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -89,7 +88,8 @@ def f_fidelity(
     number(f"{what}: beta", beta, "(0, 1]")
     drawn = _draws(what, maps, samples, generator, uniform)
     order, total = ranks(maps), math.prod(maps.shape[1:])
-    counts = [count_of(f"{what}: shares", share, total) for share in _shares(shares)]
+    shares = shares_of(what, shares, "(0, 1]", "(0.1, 0.5, 1.0)")
+    counts = [count_of(f"{what}: shares", share, total) for share in shares]
     rates = [min(alpha, beta * total / max(total - k if least else k, 1)) for k in counts]
     k_of, rate_of = (tensor_on(values, images.device) for values in (counts, rates))
     n = len(drawn)
@@ -114,15 +114,3 @@ def _draws(what: str, maps: Tensor, samples: int, generator: torch.Generator | N
     shapes_agree(f"{what}: uniform", source.shape, (max(len(source), 1) if source.ndim else 1, *maps.shape[1:]))
     same_device(f"{what}: uniform", source, maps, "images")
     return source
-
-
-def _shares(shares: Sequence[float]) -> tuple[float, ...]:
-    """Return the shares; refuse anything but a list of numbers in (0, 1], at least one."""
-    if not isinstance(shares, (list, tuple)) or not shares:
-        raise ArgumentTypeError(
-            f"f_fidelity: shares: expected a list of shares of the pixels, got {describe(shares)}; for example "
-            "shares=(0.1, 0.5, 1.0)"
-        )
-    for share in shares:
-        number("f_fidelity: shares", share, "(0, 1]", "A share of the pixels")
-    return tuple(shares)

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .._shared.checks import number, same_device, tensor
-from .._shared.errors import CamfnError
+from .._shared.checks import describe, number, same_device, tensor
+from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import resize
 from ..image._checks import as_maps
 
@@ -81,3 +82,15 @@ def is_constant(heatmap: Tensor) -> Tensor:
     """Whether each map, (B, *S), has one value, (B,)."""
     rows = heatmap.flatten(1)
     return (rows == rows[:, :1]).all(1)
+
+
+def shares_of(what: str, shares: Sequence[float], interval: str, example: str) -> tuple[float, ...]:
+    """Return shares of the pixels; raise for anything but a list of numbers in the interval, at least one."""
+    if not isinstance(shares, (list, tuple)) or not shares:
+        raise ArgumentTypeError(
+            f"{what}: shares: expected a list of shares of the pixels, got {describe(shares)}; for example "
+            f"shares={example}"
+        )
+    for share in shares:
+        number(f"{what}: shares", share, interval, "A share of the pixels")
+    return tuple(shares)

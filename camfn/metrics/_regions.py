@@ -193,7 +193,7 @@ def sums_of(what: str, heatmap: Tensor, masks: Tensor) -> Tensor:
 
 
 def shared_by_all(what: str, masks: Tensor, batch: int, dims: int) -> bool:
-    """Whether masks (n, *T) are those of all samples; False for (n, B, *T); other shapes are refused."""
+    """Whether masks (n, *T) are those of all samples; False for (n, B, *T); it raises for other shapes."""
     _bool_masks(f"{what}: masks", masks)
     if masks.ndim == dims + 1:
         return True

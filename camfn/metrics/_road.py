@@ -8,14 +8,13 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from .._shared.checks import describe, function, number, shapes_agree
+from .._shared.checks import function, number, shapes_agree
 from .._shared.devices import brought, tensor_on
-from .._shared.errors import ArgumentTypeError
 from .._shared.noise import draw_normal, one_source
 from .._shared.rows import no_nan, one_score
 from ._curves import Curve
 from ._impute import impute, refuse_volumes
-from ._order import count_of, on_images, ranks
+from ._order import count_of, on_images, ranks, shares_of
 from ._scores import ScoreOf, for_runs
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -71,7 +70,7 @@ def road(
     maps = on_images("road", heatmap, images)
     refuse_volumes("road", images)
     maps = -maps if least else maps
-    shares = _shares(shares)
+    shares = shares_of("road", shares, "[0, 1]", "(0.1, 0.5, 0.9)")
     number("road: std", std, "[0, inf)")
     number("road: tolerance", tolerance, "(0, 1)")
     function("road: score", score, "as scores_of(model, images) makes it")
@@ -125,7 +124,7 @@ def road_combined(
         >>> road_combined(score, images, images[:, 0], shares=(0.5,), std=0.0) > 0
         tensor([True])
     """
-    shares = _shares(shares)
+    shares = shares_of("road", shares, "[0, 1]", "(0.1, 0.5, 0.9)")
     score = for_runs(score, 2 * len(shares))
     most, fewest = (
         road(
@@ -142,18 +141,6 @@ def road_combined(
         for least in (False, True)
     )
     return (fewest - most) / 2
-
-
-def _shares(shares: Sequence[float]) -> tuple[float, ...]:
-    """Return the shares; refuse anything but a list of numbers in [0, 1], at least one."""
-    if not isinstance(shares, (list, tuple)) or not shares:
-        raise ArgumentTypeError(
-            f"road: shares: expected a list of shares of the pixels, got {describe(shares)}; for example "
-            "shares=(0.1, 0.5, 0.9)"
-        )
-    for share in shares:
-        number("road: shares", share, "[0, 1]", "A share of the pixels")
-    return tuple(shares)
 
 
 def _filled(images: Tensor, missing: Tensor, tolerance: float) -> Iterable[Tensor]:

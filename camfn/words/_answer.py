@@ -1,4 +1,4 @@
-"""The answer of a model: greedy ids from a private copy, so that nothing is left in the user's model."""
+"""The answer of a model: greedy ids from a private copy, so that the user's model keeps nothing."""
 
 # tested in tests/words/test_answer.py
 

@@ -34,7 +34,7 @@ class Case(NamedTuple):
     Attributes:
         model: the network, in evaluation mode.
         inputs: of the prompt.
-        tiles: what `words.spans` is told of the tiles.
+        tiles: the `tiles=` of `words.spans`.
         pictures: function from photos (height, width, 3) in [0, 255] to what the image processor makes of them.
         sizes: height and width of the photos.
     """

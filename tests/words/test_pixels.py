@@ -1,4 +1,4 @@
-"""A prompt whose pictures have no pixels, or others, is refused before any run."""
+"""`words` refuses a prompt whose pictures have no pixels, or others, before any run."""
 
 from __future__ import annotations
 

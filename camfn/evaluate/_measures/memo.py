@@ -27,7 +27,7 @@ Layers = dict[tuple[str, bool, torch.Size], Layer]
 
 
 def noise_like(images: Tensor) -> Tensor:
-    """Return noise in the place of images: what is found on it depends on no photo."""
+    """Return noise in the place of images: what a check finds on it depends on no photo."""
     return torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
 
 

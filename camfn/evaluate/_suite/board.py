@@ -41,7 +41,7 @@ COLUMNS = (
 
 
 def board_of(store: Store, *, by: str = "", date: str = "") -> list[dict[str, str]]:
-    """List the lines of a leaderboard; equal rows stand by themselves, so that each method is found by its name.
+    """List the lines of a leaderboard; equal rows stand by themselves, so that a reader finds each method by its name.
 
     Args:
         store: a folder of the suite.

@@ -147,7 +147,7 @@ class Full(Grid):
         return Explained(one_channel(maps, method).detach().float().cpu(), "", None)
 
     def heads(self) -> list[int]:
-        """List the heads that are asked."""
+        """List the heads whose class a map explains."""
         return list(range(self.side**2))
 
     def _of_layer(self, case: Case, explainer: Explainer) -> Explained:

@@ -136,7 +136,7 @@ def control(name: str, asked: Asked, suite: Suite, picture: str) -> Tensor:
         return center(height, width).expand(count, -1, -1).clone()
     if name == "random":
         generator = suite.generator(picture, "random")
-        # the same for every question: noise does not know what is asked
+        # the same for every question: noise reads no question
         return torch.rand(1, 16, 16, generator=generator).expand(count, -1, -1).clone()
     if asked.own is None:
         raise UsageError("the truth of this picture is not known: it has no mask and no box")

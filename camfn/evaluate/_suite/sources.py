@@ -44,7 +44,7 @@ class Source(Protocol):
         """List the pictures of a block, or of one picture."""
 
     def cells(self, loaded: Loaded) -> list[Cell]:
-        """List what may enter a grid, before the network is asked."""
+        """List what may enter a grid, before the network runs."""
 
     def cell(self, name: str, loaded: Loaded) -> Cell:
         """Return one of the cells."""

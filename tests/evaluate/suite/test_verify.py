@@ -1,4 +1,4 @@
-"""A submission is verified, and what was changed is found."""
+"""`verify` passes a submission, and names what changed in it."""
 
 from __future__ import annotations
 
