@@ -106,16 +106,12 @@ def rows(device: torch.device, size: Size, network: nn.Module) -> Iterator[Row]:
     def row(name: str, model: nn.Module, x: Tensor, run: Callable[[], Any]) -> Row:
         return Row(name, len(x), run, alone(model, x))
 
-    cam = explainer(methods.grad_cam, network, layer)
+    cam, cam_half = (explainer(methods.grad_cam, model, layer) for model in (network, half))
+    images_half = images.bfloat16()
     yield row("forward", network, images, alone(network, images))
-    yield row("forward, bfloat16", half, images.bfloat16(), alone(half, images.bfloat16()))
+    yield row("forward, bfloat16", half, images_half, alone(half, images_half))
     yield row("Grad-CAM", network, images, lambda: cam(images, 1))
-    yield row(
-        "Grad-CAM, bfloat16",
-        half,
-        images.bfloat16(),
-        lambda: explainer(methods.grad_cam, half, layer)(images.bfloat16(), 1),
-    )
+    yield row("Grad-CAM, bfloat16", half, images_half, lambda: cam_half(images_half, 1))
     classes = torch.arange(size.classes, device=device)
     chunk = min(100, size.classes)
     yield row(
