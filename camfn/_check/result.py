@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._shared.seen import picture, sheet, table, visible, words
 from .._shared.value import frozen
 from .numbers import Numbers
 from .words import Line, lines_of, table_of
@@ -59,3 +60,23 @@ class Checked(Numbers):
     def __str__(self) -> str:
         tables = [self.table(i) for i in range(len(self.blank))]
         return tables[0] if len(tables) == 1 else "\n\n".join(f"image {i}\n{text}" for i, text in enumerate(tables))
+
+    def _repr_html_(self) -> str:
+        """Show the map and the table of each image in a notebook."""
+        return "".join(self._shown(i) for i in range(len(self.blank)))
+
+    def _shown(self, i: int) -> str:
+        """Lay out image i in HTML."""
+        maps = visible(self.cam[i : i + 1, None])
+        drawn = picture(sheet([maps]), f"map of image {i}: red above zero, blue below") if maps else ""
+        rows = []
+        for line in self.lines(i):
+            number = "" if line.value is None else f"{line.value:.2f}"
+            ends = "" if line.interval is None else f" [{line.interval[0]:.2f}, {line.interval[1]:.2f}]"
+            rows.append([line.name, line.verdict, number + ends, words(line.sentence)])
+        return drawn + table(["", "verdict", "number", ""], rows)
+
+    def _repr_png_(self) -> bytes | None:
+        """Draw the maps in a row."""
+        maps = [cam for i in range(len(self.blank)) for cam in visible(self.cam[i : i + 1, None])]
+        return sheet([maps]) if maps else None

@@ -15,6 +15,7 @@ from .._layout.readings import as_map
 from .._shared.checks import batch_sizes, keeps_graph, shapes_agree, tensor
 from .._shared.inputs import call as run_on
 from .._shared.inputs import copy_of, repeated, zero_like
+from .._shared.seen import record_sheet, record_table
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import Call, Inputs, LayoutPair
 from .capture import AtLayer, joined
@@ -94,6 +95,14 @@ class Recorded(NamedTuple):
     outputs: Any
     tail: tail
     convolutions_left: bool
+
+    def _repr_html_(self) -> str:
+        """Show shapes, ranges and small pictures in a notebook instead of all numbers."""
+        return record_table(self._asdict(), ("activations",))
+
+    def _repr_png_(self) -> bytes | None:
+        """Draw the mean over channels of the first samples' activations; None without maps."""
+        return record_sheet(self.activations)
 
 
 def _recorded(of: AtLayer, inputs: Inputs) -> Recorded:

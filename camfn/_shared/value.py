@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from types import BuiltinFunctionType, CodeType, FunctionType
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from typing_extensions import dataclass_transform
+
+from .seen import table, words
 
 Class = TypeVar("Class", bound=type[Any])
 
@@ -62,6 +65,10 @@ class Value:
     def __getstate__(self) -> dict[str, Any]:
         return {key: item for key, item in self.__dict__.items() if key != "_flat"}
 
+    def _repr_html_(self) -> str | None:
+        """Show in a notebook what an explainer, or another function of a network, is made of; None for other values."""
+        return described(self) if _holds_network(self) else None
+
     def __repr__(self) -> str:
         parts: list[str] = []
         by_place = True
@@ -95,6 +102,36 @@ def shown(value: Any) -> str:
         items = ", ".join(map(shown, value))
         return f"[{items}]" if isinstance(value, list) else f"({items}{',' if len(value) == 1 else ''})"
     return repr(value)
+
+
+def described(value: Any) -> str:
+    """Lay a value out as a table in HTML: what it does, and what each of its arguments is; defaults are left out."""
+    rows = []
+    for one in fields(value):
+        held = getattr(value, one.name)
+        if not one.name.startswith("_") and one.init and (one.default is MISSING or not _equal(held, one.default)):
+            rows.append([html.escape(one.name), _described(held)])
+    about = words((type(value).__doc__ or "").partition("\n")[0])
+    return table([], [[type(value).__name__, about], *rows])
+
+
+def _described(held: Any) -> str:
+    """Describe one argument: a network by its size, a function by what it says of itself."""
+    if isinstance(held, Value) and _holds_network(held):
+        return described(held)
+    text = html.escape(shown(held))
+    if isinstance(held, nn.Module):
+        return f"{text}, {sum(p.numel() for p in held.parameters()):,} parameters"
+    function = held.func if isinstance(held, partial) else held
+    if isinstance(function, FunctionType) and function.__doc__:
+        return f"{text}<br><small>{words(function.__doc__.strip().partition(chr(10))[0])}</small>"
+    return text
+
+
+def _holds_network(value: Any) -> bool:
+    """Whether a value holds a module, by itself or in another value."""
+    held = _held(value).values()
+    return any(isinstance(one, nn.Module) or (isinstance(one, Value) and _holds_network(one)) for one in held)
 
 
 def _held(value: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast, runtime_
 
 from torch import Tensor
 
+from .seen import record_sheet, record_table
 from .value import Value, frozen
 
 Inputs: TypeAlias = "Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]"
@@ -41,24 +42,17 @@ class Captured(NamedTuple):
     outputs: Any
 
     def _repr_html_(self) -> str:
-        """Show shapes and ranges in a notebook instead of all numbers."""
-        rows = "".join(f"<tr><th>{name}</th>{_row(value)}</tr>" for name, value in self._asdict().items())
-        return f"<table><tr><th></th><th>shape</th><th>dtype</th><th>least</th><th>largest</th></tr>{rows}</table>"
+        """Show shapes, ranges and small pictures in a notebook instead of all numbers."""
+        return record_table(self._asdict(), ("activations", "grads"))
+
+    def _repr_png_(self) -> bytes | None:
+        """Draw the mean over channels of activations and gradients, a row each; None without maps."""
+        return record_sheet(self.activations, self.grads)
 
 
 def without_grads(activations: Tensor, outputs: Any) -> Captured:
     """Return what a method that takes no gradient reads: `grads` is None, which the type of `Captured` leaves out."""
     return Captured(activations, cast("Tensor", None), outputs)
-
-
-def _row(value: Any) -> str:
-    """Describe one part of a `Captured` in cells of a table."""
-    if not isinstance(value, Tensor):
-        return f'<td colspan="4">{type(value).__name__}</td>'
-    plain = value.detach()
-    ends = [f"{float(end):.3g}" for end in (plain.min(), plain.max())] if value.numel() else ["", ""]
-    cells = [tuple(value.shape), str(value.dtype).removeprefix("torch."), *ends]
-    return "".join(f"<td>{cell}</td>" for cell in cells)
 
 
 @runtime_checkable

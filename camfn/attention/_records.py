@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any, NamedTuple
 
 from torch import Tensor
+
+from .._shared.seen import picture, record_sheet, record_table, table
 
 
 class AttentionRecord(NamedTuple):
@@ -36,6 +39,14 @@ class AttentionRecord(NamedTuple):
     output: Tensor
     output_grads: Tensor | None
 
+    def _repr_html_(self) -> str:
+        """Show shapes, ranges and the attention of the first samples in a notebook instead of all numbers."""
+        return record_table(self._asdict(), ("probabilities", "grads"), "heads")
+
+    def _repr_png_(self) -> bytes | None:
+        """Draw the mean over heads of probabilities and their gradients of the first samples, a row each."""
+        return record_sheet(self.probabilities, self.grads)
+
 
 class Attended(NamedTuple):
     """The attentions of a forward, and its outputs.
@@ -47,3 +58,16 @@ class Attended(NamedTuple):
 
     records: list[AttentionRecord]
     outputs: Any
+
+    def _repr_html_(self) -> str:
+        """Show a line for each attention in a notebook: its name, shape and, as a picture, the mean over heads."""
+        rows = []
+        for record in self.records:
+            data = record_sheet(record.probabilities)
+            drawn = picture(data, f"probabilities of {record.name}") if data else ""
+            rows.append([html.escape(record.name), str(tuple(record.probabilities.shape)), drawn])
+        return table(["attention", "probabilities", "mean over heads: queries down, keys to the right"], rows)
+
+    def _repr_png_(self) -> bytes | None:
+        """Draw the mean over heads of the first samples' probabilities, a row for each attention."""
+        return record_sheet(*(record.probabilities for record in self.records))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ._grid import Grid
 from ._page import framed
+from ._still import still
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,3 +37,7 @@ class Explored(Grid):
     def _repr_html_(self) -> str:
         """Show the maps in a notebook, in a frame; nothing is computed."""
         return framed(self)
+
+    def _repr_png_(self) -> bytes:
+        """Draw a part of the maps where no script runs: of the first photo at the layer the page starts with."""
+        return still(self)

@@ -10,6 +10,8 @@ from ._figure import Figure as Figure
 from ._figure import figure as figure
 from ._montage import montage as montage
 from ._montage import slice_montage as slice_montage
+from ._notebook import load_ipython_extension as load_ipython_extension
+from ._notebook import unload_ipython_extension as unload_ipython_extension
 from ._paint import colorize as colorize
 from ._paint import curve as curve
 from ._paint import overlay as overlay
@@ -37,6 +39,7 @@ __all__ = [
     "detections",
     "figure",
     "inside",
+    "load_ipython_extension",
     "montage",
     "normalize",
     "overlay",
@@ -53,5 +56,6 @@ __all__ = [
     "to_mask",
     "to_numpy",
     "to_pil",
+    "unload_ipython_extension",
     "upsample",
 ]

@@ -19,6 +19,7 @@ from .._cut.graft import bare
 from .._cut.layer_checks import layer_name
 from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError, CamfnError, CaptureError
+from .._shared.seen import picture, sheet, table, visible
 from ..attention import METHODS
 from ..catalogue import MethodInfo, find, info_of
 from ._answer import answered
@@ -50,6 +51,22 @@ class Explained(NamedTuple):
     ids: Tensor
     log_probabilities: Tensor
     scale: Tensor | None = None
+
+    def _repr_html_(self) -> str:
+        """Show the maps in a notebook, a column for each word and a row for each picture; `draw` lays them over one."""
+        heads = ["", *(f"word {k}" for k in range(len(self.maps[0]) if self.maps else 0))]
+        rows = []
+        for span, maps in zip(self.spans, self.maps):
+            seen = [visible(cam[None, None]) for cam in maps]
+            about = f"picture {span.image} ({span.part}) {tuple(maps.shape[1:])}"
+            drawn = [picture(sheet([one]), f"{about}, word {k}") if one else "" for k, one in enumerate(seen)]
+            rows.append([about, *drawn])
+        return table(heads, rows)
+
+    def _repr_png_(self) -> bytes | None:
+        """Draw the maps: a column for each word, a row for each picture; None where there are none."""
+        rows = [[one for cam in maps for one in visible(cam[None, None])] for maps in self.maps]
+        return sheet([row for row in rows if row]) if any(rows) else None
 
 
 def explain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 from textwrap import wrap
@@ -119,6 +120,26 @@ class Grid(NamedTuple):
             lines.append("| " + " | ".join([name, *map(_markdown, cells[1:])]) + " |")
         return "\n".join([*lines, "", " ".join(_pipe(note) for note in self.notes), ""])
 
+    def to_html(self) -> str:
+        """Write the table in HTML: the best in bold, baselines in italics, gray what counts for nothing."""
+        arrows = {"higher": " ↑", "lower": " ↓", "": ""}
+        heads = [html.escape(_plain(name)) + arrows[direction] for name, direction in self.heads]
+        top = "".join(f'<th scope="col"{_faint(i in self.gray)}>{head}</th>' for i, head in enumerate(heads))
+        lines = []
+        for cells, dim in zip(self.lines, self.dim):
+            name = html.escape(_plain(cells[0].text))
+            row = f'<th scope="row"{_faint(cells[0].gray)}>{f"<i>{name}</i>" if dim else name}</th>'
+            lines.append(f"<tr>{row}{''.join(map(_hypertext, cells[1:]))}</tr>")
+        notes = "<br>".join(html.escape(_plain(note)) for note in self.notes)
+        return (
+            f"<table><caption>{html.escape(_plain(self.title))}</caption><thead><tr>{top}</tr></thead>"
+            f"<tbody>{''.join(lines)}</tbody></table><p><small>{notes}</small></p>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the table in a notebook."""
+        return self.to_html()
+
     def _has_marks(self, column: int) -> bool:
         return any(line[column].best or line[column].mark for line in self.lines)
 
@@ -202,3 +223,16 @@ def _markdown(cell: Cell) -> str:
     """Write a number in Markdown."""
     number = f"**{cell.text}**" if cell.best else cell.text
     return number + cell.mark + (f" {cell.interval}" if cell.interval else "")
+
+
+def _hypertext(cell: Cell) -> str:
+    """Write a number as a cell of HTML."""
+    number = html.escape(cell.text)
+    number = f"<b>{number}</b>" if cell.best else number
+    number += f"<sup>{html.escape(cell.mark)}</sup>" if cell.mark else ""
+    number += f" <small>{html.escape(cell.interval)}</small>" if cell.interval else ""
+    return f"<td{_faint(cell.gray)}>{number}</td>"
+
+
+def _faint(gray: bool) -> str:
+    return ' style="opacity:.5"' if gray else ""

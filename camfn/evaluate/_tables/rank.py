@@ -80,6 +80,10 @@ class Ranking(Standings):
         """Return the table as `camfn evaluate` prints it, in lines of at most `width` characters unless `wide`."""
         return grid_of(self, metrics, wide, width).to_text()
 
+    def _repr_html_(self) -> str:
+        """Show the table in a notebook, with the metrics that matter most."""
+        return grid_of(self).to_html()
+
 
 def models_of(rows: Sequence[Row]) -> list[str]:
     """List the models of the rows."""

@@ -207,3 +207,27 @@ def test_what_counts_for_nothing_is_gray_and_says_the_same() -> None:
     ]
     assert grid.to_text() == grid._replace(gray=()).to_text()
     assert "\x1b" not in grid.to_text()
+
+
+def test_a_notebook_shows_the_ranked_table() -> None:
+    ranking = rank(results(), "net")
+    shown = ranking._repr_html_()
+    assert shown.count("<tr>") == 1 + len(ranking)
+    assert shown.count("<b>") >= 1
+    assert shown.count("<i>") == 2  # the baselines
+    assert all(f">{name.split(' @')[0]}" in shown for name in NAMES)
+
+
+def test_names_are_no_markup_in_html() -> None:
+    grid = Grid(
+        "<b>",
+        [("<i>", ""), ("x", "lower")],
+        [[Cell("<u>"), Cell("1", True, "=", "[0, 1]", True)]],
+        [False],
+        ["<s>"],
+        "t",
+    )
+    shown = grid._repr_html_()
+    assert not re.search(r"<[ius]>", shown)
+    assert '<td style="opacity:.5"><b>1</b><sup>=</sup> <small>[0, 1]</small></td>' in shown
+    assert "x ↓" in shown
