@@ -33,6 +33,9 @@ CAPPED: dict[str, str] = {
     "opti_cam": "steps=30",
     "rise": "samples=200",
     "d_rise": "samples=200",
+    "sobol": "designs=4",
+    "hsic": "samples=250",
+    "region_search": "steps=4",
     "smooth_full_grad": "samples=5",
 }
 """Options of `capped` for the methods that cost most; `capped` runs all other methods with their defaults."""

@@ -85,7 +85,7 @@ class Grade:
         )
         photo = Photo(self.name, Path(), "0")
         seen = Seen(photo, dummy, prepared, self.protocol, device, self.context.shared)
-        seen.boxes = _box_of(self.asked.own, size)
+        seen.boxes = _box_of(self.asked.own, size).to(device)
         seen.score, seen.index = self.asked.explained, int(self.asked.names[0])
         vars(seen)["scores"] = Scores(self.asked.score(self.context.model.model), self.asked.images)
         return seen

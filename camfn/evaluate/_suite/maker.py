@@ -17,6 +17,7 @@ from .._measures.memo import Shared
 from .._measures.row import Row
 from .._runs.work import Work
 from .context import Context, Unit
+from .exact import exact
 from .explain import CONTROLS
 from .grade import Grade
 from .measures import SHARED
@@ -55,7 +56,8 @@ class Maker:
         """Yield the row of each case of a unit."""
         unit: Unit | Exception
         try:
-            unit = self.unit(work.photo.name, loaded, device, shared)
+            with exact():
+                unit = self.unit(work.photo.name, loaded, device, shared)
         except Exception as error:
             unit = error
         for case in work.cases:
@@ -64,9 +66,11 @@ class Maker:
                 yield failed(row, unit)
                 continue
             try:
-                yield _made(row, unit, case)
+                with exact():
+                    made = _made(row, unit, case)
             except Exception as error:
-                yield failed(row, error)
+                made = failed(row, error)
+            yield made
 
     def context(self, loaded: Loaded | None, device: str = "cpu", shared: Shared | None = None) -> Context:
         """Return what all units have in common."""

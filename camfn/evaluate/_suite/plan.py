@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..._photos.methods import GROUPS, PICTURES, read_methods
+from ..._photos.methods import GROUPS, PICTURES, function_of, read_methods
+from ..._photos.options import options_of
 from ..._shared.errors import UsageError
 from ..._shared.lists import split_list
 from ...zoo import Loaded
@@ -34,6 +35,12 @@ from .sources import Cell, Source
 
 GRADED = "grad_cam"
 """The method whose map is shuffled."""
+
+CENTERED = "rise:centered=True,samples=200"
+"""RISE with its mean taken off is a row of `everything`: few raw masks are noise in a share of mass."""
+
+CAPPED_PICTURES = {"guided_ig": "steps=50", "smooth_grad": "samples=25", "expected_gradients": "samples=32"}
+"""Options of `everything` for the pictures that cost most."""
 
 
 def cases_of(
@@ -58,8 +65,9 @@ def cases_of(
     found: list[Case] = []
     for word in given:
         if word in ("pictures", "everything"):
-            listed = [*(["capped"] if word == "everything" else []), *PICTURES]
-            found += cases_of(model, listed, layers)
+            capped = CAPPED_PICTURES if word == "everything" else {}
+            pictures = [f"{name}:{capped[name]}" if name in capped else name for name in PICTURES]
+            found += cases_of(model, [*(["capped", CENTERED] if word == "everything" else []), *pictures], layers)
         elif isinstance(word, str) and word not in GROUPS and word.partition(":")[0] in PICTURES:
             found += [Case(model, "auto", each.name, each.options) for each in read_methods(word)]
         else:
@@ -75,18 +83,26 @@ def controls(model: str) -> list[Case]:
 def works_of(
     maker: Maker, listed: Sequence[Case], rows: Mapping[tuple[str, str], Row], *, retry: bool, graded: bool = True
 ) -> list[Work]:
-    """List the units that are due, with the cases that each takes."""
+    """List the units that are due, with the cases that each takes.
+
+    Methods that run the network many times come behind all others: a run that is cut off has whole tables of the rest.
+    """
     model = listed[0].model
+    cheap = [case for case in listed if not runs_often(case)]
+    costly = [case for case in listed if runs_often(case)]
     works: list[Work] = []
-    for names, taken in _units(maker, listed, controls(model)):
-        units = [Photo(name, Path()) for name in names]
-        if units and taken:
-            works += due(units, taken, rows, retry=retry)
+    for some, own in ((cheap, controls(model)), (costly, [])):
+        for names, taken in _units(maker, some, own, model) if some or own else ():
+            units = [Photo(name, Path()) for name in names]
+            if units and taken:
+                works += due(units, taken, rows, retry=retry)
     return works
 
 
-def _units(maker: Maker, listed: Sequence[Case], rows: Sequence[Case]) -> Iterable[tuple[list[str], list[Case]]]:
-    """Yield names of units with the cases that they take, each unit once."""
+def _units(
+    maker: Maker, listed: Sequence[Case], rows: Sequence[Case], model: str
+) -> Iterable[tuple[list[str], list[Case]]]:
+    """Yield names of units with the cases that they take, each unit once; the grades where there are `rows`."""
     suite, source, tracks = maker.suite, maker.source, maker.suite.tracks
     if "grid" in tracks and maker.grids:
         cost = {case: _grids_of(case, suite) for case in listed}
@@ -94,9 +110,11 @@ def _units(maker: Maker, listed: Sequence[Case], rows: Sequence[Case]) -> Iterab
             yield [f"gridpg/{i:03}"], [*(case for case in listed if i < cost[case]), *rows]
         arithmetic = [case for case in listed if is_arithmetic(_function(case))]
         stitched = range(min(suite.stitched, suite.grids))
+        on_heads = [case for case in listed if works_on_heads(_function(case))]
         for setting in ("dipart", "difull", "twin") if maker.scale == 1 else ("difull", "twin"):
-            also = [case for case in listed if setting == "difull" and works_on_heads(_function(case))]
-            yield [f"{setting}/{i:03}" for i in stitched], [*arithmetic, *also, *rows]
+            for i in stitched:
+                also = [case for case in on_heads if setting == "difull" and i < cost[case]]
+                yield [f"{setting}/{i:03}"], [*arithmetic, *also, *rows]
     removing = {"single", "groups", "ceiling"} & set(tracks)
     some = source.blocks(suite.measured)
     shown = source.blocks() if "tiny" in tracks and isinstance(source, Scenes) else some if removing else []
@@ -111,9 +129,12 @@ def _units(maker: Maker, listed: Sequence[Case], rows: Sequence[Case]) -> Iterab
     if "tiny" in tracks and isinstance(source, Scenes):
         yield [f"parts/{name}" for name in source.parts()], [*listed, *rows]
     if "contrast" in tracks:
-        yield [f"questions/{name}" for name in some], [*listed, *blind]
-    if "grade" in tracks:
-        model = listed[0].model
+        few = some if isinstance(source, Scenes) else some[: suite.costly_questions]
+        often = [case for case in listed if runs_often(case)]
+        others = [case for case in listed if case not in often]
+        for name in some:
+            yield [f"questions/{name}"], [*others, *(often if name in few else []), *blind]
+    if "grade" in tracks and rows:
         bases = [Case(model, "auto", GRADED), *([Case(model, "auto", "truth")] if isinstance(source, Scenes) else [])]
         yield [f"grade/{name}" for name in source.pictures()[: suite.graded]], bases
 
@@ -122,8 +143,14 @@ def _grids_of(case: Case, suite: Suite) -> int:
     """Return how many grids a case takes: a method that runs the network many times takes few."""
     if is_arithmetic(_function(case)):
         return suite.grids
-    many = case.info.perturbs or case.info.draws
-    return suite.costly if many else suite.stitched
+    return suite.costly if runs_often(case) else suite.stitched
+
+
+def runs_often(case: Case) -> bool:
+    """Whether a method runs the network many times: on perturbed images, on draws, or along a path."""
+    if is_arithmetic(_function(case)):
+        return False
+    return case.info.perturbs or case.info.draws or "steps" in options_of(case.function or function_of(case.method))
 
 
 def _function(case: Case) -> Callable[..., Any]:
@@ -135,7 +162,6 @@ def prepared(
     loaded: Loaded,
     source: Source,
     suite: Suite,
-    layers: Sequence[str],
     metrics: tuple[Any, ...] | None = None,
 ) -> tuple[Maker, dict[str, Any]]:
     """Ask the network which pictures it sees rightly, deal the grids, and write the record of each track.
@@ -163,7 +189,6 @@ def prepared(
         "source": source.record(),
         "model": {"spec": spec, "weights": weights_digest(loaded.model)},
         "preprocessing": _preparation(loaded),
-        "layers": sorted(layers),
         "rng": "torch CPU mt19937, per use",
         "grids": {"cells": grids, "labels": labels, "size": list(size), "scale": scale},
     }

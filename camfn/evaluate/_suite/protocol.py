@@ -30,6 +30,7 @@ class Suite:
         grids: number of grids.
         stitched: how many of the grids DiFull, DiPart and the twin take, and methods of a whole network.
         costly: how many of the grids a method takes that runs the network many times.
+        costly_questions: of how many photos such a method takes the questions of the contrast; it takes all scenes.
         sure: probability from which a photo may enter a grid.
         scenes: scenes of two digits of the tiny world, where that is the data.
         drawn: seed of these scenes.
@@ -56,6 +57,7 @@ class Suite:
     grids: int = 30
     stitched: int = 8
     costly: int = 4
+    costly_questions: int = 8
     sure: float = 0.7
     scenes: int = 200
     drawn: int = 2
@@ -76,7 +78,7 @@ class Suite:
         unknown = [track for track in self.tracks if track not in TRACKS]
         if unknown or not self.tracks:
             raise UsageError(f"tracks: expected some of {', '.join(TRACKS)}, got {', '.join(unknown) or 'none'}")
-        for name in ("grids", "stitched", "costly", "scenes", "graded", "groups", "subsets", "orders", "chunk_size"):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if self.side < 2:
@@ -89,16 +91,28 @@ class Suite:
 
 
 _COMMON = ("seed", "chunk_size")
+_COUNTS = [
+    "grids",
+    "stitched",
+    "costly",
+    "costly_questions",
+    "scenes",
+    "graded",
+    "groups",
+    "subsets",
+    "orders",
+    "chunk_size",
+]
 _PARAMETERS = {
     "grid": ("side", "grids", "stitched", "costly", "sure"),
     "tiny": ("scenes", "drawn"),
     "single": ("measured", "cells"),
     "groups": ("measured", "groups", "subset_cells", "subset", "subsets"),
     "ceiling": ("measured", "cells", "orders"),
-    "contrast": ("measured", "shares"),
+    "contrast": ("measured", "costly_questions", "shares"),
     "grade": ("graded", "levels"),
 }
-"""What changes the numbers of a track, beside the data, the model and the layers."""
+"""What changes the numbers of a track, beside the data and the model; a layer is of a row, as a method is."""
 
 
 def record_of(suite: Suite, track: str, data: dict[str, Any]) -> dict[str, Any]:

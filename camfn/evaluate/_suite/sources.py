@@ -133,8 +133,9 @@ class Photos(NamedTuple):
         asked = self.picture(name, loaded)
         if head_of(loaded, self.head) is not None:
             raise UsageError(f"{loaded.name}: the questions why one class and not another are asked of classifiers")
+        device = next(loaded.model.parameters(), asked.images).device
         with torch.no_grad():
-            found = softmaxed(loaded.model(asked.images))[0]
+            found = softmaxed(loaded.model(asked.images.to(device)))[0].cpu()
         label, count = _label(self.photo(name), loaded), len(found)
         rival = int(found.index_fill(0, torch.tensor([label]), -1.0).argmax())
         contrast = one_hot(torch.tensor([label]), count) - one_hot(torch.tensor([rival]), count)

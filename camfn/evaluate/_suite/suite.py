@@ -23,6 +23,7 @@ from .._runs.run import Engine, Progress, make
 from .._runs.work import Loader, Models
 from .._store.store import Store
 from .._tables.records import file_names
+from .exact import exact
 from .measures import MEASURES
 from .plan import cases_of, prepared, works_of
 from .protocol import Suite
@@ -103,7 +104,8 @@ def truth(
         listed = cases_of(name, methods, wanted)
         if not listed:
             raise UsageError("nothing to evaluate: expected at least one method")
-        maker, protocols = prepared(name, loaded, source, suite, wanted, None if metrics is None else tuple(metrics))
+        with exact():
+            maker, protocols = prepared(name, loaded, source, suite, None if metrics is None else tuple(metrics))
         header = header_of(protocols, suite, device)
         store = Store(Path(out) / folders[name], header, force=force)
         if not works_of(maker, listed, store.by_key, retry=retry):

@@ -143,7 +143,7 @@ def _verified(
         any(row.photo.partition("/")[0] in ("gridpg", "parts", "questions", "grade") for row in store.rows),
     )
     if loaded is not None and grids["cells"]:
-        dealt, _ = prepared(spec, loaded, source, suite, record["layers"])
+        dealt, _ = prepared(spec, loaded, source, suite)
         if dealt.grids != maker.grids:
             problems.append(f"{spec}: the grids are not those that the protocol deals")
     numbers, rows, skipped, wrong = _numbers(store, maker, loaded)

@@ -40,7 +40,7 @@ def loaded() -> Loaded:
 
 @cache
 def maker() -> Maker:
-    return prepared("tiny:cnn", loaded(), Scenes(SUITE), SUITE, ["auto"])[0]
+    return prepared("tiny:cnn", loaded(), Scenes(SUITE), SUITE)[0]
 
 
 def unit(name: str) -> Grid:

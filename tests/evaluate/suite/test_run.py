@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from camfn.evaluate import Suite, truth
+from camfn.evaluate import Case, Store, Suite, truth
+from camfn.evaluate._suite.maker import Maker
+from camfn.evaluate._suite.plan import cases_of, works_of
 from camfn.evaluate._suite.protocol import canonical, id_of, record_of
 
 FEW = Suite(grids=2, stitched=1, costly=1, scenes=4, measured=2, graded=1, subsets=5, orders=2, levels=(0.0, 1.0))
@@ -54,6 +56,64 @@ def test_a_folder_takes_one_protocol(whole: Path) -> None:
     other = Suite(**{**vars(FEW), "seed": 1})
     with pytest.raises(ValueError, match=r"other settings.*seed was 0, now it is 1"):
         truth("tiny:cnn", "grad_cam", whole, suite=other)
+
+
+def test_a_layer_is_of_a_row_and_not_of_the_protocol(tmp_path: Path) -> None:
+    suite = Suite(**{**vars(FEW), "tracks": ("tiny",), "scenes": 2})
+    (first,) = truth("tiny:cnn", "grad_cam", tmp_path, suite=suite)
+    (both,) = truth("tiny:cnn", "grad_cam", tmp_path, suite=suite, layers="body.1")
+    assert both.header["protocols"] == first.header["protocols"]
+    assert all(both.by_key[key] == row for key, row in first.by_key.items())
+    assert {row.layer for row in both.rows if row.method == "grad_cam"} == {"body", "body.1"}
+
+
+def test_methods_that_run_the_network_often_come_behind_all_others(tmp_path: Path) -> None:
+    costly = ("rise:samples=2", "smooth_grad:samples=2", "guided_ig:steps=2")
+    suite = Suite(**{**vars(FEW), "tracks": ("tiny", "contrast"), "scenes": 2})
+    made: list[str] = []
+
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        made.append(f"{done} of {total}")
+        if done == 11:  # a picture, parts and questions, for one method and four controls, less one
+            raise Stop
+
+    with pytest.raises(Stop):
+        truth("tiny:cnn", [*costly, "grad_cam"], tmp_path, suite=suite, progress=stop)
+    rows = Store(tmp_path / "tiny-cnn").rows
+    assert {row.photo.partition("/")[0] for row in rows} == {"picture", "parts", "questions"}
+    assert not {row.method for row in rows} & set(costly)
+
+
+def test_a_costly_method_takes_the_questions_of_few_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = [f"{i}.png" for i in range(5)]
+
+    class Folder:
+        def blocks(self, most: int | None = None) -> list[str]:
+            return photos[:most]
+
+        pictures = blocks
+
+    suite = Suite(tracks=("contrast",), costly_questions=2)
+    maker = Maker(suite, Folder(), (), {}, (0, 0), 1.0, 1)  # type: ignore[arg-type]
+    listed = [Case("net", "auto", "grad_cam"), Case("net", "auto", "rise", "samples=2")]
+    taken = [(work.photo.name, case.method) for work in works_of(maker, listed, {}, retry=False) for case in work.cases]
+    asked = {
+        method: [name for name, other in taken if other == method and name.startswith("questions")]
+        for method in ("grad_cam", "rise", "center")
+    }
+    assert {method: len(names) for method, names in asked.items()} == {"grad_cam": 5, "rise": 2, "center": 5}
+
+
+def test_everything_has_the_maps_of_black_boxes_and_pictures_with_their_caps() -> None:
+    names = [case.name for case in cases_of("lite0", "everything", ["auto"])]
+    wanted = "sobol:designs=4 hsic:samples=250 region_search:steps=4 occlusion sobel_edges idgi guided_ig:steps=50"
+    assert {*wanted.split(), "seg_xres_cam", "smooth_grad_cam_plusplus", "tam"} <= set(names)
+    assert "expected_gradients:samples=32" in names
+    assert any(name.startswith("rise:") and "centered=True" in name for name in names)
+    assert len(names) == len(set(names))
 
 
 def test_an_id_names_the_track_and_changes_with_all_that_changes_numbers() -> None:
