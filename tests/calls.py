@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import camfn
-from camfn import attention, factorize, image, layers, layout, methods, metrics, network, targets, transforms
+from camfn import attention, factorize, image, layers, layout, methods, metrics, network, targets, transforms, words
 from tests.nets.small import Net, images, seeded
 from tests.nets.transformer import transformer
 
@@ -270,12 +270,67 @@ OTHERS: dict[str, Call] = {
         camfn.observe(w.net, LAYER)(w.x)[0].relu(), 2
     ),
 }
-CALLS: dict[str, Call] = METHODS | NETWORK | ATTENTION | CUTS | TARGETS | TRANSFORMS | IMAGES | METRICS | OTHERS
+ANSWER = [7, 8, 9]
+
+
+def _multimodal(w: World) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A tiny LLaVA, and a prompt with one picture, where the world puts tensors."""
+    import transformers  # an extra: who has no transformers skips these calls
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    tower = {**sizes, "model_type": "clip_vision_model", "image_size": 32, "patch_size": 16}
+    text = {**sizes, "model_type": "llama", "vocab_size": 99}
+    config = transformers.LlavaConfig(vision_config=tower, text_config=text, image_token_id=98, vision_feature_layer=-1)
+    net = seeded(lambda: transformers.LlavaForConditionalGeneration(config))
+    for part in net.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = nn.Parameter(w.put(parameter.detach()), requires_grad=False)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = w.put(buffer)
+    inputs = {"input_ids": torch.tensor([[1, 98, 98, 98, 98, 5, 6]]), "pixel_values": images(1, 3, 32, 32)}
+    return net, {key: w.put(value) for key, value in inputs.items()}
+
+
+def _words(call: Callable[..., Any], *given: Any, **options: Any) -> Call:
+    return lambda w: call(*_multimodal(w), *given, **options)
+
+
+HALVES = torch.tensor([[[True, False]], [[False, True]]])
+
+WORDS: dict[str, Call] = {
+    "words.spans": _words(words.spans),
+    "words.forced": _words(words.forced, ANSWER),
+    "words.explain": _words(words.explain, ANSWER),
+    "words.explain by gradients": _words(words.explain, ANSWER, method="grad_cam"),
+    "words.explain by attention": _words(words.explain, ANSWER, method="gradient_rollout"),
+    "words.explain, an answer of its own": _words(words.explain, 2, method="raw_attention"),
+    "words.drops": _words(words.drops, ANSWER),
+    "words.carried": _words(words.carried, ANSWER),
+    "words.hide": _words(words.hide, [HALVES[0]]),
+    "words.draw": lambda w: words.draw(
+        words.explain(*_multimodal(w), ANSWER), w.x[0].sigmoid(), ["a", "b", "c"], cell=20
+    ),
+    "words.object_iou": lambda w: words.object_iou(w.heat, w.x[0, 1] > 0),
+    "words.function_iou": lambda w: words.function_iou(w.heat, 0.5),
+    "words.f1_iou": lambda w: words.f1_iou(w.heat[0, 0], w.heat[1, 0]),
+    "words.corrections": lambda w: words.corrections(w.heat[0] > 0.6, w.heat[0]),
+    "words.region_curves": _words(words.region_curves, ANSWER, HALVES, torch.tensor([[1.0, 2.0]])),
+}
+CALLS: dict[str, Call] = METHODS | NETWORK | ATTENTION | CUTS | TARGETS | TRANSFORMS | IMAGES | METRICS | OTHERS | WORDS
 
 EIGEN = 1
 """Decompositions on CUDA report to the host whether they converged."""
 
 WAITS: dict[str, int] = {
+    # ids, masks and placeholders are read, and a forward of transformers copies its masks
+    **dict.fromkeys(WORDS, 65),
+    **dict.fromkeys(("words.function_iou", "words.corrections", "words.spans"), 1),
+    "words.f1_iou": 0,
+    "words.object_iou": 9,
+    "words.forced": 10,
+    "words.hide": 5,
     **dict.fromkeys(("eigen_cam", "eigen_grad_cam", "seg_eigen_cam", "kpca_cam"), EIGEN),
     # NaN among the scores; whether batches of one sample agree with one by one, for the activations and the forwards;
     # whether the scores beside the rows stayed

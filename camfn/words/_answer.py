@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -44,6 +45,12 @@ def generated(model: nn.Module, inputs: Mapping[str, Any], count: int) -> Tensor
     options |= {"num_return_sequences": 1, "penalty_alpha": None, "stop_strings": None}
     options |= {"pad_token_id": pad if pad is not None else (ends or [0])[0], "return_dict_in_generate": False}
     given = {key: value for key, value in inputs.items() if key not in OF_A_RUN}
+    _check_given(given)
+    if own is not None:
+        # among the model's own defaults, transformers merges these with greedy search, or refuses them beside it
+        copy.generation_config = deepcopy(own)
+        for option in ("num_return_sequences", "assistant_early_exit", "dola_layers"):
+            setattr(copy.generation_config, option, None)
     with torch.inference_mode(False), torch.no_grad():
         ids = copy.generate(**given, **options)[0]
     new: Tensor = ids[prompt.shape[1] :] if len(ids) > prompt.shape[1] else ids
@@ -52,3 +59,15 @@ def generated(model: nn.Module, inputs: Mapping[str, Any], count: int) -> Tensor
     if not len(new):
         raise CamfnError("words: the model ends its answer at once: pass the ids of the words to explain")
     return new
+
+
+def _check_given(given: Mapping[str, Any]) -> None:
+    """Refuse options of `generate` among the inputs, such as num_return_sequences: the answer is one, and greedy."""
+    from transformers import GenerationConfig
+
+    stray = sorted(given.keys() & GenerationConfig().to_dict().keys())
+    if stray:
+        raise CamfnError(
+            f"words: inputs: {', '.join(stray)} is no input but an option of generate, and the answer of words is the "
+            "greedy one: leave it out, or generate with it, and pass the ids of one answer in place of the number"
+        )

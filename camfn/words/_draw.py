@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .. import image as pictures
-from .._shared.checks import length_matches, tensor, whole
-from .._shared.errors import CamfnError
+from .._shared.checks import describe, length_matches, tensor, whole
+from .._shared.errors import ArgumentTypeError, CamfnError
 from ._carried import Carried
 from ._explain import Explained
 
@@ -46,7 +46,7 @@ def draw(
         font: as for `image.montage`; Pillow's own has few letters beyond ASCII.
 
     Returns:
-        (3, H, W) in [0, 1].
+        (3, H, W) in [0, 1], on the device of the photo.
 
     Raises:
         CamfnError: not a text for each word; no such picture; the map of a video.
@@ -59,6 +59,7 @@ def draw(
         >>> draw(explained, torch.rand(3, 60, 80), ["a", "rocket"], cell=80).shape[0]
         3
     """
+    _check_given(explained, carried)
     whole("words.draw: columns", columns)
     whole("words.draw: cell", cell, 16)
     at = [n for n, span in enumerate(explained.spans) if span.image == image and span.part != "thumbnail"]
@@ -71,7 +72,7 @@ def draw(
         length_matches("words.draw: carried", len(carried.read), len(maps))
     small = _fitted(photo, cell)
     shown = []
-    for k, cam in enumerate(maps.detach().float().cpu()):
+    for k, cam in enumerate(maps.detach().float().to(small.device)):
         if carried is not None and not bool(carried.read[k]):
             gray = small.mean(0, keepdim=True).expand_as(small)
             shown.append(0.35 * gray + 0.6)
@@ -85,6 +86,20 @@ def draw(
     )
 
 
+def _check_given(explained: Any, carried: Any) -> None:
+    """Refuse what `words.explain` and `words.carried` do not return."""
+    if not isinstance(explained, Explained):
+        raise ArgumentTypeError(
+            "words.draw: explained: expected what words.explain(model, inputs, n) or words.drops returns, got "
+            f"{describe(explained)}"
+        )
+    if carried is not None and not isinstance(carried, Carried):
+        raise ArgumentTypeError(
+            "words.draw: carried: expected what words.carried(model, inputs, explained.ids) returns, or None, got "
+            f"{describe(carried)}"
+        )
+
+
 def _fitted(photo: Tensor, cell: int) -> Tensor:
     """Bring the longer side of a photo to a length, in [0, 1]."""
     tensor("words.draw: photo", photo)
@@ -93,5 +108,5 @@ def _fitted(photo: Tensor, cell: int) -> Tensor:
     plain = photo.float() / (255 if photo.dtype == torch.uint8 else 1)
     share = cell / max(plain.shape[1:])
     size = [max(round(side * share), 1) for side in plain.shape[1:]]
-    found: Tensor = torch.nn.functional.interpolate(plain[None].cpu(), size, mode="bilinear", antialias=True)[0]
+    found: Tensor = torch.nn.functional.interpolate(plain[None], size, mode="bilinear", antialias=True)[0]
     return found.clamp(0, 1)

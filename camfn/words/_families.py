@@ -267,6 +267,9 @@ FAMILIES: dict[str, Callable[[Prompt], list[Piece]]] = {
 }
 """The rule of each family, by `config.model_type`."""
 
+IN_TILES = ("internvl", "idefics3", "smolvlm")
+"""Families that read tiles of which no input, or the tags alone, say how they lie."""
+
 _QUERIES = "its language model reads queries, each of which attends to the whole picture, so no token has a place"
 
 PLACELESS: dict[str, str] = {
@@ -295,6 +298,11 @@ def pieces_of(prompt: Prompt) -> list[Piece]:
         raise CamfnError(
             f"words: camfn does not know where the pictures of {kind!r} stand; it knows {', '.join(FAMILIES)}. For "
             "another model pass spans=[words.Span(0, 'image', positions, (height, width))] to words.explain"
+        )
+    if prompt.tiles is not None and kind not in IN_TILES:
+        raise CamfnError(
+            f"words: tiles={prompt.tiles} are of {', '.join(IN_TILES)}, and the inputs of {kind} say themselves where "
+            "its pictures stand: leave out tiles="
         )
     pieces = FAMILIES[kind](prompt)
     if not pieces:

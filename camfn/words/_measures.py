@@ -66,7 +66,7 @@ def object_iou(maps: Tensor, mask: Tensor) -> ObjectIoU:
         part = one > cut
         both, either = (part & mask).sum().float(), (part | mask).sum().float()
         found = ObjectIoU(
-            both / either, safe_divide(both, part.sum().float()), both / mask.sum(), torch.tensor(cut / 255)
+            both / either, safe_divide(both, part.sum().float()), both / mask.sum(), both.new_tensor(cut / 255)
         )
         best = found if best is None or bool(found.iou > best.iou) else best
     assert best is not None
@@ -76,7 +76,7 @@ def object_iou(maps: Tensor, mask: Tensor) -> ObjectIoU:
 def otsu(values: Tensor) -> int:
     """Return Otsu's threshold of whole numbers from 0 to 255: what is above is one class; 0 of a constant."""
     counts = torch.bincount(values.flatten().long(), minlength=256).double()
-    below, levels = counts.cumsum(0), torch.arange(256, dtype=torch.float64)
+    below, levels = counts.cumsum(0), torch.arange(256, dtype=torch.float64, device=values.device)
     weighted = (counts * levels).cumsum(0)
     above = below[-1] - below
     between = (
@@ -236,14 +236,14 @@ def region_curves(
     def probability(hidden: Tensor) -> Tensor:
         changed = hidden_in(asked.model, asked.inputs, asked.pieces, {image: hidden})
         found = said(asked, changed).gather(1, asked.ids[:, None])[:, 0].exp()
-        return torch.stack([found[group].mean() for group in asked.groups]).cpu()
+        return torch.stack([found[group].mean() for group in asked.groups])
 
     none = torch.zeros_like(gone[:1])
     steps = torch.cat([none, gone])
     deletion = torch.stack([probability(one) for one in steps], 1)
     shown = torch.stack([probability(~one) for one in gone[:-1]], 1) if len(gone) > 1 else deletion[:, :0]
     insertion = torch.cat([deletion[:, -1:], shown, deletion[:, :1]], 1)
-    return RegionCurves(steps.flatten(1).float().mean(1), deletion, insertion)
+    return RegionCurves(steps.flatten(1).float().mean(1).to(deletion.device), deletion, insertion)
 
 
 class Corrections(NamedTuple):

@@ -129,6 +129,11 @@ def answer_ids(model: nn.Module, prompt: Tensor, generated: Any) -> Tensor:
         ids = torch.empty(0)
     if ids.ndim == 2 and ids.shape[0] == 1:
         ids = ids[0]
+    if ids.ndim == 2 and ids.shape[0] > 1 and ids.shape[1]:
+        raise CamfnError(
+            f"words: expected the ids of one answer, got {ids.shape[0]}, as generate(num_return_sequences="
+            f"{ids.shape[0]}) returns them: explain each by a call of its own, with ids[n, P:]"
+        )
     if ids.ndim != 1 or not ids.numel() or ids.dtype not in (torch.int64, torch.int32):
         raise CamfnError(
             f"words: expected the ids of one answer, (K,) or (1, K), at least one, got {describe(generated)}: pass "

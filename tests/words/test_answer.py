@@ -74,3 +74,18 @@ def test_a_number_of_words_is_at_least_one() -> None:
 def test_a_model_that_does_not_generate_asks_for_ids() -> None:
     with pytest.raises(CamfnError, match="does not generate: pass the ids of the answer in place of 3"):
         answered(nn.Linear(2, 2), load("llava").inputs, 3)
+
+
+def test_one_answer_is_explained_and_no_option_of_generate_is_an_input() -> None:
+    case = load("llava")
+    model: Any = case.model
+    both = torch.tensor([[5, 6], [7, 8]])  # as num_return_sequences=2 gives them
+    for call in (words.forced, words.explain, words.carried, words.drops):
+        with pytest.raises(CamfnError, match=r"got 2, as generate\(num_return_sequences=2\).*ids\[n, P:\]"):
+            call(model, case.inputs, both)
+    model.generation_config.num_return_sequences = 2
+    assert generated(model, case.inputs, 2).shape == (2,)
+    assert model.generation_config.num_return_sequences == 2
+    for option in ("num_return_sequences", "max_new_tokens", "temperature"):
+        with pytest.raises(CamfnError, match=f"{option} is no input but an option of generate"):
+            words.explain(model, {**case.inputs, option: 2}, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -69,3 +71,14 @@ def test_what_does_not_fit_is_refused() -> None:
         words.draw(explained(SPAN), PHOTO, texts, carried=carried(True))
     with pytest.raises(CamfnError, match="photo"):
         words.draw(explained(SPAN), PHOTO[0], texts)
+
+
+@pytest.mark.parametrize("given", [3, (), "a", [True, False, True], torch.ones(3), {"read": torch.ones(3)}])
+def test_what_words_do_not_return_is_refused(given: Any) -> None:
+    texts = ["a", "b", "c"]
+    with pytest.raises(CamfnError, match=r"carried: expected what words\.carried"):
+        words.draw(explained(SPAN), PHOTO, texts, carried=given)
+    wrong: tuple[Any, ...] = (given, None, MAPS)
+    for one in wrong:
+        with pytest.raises(CamfnError, match=r"explained: expected what words\.explain"):
+            words.draw(one, PHOTO, texts)

@@ -129,3 +129,10 @@ def test_llava_with_its_class_token_leaves_it_out() -> None:
     stub = Stub("llava", vision_config=vision, vision_feature_select_strategy="full")
     (span,) = words.spans(stub, {"input_ids": torch.tensor([[1, *[IMAGE] * 17, 2]])})
     assert span.positions.tolist() == list(range(2, 18))
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next", "qwen2_vl", "paligemma", "gemma3, two pictures", "mistral3"])
+def test_tiles_of_a_family_whose_inputs_say_them_are_refused(name: str) -> None:
+    case = load(name)
+    with pytest.raises(CamfnError, match=r"inputs of .* say themselves where its pictures stand: leave out tiles="):
+        words.spans(case.model, case.inputs, tiles=[(1, 1)])
