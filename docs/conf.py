@@ -75,6 +75,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "camfn"
 html_static_path = ["_static"]
 html_css_files = ["camfn.css"]
+html_js_files = ["versions.js"]
 html_show_sourcelink = False
 html_math_renderer = "mathml"
 html_theme_options = {
@@ -82,7 +83,7 @@ html_theme_options = {
     "navigation_with_keys": True,
     "show_toc_level": 2,
     "header_links_before_dropdown": 7,
-    "navbar_end": ["theme-switcher"],
+    "navbar_end": ["versions", "theme-switcher"],
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
@@ -90,4 +91,4 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 # no pages lie below these
-html_sidebars: dict[str, list[str]] = {name: [] for name in ("index", "concepts", "evaluation")}
+html_sidebars: dict[str, list[str]] = {name: [] for name in ("index", "concepts", "evaluation", "suite", "training")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -71,13 +72,13 @@ def metric_pages() -> ModuleType:
     return part("metric_pages")
 
 
-def test_the_words_of_a_metric_are_of_one_that_has_a_page() -> None:
+def test_every_metric_has_its_words() -> None:
     pages = metric_pages()
     words, measures = pages.table(), pages.measures()
-    assert set(words) <= set(measures)
+    assert set(words) == set(measures)
     assert set(pages.HELPERS) <= set(metrics.__all__)
     for name, told in words.items():
-        assert set(told) == {"title", "sentence", "lies", "says", "formula", "call"}, name
+        assert set(told) - {"note"} == {"title", "sentence", "lies", "says", "formula", "call"}, name
         assert told["lies"], name
         assert re.search(rf"metrics\.{name}\(", told["call"]), name
         latex2mathml.tex2mathml(told["formula"], as_block=True)
@@ -91,10 +92,9 @@ def test_the_page_of_a_metric_says_first_what_lies(name: str) -> None:
     page = pages.page(name)
     assert "| Source | " in page or not pages.rows()[name].source
     assert f"camfn.metrics.{name}" in page
-    if name in pages.table():
-        assert page.index("What lies") < page.index("What it says")
-        assert page.count("<figure>") == 7
-        assert set(pages.values()[name]) == {*pages.values()["iou"]}
+    assert page.index("What lies") < page.index("What it says")
+    assert page.count("<figure>") == 7
+    assert set(pages.values()[name]) == {*pages.values()["iou"]}
 
 
 def test_a_metric_page_leads_to_the_leaders_and_to_maps_that_explain_nothing() -> None:
@@ -111,7 +111,7 @@ def test_the_values_of_six_maps_are_those_that_the_calls_give() -> None:
     pytest.importorskip("skimage")
     pages = metric_pages()
     part("strips")
-    names = ["complexity", "energy_in_box", "iou", "pxap", "average_drop", "spearman"]
+    names = ["complexity", "energy_in_box", "iou", "pxap", "average_drop", "spearman", "single_deletion", "roc_auc"]
     for name, row in part("metric_values").measured(names).items():
         kept = {key: float(value) for key, value in pages.values()[name].items()}
         assert row == pytest.approx(kept, rel=0.02, abs=2e-3), name
@@ -141,9 +141,29 @@ def test_the_link_checker_finds_what_is_broken(tmp_path: Path) -> None:
 
 
 def test_a_docstring_of_markdown_becomes_restructured_text() -> None:
-    lines = ["all `Record`s of (B, *S)", ">>> f(`x`, *y)"]
+    lines = ["all `Record`s of (B, *S)", ">>> f(`x`, *y)", "`a` has `b`, where `c_`"]
     part("camfn_site").markdown(None, "function", "f", None, None, lines)
-    assert lines == ["all ``Record``\\ s of (B, \\*S)", ">>> f(`x`, *y)"]
+    assert lines == ["all ``Record``\\ s of (B, \\*S)", ">>> f(`x`, *y)", "``a`` has ``b``, where ``c_``"]
+
+
+def test_a_page_defines_the_names_that_its_call_takes() -> None:
+    pages = metric_pages()
+    lines = pages.definitions("metrics.trace(score, images, heatmap, cells, ceiling)")
+    assert [line.split(" = ")[0] for line in lines] == ["cells", "ceiling"]
+    assert not pages.definitions("image.superpixels(photo)")  # a function, not the name
+    assert f"```py\n{lines[0]}\n{lines[1]}\n" in pages.page("trace")
+
+
+def test_the_menu_of_versions_lists_the_sites_that_lie_side_by_side(tmp_path: Path) -> None:
+    for name in ("0.1.0", "0.10.0", "0.9.0", "1.0.0rc1", "0.11.0", "pictures"):
+        (tmp_path / name).mkdir()
+        if name != "0.11.0":  # which has no site
+            (tmp_path / name / "index.html").write_text("")
+    subprocess.run([sys.executable, ROOT / "docs/_ext/versions.py", tmp_path], check=True, capture_output=True)
+    listed = json.loads((tmp_path / "switcher.json").read_text())
+    assert [each["version"] for each in listed] == ["1.0.0rc1", "0.10.0", "0.9.0", "0.1.0"]
+    assert [each["name"] for each in listed if each["name"] != each["version"]] == ["0.10.0 (stable)"]
+    assert all((tmp_path / each["url"] / "index.html").exists() for each in listed)
 
 
 def test_every_public_module_has_its_page_in_the_reference() -> None:

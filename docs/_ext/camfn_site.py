@@ -69,9 +69,12 @@ def markdown(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
 
 def _line(line: str) -> str:
     line = re.sub(r"(?<![`:])`([^`]+)`(?!`)", r"``\1``", line)
-    line = re.sub(r"(``[^`]+``)(?=\w)", r"\1\\ ", line)  # a plural right behind it
     parts = re.split(r"(``[^`]*``)", line)
-    return "".join(part if part.startswith("``") else re.sub(r"([*|]|_(?=\W|$))", r"\\\1", part) for part in parts)
+    for i, part in enumerate(parts):
+        if not part.startswith("``"):
+            escaped = re.sub(r"([*|]|_(?=\W|$))", r"\\\1", part)
+            parts[i] = rf"\ {escaped}" if i and part[:1].isalnum() else escaped  # a plural right behind code
+    return "".join(parts)
 
 
 def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
@@ -151,6 +154,18 @@ def back(app: Any, error: Exception | None) -> None:
             path.write_text(right, encoding="utf-8")
 
 
+def wide(app: Any, doctree: Any, docname: str) -> None:
+    """Mark the columns of prose in tables, which a phone would else squeeze to a word a line."""
+    from docutils import nodes
+
+    for table in doctree.findall(nodes.table):
+        rows = [list(row.findall(nodes.entry)) for row in table.findall(nodes.row)]
+        for column in zip(*rows):  # rows of one length: Markdown has no others
+            if max(len(entry.astext()) for entry in column) > 60:
+                for entry in column:
+                    entry["classes"].append("prose")
+
+
 def _inline(translator: Any, node: Any) -> None:
     _write(translator, node, block=False)
 
@@ -173,15 +188,18 @@ def setup(app: Any) -> dict[str, Any]:
     import llms
     import method_pages
     import metric_pages
+    import versions
 
     app.connect("build-finished", back)
     app.connect("config-inited", sweep)
     app.connect("autodoc-process-docstring", markdown, priority=900)
     app.connect("autodoc-skip-member", skip)
     app.connect("source-read", outside)
+    app.connect("doctree-resolved", wide)
     app.connect("builder-inited", thumbnails, priority=900)  # behind the gallery's own
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     method_pages.setup(app)
     metric_pages.setup(app)
     llms.setup(app)
+    versions.setup(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True, "version": version()}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import method_pages
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from strips import view_of
@@ -88,21 +89,21 @@ def draw(
 
 def asked(loaded: Any) -> Image.Image:
     """One photo, two classes, seven methods, on nothing."""
+    words = method_pages.table()
     chosen = [methods.grad_cam, methods.xgrad_cam, methods.hires_cam, methods.layer_cam, methods.grad_cam_plusplus]
     chosen += [methods.eigen_cam, methods.fem]
-    cell, gap, side = 200, 8, 120
-    canvas = Image.new("RGBA", (side + 7 * (cell + gap), 34 + 2 * (cell + gap)), (0, 0, 0, 0))
-    pen, font, view = ImageDraw.Draw(canvas), ImageFont.load_default(20), view_of("coffee")
+    cell, gap, head = 200, 8, 44
+    canvas = Image.new("RGBA", (7 * (cell + gap) - gap, 40 + 2 * (cell + head)), (0, 0, 0, 0))
+    pen, font, view = ImageDraw.Draw(canvas), ImageFont.load_default(28), view_of("coffee")
     gray = "#808890"  # readable on light and on dark
+    for x, method in enumerate(chosen):
+        pen.text((x * (cell + gap), 0), words[method.__name__]["title"], gray, font)
     for y, name in enumerate(("espresso", "wooden spoon")):
         captured = capture(loaded.model, "bn2")((view * 255 - 127) / 128, loaded.classes.index(name))
-        pen.multiline_text((0, 34 + y * (cell + gap) + 80), "asked:\n" + name.replace(" ", "\n"), gray, font)
+        top = 40 + y * (cell + head)
+        pen.text((0, top), f"asked for: {name}", gray, font)
         for x, method in enumerate(chosen):
-            canvas.paste(
-                tile(view, method(*captured)).resize((cell, cell)), (side + x * (cell + gap), 34 + y * (cell + gap))
-            )
-    for x, method in enumerate(chosen):
-        pen.text((side + x * (cell + gap), 4), method.__name__, gray, font)
+            canvas.paste(tile(view, method(*captured)).resize((cell, cell)), (x * (cell + gap), top + head - 4))
     return canvas
 
 

@@ -37,10 +37,12 @@ STRIP = {
     "network": ASKED,
 }
 NO_CLASS = "\n:::{note}\nThis method never asks for the class: every class has the same map.\n:::\n"
-ALL_ASKED = """```{image} _static/methods-asked.webp
+ALL_ASKED = """::::{div} scroll
+```{image} _static/methods-asked.webp
 :alt: One photo asked for an espresso, where seven methods agree, and for a wooden spoon, which not all of them find.
 :class: wide
 ```
+::::
 
 *Asked for what is largest in the photo, all agree. Asked for the spoon, Grad-CAM, XGrad-CAM and HiResCAM go to it;
 LayerCAM and Grad-CAM++ find it and keep the cup, which is active; Eigen-CAM and FEM never ask for the

@@ -6,7 +6,7 @@ import csv
 import inspect
 import re
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +26,21 @@ TOP = ("classifier", "conv_head", "bn2", "blocks.6.0")
 HELPERS = {
     "scores_of", "masked", "most_relevant", "removal_curve", "blur", "Curve", "impute", "box_ious", "box_masks",
     "boxes_in_pixels", "randomized", "resampled", "Cascade", "random_cells", "random_pixels", "label_masks",
-    "region_sums", "region_curve", "mean_color",
+    "region_sums", "region_curve", "mean_color", "drops", "noise_drops", "grid_cells", "trace_ceiling", "Ceiling",
 }  # fmt: skip
 """Names of `camfn.metrics` that measure no map; the reference has their pages."""
 TILE = """<figure><img src="../_static/metric-maps/{place}.webp" alt="{name}" width="220" height="220">\
 <figcaption>{name}{value}</figcaption></figure>
 """
+DEFINED = {
+    "cells": "metrics.grid_cells((224, 224), 4)",
+    "sets": "metrics.random_cells(metrics.grid_cells((224, 224), 8), 16, 100, generator=generator())",
+    "superpixels": "metrics.label_masks(image.superpixels(photo)[0])",
+    "ceiling": "metrics.trace_ceiling(score, images, cells, generator=generator())",
+    "represent": 'lambda x: observe(model, "blocks.6.0")(x)[0]',
+    "peak": "lambda maps: torch.nn.functional.adaptive_max_pool2d(maps, 4).flatten(1).argmax(1)",
+}
+"""Names that calls take, and that a page defines above its call."""
 BASELINES = ("center", "random")
 """Rows of the leaderboard that explain nothing."""
 ASKED = "What it says of six maps of one photo, asked for the *tripod*"
@@ -84,7 +93,7 @@ def measures() -> list[str]:
 def words_of(name: str) -> dict[str, Any]:
     """A metric's words; of one without words, what its docstring says."""
     said = (inspect.getdoc(getattr(metrics, name)) or "").partition("\n")[0]
-    plain = {"title": name, "sentence": said, "lies": [], "says": [], "formula": "", "call": ""}
+    plain = {"title": name, "sentence": said, "lies": [], "says": [], "formula": "", "call": "", "note": ""}
     return {**plain, **table().get(name, {})}
 
 
@@ -112,7 +121,8 @@ def _leaders(name: str, better: str) -> str:
 def _best(name: str) -> list[str]:
     """The maps with the best value, none where all are alike or neither end is the better one."""
     row = {key: float(value) for key, value in values().get(name, {}).items()}
-    best = {"↑": max, "↓": min}.get(rows()[name].better[:1])
+    ends = {"↑": max, "↓": min, "0": partial(min, key=abs)}
+    best = ends.get(rows()[name].better[:1])
     if best is None or len(set(row.values())) < 2:
         return []
     return [key for key, value in row.items() if value == best(row.values())]
@@ -127,12 +137,20 @@ def _measured(name: str) -> str:
         key: f"<strong>{value}</strong>" if key in _best(name) else f"<span>{value}</span>"
         for key, value in row.items()
     }
+    said = [text for text in ("The best value is bold." if _best(name) else "", words_of(name)["note"]) if text]
     tiles = [TILE.format(place=place, name=key, value=value) for place, (key, value) in enumerate(shown.items(), 1)]
     return (
         f'\n## {ASKED}\n\n```{{raw}} html\n<div class="metric-maps">\n'
         + TILE.format(place=0, name="the photo, with its box", value="")
-        + f"{''.join(tiles)}</div>\n```\n\n*The last four read no network. The best value is bold.*\n"
+        + f"{''.join(tiles)}</div>\n```\n\n*The last four read no network. {' '.join(said)}*\n"
     )
+
+
+def definitions(call: str) -> list[str]:
+    """The lines that define the names of a call."""
+    listed = [name for name in DEFINED if re.search(rf"(?<![\w.]){name}\b", call)]
+    lines = [line for name in listed for line in (*definitions(DEFINED[name]), f"{name} = {DEFINED[name]}")]
+    return list(dict.fromkeys(lines))
 
 
 def page(name: str) -> str:
@@ -144,7 +162,8 @@ def page(name: str) -> str:
         if told[key]
     )
     formula = f"\n$$\n{told['formula']}\n$$\n" if told["formula"] else ""
-    call = f"\n```py\n{told['call']}\n```\n\nThe names are those of [the overview](../metrics.md#how-to-call-them).\n"
+    code = "\n".join([*definitions(told["call"]), told["call"]])
+    call = f"\n```py\n{code}\n```\n\nThe names are those of [the overview](../metrics.md#how-to-call-them).\n"
     facts = {"Better": row.better, "Cost": row.cost, "Source": method_pages.linked(row.source)}
     facts["Options, shapes, errors"] = f"{{py:obj}}`camfn.metrics.{name}`"
     listed = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if value.strip("- "))
@@ -157,7 +176,7 @@ def page(name: str) -> str:
 
 def overview() -> str:
     """The list of the pages, with what first misleads in each, and which of six maps wins."""
-    lines = ["| metric | what it asks | what lies first | best of six maps |", "|---|---|---|---|"]
+    lines = ["{.cards}", "| metric | what it asks | what lies first | best of six maps |", "|---|---|---|---|"]
     for name in measures():
         told, best = words_of(name), _best(name)
         lies = told["lies"][0] if told["lies"] else ""

@@ -1,12 +1,16 @@
-"""Measure six maps of one photo by every metric, and draw them: `make metric-values`. Half a minute, no network.
+"""Measure six maps of one photo by every metric, and draw them: `make metric-values`. Some minutes, no network.
+
+With names, as in `metric_values.py saco trace`, it measures those metrics alone and keeps the other values.
 
 The photo is `camera` (Lav Varshney, CC0) of scikit-image, which lite0 calls a tripod with a probability of 0.95. Four
-of the maps read no network, so that a page shows what its metric says of those.
+of the maps read no network, so that a page shows what its metric says of those. Two metrics of a data set take crops
+of that photo, of `chelsea` (Stefan van der Walt, CC0) and of `coffee` (Rachel Michetti, CC0).
 """
 
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +22,7 @@ import strips
 import torch
 from torch import Tensor, nn
 
-from camfn import explainer, image, methods, metrics
+from camfn import explainer, image, methods, metrics, observe
 from camfn.zoo import load
 
 SIDE, CLASS = 224, "tripod"
@@ -58,16 +62,47 @@ def makers(index: int) -> dict[str, Maker]:
     return {"Grad-CAM": grad_cam, **turned, **made}
 
 
-def names_of(model: nn.Module, images: Tensor, make: Maker, index: int, first: Tensor) -> dict[str, Any]:
+def crops() -> Tensor:
+    """Eight crops of each of three photos, as the network takes them, for metrics of a data set."""
+    views = [strips.view_of(name)[0] for name in ("camera", "chelsea", "coffee")]
+    corners = [(top, left) for top in (0, 32) for left in (0, 11, 21, 32)]
+    cut = [view[:, top : top + SIDE - 32, left : left + SIDE - 32] for view in views for top, left in corners]
+    return (image.upsample(torch.cat(cut), (SIDE, SIDE)).reshape(len(cut), 3, SIDE, SIDE) * 255 - 127) / 128
+
+
+def shared(model: nn.Module, images: Tensor, calls: str) -> dict[str, Any]:
+    """The names that calls take and that no map changes: those that cost forwards once for all maps, where called."""
+    names = {
+        "metrics": metrics, "image": image, "torch": torch, "observe": observe, "model": model, "images": images,
+        "photo": (images * 128 + 127) / 255, "box": [torch.tensor([BOX])], "score": metrics.scores_of(model, images),
+        "classes": model(images).argmax(1), "top": metric_pages.TOP,
+        "generator": lambda: torch.Generator().manual_seed(0),
+    }  # fmt: skip
+    for line in metric_pages.definitions(calls):
+        exec(line, names)
+    return names
+
+
+def names_of(common: dict[str, Any], make: Maker, first: Tensor) -> dict[str, Any]:
     """The names that the calls of `metrics.toml` take."""
-    score = metrics.scores_of(model, images)
+    model, images, score = common["model"], common["images"], common["score"]
     heatmap = make(model, images)
     hidden = metrics.masked(images, heatmap)
     return {
-        "metrics": metrics, "model": model, "images": images, "score": score, "heatmap": heatmap, "first": first,
-        "before": score(images), "after": score(hidden), "again": make(model, hidden), "box": [torch.tensor([BOX])],
-        "explain": partial(make, model), "of_model": lambda net: make(net, images),
-        "top": metric_pages.TOP, "generator": lambda: torch.Generator().manual_seed(0), "torch": torch,
+        **common, "heatmap": heatmap, "first": first, "before": score(images), "after": score(hidden),
+        "again": make(model, hidden), "explain": partial(make, model), "of_model": lambda net: make(net, images),
+        "of_both": make,
+    }  # fmt: skip
+
+
+def of_others(model: nn.Module, images: Tensor, name: str) -> dict[str, Any]:
+    """The names of metrics that ask for other classes, or for the maps of several photos."""
+    cut = crops()
+    predicted, many = model(cut).argmax(1), torch.empty(len(cut), SIDE, SIDE)
+    for index in predicted.unique().tolist():
+        many[predicted == index] = makers(index)[name](model, cut)[predicted == index]
+    return {
+        "many": many, "predicted": predicted, "of_class": lambda classes: makers(int(classes))[name](model, images)
     }  # fmt: skip
 
 
@@ -83,13 +118,16 @@ def measured(listed: list[str] | None = None) -> dict[str, dict[str, float]]:
     model, _, images, index = scene()
     made = makers(index)
     first = made["Grad-CAM"](model, images)
-    spaces = {name: names_of(model, images, make, index, first) for name, make in made.items()}
-    words = metric_pages.table()
+    calls = {name: words["call"] for name, words in metric_pages.table().items() if name in (listed or metrics.__all__)}
+    values: dict[str, dict[str, float]] = {name: {} for name in calls}
     with torch.no_grad():
-        return {
-            metric: {name: float(eval(words[metric]["call"], {}, space).mean()) for name, space in spaces.items()}
-            for metric in listed or words
-        }
+        common = shared(model, images, "\n".join(calls.values()))
+        for name, make in made.items():
+            space = names_of(common, make, first)
+            space |= of_others(model, images, name) if {"sufficiency", "consistency", "random_logit"} & {*calls} else {}
+            for metric, call in calls.items():
+                values[metric][name] = float(eval(call, space).mean())
+    return values
 
 
 def draw(folder: Path) -> None:
@@ -114,12 +152,14 @@ def draw(folder: Path) -> None:
 def main() -> None:
     """Write the values and the picture."""
     torch.set_num_threads(1)
-    values = measured()
+    listed = sys.argv[1:]
+    values = {**metric_pages.values(), **measured(listed)} if listed else measured()
+    values = {name: values[name] for name in metric_pages.measures()}
     with metric_pages.VALUES.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["metric", *next(iter(values.values()))])
         for metric, row in values.items():
-            writer.writerow([metric, *(f"{value:.3g}" for value in row.values())])
+            writer.writerow([metric, *(f"{float(value):.3g}" for value in row.values())])
     draw(Path(__file__).parents[1] / "_static" / "metric-maps")
 
 
