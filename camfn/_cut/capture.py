@@ -308,7 +308,8 @@ def joined(name: str, maps: list[Tensor]) -> Tensor:
     """Join the maps of a layer's runs along their channels."""
     if len(maps) == 1:
         return maps[0]
-    if len({(*one.shape[:1], *one.shape[2:]) for one in maps}) > 1:
+    first, *others = [(*one.shape[:1], *one.shape[2:]) for one in maps]  # an open size of a trace has no hash
+    if any(other != first for other in others):
         shapes = ", ".join(str(tuple(one.shape)) for one in maps)
         raise CaptureError(
             f"layer {name!r}: its runs in one forward give maps of different shapes, {shapes}, which cannot be joined "

@@ -291,7 +291,8 @@ def chosen_tensor(name: str, output: Any, select: Any) -> Tensor:
 
 def _without_attention(tensors: list[Tensor]) -> list[Tensor]:
     """Leave out the (B, heads, N, N) that transformers return beside tokens (B, N, C)."""
-    matrices = {(tokens.shape[0], tokens.shape[1], tokens.shape[1]) for tokens in tensors if tokens.ndim == 3}
+    # an open size of a trace has no hash
+    matrices = [(tokens.shape[0], tokens.shape[1], tokens.shape[1]) for tokens in tensors if tokens.ndim == 3]
     return [x for x in tensors if x.ndim != 4 or (x.shape[0], *x.shape[2:]) not in matrices]
 
 

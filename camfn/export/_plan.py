@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -139,10 +139,16 @@ def _check_target(what: Plan) -> None:
 
 
 def _check_model(model: nn.Module) -> None:
-    """Refuse a model in training mode, on an accelerator, or of another dtype than float32."""
+    """Refuse a model in training mode, on an accelerator, of another dtype than float32, or without derivatives."""
     training = next((name for name, module in model.named_modules() if module.training), None)
     if training is not None:
         raise CamfnError(f"export: the model is in training mode ({training or 'the model itself'}): call model.eval()")
+    for name, value in (*state_of(model).items(), *_loose(model)):
+        if value.is_inference():
+            raise CamfnError(
+                f"export: {name} was made under torch.inference_mode, and autograd takes no derivative through it: "
+                "export a copy that you make outside of it, copy.deepcopy(model)"
+            )
     for name, value in state_of(model).items():
         if value.device.type != "cpu":
             raise CamfnError(
@@ -153,6 +159,14 @@ def _check_model(model: nn.Module) -> None:
                 f"export: {name} is {value.dtype}: export in float32, model.float(); docs/export.md says how to make a "
                 "float16 file of the exported one"
             )
+
+
+def _loose(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors that modules hold as plain attributes, by name."""
+    for name, module in model.named_modules():
+        yield from (
+            (f"{name}.{key}".strip("."), value) for key, value in vars(module).items() if isinstance(value, Tensor)
+        )
 
 
 def _only_image(inputs: Any) -> Tensor:

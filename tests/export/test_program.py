@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,6 +58,73 @@ def test_a_file_takes_the_closed_form_of_ablation_where_eager_does(layer: str, a
     images = photos(4)
     expected = explainer(method, small(), layer)(images, 2)
     torch.testing.assert_close(made(images, torch.full((4,), 2))[1], expected, rtol=1e-4, atol=1e-6)
+
+
+class Again(nn.Module):
+    """A network whose middle layer runs twice, scaled by a tensor that is no parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.gain = small(), torch.tensor(1.5)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.net.stem(x) * self.gain
+        x = self.net.middle(self.net.middle(x))
+        return self.net.fc(self.net.pool(self.net.last(x)).flatten(1))
+
+
+def test_all_runs_of_a_layer_are_in_the_file() -> None:
+    net = Again().eval()
+    explain = explainer(methods.grad_cam, net, "net.middle", call="all")
+    images, asked = photos(4), torch.tensor([3, 1, 0, 6])
+    cam = export.program(explain, photos()).module()(images, asked)[1]
+    torch.testing.assert_close(cam, explain(images, asked), rtol=1e-4, atol=1e-6)
+
+
+class Pair(nn.Module):
+    """A block of tokens that returns its attention beside them."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        attention = (x @ x.mT).softmax(-1)
+        return x + attention @ x, attention[:, None].repeat(1, 2, 1, 1)
+
+
+class Tokens(nn.Module):
+    """A network of such a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.block, self.fc = nn.Conv2d(3, 16, 8, 8), Pair(), nn.Linear(16, 7)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.fc(self.block(self.patches(x).flatten(2).mT)[0].square().mean(1))
+
+
+def test_a_block_that_returns_its_attention_too_is_in_the_file() -> None:
+    net, images = Tokens().eval(), photos(4)
+    explain = explainer(methods.hires_cam, net, "block")
+    cam = export.program(explain, photos()).module()(images, torch.full((4,), 2))[1]
+    torch.testing.assert_close(cam, explain(images, 2), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["all", "gain"])
+@pytest.mark.parametrize(("name", "file"), [("program", ()), ("onnx", ("net.onnx",)), ("aot", ("net.pt2",))])
+def test_tensors_of_inference_mode_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, name: str, file: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    net = Again().eval()
+    with torch.inference_mode():
+        if part == "all":
+            net = Again().eval()
+        else:
+            net.gain = torch.tensor(2.0)
+    function: Any = getattr(export, name)
+    with pytest.raises(CamfnError, match=r"was made under torch\.inference_mode.*copy\.deepcopy\(model\)"):
+        function(explainer(methods.grad_cam, net, "net.last"), photos(), *file)
+    assert not list(tmp_path.iterdir())
+    if name == "program" and part == "all":
+        export.program(explainer(methods.grad_cam, copy.deepcopy(net), "net.last"), photos())
 
 
 class Several(nn.Module):
