@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from camfn import image, tiny
 from camfn.cli._app import app
-from camfn.explore import Explored, ShownTarget, collect, page
+from camfn.explore import Explored, ShownLayer, ShownTarget, collect, page
 
 from ..export.test_browser import MODULES, STEP, Session, needs_browser
 from ..house import ROOT
@@ -97,7 +98,7 @@ def test_hover_arrows_keys_and_the_address(tmp_path: Path, found: Explored) -> N
     assert "colors=seismic" in said[22]
     assert (said[25]["photo"], said[25]["target"], said[25]["method"]) == (1, 1, 2)
     assert "This method never asks for the class" in said[26]
-    assert said[27] == f"Map of 7 by fem at {found.layers[said[25]['layer']].id} over input 2"
+    assert said[27] == f"Map of 7 by fem at layer {found.layers[said[25]['layer']].id} over input 2"
 
 
 @pytest.mark.sweep
@@ -142,6 +143,34 @@ def test_boxes_are_buttons(tmp_path: Path) -> None:
     assert (said[0], said[3], said[8]) == ("false", "true", "true")
     assert (said[2]["target"], said[5]["target"]) == (1, 0)
     assert "target=b" in said[7]
+
+
+@pytest.mark.sweep
+@needs_browser
+def test_labels_of_boxes_stay_in_the_picture_and_joined_layers_are_brief(tmp_path: Path) -> None:
+    targets = tuple(
+        ShownTarget(str(n), "a cat with a name", "0.9", box)
+        for n, box in enumerate(
+            [(0.9, 0.5, 1.0, 0.5), (0.0, 0.0, 0.1, 0.1), (0.92, 0.0, 1.0, 0.1), (0.0, 0.9, 0.0, 1.0)]
+        )
+    )
+    made = replace(
+        by_hand(torch.rand(4, 4), targets=targets), layers=(ShownLayer("net.fpn.a.0, net.fpn.a.1, net.fpn.p6"),)
+    )
+    inside = """(() => {
+        const frame = document.querySelector(".cv-frame").getBoundingClientRect();
+        return [...document.querySelectorAll(".cv-box")].map(box => [box, box.querySelector("span")].every(one => {
+            const at = one.getBoundingClientRect();
+            return at.width >= 9 && at.height >= 9 && at.left >= frame.left - 4 && at.right <= frame.right + 12
+                && at.top >= frame.top - 4;
+        }));
+    })()"""
+    said = opened(
+        tmp_path, page(made, tmp_path / "a.html"), value(inside), SAY, {"do": "text", "on": ".cv-layer .cv-words"}, HASH
+    )
+    assert said[0] == [True] * 4
+    assert "by m0 at 3 layers, joined. Raw" in said[1]
+    assert said[2] == "net.fpn.{a.0, a.1, p6}"
 
 
 @pytest.mark.sweep

@@ -159,7 +159,7 @@ class ExploreJob:
         head, automatic = head_of(loaded), self.layers.partition(":")[0].strip() == "auto"
         levels = head.layers if isinstance(head, known_head) else ()
         if automatic and levels and ":" not in self.layers:
-            return (ShownLayer(", ".join(levels), "the levels that boxes are predicted from, joined"),), 0
+            return (ShownLayer(", ".join(levels), "the joined levels that boxes are predicted from"),), 0
         if automatic and levels:
             return pick_layers(loaded.model, inputs, levels[-count_of(self.layers) :], None)
         with torch.no_grad():

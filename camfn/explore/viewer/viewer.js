@@ -24,6 +24,16 @@ function make(tag, attributes = {}, ...children) {
   return made;
 }
 
+// Layers that are joined share one entry, "a.b.0, a.b.1": without what all of them begin with, a.b.{0, 1}.
+function brief(id) {
+  const names = id.split(", ").map(name => name.split(".")), first = names[0];
+  let same = 0;
+  while (names.length > 1 && names.every(name => same < name.length - 1 && name[same] === first[same])) same++;
+  return same ? `${first.slice(0, same).join(".")}.{${names.map(name => name.slice(same).join(".")).join(", ")}}` : id;
+}
+
+const where = id => (id.includes(", ") ? `${id.split(", ").length} layers, joined` : `layer ${id}`);
+
 // Two neighbours along an axis of `size` places, and the weight of the second, at a part of the way in 0..1.
 function between(part, size, smooth) {
   const at = part * size - 0.5;
@@ -185,6 +195,7 @@ function render({ model, el, keys = el }) {
       const button = make("button", { type: "button", class: "cv-box" }, make("span", {}, label + (score ? ` ${score}` : "")));
       Object.assign(button.style, { left: `${x0}%`, top: `${y0}%`, width: `${x1 - x0}%`, height: `${y1 - y0}%` });
       if (y0 < 8) button.classList.add("cv-under");
+      if (x0 > 70) button.classList.add("cv-left");
       const show = () => {
         peek = { target: place };
         draw();
@@ -296,7 +307,7 @@ function render({ model, el, keys = el }) {
     const target = photo().targets[at.target], method = methods[at.method], layer = layers[at.layer];
     const equal = (signed() ? photo().twins : photo().same)[at.target][at.layer];
     const others = methods.filter((_, k) => k !== at.method && equal[k] === equal[at.method]).map(each => each.id);
-    say.replaceChildren(make("b", {}, target.label), ` by ${method.id} at ${layer.id}. `);
+    say.replaceChildren(make("b", {}, target.label), ` by ${method.id} at ${where(layer.id)}. `);
     const add = words => say.append(words + " ");
     if (!map) add(`No map: ${data.problems[-1 - cell(at)]}`);
     else {
@@ -306,7 +317,7 @@ function render({ model, el, keys = el }) {
     }
     if (others.length) say.append(make("em", {}, `The same map as ${others.join(", ")}. `));
     if (!method.asks) say.append(make("em", {}, "This method never asks for the class. "));
-    canvas.setAttribute("aria-label", `Map of ${target.label} by ${method.id} at ${layer.id} over ${photo().id}`);
+    canvas.setAttribute("aria-label", `Map of ${target.label} by ${method.id} at ${where(layer.id)} over ${photo().id}`);
   }
 
   // ------------------------------------------------------------------------------------------------------------ events
@@ -379,7 +390,7 @@ function render({ model, el, keys = el }) {
 
   options("photo", data.photos, true);
   options("method", methods, false);
-  options("layer", layers.map(layer => ({ ...layer, score: layer.note.split(",")[0] })), false);
+  options("layer", layers.map(layer => ({ ...layer, label: brief(layer.id), score: layer.note.split(",")[0] })), false);
   chosen.slice = Math.floor(photo().slices.length / 2);
   arrange();
   follow();
