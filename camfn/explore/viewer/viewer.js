@@ -58,7 +58,8 @@ function plane(map, part, smooth) {
 function written(value) {
   if (!value) return "0";
   const size = Math.abs(value);
-  return size < 1e-3 || size >= 1e5 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+  const text = size < 1e-3 || size >= 1e5 ? value.toExponential(2) : String(Number(value.toPrecision(3)));
+  return text.replaceAll("-", "\u2212"); // a line never breaks behind this minus
 }
 
 let viewers = 0;
