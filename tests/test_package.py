@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -142,6 +143,58 @@ def test_the_lowest_versions_are_the_bounds_of_pyproject() -> None:
     for line in pythons.LOWEST.read_text(encoding="utf-8").splitlines():
         name, _, reason = line.partition(" # ")
         assert line.startswith("#") or ((ROOT / name.partition("::")[0]).exists() and reason), line
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist, built and unpacked: a folder that git knows nothing of."""
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("sdist")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (packed,) = folder.glob("camfn-*.tar.gz")
+    assert packed.stat().st_size < 16e6
+    with tarfile.open(packed) as file:
+        file.extractall(folder, filter="data")
+    return folder / packed.name.removesuffix(".tar.gz")
+
+
+def test_the_sdist_has_what_is_tracked_and_nothing_of_a_run(unpacked: Path) -> None:
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, check=False, text=True, capture_output=True)
+    if done.returncode:
+        pytest.skip("no checkout")
+    tracked = {name for name in done.stdout.splitlines() if (ROOT / name).exists()}
+    packed = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+    others = subprocess.run(
+        ["git", "ls-files", "--others", "--exclude-standard"], cwd=ROOT, check=False, text=True, capture_output=True
+    )
+    assert packed - set(others.stdout.splitlines()) == tracked | {"PKG-INFO"}
+
+
+@pytest.mark.sweep
+def test_the_sdist_passes_its_own_tests(unpacked: Path) -> None:
+    """Those that read files of the tree, and a room; all of them ran by hand."""
+    names = [
+        f"tests/{name}" for name in ("test_package.py", "test_docs.py", "test_site.py", "test_structure.py", "tiny")
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--quiet",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not sweep",
+        *names,
+    ]
+    done = subprocess.run(command, cwd=unpacked, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    where = [sys.executable, "-c", "import camfn; print(camfn.__file__)"]
+    assert str(unpacked) in subprocess.run(where, cwd=unpacked, check=True, capture_output=True, text=True).stdout
 
 
 def test_the_version_is_one() -> None:
