@@ -40,7 +40,7 @@ myst_links_external_new_tab = True
 
 autosummary_generate = True
 autosummary_ignore_module_all = False
-autosummary_context = {"public": camfn_site.public_names()}
+autosummary_context = {"public": camfn_site.public_names(), "pages": camfn_site.pages_that_use()}
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

@@ -173,6 +173,12 @@ def test_every_public_module_has_its_page_in_the_reference() -> None:
     assert tree[1].split() == list(part("camfn_site").public_names())
 
 
+def test_the_readme_counts_what_is_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert f"**{len(NAMES)} methods**" in text
+    assert f"**{len(metric_pages().measures())} metrics**" in text
+
+
 def test_the_text_for_language_models_names_what_is_there() -> None:
     llms = part("llms")
     short, full = llms.short(), llms.full()

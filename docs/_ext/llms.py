@@ -15,19 +15,11 @@ LEAD = """# camfn
 > `explainer(grad_cam, model, layer)(images, target)` is the raw map (B, h, w). A target is a class index or any
 > function of the outputs; the layer comes from `layers.suggest(model, images)`; a `CamfnError` says which call works.
 """
-PAGES = ("concepts", "methods", "metrics", "tasks", "detectors", "multimodal", "words", "check", "migrating")
-PAGES += (
-    "from_torchcam",
-    "from_captum",
-    "evaluation",
-    "records",
-    "compile",
-    "export",
-    "page",
-    "explore",
-    "limitations",
-    "reference",
-)
+PAGES = (
+    "concepts", "methods", "metrics", "tasks", "detectors", "multimodal", "training", "words", "check", "migrating",
+    "from_torchcam", "from_captum", "evaluation", "suite", "records", "compile", "export", "page", "explore",
+    "limitations", "reference",
+)  # fmt: skip
 
 
 def title_of(text: str) -> str:
