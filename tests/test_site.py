@@ -141,9 +141,14 @@ def test_the_link_checker_finds_what_is_broken(tmp_path: Path) -> None:
 
 
 def test_a_docstring_of_markdown_becomes_restructured_text() -> None:
-    lines = ["all `Record`s of (B, *S)", ">>> f(`x`, *y)", "`a` has `b`, where `c_`"]
+    lines = ["all `Record`s of (B, *S)", ">>> f(`x`, *y)", "`a` has `b`, where `c_`", "* one, *two"]
     part("camfn_site").markdown(None, "function", "f", None, None, lines)
-    assert lines == ["all ``Record``\\ s of (B, \\*S)", ">>> f(`x`, *y)", "``a`` has ``b``, where ``c_``"]
+    assert lines == [
+        "all ``Record``\\ s of (B, \\*S)",
+        ">>> f(`x`, *y)",
+        "``a`` has ``b``, where ``c_``",
+        "* one, \\*two",
+    ]
 
 
 def test_a_page_defines_the_names_that_its_call_takes() -> None:

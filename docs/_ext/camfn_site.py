@@ -94,12 +94,14 @@ def markdown(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
 
 def _line(line: str) -> str:
     line = re.sub(r"(?<![`:])`([^`]+)`(?!`)", r"``\1``", line)
-    parts = re.split(r"(``[^`]*``)", line)
+    bullet = re.match(r"\s*\* (?=\S)|", line)
+    assert bullet is not None
+    parts = re.split(r"(``[^`]*``)", line[bullet.end() :])
     for i, part in enumerate(parts):
         if not part.startswith("``"):
             escaped = re.sub(r"([*|]|_(?=\W|$))", r"\\\1", part)
             parts[i] = rf"\ {escaped}" if i and part[:1].isalnum() else escaped  # a plural right behind code
-    return "".join(parts)
+    return bullet[0] + "".join(parts)
 
 
 def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
