@@ -15,13 +15,12 @@ from ..._photos.classes import columns_of
 from ..._photos.explain import check_map
 from ..._photos.layer import Layer
 from ..._shared.errors import UsageError
-from ...catalogue import info_of
+from ...catalogue import METHODS, info_of
 from .._inputs.cases import Case
 from .._measures.core import layer_of
-from .._measures.memo import Layers
 from .asked import Asked, Weighted, one_hot
 from .context import Context, Vectors
-from .explain import CONTROLS, Explained, Explainer, control, is_arithmetic, one_channel
+from .explain import CONTROLS, Explained, Explainer, control, copied, is_arithmetic, one_channel
 from .grids import (
     DiFull,
     cell_masks,
@@ -72,7 +71,12 @@ class Grid:
         """Explain the class of each cell."""
         if case.method in CONTROLS:
             return Explained(self.control(case.method))
-        return self.context.explainer(self.context.model.model, self.asked, self.name)(case)
+        return self.explainer(case)
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """What explains the grid; methods share its captures."""
+        return self.context.explainer(self.context.model.model, self.asked, self.name)
 
     def control(self, name: str) -> Tensor:
         """Return the map of a control, which needs no picture."""
@@ -99,18 +103,27 @@ class Part(Grid):
         """Explain each head's class in a copy of the network whose last layer is cut into cells."""
         if case.method in CONTROLS:
             return Explained(self.control(case.method))
-        context, model = self.context, self.context.model.model
-        explainer = context.explainer(model, self.asked, self.name)
-        last = _layer(case._replace(layer="auto"), explainer)
-        at = _layer(case, explainer)
+        last = _layer(case._replace(layer="auto"), self.explainer)
+        at = _layer(case, self.explainer)
         inside = at.name == last.name or at.name.startswith(f"{last.name}.")
         name = f"{last.name}.layer{at.name.removeprefix(last.name)}" if inside else at.name
-        heads = parted(model, last.name, range(self.side**2), self.side)
-        inner = case._replace(layer=name)
+        heads = self.of_heads(last.name)
         # the copy takes no other batch than this one, so that nothing is tried on it
-        known: Layers = {(name, False, self.asked.images[:1].shape): at._replace(name=name)}
-        found = Explainer(heads, self.asked, context.suite, self.name, known, context.one_forward)(inner)
-        return found._replace(layer=at.name)
+        heads.layers[name, False, self.asked.images[:1].shape] = at._replace(name=name)
+        return heads(case._replace(layer=name))._replace(layer=at.name)
+
+    def of_heads(self, last: str) -> Explainer:
+        """Return what explains the copy whose layer `last` is cut into cells."""
+        if last not in self.parted:
+            context = self.context
+            heads = parted(context.model.model, last, range(self.side**2), self.side)
+            self.parted[last] = Explainer(heads, self.asked, context.suite, self.name, {}, context.one_forward)
+        return self.parted[last]
+
+    @cached_property
+    def parted(self) -> dict[str, Explainer]:
+        """The copies of the network by the layer that is cut."""
+        return {}
 
 
 class Full(Grid):
@@ -128,23 +141,31 @@ class Full(Grid):
         """Explain each head's class: arithmetic on stitched tensors, or on a module of as many heads."""
         if case.method in CONTROLS:
             return Explained(self.control(case.method))
-        context, model = self.context, self.context.model.model
-        explainer = context.explainer(model, self.apart, self.name)
-        method = explainer.method(case)
+        method = self.explainer.method(case)
         if is_arithmetic(method):
-            return self._of_layer(case, explainer)
+            return self._of_layer(case, self.explainer)
         if not works_on_heads(method):
             raise UsageError(
                 f"DiFull: {case.method} resizes what layers show to the whole picture, and these saw one cell alone: "
                 "its map of the grid would be wrong. DiFull takes methods of activations and gradients, and gradients "
                 "of the picture"
             )
-        side, heads = self.side, DiFull(model, self.side).eval()
+        side, heads = self.side, DiFull(self.context.model.model, self.side).eval()
         grid = self.asked.images
         which = torch.arange(side**2)
         made: Any = method
         maps = made(heads)(grid, lambda out: out[which, which, self.labels.to(out.device)])
         return Explained(one_channel(maps, method).detach().float().cpu(), "", None)
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """What explains the cells, each alone."""
+        return self.context.explainer(self.context.model.model, self.apart, self.name)
+
+    @cached_property
+    def captures(self) -> dict[tuple[str, bool], tuple[Tensor, list[Tensor | None], Any]]:
+        """Stitched activations, gradients and outputs, by the layer and whether the method takes gradients."""
+        return {}
 
     def heads(self) -> list[int]:
         """List the heads whose class a map explains."""
@@ -154,15 +175,18 @@ class Full(Grid):
         """Apply a method of activations and gradients to stitched tensors."""
         layer = _layer(case, explainer)
         needs = read_signature(explainer.method(case))
-        model = self.context.model.model
-        activations, grads, outputs = stitched_captures(
-            model, layer, self.apart.images, self.apart.explained, needs.gradients
-        )
+        key = (layer.name, needs.gradients)
+        if key not in self.captures:
+            asked, model = self.apart, self.context.model.model
+            self.captures[key] = stitched_captures(model, layer, asked.images, asked.explained, needs.gradients)
+        activations, grads, outputs = self.captures[key]
         maps = []
         for head in self.heads():
             given = (activations, grads[head], outputs[head : head + 1] if isinstance(outputs, Tensor) else outputs)
+            method = explainer.method(case)
+            own = given if info_of(method) in METHODS else copied(given)
             with torch.no_grad():
-                cam = explainer.method(case)(*given[: needs.positional])
+                cam = method(*own[: needs.positional])
             check_map(cam, 1, activations.ndim - 1)
             maps.append(cam[0])
         return Explained(torch.stack(maps).float().cpu(), layer.name, None)

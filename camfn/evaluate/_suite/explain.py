@@ -86,7 +86,7 @@ class Explainer:
             taken = self.captures(layer, images, needs.gradients, count=True)
             with torch.no_grad():
                 # of one's own: a function may write to its arguments
-                given = taken.captured if info_of(method) in METHODS else _copied(taken.captured)
+                given = taken.captured if info_of(method) in METHODS else copied(taken.captured)
                 maps = method(*given[: needs.positional])
             check_map(maps, len(images), images.ndim - 1)
             return maps, layer, (taken.seconds, taken.flops)
@@ -145,6 +145,6 @@ def control(name: str, asked: Asked, suite: Suite, picture: str) -> Tensor:
     return asked.own.float()
 
 
-def _copied(captured: Captured) -> tuple[Any, ...]:
+def copied(captured: Captured | tuple[Any, ...]) -> tuple[Any, ...]:
     """Copy tensors for a function of one's own."""
     return tuple(value.clone() if isinstance(value, Tensor) else value for value in captured)

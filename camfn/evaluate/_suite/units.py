@@ -15,7 +15,7 @@ from .._inputs.cases import Case
 from .asked import Asked
 from .cells import Full, Grid, Part, Twin
 from .context import Context, Vectors
-from .explain import CONTROLS, Explained, control
+from .explain import CONTROLS, Explained, Explainer, control
 from .measures import Tables, questioned, tiny_measures
 from .parts import part_measures
 from .scenes import Scenes
@@ -45,7 +45,12 @@ class Picture:
         """Explain each class."""
         if case.method in CONTROLS:
             return Explained(control(case.method, self.asked, self.context.suite, self.name))
-        return self.context.explainer(self.context.model.model, self.asked, self.name)(case)
+        return self.explainer(case)
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """What explains the questions; methods share its captures."""
+        return self.context.explainer(self.context.model.model, self.asked, self.name)
 
     def measure(self, maps: Tensor) -> Vectors:
         """Measure by the masks, and by the parts that go."""
@@ -83,7 +88,12 @@ class Parts:
         """Explain two of the digits."""
         if case.method in CONTROLS:
             return Explained(control(case.method, self.asked, self.context.suite, self.name))
-        return self.context.explainer(self.context.model.model, self.asked, self.name)(case)
+        return self.explainer(case)
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """What explains the questions; methods share its captures."""
+        return self.context.explainer(self.context.model.model, self.asked, self.name)
 
     @cached_property
     def outputs(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,7 +125,12 @@ class Questions:
         """Explain the answer to each question."""
         if case.method in CONTROLS:
             return Explained(control(case.method, self.asked, self.context.suite, self.name))
-        return self.context.explainer(self.context.model.model, self.asked, self.name)(case)
+        return self.explainer(case)
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """What explains the questions; methods share its captures."""
+        return self.context.explainer(self.context.model.model, self.asked, self.name)
 
     def measure(self, maps: Tensor) -> Vectors:
         """Measure what the answer loses while the map's pixels go."""
