@@ -195,6 +195,7 @@ METRICS: dict[str, Call] = {
     "completeness": lambda w: metrics.completeness(w.score(), w.x, w.heat, values=(0.2, 0.5)),
     "soundness": lambda w: metrics.soundness(w.score(), w.x, w.heat, shares=(0.2, 0.5), baseline=0.0),
     "noise_drops": lambda w: metrics.noise_drops(w.score(), w.x, w.x),
+    "shared": lambda w: metrics.shared(w.score())(w.x),
     "completeness_residual": lambda w: metrics.completeness_residual(w.score(), w.x, w.heat),
     "effective_complexity": lambda w: metrics.effective_complexity(w.heat),
     "rank_accuracy": lambda w: metrics.rank_accuracy(w.heat, w.x[:, 1] > 0),
@@ -370,6 +371,7 @@ WAITS: dict[str, int] = {
     "completeness": 10,
     "soundness": 3,
     "noise_drops": 3,
+    "shared": 1,  # the bytes of the batch
     "completeness_residual": 3,
     "effective_complexity": 1,
     "rank_accuracy": 3,

@@ -46,6 +46,7 @@ from ._localization import pointing_game as pointing_game
 from ._localization import pxap as pxap
 from ._monotone import monotonicity as monotonicity
 from ._monotone import monotonicity_correlation as monotonicity_correlation
+from ._once import shared as shared
 from ._order import most_relevant as most_relevant
 from ._pairs import consistency as consistency
 from ._pairs import sufficiency as sufficiency
@@ -85,6 +86,7 @@ from ._trace import trace_ceiling as trace_ceiling
 
 __all__ = [  # noqa: RUF022  grouped by what a metric is about, which is the order of the docs
     "scores_of",
+    "shared",
     "masked",
     "most_relevant",
     "average_drop",

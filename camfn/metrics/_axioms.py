@@ -17,10 +17,17 @@ from ..image._checks import as_maps, require_finite
 from ._confidence import Baseline, baseline_of
 from ._order import as_images
 from ._regions import sums_of
-from ._scores import ScoreOf, score_once
+from ._scores import ScoreOf, number_a_sample, score_once
 
 
-def completeness_residual(score: ScoreOf, images: Tensor, attribution: Tensor, *, baseline: Baseline = 0.0) -> Tensor:
+def completeness_residual(
+    score: ScoreOf,
+    images: Tensor,
+    attribution: Tensor,
+    *,
+    baseline: Baseline = 0.0,
+    drop: Tensor | None = None,
+) -> Tensor:
     """Measure how far the sum of an attribution is from the change of the score: `(sum a - D) / D`, `D = f(x) - f(b)`.
 
     Integrated gradients are complete; a class activation map is not meant to be, and its sum depends on its resolution.
@@ -33,25 +40,35 @@ def completeness_residual(score: ScoreOf, images: Tensor, attribution: Tensor, *
         images: x, (B, C, *T).
         attribution: a, (B, *S) or (B, C, *T), at its own resolution: it is summed as it is.
         baseline: b, as in `masked`.
+        drop: D, (B,): the score is then not called, so that the maps of many methods share its two forwards.
 
     Returns:
         (B,), any sign, 0 is best; infinite where the score of the baseline is that of the image, but the sum is not 0.
 
     Raises:
-        CamfnError: another batch, NaN or infinity in the attribution, NaN from `score`.
+        CamfnError: another batch, NaN or infinity in the attribution or the drop, NaN from `score`.
 
     Example:
-        >>> images = torch.tensor([[[[1.0, 2.0, 3.0]]]])
-        >>> completeness_residual(lambda x: x.sum((1, 2, 3)), images, 2 * images)
+        >>> images, score = torch.tensor([[[[1.0, 2.0, 3.0]]]]), lambda x: x.sum((1, 2, 3))
+        >>> completeness_residual(score, images, 2 * images)
         tensor([1.])
+        >>> drop = score(images) - score(0 * images)
+        >>> [float(completeness_residual(score, images, k * images, drop=drop)) for k in (1, 3)]
+        [0.0, 2.0]
     """
     what = "completeness_residual"
     as_images(what, images)
     values = as_maps(attribution, f"{what}: attribution")
     same_device(f"{what}: attribution", values, images, "images")
     length_matches(f"{what}: attribution", len(values), len(images))
-    base = baseline_of(what, baseline, images)
-    change = score_once(what, score, images) - score_once(what, score, base)
+    if drop is None:
+        base = baseline_of(what, baseline, images)
+        change = score_once(what, score, images) - score_once(what, score, base)
+    else:
+        change = number_a_sample(what, "drop", drop, -torch.inf, torch.inf, "")
+        length_matches(f"{what}: drop", len(change), len(images))
+        same_device(f"{what}: drop", change, images, "images")
+        require_finite(change, f"{what}: drop")
     miss = values.flatten(1).sum(1).to(change) - change
     return torch.where(miss == 0, 0, miss / change)
 

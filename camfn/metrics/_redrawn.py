@@ -12,7 +12,7 @@ from .._shared.checks import describe, function, generator_of, whole
 from .._shared.devices import brought
 from .._shared.errors import ArgumentTypeError, CamfnError
 from ..image._checks import as_maps
-from ._sanity import Redraw, randomized, resampled, spearman
+from ._sanity import Redraw, copy_with, redrawn, resampled, spearman
 
 
 def efficient_randomization(
@@ -55,11 +55,11 @@ def efficient_randomization(
     function(f"{what}: explain", explain, "from a model to maps, such as lambda model: explainer(...)(images)")
     whole(f"{what}: bins", bins, 2)
     before = _histogram_entropy(f"{what}: the map", explain(model), bins)
-    copies = deque(randomized(model, generator=generator, redraw=redraw), maxlen=1)
-    if not copies:
+    drawn = deque(redrawn(model, generator, None, redraw, cascading=True), maxlen=1)
+    if not drawn:
         raise CamfnError(f"{what}: model: expected one with parameters to draw anew, got {type(model).__name__}")
-    ((_, redrawn),) = copies
-    after = _histogram_entropy(f"{what}: the map of the random network", explain(redrawn), bins)
+    ((_, values),) = drawn
+    after = _histogram_entropy(f"{what}: the map of the random network", explain(copy_with(model, values)), bins)
     if after.shape != before.shape:
         raise CamfnError(f"{what}: explain: expected {len(before)} maps for each model, got {len(after)}")
     rise = (after - before) / before

@@ -86,8 +86,8 @@ def irof(
         score: images (B, C, *T) to (B,), as `scores_of(model, images)` makes it; probabilities in the paper.
         images: (B, C, *T).
         heatmap: (B, *S), raw, with its sign; resized linearly to T where S differs.
-        masks: the superpixels, (n, *T), bool, or (n, B, *T) where each sample has its own; for photos with different
-            numbers of them call it for each photo.
+        masks: the superpixels, (n, *T), bool, or (n, B, *T) where each sample has its own. A sample with fewer of them
+            has empty ones, which do not count: `torch.nn.utils.rnn.pad_sequence([label_masks(a), label_masks(b)])`.
         baseline: what replaces a superpixel, as in `masked`.
         chunk_size: steps at once: a number, None for all, or "auto" for what memory allows.
         progress: called with (steps done, all steps) after each chunk.
@@ -96,7 +96,7 @@ def irof(
         (B,), at most 1 for scores that are not negative, higher is better; 0 where the score of the image is 0.
 
     Raises:
-        CamfnError: as `region_curve`.
+        CamfnError: as `region_curve`; a sample without a superpixel.
 
     Example:
         >>> from camfn.metrics import grid_cells
@@ -105,26 +105,39 @@ def irof(
         tensor([0.6136])
     """
     as_images("irof", images)
-    order = order_of("irof", heatmap, images, masks, "mean")
-    curve = curve_of("irof", score, images, masks, order, baseline, chunk_size, progress)
-    whole = curve.scores[:, 0]
-    return torch.where(whole == 0, 0, 1 - safe_divide(curve.auc, whole))
+    order = order_of("irof", heatmap, images, masks, "mean", padded=True)
+    scores = curve_of("irof", score, images, masks, order, baseline, chunk_size, progress).scores
+    sizes = sizes_of(masks, images.ndim - 2)
+    counts = (sizes > 0).sum(0).expand(len(images))
+    steps = torch.arange(len(masks), device=scores.device) < counts[:, None]
+    area = ((scores[:, :-1] + scores[:, 1:]) / 2 * steps).sum(1) / counts
+    return torch.where(scores[:, 0] == 0, 0, 1 - safe_divide(area, scores[:, 0]))
 
 
-def order_of(what: str, heatmap: Tensor, images: Tensor, masks: Tensor, reduce: Literal["sum", "mean"]) -> Tensor:
-    """Rank the regions by a map, 0 the first to go: (B, n)."""
+def order_of(
+    what: str,
+    heatmap: Tensor,
+    images: Tensor,
+    masks: Tensor,
+    reduce: Literal["sum", "mean"],
+    *,
+    padded: bool = False,
+) -> Tensor:
+    """Rank the regions by a map, 0 the first to go: (B, n); empty ones, which `padded` lets a sample have, go last."""
     of_images(what, masks, images)
     sums = sums_of(what, heatmap, masks)
     if sums.shape[0] != images.shape[0]:
         raise CamfnError(f"{what}: heatmap: expected one for each of the {images.shape[0]} images, got {len(sums)}")
     sizes = sizes_of(masks, images.ndim - 2)
-    if bool((sizes == 0).any()):
+    empty = sizes == 0
+    if bool((empty.all(0) if padded else empty).any()):
         raise CamfnError(
-            f"{what}: masks: expected at least one pixel in each region; where photos have different numbers of "
-            "regions, call it for each photo"
+            f"{what}: masks: expected at least one pixel in {'a region of each sample' if padded else 'each region'}; "
+            "where photos have different numbers of regions, call it for each photo"
         )
-    told = sums if reduce == "sum" else sums / (sizes if sizes.ndim == 1 else sizes.mT)
-    return ranks(torch.where(is_constant(heatmap)[:, None], 0, told))
+    each = sizes if sizes.ndim == 1 else sizes.mT
+    told = sums if reduce == "sum" else sums / each.clamp(min=1)
+    return ranks(torch.where(is_constant(heatmap)[:, None], 0, told).masked_fill(each == 0, -torch.inf))
 
 
 def curve_of(

@@ -97,6 +97,14 @@ def randomized(
         >>> [name for name, copy in randomized(net, generator=torch.Generator())]
         ['1', '0']
     """
+    for name, drawn in redrawn(model, generator, names, redraw, cascading):
+        yield name, copy_with(model, drawn)
+
+
+def redrawn(
+    model: nn.Module, generator: torch.Generator, names: Iterable[str] | None, redraw: Redraw, cascading: bool
+) -> Iterator[tuple[str, dict[int, Tensor]]]:
+    """Draw parameters anew as `randomized` does: the name of a module, and all new values by the parameter's `id`."""
     check_model(model)
     generator_of("randomized", generator)
     function("randomized: redraw", redraw, "from the name of a parameter, its value and a generator to a new value")
@@ -113,7 +121,7 @@ def randomized(
         for key, parameter in model.get_submodule(name).named_parameters():
             if id(parameter) not in drawn:
                 drawn[id(parameter)] = redraw(f"{name}.{key}" if name else key, parameter.detach(), generator)
-        yield name, _copy_with(model, drawn)
+        yield name, drawn
 
 
 def randomization(
@@ -250,7 +258,7 @@ def mean_ranks(rows: Tensor) -> Tensor:
     return (low + high + 1).to(rows.dtype) / 2
 
 
-def _copy_with(model: nn.Module, drawn: dict[int, Tensor]) -> nn.Module:
+def copy_with(model: nn.Module, drawn: dict[int, Tensor]) -> nn.Module:
     """Copy a model with new values for some parameters, by the `id` of the parameter; the copy shares the others."""
     copy = deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
     names = model.named_parameters(remove_duplicate=False)

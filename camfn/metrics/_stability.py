@@ -248,15 +248,18 @@ def _relative(
     if outputs is not None:
         function(f"{what}: outputs", outputs, "from images to logits (B, K), such as the model, or None")
     seen = _seen(what, look, images)
-    top = None if outputs is None else _top(what, outputs, images)
+    top = None if outputs is None else _top(what, seen if outputs is look else _seen(what, outputs, images))
 
     def ratio(perturbation: Tensor) -> Tensor:
         near = images + perturbation
-        change = _seen(what, look, near) - seen
+        shown = _seen(what, look, near)
+        change = shown - seen
         by = euclidean(_over(change, seen, epsilon) if divide else change).clamp(min=epsilon)
         far = euclidean(_over(bare_map(what, explain, near) - plain, plain, epsilon)) / by.to(plain)
+        if top is None or outputs is None:
+            return far
         # the least of numbers stands for noise that does not count
-        return far if top is None or outputs is None else torch.where(_top(what, outputs, near) == top, far, -1)
+        return torch.where(_top(what, shown if outputs is look else _seen(what, outputs, near)) == top, far, -1)
 
     worst = each_perturbation(what, ratio, perturbations, chunk_size, progress).amax(0)
     if seen_false(worst >= 0):
@@ -284,9 +287,8 @@ def _seen(what: str, look: Seen, images: Tensor) -> Tensor:
     return found
 
 
-def _top(what: str, outputs: Seen, images: Tensor) -> Tensor:
+def _top(what: str, logits: Tensor) -> Tensor:
     """Return the top class of each image."""
-    logits = _seen(what, outputs, images)
     if logits.ndim != 2:
         raise CamfnError(f"{what}: outputs: expected logits (B, K), got {tuple(logits.shape)}")
     return logits.argmax(1)

@@ -24,9 +24,10 @@ VALUES = DOCS / "metric-values.csv"
 TOP = ("classifier", "conv_head", "bn2", "blocks.6.0")
 """The modules that a page's call of `randomization` draws anew, from the head down."""
 HELPERS = {
-    "scores_of", "masked", "most_relevant", "removal_curve", "blur", "Curve", "impute", "box_ious", "box_masks",
-    "boxes_in_pixels", "randomized", "resampled", "Cascade", "random_cells", "random_pixels", "label_masks",
-    "region_sums", "region_curve", "mean_color", "drops", "noise_drops", "grid_cells", "trace_ceiling", "Ceiling",
+    "scores_of", "shared", "masked", "most_relevant", "removal_curve", "blur", "Curve", "impute", "box_ious",
+    "box_masks", "boxes_in_pixels", "randomized", "resampled", "Cascade", "random_cells", "random_pixels",
+    "label_masks", "region_sums", "region_curve", "mean_color", "drops", "noise_drops", "grid_cells",
+    "trace_ceiling", "Ceiling",
 }  # fmt: skip
 """Names of `camfn.metrics` that measure no map; the reference has their pages."""
 TILE = """<figure><img src="../_static/metric-maps/{place}.webp" alt="{name}" width="220" height="220">\

@@ -24,6 +24,8 @@ def test_of_a_linear_score_the_exact_attribution_is_complete(dims: int) -> None:
         close(metrics.completeness_residual(linear(dims), x, maps, baseline=base), 0.0)
         close(metrics.completeness_residual(linear(dims), x, 3 * maps, baseline=base), 2.0)
         close(metrics.completeness_residual(linear(dims), x, -maps, baseline=base), -2.0)
+        drop = linear(dims)(x) - linear(dims)(base)
+        close(metrics.completeness_residual(linear(dims), x, -maps, drop=drop), -2.0)
     for b, found in enumerate(metrics.completeness_residual(bent, x, heatmap, baseline=base)):
         change = oracle.value(bent, x[b]) - oracle.value(bent, base[b])
         close(found, (math.fsum(heatmap[b].flatten().tolist()) - change) / change)

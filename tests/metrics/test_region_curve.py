@@ -51,6 +51,20 @@ def test_irof_is_that_of_a_loop(dims: int) -> None:
 
 
 @every_dims
+def test_samples_with_different_numbers_of_superpixels_have_what_each_has_alone(dims: int) -> None:
+    x, heatmap = given(dims)
+    parts = [metrics.label_masks((heatmap[b] * (2 - b)).round().long()) for b in range(2)]
+    assert len(parts[0]) != len(parts[1])
+    padded = torch.nn.utils.rnn.pad_sequence(parts)
+    for maps in (heatmap, -1 - heatmap.abs(), torch.ones_like(heatmap)):
+        together = metrics.irof(bent, x, maps, padded)
+        for b, masks in enumerate(parts):
+            close(together[b], metrics.irof(bent, x[b : b + 1], maps[b : b + 1], masks)[0])
+    with pytest.raises(CamfnError, match="a region of each sample"):
+        metrics.irof(bent, x, heatmap, torch.stack([parts[0], parts[0] & False], 1))
+
+
+@every_dims
 def test_of_a_linear_score_no_order_has_more_area_than_the_exact_one(dims: int) -> None:
     x, heatmap = given(dims)
     score, cells = linear(dims), metrics.grid_cells(SPACE[dims], 2)
@@ -83,7 +97,7 @@ def test_what_does_not_fit_is_refused(metric: object) -> None:
     assert callable(metric)
     with pytest.raises(CamfnError, match="one for each of the 2 images"):
         metric(bent, X, X[:1, 0], MASKS)
-    with pytest.raises(CamfnError, match="at least one pixel in each region"):
+    with pytest.raises(CamfnError, match=r"at least one pixel in (each region|a region of each sample)"):
         metric(bent, X, X[:, 0], MASKS & False)
     with pytest.raises(CamfnError, match="NaN or infinity"):
         metric(bent, X, X[:, 0] * math.nan, MASKS)
