@@ -108,6 +108,7 @@ def _torchcam(work: Work, network: nn.Module, index: int) -> Explain:
 
     def run(x: Tensor) -> Any:
         with getattr(peers, str(work.torchcam))(network, LAYER, **options) as peer:
-            return peer([index] * len(x), network(x))[0]
+            found = peer([index] * len(x), network(x))[0]
+            return nn.functional.interpolate(found[:, None], x.shape[2:], mode="bilinear")[:, 0]
 
     return run

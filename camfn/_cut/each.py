@@ -20,7 +20,7 @@ from .._shared.vocabulary import AnyLayout, Captured, Inputs, ScoreFn, Select, T
 from ..targets import as_score
 from .capture import Point, check_unused, layer_planter, map_maker, run_to_end
 from .derive import gradients, tensors_of
-from .graft import bare
+from .graft import bare, with_constants
 from .layer_checks import check_picks, layer_name, layer_names
 from .lost import no_gradient
 
@@ -78,6 +78,7 @@ class capture_each(Value):
         """Return the activations, one gradient a target, and the outputs of the model."""
         refuse_lost_graph("capture_each", self.model, inputs)
         model, name = bare(self.model), str(self.layer)
+        constant = with_constants(model)
         leaves: list[Tensor] = []
 
         def leaf(_: Point, x: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ class capture_each(Value):
             return leaves[-1].clone()
 
         with torch.inference_mode(False), torch.enable_grad(), naming_writes_in_place():
-            outputs, activations = run_to_end(layer_planter(model, [name])(), inputs, self.select, None, leaf)
+            outputs, activations = run_to_end(layer_planter(constant, [name])(), inputs, self.select, None, leaf)
             ((raw,),) = activations.values()
             rows = _scores(outputs, targets, batch_sizes(inputs, [raw]))
             grads = []
@@ -149,6 +150,7 @@ class capture_levels(Value):
         """Return the activations of each layer, one gradient a target, and the outputs of the model."""
         refuse_lost_graph("capture_levels", self.model, inputs)
         model, names = bare(self.model), [str(layer) for layer in self.layers]
+        constant = with_constants(model)
         zeros: dict[Point, Tensor] = {}
 
         def zero(point: Point, x: Tensor) -> Tensor:
@@ -158,7 +160,7 @@ class capture_levels(Value):
             return start + zeros[point]
 
         with torch.inference_mode(False), torch.enable_grad(), naming_writes_in_place():
-            outputs, activations = run_to_end(layer_planter(model, names)(), inputs, self.select, None, zero)
+            outputs, activations = run_to_end(layer_planter(constant, names)(), inputs, self.select, None, zero)
             raws = {name: raw for name, (raw,) in activations.items()}
             rows = _scores(outputs, targets, batch_sizes(inputs, raws.values()))
             leaves, grads = [zeros[name, 0] for name in names], []

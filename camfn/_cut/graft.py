@@ -260,6 +260,28 @@ def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     return root
 
 
+def with_constants(model: nn.Module) -> nn.Module:
+    """Copy a model so that its parameters ask for no gradient.
+
+    Autograd then records nothing before the first leaf of its own, and keeps no input of a product for the gradient of
+    a weight. Modules without such a parameter are the model's own, and so are parts that are TorchScript.
+    """
+    if torch.compiler.is_compiling():
+        return model
+    scripted = {
+        id(p) for part in model.modules() if isinstance(part, torch.jit.ScriptModule) for p in part.parameters()
+    }
+    return with_tensors(
+        model,
+        {
+            name: parameter.detach()
+            for name, parameter in model.named_parameters()
+            # a subclass may hold more than its numbers
+            if parameter.requires_grad and type(parameter) is nn.Parameter and id(parameter) not in scripted
+        },
+    )
+
+
 def shallow_copy(module: nn.Module) -> nn.Module:
     """Copy one module: same class, children and hooks in registries of its own, the very registries of its tensors.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vjp, vmap
 
-from camfn import CaptureError, capture, capture_each, explainer, methods, network, observe, resume
+from camfn import CaptureError, capture, capture_each, capture_levels, explainer, methods, network, observe, resume
 from camfn.layers import suggest
 from camfn.methods import ablation_cam, eigen_cam, grad_cam, hires_cam
 from tests.nets.small import Net, images, reference, seeded, unchanged
@@ -426,3 +426,31 @@ def test_a_quantized_part_ahead_of_the_layer() -> None:
     net = quantized(seeded(Residual), "stem")
     want = reference(net, "conv", lambda model: model(X), lambda y: y[:, 1])
     same(capture(net, "conv")(X, 1), [part.detach() for part in want])
+
+
+@pytest.mark.parametrize("of", [capture_each, lambda net, layer: capture_levels(net, [layer])])
+def test_what_is_kept_for_the_backwards_does_not_depend_on_whether_the_parameters_learn(of: Any) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(512, 5),
+    ).eval()
+    images = torch.randn(2, 3, 8, 8)
+    kept = []
+    for learns in (True, False):
+        net.requires_grad_(learns)
+        shapes: list[tuple[int, ...]] = []
+
+        def keep(x: Tensor, shapes: list[tuple[int, ...]] = shapes) -> Tensor:
+            shapes.append(tuple(x.shape))
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            of(net, "2")(images, [1, None])
+        kept.append(shapes)
+        assert all(p.requires_grad is learns and p.grad is None for p in net.parameters())
+    assert kept[0] == kept[1]
+    assert (2, 3, 8, 8) not in kept[0]
