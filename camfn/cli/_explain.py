@@ -86,7 +86,12 @@ def explain(
         RescaleOption, typer.Option(help="Of --task detect: stretch maps in pictures, or inside of their boxes alone.")
     ] = RescaleOption.whole,
     like: Annotated[
-        Path | None, typer.Option(help="Of --task similar: the photo to be like.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="grad-cam|PHOTO",
+            help="grad-cam: pictures as pytorch-grad-cam draws them. Of --task similar: the photo to be like.",
+            show_default=False,
+        ),
     ] = None,
     formats: Annotated[
         str,
@@ -135,6 +140,7 @@ def explain(
             pick_layers,
             refuse_form,
             refuse_layer,
+            refuse_look,
             refuse_task,
         )
         from ._outputs import pick_outputs
@@ -183,7 +189,11 @@ def explain(
 
             smoothed(chosen)  # raises an error for a method that eigen_smooth cannot change
         changes = Changes(eigen_smooth, names, fuse.value, augment, smooth, seed)
-        refuse_task(task.value, like, chosen, changes != Changes(seed=seed))
+        as_grad_cam = task is not TaskOption.similar and str(like) == "grad-cam"
+        refuse_task(task.value, None if as_grad_cam else like, chosen, changes != Changes(seed=seed))
+        if as_grad_cam:
+            several_maps = volumes or task is TaskOption.detect
+            refuse_look(colormap, figure, several_maps, overlay)
         kind: Callable[..., Job] = Job
         if task is TaskOption.detect:
             from ._jobs.detect import DetectJob
@@ -219,6 +229,7 @@ def explain(
             chunk_size=chunk_size,
             alpha=alpha,
             colormap=colormap,
+            as_grad_cam=as_grad_cam,
             changes=changes,
             outputs=outputs,
             check=check,

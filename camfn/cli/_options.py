@@ -262,12 +262,30 @@ def refuse_task(task: str, like: Path | None, method: Callable[..., Any], change
     from ..catalogue import info_of
 
     if (task == "similar") != (like is not None):
-        raise UsageError("--task similar needs --like PHOTO, the photo to be like; other tasks take none")
+        raise UsageError(
+            "--task similar needs --like PHOTO, the photo to be like; other tasks take --like grad-cam alone, a look"
+        )
     if like is not None and not like.is_file():
         raise UsageError(f"there is no photo {like} to be like")
     info = info_of(method)
     if task != "classify" and (changed or info.kind != "layer" or "head" in info.needs):
         raise UsageError(f"--task {task} takes a method on one layer, without transformations, such as --method odam")
+
+
+def refuse_look(colormap: str, figure: Path | None, several_maps: bool, overlay: bool) -> None:
+    """Raise an error if the options do not fit pictures as pytorch-grad-cam draws them."""
+    from .._shared.errors import UsageError
+
+    if colormap != "turbo":
+        raise UsageError(f"--like grad-cam draws in jet: leave out --colormap {colormap}, or --like")
+    if figure is not None:
+        raise UsageError(
+            "--like grad-cam stretches each map by itself, which no bar of a figure tells: leave --figure out"
+        )
+    if several_maps:
+        raise UsageError("--like grad-cam draws one map over a photo: no detections and no slices")
+    if not overlay:
+        raise UsageError("--like grad-cam draws overlays: leave out --no-overlay, or --like")
 
 
 def pick_device(name: str) -> torch.device:

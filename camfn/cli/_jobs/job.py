@@ -61,6 +61,7 @@ class Job:
         chunk_size: number of perturbed forwards that run at once.
         alpha: opacity of the overlay.
         colormap: colormap of the overlay.
+        as_grad_cam: draw overlays as pytorch-grad-cam does.
         header: the part of the record that describes model, options, device and versions.
         changes: transformations of the method.
         read_as: the window of gray values, and the frame.
@@ -86,6 +87,7 @@ class Job:
     alpha: float
     colormap: str
     header: Record
+    as_grad_cam: bool = False
     read_as: ReadAs = DEFAULT
     changes: Changes = field(default_factory=Changes)
     progress: Callable[[int, int], None] | None = None
@@ -198,6 +200,8 @@ class Job:
         """Draw a map over the photo; draw a picture of gradients by itself, without the photo."""
         if cam.ndim == 3:
             return image.relief(cam.expand(3, -1, -1)[None])[0]  # of a gray image too
+        if self.as_grad_cam:
+            return image.overlay(view, cam[None], alpha=self.alpha, like="grad-cam")[0]
         heatmap = image.normalize(cam[None], signed=self.colormap == "seismic")
         return image.overlay(view, heatmap, alpha=self.alpha, colormap=self.colormap)[0]
 
