@@ -35,19 +35,22 @@
 
     function openList() {
       found = search(input.value);
-      list.replaceChildren(
-        ...found.map((k, at) => {
-          const item = document.createElement("li");
-          Object.assign(item, { id: `${list.id}-${at}`, textContent: names[k] });
-          item.setAttribute("role", "option");
-          item.addEventListener("pointerdown", event => event.preventDefault()); // the field keeps the focus
-          item.addEventListener("click", () => pick(at));
-          return item;
-        }),
-      );
-      list.hidden = !found.length;
-      input.setAttribute("aria-expanded", String(found.length > 0));
+      const none = !found.length && input.value.trim() !== "";
+      list.replaceChildren(...(none ? [row("No such class")] : found.map((k, at) => row(names[k], at))));
+      list.hidden = !list.children.length;
+      input.setAttribute("aria-expanded", String(!list.hidden));
       mark(found.length ? 0 : -1);
+    }
+
+    // A line of the list; without a place it cannot be chosen.
+    function row(words, at) {
+      const item = document.createElement("li");
+      Object.assign(item, { id: `${list.id}-${at ?? "none"}`, textContent: words });
+      item.setAttribute("role", "option");
+      if (at === undefined) item.setAttribute("aria-disabled", "true");
+      item.addEventListener("pointerdown", event => event.preventDefault()); // the field keeps the focus
+      if (at !== undefined) item.addEventListener("click", () => pick(at));
+      return item;
     }
 
     function pick(at) {
@@ -64,8 +67,8 @@
       if (list.hidden) {
         if (key === "ArrowDown" || key === "Enter") openList();
         else return;
-      } else if (key === "ArrowDown") mark((active + 1) % count);
-      else if (key === "ArrowUp") mark((active + count - 1) % count);
+      } else if (key === "ArrowDown") mark(count ? (active + 1) % count : -1);
+      else if (key === "ArrowUp") mark(count ? (active + count - 1) % count : -1);
       else if (key === "Enter" && active >= 0) pick(active);
       else if (key === "Escape") close();
       else return;
