@@ -325,6 +325,8 @@ def test_every_control_by_keyboard_and_what_is_saved(tmp_path: Path, small: Path
         {"do": "key", "key": "Enter"},
         {"do": "text", "on": "#found"},
         {"do": "value", "code": "document.getElementById('any').value"},
+        {"do": "paste", "file": str(cat)},
+        {"do": "value", "code": "document.getElementById('any').value"},
     ]
     said = dict(enumerate(Session(tmp_path, small.as_uri(), steps).returned))
     assert NAMES[-1] in said[14]  # class names are text, whatever is in them
@@ -333,7 +335,7 @@ def test_every_control_by_keyboard_and_what_is_saved(tmp_path: Path, small: Path
     assert said[8].split("\n") == ["snow (2)", "snow (4)"]
     assert said[10] is True
     assert said[13]["target"] == 5
-    assert (said[35], said[36]) == ("No such class", "no such word")
+    assert (said[35], said[36], said[38]) == ("No such class", "no such word", "")
     assert said[17].startswith("Row 4 of 8, column 5 of 8: ")
     assert said[18].startswith("The photo with the cam map for a <b>bold</b>")
     assert len({said[19], said[21], said[24]}) == 3

@@ -151,6 +151,7 @@
       tell("Reading the photo …");
       begin(await camfn.read(file, range), (file.name || "photo").replace(/\.[^.]*$/, ""));
       state.target = null;
+      $("any").value = "";
       $("hold").checked = false;
       await explain();
     } catch (error) {
@@ -259,7 +260,7 @@
   }
 
   function facts() {
-    const rows = page.meta.networks.map(each => [each.model, `${each.method} at ${shownLayer(each.layer)}; ${each.verified}`]);
+    const rows = page.meta.networks.map(each => [each.model, `${each.method} at ${shownLayer(each.layer)}; ${each.verified.replace(/e-(?=\d)/g, "e−")}`]); // a line may break at a hyphen
     rows.push(["Percentages", "the softmax of the network's outputs"], ["Preparation", network().words], ["Made by", `camfn ${page.meta.camfn}, for photos as Pillow ${page.meta.pillow} reads them`], ["Runs on", `onnxruntime-web ${page.meta.runtime}, ${page.threads} thread${page.threads > 1 ? "s" : ""}, in this browser alone`]);
     $("facts").replaceChildren(...rows.flatMap(([name, words]) => [Object.assign(document.createElement("dt"), { textContent: name }), Object.assign(document.createElement("dd"), { textContent: words })]));
   }
@@ -305,7 +306,7 @@
     tell("Loading the network …");
     page = await camfn.open(share => tell(`Loading the network: ${Math.round(100 * share)} %`));
     names = page.meta.classes;
-    options($("colors"), Object.keys(page.meta.colors), Object.keys(page.meta.colors).map(name => (name === SIGNED ? `${name}, below 0 too` : name)));
+    options($("colors"), Object.keys(page.meta.colors), Object.keys(page.meta.colors).map(name => (name === SIGNED ? `${name} (signed)` : name)));
     offerNetworks();
     offerClasses();
     describe();
