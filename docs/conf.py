@@ -82,7 +82,7 @@ html_theme_options = {
     "navbar_align": "left",
     "navigation_with_keys": True,
     "show_toc_level": 2,
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 8,
     "navbar_end": ["versions", "theme-switcher"],
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
@@ -91,4 +91,6 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 # no pages lie below these
-html_sidebars: dict[str, list[str]] = {name: [] for name in ("index", "concepts", "evaluation", "suite", "training")}
+html_sidebars: dict[str, list[str]] = {
+    name: [] for name in ("index", "concepts", "evaluation", "suite", "training", "first")
+}

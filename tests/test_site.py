@@ -171,6 +171,14 @@ def test_the_menu_of_versions_lists_the_sites_that_lie_side_by_side(tmp_path: Pa
     assert all((tmp_path / each["url"] / "index.html").exists() for each in listed)
 
 
+def test_a_public_name_has_the_pages_that_use_it() -> None:
+    pages = part("camfn_site").pages_that_use()
+    assert "concepts" in pages["camfn.capture"]
+    assert "metrics" in pages["camfn.metrics.deletion"]  # by an attribute of a module
+    public = part("camfn_site").public_names()
+    assert sum(f"{module}.{name}" in pages for module, names in public.items() for name in names) > 80
+
+
 def test_every_public_module_has_its_page_in_the_reference() -> None:
     text = (ROOT / "docs/reference.md").read_text()
     tree = re.search(r"autosummary::\n   :toctree: reference\n\n(.*?)```", text, re.DOTALL)

@@ -16,9 +16,9 @@ LEAD = """# camfn
 > function of the outputs; the layer comes from `layers.suggest(model, images)`; a `CamfnError` says which call works.
 """
 PAGES = (
-    "concepts", "methods", "metrics", "tasks", "detectors", "multimodal", "training", "words", "check", "migrating",
-    "from_torchcam", "from_captum", "evaluation", "suite", "records", "compile", "export", "page", "explore",
-    "limitations", "reference",
+    "first", "concepts", "methods", "metrics", "tasks", "detectors", "multimodal", "training", "words", "check",
+    "migrating", "from_torchcam", "from_captum", "evaluation", "suite", "records", "compile", "export", "page",
+    "explore", "limitations", "reference",
 )  # fmt: skip
 
 

@@ -114,7 +114,12 @@ def overview() -> str:
     kinds = {"layer": "At a layer", "attention": "On attention", "network": "Of a whole network"}
     lines = [ALL_ASKED]
     for kind, heading in kinds.items():
-        lines += [f"## {heading}\n", "| method | what it is | cost | asks for the class |", "|---|---|---|---|"]
+        lines += [
+            f"## {heading}\n",
+            "{.cards .method-cards}",
+            "| method | what it is | cost | asks for the class |",
+            "|---|---|---|---|",
+        ]
         for info in catalogue.METHODS:
             if info.kind == kind:
                 asks = "yes" if info.explains_class else "no"

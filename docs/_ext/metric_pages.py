@@ -42,6 +42,19 @@ DEFINED = {
     "peak": "lambda maps: torch.nn.functional.adaptive_max_pool2d(maps, 4).flatten(1).argmax(1)",
 }
 """Names that calls take, and that a page defines above its call."""
+NAMES = {
+    "many": "maps of several photos, (B, H, W)",
+    "predicted": "the class that the network gives each, (B,)",
+    "first": "another map of the photo, here Grad-CAM's",
+    "box": "the object's box, `[torch.tensor([(x0, y0, x1, y1)])]`",
+    "generator": "a function, `lambda: torch.Generator().manual_seed(0)`",
+    "of_model": "a function of a network, its map of these images",
+    "of_both": "a function of a network and images, its map",
+    "of_class": "a function of classes (B,), the maps of these images",
+    "explain": "a function of images, their maps, always of the same classes",
+    "top": "names of modules, from the head down",
+}
+"""Names that calls take, and that a page explains below its call."""
 BASELINES = ("center", "random")
 """Rows of the leaderboard that explain nothing."""
 ASKED = "What it says of six maps of one photo, asked for the *tripod*"
@@ -164,7 +177,10 @@ def page(name: str) -> str:
     )
     formula = f"\n$$\n{told['formula']}\n$$\n" if told["formula"] else ""
     code = "\n".join([*definitions(told["call"]), told["call"]])
-    call = f"\n```py\n{code}\n```\n\nThe names are those of [the overview](../metrics.md#how-to-call-them).\n"
+    names = [f"`{each}`: {what}." for each, what in NAMES.items() if re.search(rf"(?<![\w.]){each}\b(?!=)", code)]
+    last = "The other names are" if names else "The names are"
+    said = " ".join([*names, f"{last} those of [the overview](../metrics.md#how-to-call-them)."])
+    call = f"\n```py\n{code}\n```\n\n{said}\n"
     facts = {"Better": row.better, "Cost": row.cost, "Source": method_pages.linked(row.source)}
     facts["Options, shapes, errors"] = f"{{py:obj}}`camfn.metrics.{name}`"
     listed = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if value.strip("- "))
@@ -177,7 +193,11 @@ def page(name: str) -> str:
 
 def overview() -> str:
     """The list of the pages, with what first misleads in each, and which of six maps wins."""
-    lines = ["{.cards}", "| metric | what it asks | what lies first | best of six maps |", "|---|---|---|---|"]
+    lines = [
+        "{.cards .metric-cards}",
+        "| metric | what it asks | what lies first | best of six maps |",
+        "|---|---|---|---|",
+    ]
     for name in measures():
         told, best = words_of(name), _best(name)
         lies = told["lies"][0] if told["lies"] else ""
