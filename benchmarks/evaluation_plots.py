@@ -86,7 +86,6 @@ def rank_plot(standings: Sequence[Standing]) -> bytes | None:
     names = in_order({name for s in ranked for name in s.ranks})
     if not names:
         return None
-    ranked.sort(key=lambda s: s.rank or 0)
     called = labels(standings)
     figure = empty(1.6 + 0.62 * len(names) + 1.6, 1.7 + 0.27 * len(ranked))
     axes = figure.add_subplot()
@@ -98,8 +97,8 @@ def rank_plot(standings: Sequence[Standing]) -> bytes | None:
                 dark = value < 0.15 * len(ranked) or value > 0.88 * len(ranked)
                 axes.text(j, i, f"{value:g}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
     axes.set_xticks(range(len(names)), [short(name) for name in names], rotation=60, ha="right", fontsize=8)
-    axes.set_yticks(range(len(ranked)), [f"{called[s.case]}  ({s.rank:.1f})" for s in ranked], fontsize=8)
-    axes.set_title("rank by each metric, and the mean rank", fontsize=10)
+    axes.set_yticks(range(len(ranked)), [called[s.case] for s in ranked], fontsize=8)
+    axes.set_title("rank by each metric", fontsize=10)
     return drawn(figure)
 
 

@@ -198,13 +198,13 @@ def _standing(board: dict[str, str] | None) -> str:
         return ""
     known = {key: name for key, name in SHOWN.items() if board.get(key)}
     cells = [f"{board[key]} ({board.get(f'{key}_low', '')} to {board.get(f'{key}_high', '')})" for key in known]
-    names = " | ".join(["case", "mean rank", *known.values()])
-    row = " | ".join([f"`{' '.join(board['case'].split()[1:])}`", board.get("mean_rank") or "-", *cells])
+    names = " | ".join(["case", *known.values()])
+    row = " | ".join([f"`{' '.join(board['case'].split()[1:])}`", *cells])
     return f"""
 ## In the leaderboard
 
 | {names} |
-|{"---|" * (len(cells) + 2)}
+|{"---|" * (len(cells) + 1)}
 | {row} |
 
 EfficientNet-Lite0 on 20 photos, with 95 % intervals, which overlap for most methods. All rows:

@@ -120,8 +120,8 @@ def rank(rows: Sequence[Row], model: str, *, by: str | None = None, seed: int = 
 
     Example:
         >>> rows = [Row("a", "net auto x", values={"iou": 0.5}), Row("a", "net auto y", values={"iou": 0.75})]
-        >>> [(standing.method, standing.rank, standing.mark) for standing in rank(rows, "net")]
-        [('y', 1.0, '*'), ('x', 2.0, '=')]
+        >>> [(standing.method, standing.ranks, standing.mark) for standing in rank(rows, "net")]
+        [('y', {'iou': 1.0}, '*'), ('x', {'iou': 2.0}, '=')]
     """
     of_case = by_case(rows, model)
     names = in_order({name for listed in of_case.values() for row in listed for name in row.values})
@@ -245,7 +245,6 @@ def _standing(
         case,
         estimates,
         ranks,
-        sum(ranks.values()) / len(ranks) if ranks else None,
         sum(forwards) / len(forwards) if forwards else None,
         seconds[len(seconds) // 2] if seconds else None,
         sum(bool(row.problem) for row in rows),

@@ -26,7 +26,6 @@ def records_of(standings: Sequence[Standing]) -> list[dict[str, Any]]:
     for s in standings:
         record: dict[str, Any] = {
             "case": s.case,
-            "mean_rank": s.rank,
             "forwards": s.forwards,
             "seconds": s.seconds,
             "photos": max((e.photos for e in s.estimates.values()), default=0),
@@ -63,7 +62,7 @@ def write_table(standings: Sequence[Standing], path: str | os.PathLike[str]) -> 
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_table(rank(rows, "net"), Path(folder, "table.csv"))
         ...     Path(folder, "table.csv").read_text().splitlines()[1]
-        'net auto x,1,,,2,0.5,0.5,0.5,'
+        'net auto x,,,2,0.5,0.5,0.5,'
     """
     records = records_of(standings)
 

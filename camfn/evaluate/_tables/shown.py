@@ -111,8 +111,7 @@ def _columns(ranking: Standings, names: Sequence[str], shown: Sequence[str]) -> 
             {"key": name, "label": short(name).replace("_", " "), "arrow": arrow, "up": int(info.better >= 0)}
             | {"about": info.about, "group": "" if name == ranking.by else group}
         )
-    costs = [("mean rank", "mean rank", "mean of the ranks by every metric", ""), ("forwards", "forwards", "", "")]
-    costs.append(("seconds", "seconds", "median time of one explanation", "cost"))
+    costs = [("forwards", "forwards", "", ""), ("seconds", "seconds", "median time of one explanation", "cost")]
     for place, (key, label, about, group) in enumerate(costs):
         about = about or "operations of one explanation over those of one forward of the network"
         column = {"key": key, "label": label, "arrow": "", "up": 0, "about": about, "group": group}
@@ -125,7 +124,7 @@ def _line(
 ) -> dict[str, Any]:
     """Return one row of the table: a case, and those that are equal to it."""
     called, first, place = labels(ranking), group[0], list(ranking).index(group[0])
-    costs = {"mean rank": first.rank, "forwards": first.forwards, "seconds": first.seconds}
+    costs = {"forwards": first.forwards, "seconds": first.seconds}
     cells = []
     for column in columns:
         key = column["key"]

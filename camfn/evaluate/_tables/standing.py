@@ -50,7 +50,6 @@ class Standing(NamedTuple):
         case: `str(Case)`.
         estimates: metric to estimate.
         ranks: metric to rank, 1 for the best; cases equal but for rounding share their mean rank. Empty for a baseline.
-        rank: mean of the ranks; None for a baseline.
         forwards: mean cost of an explanation, in forwards.
         seconds: median time of an explanation.
         problems: number of rows with a problem.
@@ -62,7 +61,6 @@ class Standing(NamedTuple):
     case: str
     estimates: dict[str, Estimate]
     ranks: dict[str, float]
-    rank: float | None
     forwards: float | None
     seconds: float | None
     problems: int

@@ -19,7 +19,6 @@ PRINTED = ("energy_in_box", "iou", "pointing_game", "insertion", "deletion", "ro
 
 _DIRECTION = {1: "higher", -1: "lower", 0: ""}
 _COSTS: dict[str, Callable[[Standing], float | None]] = {
-    "mean rank": lambda s: s.rank,
     "forwards": lambda s: s.forwards,
     "seconds": lambda s: s.seconds,
 }
@@ -38,9 +37,7 @@ def grid_of(
         ranked = [name for name in others if known_metric(name).better]
         others = [*(name for name in PRINTED if name in ranked), *(name for name in ranked if name not in PRINTED)]
         others = others[: len(PRINTED) - 1]
-    costs = ["mean rank", "forwards", *(["seconds"] if wide else [])]
-    if sum(bool(known_metric(name).better) for name in measured) == 1:
-        costs.remove("mean rank")  # the order says it
+    costs = ["forwards", *(["seconds"] if wide else [])]
     found = _laid_out(ranking, [ranking.by, *others], wide, costs)
     while width is not None and not wide and found.width > width and (others or costs):
         (others.pop if others else costs.pop)(-1 if others else 0)

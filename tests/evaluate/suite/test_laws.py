@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from camfn import capture, metrics, tiny
+from camfn import capture, methods, metrics, network, tiny
 from camfn.evaluate._inputs.cases import Case
+from camfn.evaluate._suite.asked import Asked, Weighted, one_hot
 from camfn.evaluate._suite.cells import Grid
-from camfn.evaluate._suite.explain import CONTROLS
+from camfn.evaluate._suite.explain import CONTROLS, Explainer
 from camfn.evaluate._suite.grade import order_of
 from camfn.evaluate._suite.maker import Maker
 from camfn.evaluate._suite.measures import tiny_measures
@@ -205,6 +206,113 @@ def test_9_a_map_that_is_not_shuffled_has_the_numbers_of_the_map() -> None:
     own, other = Scenes(SUITE).truth("scene-000", 1)
     assert levels["own_share"][0].item() == tiny_measures(maps, own, other)["own_share"].item()
     assert picture.explain(case("grad_cam")).maps.shape == (20, 16, 16)
+
+
+class Flat(torch.nn.Module):
+    """A linear network of the pixels."""
+
+    def __init__(self, pixels: int, classes: int) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(pixels, classes, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score the classes."""
+        found: Tensor = self.linear(images.flatten(1))
+        return found
+
+
+def shown(method: str, model: torch.nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """Explain images by a method of the suite as a unit does."""
+    weights = one_hot(classes, 10)
+    asked = Asked(images, Weighted(weights), Weighted(weights), [""] * len(images), [""] * len(images))
+    return Explainer(model, asked, SUITE, "a picture", {}, 1)(case(method, "body.3")).maps
+
+
+def test_10_a_map_that_ignores_the_network_has_no_change_of_entropy() -> None:
+    images = tiny.scenes(3, generator=torch.Generator().manual_seed(5)).images
+    classes = torch.tensor([1, 2, 3])
+    ignorant = lambda model: shown("sobel_edges", model, images, classes)  # noqa: E731
+    found = metrics.efficient_randomization(ignorant, loaded().model, generator=torch.Generator().manual_seed(0))
+    assert found.tolist() == [0.0, 0.0, 0.0]
+    reading = lambda model: shown("grad_cam", model, images, classes)  # noqa: E731
+    other = metrics.efficient_randomization(reading, loaded().model, generator=torch.Generator().manual_seed(0))
+    assert (other.abs() > 1e-3).all()
+
+
+@pytest.mark.parametrize("method", [*CLASS_FREE, "sobel_edges"])
+def test_10_a_map_without_a_class_is_like_that_of_another_class(method: str) -> None:
+    images = tiny.scenes(3, generator=torch.Generator().manual_seed(5)).images
+    explain = lambda classes: shown(method, loaded().model, images, classes)  # noqa: E731
+    drawn = torch.Generator().manual_seed(1)
+    found = metrics.random_logit(explain, torch.tensor([1, 2, 3]), 10, generator=drawn)
+    torch.testing.assert_close(found, torch.ones(3), atol=1e-5, rtol=0)
+
+
+def test_10_a_map_of_a_class_is_not_that_of_another() -> None:
+    images = tiny.scenes(3, generator=torch.Generator().manual_seed(5)).images
+    explain = lambda classes: shown("hires_cam", loaded().model, images, classes)  # noqa: E731
+    drawn = torch.Generator().manual_seed(1)
+    assert (metrics.random_logit(explain, torch.tensor([1, 2, 3]), 10, generator=drawn) < 0.9).all()
+
+
+@pytest.mark.parametrize("control", ["center", "random"])
+def test_10_an_explainer_that_reads_no_pixel_is_stable(control: str) -> None:
+    images = tiny.scenes(2, generator=torch.Generator().manual_seed(5)).images
+    still = lambda x: shown(control, loaded().model, x, torch.tensor([1, 2]))  # noqa: E731
+    found = metrics.relative_input_stability(still, images, samples=4, generator=torch.Generator().manual_seed(2))
+    assert found.tolist() == [0.0, 0.0]
+
+
+def test_10_the_gradient_of_a_linear_network_does_not_move() -> None:
+    torch.manual_seed(0)
+    model, images = Flat(48, 10), torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    classes = torch.tensor([1, 2])
+    gradient = lambda x: shown("input_gradient", model, x, classes)  # noqa: E731
+    product = lambda x: shown("integrated_gradients", model, x, classes)  # noqa: E731
+    noise = {"samples": 4, "generator": torch.Generator().manual_seed(2)}
+    assert metrics.local_lipschitz(gradient, images, **noise).tolist() == [0.0, 0.0]  # type: ignore[arg-type]
+    assert (metrics.local_lipschitz(product, images, **noise) > 0).all()  # type: ignore[arg-type]
+
+
+def test_11_sobol_of_an_additive_score_is_the_share_of_the_squares() -> None:
+    parts = torch.tensor([[3.0, -1.0, 0.0], [2.0, 0.5, 0.0], [-4.0, 1.0, 0.25]])
+    images = torch.ones(1, 1, 6, 6)
+    wide = parts.repeat_interleave(2, 0).repeat_interleave(2, 1) / 4
+
+    def forward(x: Tensor) -> Tensor:
+        return (x * wide).sum((1, 2, 3))
+
+    found = methods.sobol(images, forward=forward, inputs=images, designs=4096, grid=3)[0]
+    torch.testing.assert_close(found, parts.square() / parts.square().sum(), atol=2e-3, rtol=0)
+    assert found[parts == 0].tolist() == [0.0, 0.0]
+
+
+def test_11_hsic_of_a_cell_that_the_score_ignores_falls_with_the_masks() -> None:
+    images = torch.ones(1, 1, 4, 4)
+    reads = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
+
+    def forward(x: Tensor) -> Tensor:
+        return (x * reads).sum((1, 2, 3))
+
+    ignored = []
+    for samples in (50, 500, 5000):
+        drawn = torch.Generator().manual_seed(3)
+        found = methods.hsic(images, forward=forward, inputs=images, samples=samples, grid=2, generator=drawn)[0]
+        ignored.append((found / found.max())[[0, 1], [1, 0]].abs().max().item())
+    assert ignored[0] > ignored[1] > ignored[2]
+    assert ignored[2] < 1e-2
+
+
+def test_11_expected_gradients_of_a_linear_network_sum_to_the_difference_from_the_mean() -> None:
+    torch.manual_seed(0)
+    model, drawn = Flat(48, 10), torch.Generator().manual_seed(1)
+    images, references = torch.rand(2, 3, 4, 4, generator=drawn), torch.rand(4, 3, 4, 4, generator=drawn)
+    # each reference twice, at two points
+    uniform = torch.stack([torch.arange(8) / 8 + 1 / 16, torch.rand(8, generator=drawn)], 1)
+    explain = network.expected_gradients(model, references=references, uniform=uniform)
+    with torch.no_grad():
+        expected = model(images)[:, 3] - model(references)[:, 3].mean()
+    torch.testing.assert_close(explain(images, 3).sum((1, 2, 3)), expected)
 
 
 def test_12_the_grade_of_known_metrics_is_exact() -> None:

@@ -84,7 +84,7 @@ def test_the_report_is_one_file_that_asks_for_nothing(photos: list[Photo], tmp_p
     assert "default-src 'none'" in policy
     (table,) = ev.write_tables(store)
     header, *lines = table.read_text().splitlines()
-    assert header.startswith("case,mean_rank,forwards,seconds,photos,energy_in_box,energy_in_box_low")
+    assert header.startswith("case,forwards,seconds,photos,energy_in_box,energy_in_box_low")
     assert len(lines) == 4
 
 
