@@ -14,7 +14,10 @@ from typing import Any
 import torch
 
 SIDE, VOCABULARY, LAYERS, HEADS, WORDS = 55, 150_000, 6, 8, 8
-METHODS = ("all logits", "tam", "grad_cam", "raw_attention", "le_grad", "grad_eclip", "gradient_rollout", "drops")
+METHODS = (
+    "all logits", "tam", "raw_attention", "grad_eclip", "grad_cam", "le_grad", "attention_rollout", "gradient_rollout",
+    "drops", "carried", "region_curves",
+)  # fmt: skip
 
 
 def model() -> tuple[Any, dict[str, torch.Tensor]]:
@@ -46,7 +49,7 @@ def peak() -> float:
 
 def one(method: str) -> float:
     """Run one method, and return the peak above that of the loaded model."""
-    from camfn import words
+    from camfn import metrics, words
 
     net, inputs = model()
     net.requires_grad_(False)
@@ -58,6 +61,10 @@ def one(method: str) -> float:
             net(**words.forced(net, inputs, answer)).logits.log_softmax(-1)
     elif method == "drops":
         words.drops(net, inputs, answer, side=28)
+    elif method == "carried":
+        words.carried(net, inputs, answer)
+    elif method == "region_curves":
+        words.region_curves(net, inputs, answer, metrics.grid_cells((SIDE, SIDE), 28), torch.rand(SIDE, SIDE))
     else:
         words.explain(net, inputs, answer, method=method)
     return peak() - before

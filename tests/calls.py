@@ -317,6 +317,7 @@ WORDS: dict[str, Call] = {
     "words.function_iou": lambda w: words.function_iou(w.heat, 0.5),
     "words.f1_iou": lambda w: words.f1_iou(w.heat[0, 0], w.heat[1, 0]),
     "words.corrections": lambda w: words.corrections(w.heat[0] > 0.6, w.heat[0]),
+    "words.when_shown": lambda w: words.when_shown(*_multimodal(w), ANSWER, 1)(w.x[:1, :1].sigmoid()),
     "words.region_curves": _words(words.region_curves, ANSWER, HALVES, torch.tensor([[1.0, 2.0]])),
 }
 CALLS: dict[str, Call] = METHODS | NETWORK | ATTENTION | CUTS | TARGETS | TRANSFORMS | IMAGES | METRICS | OTHERS | WORDS

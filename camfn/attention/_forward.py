@@ -51,6 +51,7 @@ def forward(
     *,
     evaluate: bool = False,
     queries: Tensor | None = None,
+    rows_later: bool = False,
 ) -> tuple[Any, list[Site]]:
     """Run a copy of the model under a `Watch`; hooks on every module keep the name of the module that is running.
 
@@ -62,6 +63,7 @@ def forward(
         ended: called with the attentions so far whenever one has ended.
         evaluate: whether the copy runs in evaluation mode.
         queries: as for `Watch`.
+        rows_later: as for `Watch`.
 
     Returns:
         The outputs, and the sites of all attentions, in the order in which they ended.
@@ -74,6 +76,7 @@ def forward(
         zero=zero,
         ended=ended,
         queries=queries,
+        rows_later=rows_later,
     )
 
     def begin(name: str) -> Callable[..., None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from types import FunctionType
 from typing import Any
@@ -54,6 +55,7 @@ class Site:
         per_token: the dimension of `tokens` that counts the tokens.
         batch: the number of samples, where the block tells it; 0 where not.
         rows: which queries `probabilities` and `output` are of, (Q,); None for all.
+        later: function from the first and the last number of some rows to their probabilities, which are not kept.
     """
 
     q: Tensor
@@ -72,6 +74,7 @@ class Site:
     per_token: int = 1
     batch: int = 0
     rows: Tensor | None = None
+    later: Callable[[int, int], Tensor] | None = None
 
 
 class Watch(TorchFunctionMode):
@@ -85,6 +88,8 @@ class Watch(TorchFunctionMode):
             so that they can be differentiated; None adds nothing.
         ended: called with the attentions so far whenever one has ended.
         queries: the rows that are recorded, (Q,); fused attention then forms these alone. None records all.
+        rows_later: whether to keep no probabilities but how to form some rows of them, and to add a zero to the output
+            alone; without dropout.
     """
 
     def __init__(
@@ -94,8 +99,10 @@ class Watch(TorchFunctionMode):
         zero: Callable[[Tensor], Tensor] | None,
         ended: Callable[[list[Site]], None] | None = None,
         queries: Tensor | None = None,
+        rows_later: bool = False,
     ) -> None:
         super().__init__()
+        self._rows_later = rows_later
         self.sites: list[Site] = []
         self._queries = queries
         self._ended = ended
@@ -145,6 +152,12 @@ class Watch(TorchFunctionMode):
             site.k, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
         if self._queries is not None:
             return self._fused_rows(site, value, attn_mask, dropout_p, is_causal, scale)
+        if self._rows_later:
+            site.later = partial(_rows_between, site.q, site.k, attn_mask, is_causal, scale)
+            fused = functional.scaled_dot_product_attention
+            return self._record_output(
+                site, None, value, fused(site.q, site.k, value, attn_mask, is_causal=is_causal, scale=scale)
+            )
         applied = self._record_probabilities(
             site, probabilities(query, site.k, attn_mask, is_causal=is_causal, scale=scale)
         )
@@ -194,7 +207,8 @@ class Watch(TorchFunctionMode):
             output, _ = _multi_head(**arguments | {"need_weights": False})
         if not arguments["need_weights"]:
             return output, None
-        weights = self.sites[-1].applied
+        last = self.sites[-1]
+        weights = last.applied if last.later is None else last.later(0, last.q.shape[-2])
         assert weights is not None
         if arguments["average_attn_weights"]:
             weights = weights.mean(1)
@@ -235,6 +249,10 @@ class Watch(TorchFunctionMode):
         """Record the probabilities, and return the tensor that the network goes on with."""
         if not site.full:
             return values
+        if self._rows_later:
+            kept = values.detach().clone()
+            site.later = lambda start, end: kept[..., start:end, :]
+            return values
         if self._queries is not None:
             at = self._rows_of(site)
             site.probabilities, rows, site.delta = self._copy_and_add_zero(values.index_select(-2, at))
@@ -242,13 +260,13 @@ class Watch(TorchFunctionMode):
         site.probabilities, passed_on, site.delta = self._copy_and_add_zero(values)
         return passed_on
 
-    def _record_output(self, site: Site, applied: Tensor, value: Tensor, output: Tensor) -> Tensor:
+    def _record_output(self, site: Site, applied: Tensor | None, value: Tensor, output: Tensor) -> Tensor:
         """Record the values and the output, end the site, and return the tensor that the network goes on with."""
         self._end(site)
         if not site.full:
             return output
         site.applied, site.v = applied, value
-        if site.rows is not None and site.softened:
+        if site.rows is not None and site.softened and applied is not None:
             site.applied = applied.index_select(-2, site.rows)
             site.output, rows, site.output_delta = self._copy_and_add_zero(output.index_select(-2, site.rows))
             return output.index_copy(-2, site.rows, rows)
@@ -289,6 +307,17 @@ def probabilities(
     masked_rows = (scores == -math.inf).all(-1, keepdim=True)
     # the softmax of a row of -inf is NaN, and its gradient stays NaN even if the row is set to 0 after the softmax
     return scores.masked_fill(masked_rows, 0).softmax(-1).masked_fill(masked_rows, 0).to(q.dtype)
+
+
+def _rows_between(
+    q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None, start: int, end: int
+) -> Tensor:
+    """Return the probabilities of the queries from one number to another."""
+    rows = mask if mask is None or mask.shape[-2] == 1 else mask[..., start:end, :]
+    if is_causal:
+        at = torch.arange(start, end, device=q.device)
+        rows = torch.arange(k.shape[-2], device=q.device) <= at[:, None]
+    return probabilities(q[..., start:end, :], k, rows, scale=scale)
 
 
 def _operands(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -37,7 +37,7 @@ def tam(
     For a classifier there are no earlier words, and the map is CAM's positive part, filtered. For the words of a
     multimodal language model `camfn.words.explain(..., method="tam")` reads states, rows of the head and earlier words.
     The authors find `a` by a numerical minimization, and scale the map together with the scores of the text; here it
-    is raw.
+    is raw. As the map of an answer's first word they keep that of the prompt's last token; here it is the word's own.
 
     Source: arXiv 2506.23270, eq. 3 to 9, and the authors' code.
 

@@ -21,6 +21,8 @@ from ._measures import object_iou as object_iou
 from ._measures import region_curves as region_curves
 from ._pieces import Span as Span
 from ._prompt import forced as forced
+from ._shown import WhenShown as WhenShown
+from ._shown import when_shown as when_shown
 from ._spans import spans as spans
 from ._texts import grouped as grouped
 from ._texts import tiles as tiles

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .. import attention
 from .._shared.errors import CamfnError, CaptureError
 from ..attention._each import attended_each
+from ..attention._long import gradient_rollout_of_rows, rollout_of_rows
 from ..attention._records import AttentionRecord
 from ._asked import Asked
 from ._layers import ROADS, blocks_of, decoder_name, head_of
@@ -31,7 +32,10 @@ def by_attention(asked: Asked, method: Callable[..., Tensor], layer: Any) -> tup
     said: list[Tensor] = []
     layers = _layers(asked, layer, every=plain in (*_PRODUCTS, attention.le_grad))
     engine = {attention.le_grad: _le_grad, attention.gradient_rollout: _each, attention.grad_eclip: _each}
-    rows = engine.get(plain, _forward_only)(asked, method, plain, layers, said)
+    chosen = engine.get(plain, _forward_only)
+    if method in _PRODUCTS and not any(module.training for module in asked.model.modules()):
+        chosen = _some_rows_at_a_time
+    rows = chosen(asked, method, plain, layers, said)
     joined = torch.stack([rows[group].sum(0) for group in asked.groups])
     if plain in (attention.raw_attention, attention.attention_rollout):
         joined = joined / torch.tensor([len(group) for group in asked.groups], device=joined.device)[:, None]
@@ -68,6 +72,22 @@ def _forward_only(
     said.append(asked.log_probabilities(observed.outputs))
     query = asked.queries if rows is None else "all"
     return method(observed.records, positions=_positions(asked), query=query)[:, 0]
+
+
+def _some_rows_at_a_time(
+    asked: Asked, method: Callable[..., Tensor], plain: Any, layers: list[str], said: list[Tensor]
+) -> Tensor:
+    """Rollouts with their defaults, without dropout: no matrix over all tokens is kept."""
+
+    def scores(outputs: Any) -> Tensor:
+        of_tokens = asked.log_probabilities(outputs)
+        said.append(of_tokens.detach())
+        return of_tokens
+
+    given = (asked.model, layers, asked.inputs, asked.queries, scores)
+    rollout = gradient_rollout_of_rows if plain is attention.gradient_rollout else rollout_of_rows
+    rows = torch.stack(rollout(*given))
+    return rows[:, _positions(asked).to(rows.device)]
 
 
 def _le_grad(asked: Asked, method: Callable[..., Tensor], plain: Any, layers: list[str], said: list[Tensor]) -> Tensor:

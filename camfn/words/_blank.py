@@ -96,34 +96,40 @@ def hidden_in(
                 f"words.hide: masks: expected boolean masks (H, W) of pictures {sorted(known)}, (T, H, W) of videos, "
                 f"got {getattr(mask, 'dtype', type(mask).__name__)} {tuple(getattr(mask, 'shape', ()))} of {number!r}"
             )
+    return shown_in(model, inputs, found, {number: 1 - mask.float() for number, mask in given.items()})
+
+
+def shown_in(
+    model: nn.Module, inputs: Mapping[str, Any], found: list[Piece], shown: Mapping[int, Tensor]
+) -> dict[str, Any]:
+    """Blend pictures with blank ones, by how much of each place is shown, (H, W) or (T, H, W) in [0, 1]."""
     without, changed = blank(inputs), dict(inputs)
     for key in _PIXELS:
         if isinstance(inputs.get(key), Tensor):
             own = [piece for piece in found if (piece.span.part == "video") == (key == "pixel_values_videos")]
-            hidden = _hidden(model, inputs, own, given, inputs[key])
-            changed[key] = torch.where(hidden, without[key], inputs[key])
+            share = _shown(model, inputs, own, shown, inputs[key])
+            changed[key] = torch.where(share == 1, inputs[key], without[key].lerp(inputs[key], share))
     return changed
 
 
-def _hidden(
-    model: nn.Module, inputs: Mapping[str, Any], found: list[Piece], masks: dict[int, Tensor], pixels: Tensor
+def _shown(
+    model: nn.Module, inputs: Mapping[str, Any], found: list[Piece], shown: Mapping[int, Tensor], pixels: Tensor
 ) -> Tensor:
-    """Return which pixels are hidden, in the shape of the pixels, or one that broadcasts to it."""
+    """Return how much of each pixel is shown, in the shape of the pixels, or one that broadcasts to it."""
     shape = (len(pixels), 1) if pixels.ndim == 2 else (*pixels.shape[:-3], 1, *pixels.shape[-2:])
-    hidden = torch.zeros(shape, dtype=torch.bool, device=pixels.device).flatten()
+    share = torch.ones(shape, dtype=pixels.dtype, device=pixels.device).flatten()
     for piece, at in zip(found, _where(model, inputs, found, pixels)):
-        mask = masks.get(piece.span.image)
-        if mask is not None:
-            sized = _sized(mask.to(at.device), tuple(at.shape))
-            hidden[at[sized]] = True
-    return hidden.reshape(shape)
+        given = shown.get(piece.span.image)
+        if given is not None:
+            share[at.flatten()] = _sized(given.to(at.device), tuple(at.shape)).to(share).flatten()
+    return share.reshape(shape)
 
 
-def _sized(mask: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Bring a mask to the size of a picture, by its nearest places."""
-    if len(size) == 3 and mask.ndim == 2:
-        mask = mask.expand(size[0], *mask.shape)
-    return functional.interpolate(mask[None, None].float(), size, mode="nearest-exact")[0, 0] > 0.5
+def _sized(shown: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Bring what is shown to the size of a picture, by its nearest places."""
+    if len(size) == 3 and shown.ndim == 2:
+        shown = shown.expand(size[0], *shown.shape)
+    return functional.interpolate(shown[None, None].float(), size, mode="nearest-exact")[0, 0]
 
 
 def _where(model: nn.Module, inputs: Mapping[str, Any], found: list[Piece], pixels: Tensor) -> list[Tensor]:

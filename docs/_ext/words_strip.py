@@ -21,10 +21,10 @@ from torch.nn import functional
 from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
-    PaliGemmaConfig,
-    PaliGemmaForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
 
 from camfn import tiny, words
@@ -47,7 +47,7 @@ METHODS: dict[str, tuple[str, bool]] = {
 }
 DRAWN = ("tam", "grad_cam", "drops")
 CELL = 132
-BATCH, POOL, HELD_OUT = 64, 8000, 100
+STEPS, BATCH, POOL, HELD_OUT = 400, 64, 8000, 100
 
 
 def body() -> nn.Module:
@@ -56,14 +56,16 @@ def body() -> nn.Module:
 
 
 class Patches(nn.Conv2d):
-    """The fixed convolutions, and a layer of one output a patch of 8 pixels."""
+    """The fixed convolutions, and a layer of one output a patch of 8 pixels, or of 4 with a side of 1."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__(64, width, 2, 2, bias=False)
+    def __init__(self, width: int, side: int = 2) -> None:
+        super().__init__(64, width, side, side, bias=False)
         self.body = body()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, 64, 64), or what the convolutions made of it in the shape (B, 4, 64, 64), to (B, width, 8, 8)."""
+        """(B, 3, 64, 64), or what the convolutions made of it in the shape (B, 4, 64, 64), to (B, width, 8, 8) or
+        (B, width, 16, 16).
+        """
         return super().forward(self.body(pixels) if pixels.shape[1] == 3 else pixels.reshape(-1, 64, 16, 16))
 
 
@@ -130,7 +132,6 @@ class Family(NamedTuple):
         pixels: what the model reads of images (B, 3, 64, 64).
         features: what the layer of the patches reads of the convolutions' (B, 64, 16, 16).
         patches: name of the layer of the patches.
-        steps: of training.
     """
 
     build: Callable[[], nn.Module]
@@ -138,7 +139,6 @@ class Family(NamedTuple):
     pixels: Callable[[Tensor], Tensor]
     features: Callable[[Tensor], Tensor]
     patches: str
-    steps: int = 400
 
     def inputs(self, pixels: Tensor, count: int = 1) -> dict[str, Tensor]:
         """Return what the processor of the family would return of `count` images with this prompt."""
@@ -176,15 +176,12 @@ def qwen2_5_vl() -> nn.Module:
     return cast(nn.Module, Qwen2_5_VLForConditionalGeneration(config))
 
 
-def paligemma() -> nn.Module:
-    """A tower of SigLIP; the prompt is read in both directions, so that its places know the question."""
-    tower = {**SIZES, "model_type": "siglip_vision_model", "image_size": 64, "patch_size": 8, "vision_use_head": False}
-    text = {**TEXT, "model_type": "gemma", "head_dim": 16, "num_key_value_heads": 4, "num_image_tokens": 64}
-    tower["num_image_tokens"] = 64
-    config = PaliGemmaConfig(
-        vision_config=tower, text_config=text, image_token_id=IMAGE, projection_dim=64, hidden_size=64
-    )
-    return cast(nn.Module, PaliGemmaForConditionalGeneration(config))
+def smolvlm() -> nn.Module:
+    """A tower without a class token, whose patches of 4 pixels are joined by 2 x 2; causal text."""
+    tower = {**SIZES, "model_type": "smolvlm_vision", "image_size": 64, "patch_size": 4}
+    text = {**TEXT, "model_type": "llama"}
+    config = SmolVLMConfig(vision_config=tower, text_config=text, image_token_id=IMAGE, scale_factor=2)
+    return cast(nn.Module, SmolVLMForConditionalGeneration(config))
 
 
 def untouched(x: Tensor) -> Tensor:
@@ -197,12 +194,18 @@ def as_wide(features: Tensor) -> Tensor:
     return features.reshape(-1, 4, 64, 64)
 
 
+def one_tile(x: Tensor) -> Tensor:
+    """Give each image a dimension of its tiles, of which there is one."""
+    return (x if x.shape[1] == 3 else as_wide(x))[:, None]
+
+
+CONV = "vision_tower.embeddings.patch_embedding"
 PLACES = [IMAGE] * 64
 FAMILIES = {
-    "llava": Family(llava, [0, *PLACES, *QUESTION], untouched, as_wide, "vision_tower.embeddings.patch_embedding"),
+    "llava": Family(llava, [0, *PLACES, *QUESTION], untouched, as_wide, CONV),
     "qwen2_5_vl": Family(qwen2_5_vl, [0, *PLACES, 0, *QUESTION], packed, in_blocks, "visual.patch_embed"),
-    "paligemma": Family(
-        paligemma, [*PLACES, 0, *QUESTION], untouched, as_wide, "vision_tower.embeddings.patch_embedding", steps=1000
+    "smolvlm": Family(
+        smolvlm, [0, *PLACES, 0, *QUESTION], one_tile, one_tile, "vision_model.embeddings.patch_embedding"
     ),
 }
 
@@ -211,7 +214,8 @@ def untrained(family: Family) -> nn.Module:
     """Build a model, with the fixed convolutions in the place of its patches."""
     model = family.build()
     parent, _, name = f"model.{family.patches}".rpartition(".")
-    setattr(model.get_submodule(parent), name, (PackedPatches if family.build is qwen2_5_vl else Patches)(64))
+    patches = PackedPatches(64) if family.build is qwen2_5_vl else Patches(64, 1 if family.build is smolvlm else 2)
+    setattr(model.get_submodule(parent), name, patches)
     return model
 
 
@@ -221,11 +225,6 @@ def answers_to(model: Any, family: Family, pixels: Tensor, answers: Tensor) -> T
     inputs["input_ids"] = torch.cat([inputs["input_ids"], later], 1)
     if "mm_token_type_ids" in inputs:
         inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(later)], 1)
-    if family.build is paligemma:
-        inputs["token_type_ids"] = torch.arange(inputs["input_ids"].shape[1]).expand(len(answers), -1) >= len(
-            family.prompt
-        )
-        inputs["token_type_ids"] = inputs["token_type_ids"].long()
     return cast(Tensor, model(**inputs, logits_to_keep=answers.shape[1], use_cache=False).logits)
 
 
@@ -236,12 +235,12 @@ def trained(family: Family) -> nn.Module:
     fixed = model.get_submodule(f"model.{family.patches}").body.eval()
     own = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(own, lr=2e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=family.steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS, pct_start=0.1)
     pool = world(POOL, "train", 1)
     with torch.no_grad():
         seen = torch.cat([fixed(part).half() for part in pool.images.split(100)])
     start = time.perf_counter()
-    for step in range(family.steps):
+    for step in range(STEPS):
         chosen = torch.randint(len(seen), (BATCH,))
         logits = answers_to(model, family, family.features(seen[chosen].float()), pool.answers[chosen])
         loss = functional.cross_entropy(logits.flatten(0, 1), pool.answers[chosen].flatten())
