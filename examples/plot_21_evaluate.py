@@ -13,7 +13,7 @@ import torch
 from torchvision.transforms.functional import to_pil_image
 
 from camfn import explainer, image, tiny
-from camfn.evaluate import Protocol, cases, rank, read_photos, run
+from camfn.evaluate import Protocol, cases, rank, read_photos, run, tune
 from camfn.methods import grad_cam
 
 folder = Path(tempfile.mkdtemp())
@@ -32,6 +32,13 @@ for standing in standings:
 
 best = explainer(grad_cam, tiny.load("cnn"), "body")(world.images, world.labels[:, 0])
 to_pil_image(image.montage(list(image.overlay(world.images, image.normalize(best))), columns=6, cell=(130, 130)))
+
+# %%
+# ``tune`` takes methods, layers and options together, and measures its choice on photos that it did not choose on.
+
+candidates = cases(["tiny:cnn"], "grad_cam, layer_cam", layers="body, body.1")
+tuned = tune(read_photos(str(folder / "photos")), candidates, "insertion", folder / "tuned")
+print(tuned.case, f"insertion {tuned.held_out.value:.3f} on {len(tuned.photos)} photos held out")
 
 # %%
 # **If it looks wrong:** Six photos cannot rank methods: read the intervals, and take a few hundred. Rows of one table
