@@ -156,7 +156,7 @@ def _digests(store: Store) -> dict[tuple[str, str, str], str]:
 
 SOURCES: dict[str, tuple[str, ...]] = {
     "grid": ("rao2022better",),
-    "tiny": ("hesse2023funnybirds",),
+    "tiny": ("hesse2023funnybirds", "choe2020evaluating"),
     "single": ("hesse2024benchmarking",),
     "groups": ("wu2024faithfulness", "bhatt2020evaluating"),
     "ceiling": ("trace2024",),
@@ -175,6 +175,11 @@ BIBTEX = {
   title = {{FunnyBirds}: A Synthetic Vision Dataset for a Part-Based Analysis of Explainable {AI} Methods},
   author = {Hesse, Robin and Schaub-Meyer, Simone and Roth, Stefan},
   booktitle = {ICCV}, year = {2023}, eprint = {2308.06248}, archiveprefix = {arXiv}
+}""",
+    "choe2020evaluating": r"""@inproceedings{choe2020evaluating,
+  title = {Evaluating Weakly Supervised Object Localization Methods Right},
+  author = {Choe, Junsuk and Oh, Seong Joon and Lee, Seungho and Chun, Sanghyuk and Akata, Zeynep and Shim, Hyunjung},
+  booktitle = {CVPR}, year = {2020}, eprint = {2001.07437}, archiveprefix = {arXiv}
 }""",
     "hesse2024benchmarking": r"""@inproceedings{hesse2024benchmarking,
   title = {Benchmarking the Attribution Quality of Vision Models},
@@ -203,7 +208,8 @@ BIBTEX = {
 }""",
     "zheng2025ffidelity": r"""@inproceedings{zheng2025ffidelity,
   title = {{F-Fidelity}: A Robust Framework for Faithfulness Evaluation of Explainable {AI}},
-  author = {Zheng, Xu and others},
+  author = {Zheng, Xu and Shirani, Farhad and Chen, Zhuomin and Lin, Chaohao and Cheng, Wei and Guo, Wenbo and
+            Luo, Dongsheng},
   booktitle = {ICLR}, year = {2025}, eprint = {2410.02970}, archiveprefix = {arXiv}
 }""",
     "hedstrom2023meta": r"""@article{hedstrom2023meta,

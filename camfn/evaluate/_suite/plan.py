@@ -30,6 +30,7 @@ from .explain import CONTROLS, is_arithmetic
 from .grids import deal
 from .maker import Maker
 from .protocol import TRACKS, Suite, id_of, record_of
+from .regions import own_methods
 from .scenes import Scenes
 from .sources import Cell, Source
 
@@ -67,7 +68,8 @@ def cases_of(
         if word in ("pictures", "everything"):
             capped = CAPPED_PICTURES if word == "everything" else {}
             pictures = [f"{name}:{capped[name]}" if name in capped else name for name in PICTURES]
-            found += cases_of(model, [*(["capped", CENTERED] if word == "everything" else []), *pictures], layers)
+            beside: list[Any] = ["capped", CENTERED, *own_methods()] if word == "everything" else []
+            found += cases_of(model, [*beside, *pictures], layers)
         elif isinstance(word, str) and word not in GROUPS and word.partition(":")[0] in PICTURES:
             found += [Case(model, "auto", each.name, each.options) for each in read_methods(word)]
         else:

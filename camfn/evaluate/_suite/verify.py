@@ -27,6 +27,7 @@ from .maker import Maker
 from .measures import MEASURES
 from .plan import prepared, weights_digest, works_of
 from .protocol import id_of
+from .regions import OWN
 from .suite import source_of
 from .tables import suite_of
 from .units import Picture
@@ -262,5 +263,5 @@ def _cases(rows: Sequence[Row]) -> list[Case]:
         if colon and "=" in after:
             method, options = place, after
         if method not in CONTROLS:
-            found.append(Case(row.model, layer, method, options))
+            found.append(Case(row.model, layer, method, options, OWN.get(method)))
     return list(dict.fromkeys(found))
