@@ -210,8 +210,8 @@ def _grayed(text: str, gray: bool) -> str:
 def _sentence(note: str) -> str:
     """Write a note in LaTeX, with its marks as in the cells."""
     note = escape(note)
-    note = re.sub(r"^\* ", r"Bold: ", note)
-    return re.sub(r"(?<!\S)([=+-])(?=[ ,:])", r"$^{\1}$", note)
+    note = re.sub(r"^\* (: )?", r"Bold: ", note)
+    return re.sub(r"(?<!\S)([=+-])(?: (?=:))?(?=[ ,:])", r"$^{\1}$", note)
 
 
 def _pipe(text: str) -> str:

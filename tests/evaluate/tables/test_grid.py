@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -232,3 +234,40 @@ def test_names_are_no_markup_in_html() -> None:
     assert not re.search(r"<[ius]>", shown)
     assert '<td style="opacity:.5"><b>1</b><sup>=</sup> <small>[0, 1]</small></td>' in shown
     assert "x ↓" in shown
+
+
+def test_marks_of_notes_are_those_of_cells_in_latex() -> None:
+    notes = [
+        "* : best, and told from all others. = : best, or not told.",
+        "* best. + better, - worse: [ ] the interval.",
+    ]
+    text = Grid("t", [("a", "")], [[Cell("x")]], [False], notes, "t").to_latex()
+    assert "Bold: best, and told from all others. $^{=}$: best, or not told." in text
+    assert "Bold: best. $^{+}$ better, $^{-}$ worse: [ ] the" in text
+
+
+@pytest.mark.sweep
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex with booktabs")
+def test_tables_compile(tmp_path: Path) -> None:
+    rows = results((*NAMES, 'a_$1{}%&#~^<>|\\"é中'))
+    ranking = rank(rows, "net")
+    pair = differences(rows, "net", "insertion")
+    notes = [
+        "* : best, and told from all others. = : best, or not told from it.",
+        "+ better, - worse: [ ] the interval.",
+    ]
+    cells = [Cell("[x]", gray=True), Cell("-.21", True, "=+", "[-.30, .10]", True)]
+    hard = Grid("grid@tiny:cnn#1, by a_b", [("method", ""), ("(x_y)", "lower")], [cells], [False], notes, "tab:x", [1])
+    listed = [grid_of(ranking, None, True), grid_of_differences(pair, "insertion", ranking, "net"), hard]
+    head = [
+        r"\documentclass{article}",
+        r"\usepackage{booktabs,xcolor}",
+        r"\usepackage[T1]{fontenc}",
+        r"\begin{document}",
+    ]
+    lines = [*head, *(grid.to_latex() for grid in listed), r"\end{document}"]
+    (tmp_path / "a.tex").write_text("\n".join(lines), encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout.decode("latin-1")[-2000:]
+    assert b"Missing character" not in (tmp_path / "a.log").read_bytes()
