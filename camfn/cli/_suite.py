@@ -148,7 +148,10 @@ def run_suite(chosen: SuiteOptions, given: Given, drawn: dict[str, int], **setti
     from .._shared.given import named_object
     from .._shared.lists import split_list
     from ..evaluate import truth
+    from ..evaluate._runs.needed import require
+    from ..evaluate._suite.report import write_suite_report
 
+    require("jinja2", "camfn evaluate --suite", "its report")
     check_files(latex=given.latex, bib=chosen.bib)
     settings["photos"] = None if given.photos == "builtin" else given.photos
     settings["suite"] = chosen.settings(**drawn)
@@ -161,6 +164,7 @@ def run_suite(chosen: SuiteOptions, given: Given, drawn: dict[str, int], **setti
             move = partial(_move, bars, bars.add_task(f"{name}: truth", total=None))
             stores += run(progress=move)
     show(stores, given.latex, chosen.bib, None)
+    print(write_suite_report(stores, Path(given.out)))
     for store in stores:
         print(store.folder)
     return sum(map(_print_problems, stores))
@@ -240,7 +244,10 @@ def suite_table(
     with refusals():
         from .._shared.errors import UsageError
         from ..evaluate import Store
+        from ..evaluate._runs.needed import require
+        from ..evaluate._suite.report import write_suite_report
 
+        require("jinja2", "camfn suite table", "its report")
         check_files(latex=latex, bib=bib, board=board)
         folders = [folder] if (folder / "results.sqlite").is_file() else sorted(folder.glob("*/"))
         stores = [Store(each) for each in folders if (each / "results.sqlite").is_file()]
@@ -248,6 +255,7 @@ def suite_table(
         if not stores:
             raise UsageError(f"no run of the suite in {folder}: camfn evaluate --suite truth --out {folder}")
         show(stores, latex, bib, board, plain=plain)
+        print(write_suite_report(stores, folder))
 
 
 @suite_app.command("verify")

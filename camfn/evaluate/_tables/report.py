@@ -27,6 +27,12 @@ from .records import file_names
 from .shown import model_of, readable
 from .standing import models_of
 
+_ABOUT = (
+    "Each map is clipped at zero, stretched to [0, 1] and resized to the input. Values are means over photos. The two "
+    "baselines never ask the network and take no part in ranks. Forwards: operations of one explanation over those of "
+    "one forward."
+)
+
 
 def write_report(
     store: Store,
@@ -84,9 +90,10 @@ def write_report(
         "fingerprint": fingerprint,
         "models": models,
         "without": without,
-        "problems": _problems(store),
+        "problems": problems_of(store),
     }
-    made |= {"title": "Which method?", "facts": _facts(store), "protocol": _protocol(store), "links": _links(store)}
+    made |= {"title": "Which method?", "facts": facts_of(store), "protocol": _protocol(store), "links": _links(store)}
+    made["about"] = _ABOUT
     made |= {"commands": [*([command] if command else []), _table_again(store, found[0].by)]}
     write_file(path, rendered(made))
     return path
@@ -135,7 +142,7 @@ def _fingerprint(store: Store, photos: Sequence[Photo], by: str | None, shown: i
     return sha256("\n".join(made_of).encode(errors="backslashreplace")).hexdigest()
 
 
-def _facts(store: Store) -> list[tuple[str, object]]:
+def facts_of(store: Store) -> list[tuple[str, object]]:
     """Name what holds for all models: photos, date, versions, machine."""
     header, database = store.header, store.folder / DATABASE
     found: list[tuple[str, object]] = [("photos", len({row.photo for row in store.rows if row.case}))]
@@ -169,7 +176,7 @@ def _table_again(store: Store, by: str) -> str:
     return join(["camfn", "table", store.folder.name, "--by", by, "--wide"])
 
 
-def _problems(store: Store) -> list[tuple[str, int, str]]:
+def problems_of(store: Store) -> list[tuple[str, int, str]]:
     """List the problems of the rows, the most frequent first, each with its number of rows and some of them."""
     counts = Counter(row.problem for row in store.rows if row.problem)
     found = []

@@ -156,6 +156,22 @@ function section(place) {
   return plots;
 }
 
+/** Sort a table of the suite by the head that was clicked; controls stay below. */
+function sortable(table) {
+  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells], first = [...body.rows];
+  heads.forEach((head, place) => head.querySelector("button")?.addEventListener("click", () => {
+    const before = head.getAttribute("aria-sort"), down = before ? before === "ascending" : head.dataset.up === "1";
+    for (const each of heads) each.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const value = (row) => (row.cells[place].dataset.value === "" ? null : Number(row.cells[place].dataset.value));
+    body.append(...[...first].sort((one, other) => {
+      const [a, b] = [value(one), value(other)];
+      return one.classList.contains("base") - other.classList.contains("base") || (a === null) - (b === null) || (a === null ? 0 : down ? b - a : a - b);
+    }));
+  }));
+}
+document.querySelectorAll(".sorted-by-head").forEach(sortable);
+
 const redraw = [...document.querySelectorAll(".model")].map(section);
 addEventListener("resize", () => redraw.forEach((each) => each()));
 addEventListener("beforeprint", () => redraw.forEach((each) => each()));
