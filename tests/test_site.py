@@ -179,6 +179,15 @@ def test_a_public_name_has_the_pages_that_use_it() -> None:
     assert sum(f"{module}.{name}" in pages for module, names in public.items() for name in names) > 80
 
 
+def test_a_public_value_has_its_source() -> None:
+    part("camfn_site")
+    sources = part("sources")
+    assert sources.source_of("camfn.tiny", "SIZE") == "camfn.tiny._scenes"
+    assert sources.source_of("camfn.attention", "METHODS") == "camfn.attention._explainer"  # not the catalogue's
+    assert sources.source_of("camfn", "Target") == "camfn._shared.vocabulary"
+    assert sources.source_of("camfn", "no_such_name") is None
+
+
 def test_every_public_module_has_its_page_in_the_reference() -> None:
     text = (ROOT / "docs/reference.md").read_text()
     tree = re.search(r"autosummary::\n   :toctree: reference\n\n(.*?)```", text, re.DOTALL)

@@ -215,6 +215,7 @@ def setup(app: Any) -> dict[str, Any]:
     import llms
     import method_pages
     import metric_pages
+    import sources
     import versions
 
     app.connect("build-finished", back)
@@ -228,5 +229,6 @@ def setup(app: Any) -> dict[str, Any]:
     method_pages.setup(app)
     metric_pages.setup(app)
     llms.setup(app)
+    sources.setup(app)
     versions.setup(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True, "version": version()}
