@@ -202,6 +202,7 @@ def test_the_readme_counts_what_is_there() -> None:
 
 
 def test_the_text_for_language_models_names_what_is_there() -> None:
+    metric_pages()
     llms = part("llms")
     short, full = llms.short(), llms.full()
     pages = re.findall(r"\]\(([\w/]+)\.html\)", short)
@@ -210,6 +211,9 @@ def test_the_text_for_language_models_names_what_is_there() -> None:
         source = ROOT / "examples" / f"{page.removeprefix('howto/')}.py"
         assert (ROOT / "docs" / f"{page}.md").exists() or source.exists(), page
     assert all(f"`{name}`" in full or f"attention.{name}" in full for name in NAMES)
+    assert "[Grad-CAM](methods/grad_cam.md) | Channels weighted" in full
+    assert "[SaCo](metrics/saco.md) | Whether" in full
+    assert not re.findall(r"^(?:`{3,}\{.*|:::.*|\{\..*|<!-- .*)$", full, re.MULTILINE)
 
 
 def test_the_skill_has_its_name_and_five_steps() -> None:

@@ -7,6 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import method_pages
+import metric_pages
+
 DOCS = Path(__file__).parents[1]
 EXAMPLES = DOCS.parent / "examples"
 LEAD = """# camfn
@@ -51,11 +54,19 @@ def short() -> str:
     return "\n".join(lines)
 
 
+def plain(text: str) -> str:
+    """A page with the tables that `make docs` puts into it, and without what only draws it."""
+    made = method_pages.overview() if text.startswith("# Methods") else metric_pages.overview()
+    text = re.sub(r"<!-- overview: .*? -->", lambda _: made, text)
+    text = re.sub(r"^(`{3,})\{(?:toctree|eval-rst|image)\}.*?^\1\n", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^(?::{3,}.*|\{\..*\}|<!-- .* -->)\n", "", text, flags=re.MULTILINE)
+
+
 def full() -> str:
     """All pages and examples as one text."""
     parts = [LEAD, (DOCS / "skill/SKILL.md").read_text(encoding="utf-8").split("---\n", 2)[2]]
     parts += [f"# {title}\n\n```python\n{path.read_text(encoding='utf-8')}```\n" for path, title, _ in examples()]
-    parts += [(DOCS / f"{name}.md").read_text(encoding="utf-8") for name in PAGES]
+    parts += [plain((DOCS / f"{name}.md").read_text(encoding="utf-8")) for name in PAGES]
     return "\n\n".join(parts)
 
 
