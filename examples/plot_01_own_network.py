@@ -27,6 +27,7 @@ maps = torch.cat([explain(images, index) for index in best])  # (2, 16, 16): raw
 pictures = [images[0], *image.overlay(images.expand(2, -1, -1, -1), image.normalize(maps))]
 captions = ["the photo", *(f"class {mine.classes[index]}" for index in best)]
 to_pil_image(image.montage(pictures, captions, cell=(240, 240)))
+# sphinx_gallery_thumbnail_cell = 1, 3
 
 # %%
 # **If it looks wrong:** A network in training mode is explained in training mode: call ``.eval()``. Colors that are
@@ -36,4 +37,3 @@ to_pil_image(image.montage(pictures, captions, cell=(240, 240)))
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_02_which_layer.py`, :ref:`sphx_glr_howto_plot_03_which_class.py`. The same on
 # the command line: ``camfn explain mine.jpg --model net.py:build --weights mine.pth --classes names.txt``.
-# sphinx_gallery_thumbnail_cell = 1, 3

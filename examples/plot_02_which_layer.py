@@ -29,6 +29,7 @@ pictures = [image.overlay(view, image.normalize(cam))[0] for cam in maps.values(
 to_pil_image(
     image.montage(pictures, [f"{n}, {tuple(c.shape[1:])}" for n, c in maps.items()], columns=4, cell=(240, 240))
 )
+# sphinx_gallery_thumbnail_cell = 0, 4
 
 # %%
 # **If it looks wrong:** A blank or noisy map is most often a layer too early for its method: Grad-CAM averages a
@@ -38,4 +39,3 @@ to_pil_image(
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_15_several_layers.py` to join several;
 # :ref:`sphx_glr_howto_plot_22_blank_map.py`; :doc:`/concepts` on layouts.
-# sphinx_gallery_thumbnail_cell = 0, 4

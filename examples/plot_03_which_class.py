@@ -33,6 +33,7 @@ every_class = torch.vmap(lambda target: grad_cam(*run(images, target)))(torch.ar
 print(tuple(every_class.shape), "one forward, a thousand maps")
 pictures = [image.overlay(view, image.normalize(cam))[0] for cam in maps]
 to_pil_image(image.montage(pictures, list(questions), columns=4, cell=(240, 240)))
+# sphinx_gallery_thumbnail_cell = 2, 4
 
 # %%
 # **If it looks wrong:** If two classes give one map, the method may not ask for the class (Eigen-CAM, KPCA-CAM, FEM),
@@ -42,4 +43,3 @@ to_pil_image(image.montage(pictures, list(questions), columns=4, cell=(240, 240)
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_10_embeddings.py`, :ref:`sphx_glr_howto_plot_12_numbers_labels_captions.py`; all
 # targets in :doc:`/words` and in :doc:`/reference/camfn.targets`.
-# sphinx_gallery_thumbnail_cell = 2, 4

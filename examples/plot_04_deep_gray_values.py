@@ -32,6 +32,7 @@ print(camfn("explain", folder / "scan.png", "--model", "tiny:cnn", "--out", fold
 shown = ["--window", "0,4095", "--out", folder / "maps"]
 print(camfn("explain", folder / "scan.png", "--model", "tiny:cnn", "--device", "cpu", *shown).replace(str(folder), "."))
 Image.open(folder / "maps" / "scan.grad_cam.png").resize((320, 320))
+# sphinx_gallery_thumbnail_cell = 0, 1
 
 # %%
 # **If it looks wrong:** A map that follows bones or borders alone may come from a window other than that of the
@@ -40,4 +41,3 @@ Image.open(folder / "maps" / "scan.grad_cam.png").resize((320, 320))
 # %%
 # **Next:** :doc:`/records`; :ref:`sphx_glr_howto_plot_08_volume.py` for CT and MR. DICOM and NIfTI need ``pip install
 # 'camfn[medical]'``.
-# sphinx_gallery_thumbnail_cell = 0, 1

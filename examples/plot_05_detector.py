@@ -31,6 +31,7 @@ for cam, box, label in zip(maps, world.boxes[0], world.labels[0].tolist(), stric
     large = torch.nn.functional.interpolate(picture[None], scale_factor=4)[0]
     pictures.append(image.boxes(large, 4 * box[None], [str(label)]))
 to_pil_image(image.montage(pictures, [f"why this {n}?" for n in world.labels[0].tolist()], cell=(256, 256)))
+# sphinx_gallery_thumbnail_cell = 1, 3
 
 # %%
 # **If it looks wrong:** Grad-CAM averages the gradient of one box over all places, and then shows every object: take
@@ -40,4 +41,3 @@ to_pil_image(image.montage(pictures, [f"why this {n}?" for n in world.labels[0].
 # %%
 # **Next:** :doc:`/tasks` for Faster R-CNN, RetinaNet and SSD; :ref:`sphx_glr_howto_plot_06_segmentation.py`. On the
 # command line: ``--task detect``.
-# sphinx_gallery_thumbnail_cell = 1, 3

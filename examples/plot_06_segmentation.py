@@ -24,6 +24,7 @@ maps = {
 }
 pictures = [world.images[0], *(image.overlay(world.images, image.normalize(cam))[0] for cam in maps.values())]
 to_pil_image(image.montage(pictures, ["the image", *maps], columns=4, cell=(240, 240)))
+# sphinx_gallery_thumbnail_cell = 1, 4
 
 # %%
 # **If it looks wrong:** A map over the whole picture often comes from ``region="all"``. A class that is predicted
@@ -32,4 +33,3 @@ to_pil_image(image.montage(pictures, ["the image", *maps], columns=4, cell=(240,
 # %%
 # **Next:** :doc:`/tasks` on networks with one logit and with deep supervision;
 # :ref:`sphx_glr_howto_plot_09_large_picture.py`.
-# sphinx_gallery_thumbnail_cell = 1, 4

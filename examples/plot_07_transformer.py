@@ -27,6 +27,7 @@ maps = {
 }
 pictures = [image.overlay(world.images, image.normalize(cam))[0] for cam in maps.values()]
 to_pil_image(image.montage(pictures, list(maps), columns=4, cell=(240, 240)))
+# sphinx_gallery_thumbnail_cell = 2, 4
 
 # %%
 # **If it looks wrong:** Spots in empty corners are often tokens that the network uses as memory (registers); raw
@@ -35,4 +36,3 @@ to_pil_image(image.montage(pictures, list(maps), columns=4, cell=(240, 240)))
 
 # %%
 # **Next:** :doc:`/methods` on attention; :ref:`sphx_glr_howto_plot_11_clip.py`; :doc:`/concepts` on layouts.
-# sphinx_gallery_thumbnail_cell = 2, 4

@@ -37,6 +37,7 @@ scan = scan.clamp(0, 1)[None, None]
 cam = explainer(hires_cam, net, "2")(scan, 0)  # (1, 20, 48, 48)
 slices = image.slices(scan[0, 0], image.normalize(cam)[0], count=14)[4:10]
 to_pil_image(image.montage(slices, columns=6, cell=(150, 150)))
+# sphinx_gallery_thumbnail_cell = 3, 6
 
 # %%
 # **If it looks wrong:** Normalize a volume as a whole, as here; slice by slice, every slice would seem to hold
@@ -45,4 +46,3 @@ to_pil_image(image.montage(slices, columns=6, cell=(150, 150)))
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_09_large_picture.py`; :doc:`/tasks` has videos, bags, an ECG and sound. On the
 # command line: ``camfn explain scan.nii.gz``.
-# sphinx_gallery_thumbnail_cell = 3, 6

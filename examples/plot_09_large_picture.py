@@ -36,6 +36,7 @@ cam, found = explain(slide, 2)  # (1, 512, 512), and the score of each of 7 x 7 
 grid = found.scores.unflatten(1, found.grid).repeat_interleave(64, 1).repeat_interleave(64, 2)
 pictures = [slide[0], image.overlay(slide, image.normalize(cam))[0], image.colorize(image.normalize(grid))[0]]
 to_pil_image(image.montage(pictures, ["a slide", "where the DAB is", "the score of each window"], cell=(320, 320)))
+# sphinx_gallery_thumbnail_cell = 1, 3
 
 # %%
 # **If it looks wrong:** Edges of tiles show where windows overlap too little, or where each window was normalized by
@@ -43,4 +44,3 @@ to_pil_image(image.montage(pictures, ["a slide", "where the DAB is", "the score 
 
 # %%
 # **Next:** :doc:`/tasks` for MONAI's and nnU-Net's networks; :ref:`sphx_glr_howto_plot_08_volume.py`.
-# sphinx_gallery_thumbnail_cell = 1, 3

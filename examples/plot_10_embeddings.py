@@ -24,6 +24,7 @@ unlike = explain(world.images[:1], lambda out: 1 - targets.similarity(embeddings
 pictures = [*world.images, *(image.overlay(world.images[:1], image.normalize(cam))[0] for cam in (alike, unlike))]
 captions = ["this image", "the other one", "what makes it like the other", "what makes it unlike"]
 to_pil_image(image.montage(pictures, captions, columns=4, cell=(240, 240)))
+# sphinx_gallery_thumbnail_cell = 2, 4
 
 # %%
 # **If it looks wrong:** The similarity of an image to itself has no gradient: its map is rounding noise. Embeddings
@@ -31,4 +32,3 @@ to_pil_image(image.montage(pictures, captions, columns=4, cell=(240, 240)))
 
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_11_clip.py`; :doc:`/tasks` for a Siamese network that runs one backbone twice.
-# sphinx_gallery_thumbnail_cell = 2, 4

@@ -47,6 +47,7 @@ maps = {
 }
 pictures = [world.images[0], *(image.overlay(world.images, image.normalize(cam))[0] for cam in maps.values())]
 to_pil_image(image.montage(pictures, ["the image", *maps], columns=4, cell=(240, 240)))
+# sphinx_gallery_thumbnail_cell = 1, 4
 
 # %%
 # **If it looks wrong:** Texts of a real CLIP are close to each other, so that one text alone lights up what all
@@ -55,4 +56,3 @@ to_pil_image(image.montage(pictures, ["the image", *maps], columns=4, cell=(240,
 # %%
 # **Next:** :doc:`/tasks` runs the same on ``CLIPModel``; :ref:`sphx_glr_howto_plot_07_transformer.py`. On the command
 # line: ``--target "text:a photo of a dog"``.
-# sphinx_gallery_thumbnail_cell = 1, 4

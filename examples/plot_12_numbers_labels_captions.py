@@ -56,6 +56,7 @@ maps = {
 }
 pictures = [image.overlay(world.images, image.normalize(cam))[0] for cam in maps.values()]
 to_pil_image(image.montage(pictures, list(maps), columns=4, cell=(240, 240)))
+# sphinx_gallery_thumbnail_cell = 1, 4
 
 # %%
 # **If it looks wrong:** The map of a regression has two signs that both matter: draw it with ``image.normalize(cam,
@@ -65,4 +66,3 @@ to_pil_image(image.montage(pictures, list(maps), columns=4, cell=(240, 240)))
 # %%
 # **Next:** :doc:`/tasks` for BLIP and encoder-decoders of Hugging Face; all targets in
 # :doc:`/reference/camfn.targets`.
-# sphinx_gallery_thumbnail_cell = 1, 4

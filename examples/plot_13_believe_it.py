@@ -19,6 +19,7 @@ print("grad_cam\n", check(asks, photo), "\n\neigen_cam\n", check(ignores, photo)
 
 pictures = [photo[0], *(image.overlay(photo, image.normalize(explain(photo)))[0] for explain in (asks, ignores))]
 to_pil_image(image.montage(pictures, ["the image", "grad_cam", "eigen_cam: asks for no class"], cell=(260, 260)))
+# sphinx_gallery_thumbnail_cell = 1, 3
 
 # %%
 # **If it looks wrong:** A line that says "look" is no verdict. Two breeds of one animal share most of their evidence,
@@ -27,4 +28,3 @@ to_pil_image(image.montage(pictures, ["the image", "grad_cam", "eigen_cam: asks 
 # %%
 # **Next:** :doc:`/check` has what each line means; :ref:`sphx_glr_howto_plot_20_metrics.py`. On the command line:
 # ``camfn explain photo.jpg --check``.
-# sphinx_gallery_thumbnail_cell = 1, 3

@@ -30,6 +30,7 @@ explanations = {
 target = loaded.classes.index("space shuttle")
 pictures = [image.overlay(view, image.normalize(explain(images, target)))[0] for explain in explanations.values()]
 to_pil_image(image.montage(pictures, list(explanations), columns=4, cell=(240, 240)))
+# sphinx_gallery_thumbnail_cell = 1, 4
 
 # %%
 # **If it looks wrong:** Smoothing makes any map look better, also a wrong one: check the plain map first. ``augment``
@@ -37,4 +38,3 @@ to_pil_image(image.montage(pictures, list(explanations), columns=4, cell=(240, 2
 
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_15_several_layers.py`; :ref:`sphx_glr_howto_plot_13_believe_it.py`.
-# sphinx_gallery_thumbnail_cell = 1, 4

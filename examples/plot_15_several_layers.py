@@ -27,6 +27,7 @@ maps = {
 }
 pictures = [image.overlay(view, image.normalize(cam))[0] for cam in maps.values()]
 to_pil_image(image.montage(pictures, list(maps), columns=4, cell=(240, 240)))
+# sphinx_gallery_thumbnail_cell = 3, 4
 
 # %%
 # **If it looks wrong:** A product is nothing where one factor is nothing: with a blank map among the layers, all is
@@ -34,4 +35,3 @@ to_pil_image(image.montage(pictures, list(maps), columns=4, cell=(240, 240)))
 
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_14_steadier.py`; the formulas in :doc:`/methods`.
-# sphinx_gallery_thumbnail_cell = 3, 4

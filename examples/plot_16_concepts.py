@@ -27,6 +27,7 @@ labels = [best[0].name for best in factorize.top_classes(scores, loaded.classes)
 print(labels)
 pictures = image.concepts(views, found.maps, labels)
 to_pil_image(image.montage(list(pictures), columns=4, padding=16))
+# sphinx_gallery_thumbnail_cell = 0, 4
 
 # %%
 # **If it looks wrong:** Concepts that mix two things want a higher rank; several of one thing, a lower one. The name
@@ -35,4 +36,3 @@ to_pil_image(image.montage(list(pictures), columns=4, padding=16))
 # %%
 # **Next:** The algorithm in :doc:`/methods`; :doc:`/reference/camfn.factorize`. On the command line: ``camfn
 # factorize photos/ --rank 5``.
-# sphinx_gallery_thumbnail_cell = 0, 4

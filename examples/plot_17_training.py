@@ -33,6 +33,7 @@ for step in range(30):
 after = explainer(grad_cam, net, "body")(world.images, digits)
 pictures = [image.overlay(world.images, image.normalize(cam))[3] for cam in (before, after)]
 to_pil_image(image.montage([world.images[3], *pictures], ["the image", "before", "after"], cell=(240, 240)))
+# sphinx_gallery_thumbnail_cell = 2, 3
 
 # %%
 # **If it looks wrong:** A loss that falls while accuracy falls too has taught the network to hide its evidence: watch
@@ -40,4 +41,3 @@ to_pil_image(image.montage([world.images[3], *pictures], ["the image", "before",
 
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_13_believe_it.py`; :doc:`/concepts`.
-# sphinx_gallery_thumbnail_cell = 2, 3

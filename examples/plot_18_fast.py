@@ -37,6 +37,7 @@ for name, call in calls.items():
     print(f"{name}: {1000 * (time.perf_counter() - start):.0f} ms")
 pictures = image.overlay(world.images, heatmaps(world.images, world.labels[:, 0]))
 to_pil_image(image.montage(list(pictures), columns=8, cell=(120, 120)))
+# sphinx_gallery_thumbnail_cell = 4, 8
 
 # %%
 # **If it looks wrong:** Compiled code that breaks off names the module that broke it: explain such a network outside
@@ -45,4 +46,3 @@ to_pil_image(image.montage(list(pictures), columns=8, cell=(120, 120)))
 # %%
 # **Next:** :doc:`/compile`, :doc:`/benchmarks`. In a server: make the explainer once; it holds no state and is safe
 # in threads.
-# sphinx_gallery_thumbnail_cell = 4, 8

@@ -28,6 +28,7 @@ for name in classes:
     maps.append([method(*captured) for method in chosen])  # raw maps, (1, 14, 14)
 heads = [method.__name__ for method in chosen]
 image.figure([view, view], maps, heads, classes, width=6.75)
+# sphinx_gallery_thumbnail_cell = 1, 6
 
 # %%
 # The same with the sign kept, on one scale a method: blue speaks against the class. ``save`` writes .pdf, .svg or .png.
@@ -45,4 +46,3 @@ image.to_pil(figure.to_bytes("png", dpi=160))
 # %%
 # **Next:** On the command line: ``camfn compare a.jpg b.jpg --methods "grad_cam, layer_cam, fem" --out figure.pdf``.
 # :ref:`sphx_glr_howto_plot_24_picture.py` for pictures; :ref:`sphx_glr_howto_plot_21_evaluate.py` for numbers.
-# sphinx_gallery_thumbnail_cell = 1, 6

@@ -33,6 +33,7 @@ for method in (grad_cam, random_cam):
     pictures.append(image.overlay(view, heatmap)[0])
     captions.append(method.__name__)
 to_pil_image(image.montage(pictures, captions, cell=(260, 260)))
+# sphinx_gallery_thumbnail_cell = 1, 3
 
 # %%
 # **If it looks wrong:** A number alone says little: compare with a random map and with a centered blob. Average drop
@@ -40,4 +41,3 @@ to_pil_image(image.montage(pictures, captions, cell=(260, 260)))
 
 # %%
 # **Next:** :doc:`/metrics` says first what each metric cannot say; :ref:`sphx_glr_howto_plot_21_evaluate.py`.
-# sphinx_gallery_thumbnail_cell = 1, 3

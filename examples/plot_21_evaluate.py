@@ -32,6 +32,7 @@ for standing in standings:
 
 best = explainer(grad_cam, tiny.load("cnn"), "body")(world.images, world.labels[:, 0])
 to_pil_image(image.montage(list(image.overlay(world.images, image.normalize(best))), columns=6, cell=(130, 130)))
+# sphinx_gallery_thumbnail_cell = 0, 6
 
 # %%
 # ``tune`` takes methods, layers and options together, and measures its choice on photos that it did not choose on.
@@ -47,4 +48,3 @@ print(tuned.case, f"insertion {tuned.held_out.value:.3f} on {len(tuned.photos)} 
 # %%
 # **Next:** :doc:`/evaluation` has the built-in leaderboard. On the command line: ``camfn evaluate photos/ --models
 # lite0 --methods cheap --out results``.
-# sphinx_gallery_thumbnail_cell = 0, 6

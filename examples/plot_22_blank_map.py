@@ -31,6 +31,7 @@ except CamfnError as error:
 pictures = [photo[0], image.overlay(photo, image.normalize(cam))[0]]
 pictures += [image.colorize(image.upsample(image.normalize(cam, signed=True), (64, 64)), "seismic")[0]]
 to_pil_image(image.montage(pictures, ["the image", "clipped at zero", "with its sign"], cell=(260, 260)))
+# sphinx_gallery_thumbnail_cell = 2, 3
 
 # %%
 # **If it looks wrong:** If ``diagnose`` says nothing and the map still looks wrong, ask ``camfn.check``.
@@ -38,4 +39,3 @@ to_pil_image(image.montage(pictures, ["the image", "clipped at zero", "with its 
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_13_believe_it.py`, :ref:`sphx_glr_howto_plot_02_which_layer.py`;
 # :doc:`/limitations`.
-# sphinx_gallery_thumbnail_cell = 2, 3

@@ -35,6 +35,7 @@ maps = {
 }
 pictures = [photo[0], *(image.overlay(photo, image.normalize(cam))[0] for cam in maps.values())]
 to_pil_image(image.montage(pictures, ["the image", *maps], columns=4, cell=(240, 240)))
+# sphinx_gallery_thumbnail_cell = 2, 4
 
 # %%
 # **If it looks wrong:** A method that reads the model, the image or a file hides what it depends on. Hold yours to
@@ -42,4 +43,3 @@ to_pil_image(image.montage(pictures, ["the image", *maps], columns=4, cell=(240,
 
 # %%
 # **Next:** :doc:`/contributing`, if it is published; ``camfn explain photo.jpg --method file.py:squared_cam``.
-# sphinx_gallery_thumbnail_cell = 2, 4

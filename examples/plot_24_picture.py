@@ -34,6 +34,7 @@ shown = [view, picture[0], like[0], signed[0], boxed]
 image.to_pil(
     image.montage(shown, ["photo", "overlay", 'like="grad-cam"', "signed", "boxes"], columns=5, cell=(224, 224))
 )
+# sphinx_gallery_thumbnail_cell = 1, 5
 
 # %%
 # ``image.show(picture)`` opens it: below the cell of a notebook, or in the viewer of the system.
@@ -45,4 +46,3 @@ image.to_pil(
 
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_19_compare.py` for figures in PDF. On the command line: ``camfn explain cat.jpg``.
-# sphinx_gallery_thumbnail_cell = 1, 5

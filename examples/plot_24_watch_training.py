@@ -82,6 +82,7 @@ for name, (loss_of_maps, weight) in losses.items():
 print(f"{'':22}  on the digit  agree under flips  both digits right")
 for name, values in rows:
     print(f"{name:22}  {values[0]:12.0%}  {values[1]:17.0%}  {values[2]:17.0%}")
+# sphinx_gallery_thumbnail_cell = 4, 5
 
 # %%
 # The strip of one photo, with the loss on the energy. ``r`` is the correlation with the map before.
@@ -95,4 +96,3 @@ to_pil_image(image.read(folder / "and energy in the box" / "photo-1.png"))
 
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_17_training.py`; :doc:`/training`.
-# sphinx_gallery_thumbnail_cell = 4, 5

@@ -36,6 +36,7 @@ pictures = [view[0], *(image.overlay(view, image.normalize(each))[0] for each in
 pictures.insert(2, (view * shown)[0])
 captions = ["the photo", "region_search", f"p = {alone:.2f} of these alone", "hires_cam by region"]
 to_pil_image(image.montage(pictures, captions, columns=4, cell=(240, 240)))
+# sphinx_gallery_thumbnail_cell = 2, 4
 
 # %%
 # **If it looks wrong:** A region that belongs to two things cannot be told apart inside: take more superpixels, or the
@@ -44,4 +45,3 @@ to_pil_image(image.montage(pictures, captions, columns=4, cell=(240, 240)))
 # %%
 # **Next:** The method's page, :doc:`/methods/region_search`; ``image.by_region`` with integrated gradients is XRAI.
 # :ref:`sphx_glr_howto_plot_20_metrics.py`. On the command line: ``--method "region_search:steps=4"``.
-# sphinx_gallery_thumbnail_cell = 2, 4

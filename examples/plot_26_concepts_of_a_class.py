@@ -27,6 +27,7 @@ for concept in order:
     pictures += [strongest, where]
     captions += [f"importance {importance[concept]:.2f}", f"its map, peak {found.maps[0, concept].max():.0f}"]
 to_pil_image(image.montage(pictures, captions, columns=4, cell=(220, 220)))
+# sphinx_gallery_thumbnail_cell = 0, 4
 
 # %%
 # **If it looks wrong:** Two concepts that show one thing want a lower ``rank``, a concept that mixes two a higher one.
@@ -35,4 +36,3 @@ to_pil_image(image.montage(pictures, captions, columns=4, cell=(220, 220)))
 # %%
 # **Next:** :ref:`sphx_glr_howto_plot_16_concepts.py` without a class; :doc:`/reference/camfn.factorize`. On the command
 # line: ``camfn concepts photos/ --class rust``.
-# sphinx_gallery_thumbnail_cell = 0, 4

@@ -126,6 +126,7 @@ def test_an_example_asks_answers_and_leads_on(path: Path) -> None:
     assert "**If it looks wrong:**" in text
     assert "**Next:**" in text
     assert part("camfn_site").CELL.search(text), "which cell of its picture is its thumbnail?"
+    assert "sphinx_gallery_" not in text.partition("\n# %%\n")[2], "a setting in a block of text shows on the page"
     for ref in re.findall(r"sphx_glr_howto_(\w+)\.py", text):
         assert (ROOT / "examples" / f"{ref}.py").exists(), ref
 
