@@ -15,7 +15,7 @@ from ._check import compared
 from ._facts import facts
 from ._onnx import checked_path, written
 from ._plan import Batch, plan
-from ._program import Stage, exported
+from ._program import Stage, exported, teller
 
 
 def aot(
@@ -62,7 +62,7 @@ def aot(
         camfn._shared.errors.CamfnError: export: expected a path that ends in .pt2, got 'net.so'
     """
     file = checked_path(path, ".pt2")
-    tell = progress or (lambda stage: None)
+    tell = teller(progress)
     what = plan(explain, inputs, target, heatmap, batch)
     about = facts(what, model, classes, preprocessing)
     made = exported(what, tell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import describe
-from .._shared.errors import CamfnError, LoadError, first_line
+from .._shared.errors import ArgumentTypeError, CamfnError, LoadError, first_line
 from .._shared.optional import extra
 
 
@@ -33,7 +34,7 @@ class Deployed:
     facts: dict[str, Any]
     _session: Any = field(repr=False, compare=False)
 
-    def __call__(self, images: Tensor, target: int | Tensor = -1) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, target: int | Sequence[int] | Tensor = -1) -> dict[str, Tensor]:
         """Run images (B, C, H, W); return the outputs by name.
 
         Args:
@@ -46,11 +47,15 @@ class Deployed:
         size = tuple(self.facts["size"])
         if not isinstance(images, Tensor) or tuple(images.shape[1:]) != size or not len(images):
             raise CamfnError(f"{self.path} takes images (B, {', '.join(map(str, size))}), got {describe(images)}")
+        if not images.is_floating_point():
+            raise ArgumentTypeError(
+                f"{self.path} takes images of floats, prepared as facts['preprocessing'] says; got {describe(images)}"
+            )
         count = self.facts["batch"]
         if count != "dynamic" and len(images) != count:
             raise CamfnError(f"{self.path} takes {count} images at once, got {len(images)}")
         feed = {"images": images.detach().float().cpu().numpy()}
-        asked = torch.as_tensor(target, dtype=torch.int64).reshape(-1)
+        asked = _classes(target)
         if self.facts["target"] == "input":
             if len(asked) not in (1, len(images)):
                 raise CamfnError(
@@ -64,6 +69,19 @@ class Deployed:
             raise CamfnError(f"{self.path} explains {self.facts['target']} and takes no class")
         names = self.facts["outputs"]
         return {name: torch.from_numpy(found) for name, found in zip(names, self._session.run(names, feed))}
+
+
+def _classes(target: Any) -> Tensor:
+    """Return a class, or one for each image, as (B,) of int64."""
+    try:
+        asked = torch.as_tensor(target).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        asked = torch.empty(0)
+    if asked.is_floating_point() or asked.is_complex() or asked.dtype is torch.bool or asked.ndim > 1:
+        raise ArgumentTypeError(
+            f"target: expected a class, or a class for each image as (B,) of integers; got {describe(target)}"
+        )
+    return asked.reshape(-1).to(torch.int64)
 
 
 def load(path: str | Path) -> Deployed:
@@ -89,6 +107,11 @@ def load(path: str | Path) -> Deployed:
         import onnxruntime  # noqa: F401
     if not Path(path).is_file():
         raise LoadError(f"there is no file {path}")
+    if Path(path).suffix == ".pt2":
+        raise LoadError(
+            f"{path} is no ONNX file: torch.export.load reads a program, and torch._inductor.aoti_load_package a "
+            "package of AOTInductor. camfn explain and camfn verify take the programs that camfn export NAME.pt2 wrote"
+        )
     try:
         session = session_of(str(path))
     except Exception as error:
@@ -99,7 +122,22 @@ def load(path: str | Path) -> Deployed:
             f"{path} was not written by camfn.export, and gives no map: export the model with its map, as in "
             f"camfn export {Path(path).name} --model NAME --method grad_cam"
         )
-    return Deployed(str(path), json.loads(told), session)
+    return Deployed(str(path), _facts(told, path), session)
+
+
+def _facts(told: str, path: str | Path) -> dict[str, Any]:
+    """Read what a file says of itself.
+
+    Raises:
+        LoadError: it is not what `onnx` writes.
+    """
+    try:
+        facts = json.loads(told)
+    except ValueError:
+        facts = None
+    if isinstance(facts, dict) and facts.keys() >= {"size", "batch", "target", "outputs"}:
+        return facts
+    raise LoadError(f"{path}: its metadata under 'camfn' are damaged: export the model again, by camfn export")
 
 
 def session_of(model: str | bytes) -> Any:

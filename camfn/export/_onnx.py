@@ -23,7 +23,7 @@ from ._check import TOLERANCE, Compared, compared, fresh, relative
 from ._facts import facts
 from ._file import session_of
 from ._plan import Batch, Plan, plan
-from ._program import Stage, exported
+from ._program import Stage, exported, teller
 
 
 def onnx(
@@ -84,7 +84,7 @@ def onnx(
     """
     require()
     file = checked_path(path, ".onnx")
-    tell = progress or (lambda stage: None)
+    tell = teller(progress)
     what = plan(explain, inputs, target, heatmap, batch)
     about = facts(what, model, classes, preprocessing)
     made = exported(what, tell)

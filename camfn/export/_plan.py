@@ -63,7 +63,7 @@ class Plan(NamedTuple):
     def example(self) -> tuple[Tensor, ...]:
         """Return inputs to trace with: `BATCH` images if the batch is open."""
         count = BATCH if self.dynamic else len(self.images)
-        images = self.images.repeat(-(-count // len(self.images)), 1, 1, 1)[:count].contiguous()
+        images = self.images.repeat(-(-count // len(self.images)), *[1] * (self.images.ndim - 1))[:count].contiguous()
         return (images, torch.full((count,), -1)) if self.asks else (images,)
 
     def run(self, state: dict[str, Tensor] | None, images: Tensor, asked: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -122,7 +122,7 @@ def plan(explain: Any, inputs: Any, target: Any, heatmap: Any, batch: Any) -> Pl
             names=tuple(names),
             classes=count,
         )
-        cam = whole.run(None, *first)[1]
+        cam = whole._replace(heatmap=None).run(None, *first)[1]
     if heatmap is not None and cam.ndim != 3:
         raise CamfnError(f"heatmap: the map is {tuple(cam.shape[1:])} a sample, not (H, W): leave heatmap out")
     return whole

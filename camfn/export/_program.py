@@ -10,7 +10,8 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-from .._shared.errors import CamfnError, first_line
+from .._shared.checks import describe
+from .._shared.errors import ArgumentTypeError, CamfnError, first_line
 from ._check import compared
 from ._facts import facts
 from ._plan import Batch, Plan, plan
@@ -36,7 +37,7 @@ def program(
 
     Args:
         explain: an `explainer`, `fuse` or `attention_explainer` of a model in evaluation mode on the CPU, in float32.
-        inputs: images (B, C, H, W); their size is that of the program.
+        inputs: images (B, C, H, W), or signals or volumes; their size is that of the program.
         target: "input" makes the class an input, int64 (B,), -1 for each sample's top class; or what `explain` takes,
             which is then fixed.
         heatmap: height and width of a third output, the map clipped at zero, stretched to [0, 1] and resized.
@@ -61,7 +62,19 @@ def program(
         >>> logits.shape, cam.shape
         (torch.Size([3, 5]), torch.Size([3, 6, 6]))
     """
-    return program_and_facts(plan(explain, inputs, target, heatmap, batch), progress or (lambda stage: None))[0]
+    tell = teller(progress)
+    return program_and_facts(plan(explain, inputs, target, heatmap, batch), tell)[0]
+
+
+def teller(progress: Stage | None) -> Stage:
+    """Return what is called with each stage.
+
+    Raises:
+        ArgumentTypeError: it cannot be called.
+    """
+    if progress is not None and not callable(progress):
+        raise ArgumentTypeError(f"progress: expected a function of one text, as print, got {describe(progress)}")
+    return progress or (lambda stage: None)
 
 
 def program_and_facts(what: Plan, tell: Stage, **about: Any) -> tuple[ExportedProgram, dict[str, Any]]:

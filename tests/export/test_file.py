@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from camfn import CamfnError, explainer, export, methods
+from camfn._shared.errors import ArgumentTypeError, LoadError
 from camfn.zoo import load
 
 from .nets import photos, small
@@ -41,11 +42,26 @@ def test_a_file_is_run_and_refuses_what_it_does_not_take(tmp_path: Path) -> None
     ):
         with pytest.raises(CamfnError, match=words):
             file(images, target)
+    for given in (1.5, True, None, "cat", [1.0, 2.0], [], torch.tensor([[0], [1]])):
+        with pytest.raises(ArgumentTypeError, match="expected a class, or a class for each image"):
+            file(photos(), given)  # type: ignore[arg-type]
+    assert torch.equal(file(photos(), [3, 1])["cam"], file(photos(), np.array([3, 1]))["cam"])  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match="images of floats"):
+        file((255 * photos()).byte())
     proto = onnx.load(str(path))
     del proto.metadata_props[:]
     onnx.save(proto, str(tmp_path / "plain.onnx"))
     with pytest.raises(CamfnError, match=r"not written by camfn\.export"):
         export.load(tmp_path / "plain.onnx")
+    for damaged in ("{", "[]", '{"size": [3, 32, 32]}'):
+        del proto.metadata_props[:]
+        proto.metadata_props.add(key="camfn", value=damaged)
+        onnx.save(proto, str(tmp_path / "damaged.onnx"))
+        with pytest.raises(LoadError, match="damaged: export the model again"):
+            export.load(tmp_path / "damaged.onnx")
+    (tmp_path / "net.aot.pt2").write_bytes(b"compiled")
+    with pytest.raises(LoadError, match=r"is no ONNX file: torch\.export\.load reads a program"):
+        export.load(tmp_path / "net.aot.pt2")
 
 
 def test_one_command_then_one_python_file_with_onnxruntime_alone(tmp_path: Path) -> None:

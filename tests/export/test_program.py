@@ -191,6 +191,24 @@ def test_what_cannot_be_exported_is_refused_before_any_work(change: Any, words: 
         export.program(explainer(methods.grad_cam, net, "last"), given, **options)
 
 
+@pytest.mark.parametrize("sides", [(40,), (8, 12, 12)], ids=["signals", "volumes"])
+def test_signals_and_volumes_have_programs(sides: tuple[int, ...]) -> None:
+    conv: Any = {1: nn.Conv1d, 3: nn.Conv3d}[len(sides)]
+    pool: Any = {1: nn.AdaptiveAvgPool1d, 3: nn.AdaptiveAvgPool3d}[len(sides)]
+    net = nn.Sequential(conv(2, 6, 3, 2, 1), nn.GELU(), conv(6, 4, 3, 1, 1), nn.ReLU(), pool(1), nn.Flatten())
+    explain = explainer(methods.grad_cam, net.eval(), "0")
+    inputs = torch.rand(4, 2, *sides, generator=torch.Generator().manual_seed(3))
+    cam = export.program(explain, inputs[:3]).module()(inputs, torch.tensor([3, 1, 0, 2]))[1]
+    torch.testing.assert_close(cam, explain(inputs, torch.tensor([3, 1, 0, 2])), rtol=1e-4, atol=1e-6)
+    with pytest.raises(CamfnError, match=r"not \(H, W\): leave heatmap out"):
+        export.program(explain, inputs, heatmap=(8, 8))
+
+
+def test_what_is_told_of_the_stages_can_be_called() -> None:
+    with pytest.raises(CamfnError, match="progress: expected a function of one text"):
+        export.program(explainer(methods.grad_cam, small(), "last"), photos(), progress=3)  # type: ignore[arg-type]
+
+
 def test_something_else_than_an_explainer_is_refused() -> None:
     with pytest.raises(CamfnError, match="explainer"):
         export.program(small(), photos())
