@@ -76,6 +76,11 @@ class Plan(NamedTuple):
         else:
             cam = given(*before, images, target)
             outputs = self.model(images) if state is None else torch.func.functional_call(self.model, state, (images,))
+        if not isinstance(cam, Tensor):
+            raise ArgumentTypeError(
+                f"export: expected what gives one map a sample, as explainer, fuse or attention_explainer; "
+                f"{type(self.explain).__name__} gives {describe(cam)}"
+            )
         named = _named(outputs)
         found = [named.pop(_first(named)), cam]
         if self.heatmap is not None:
@@ -102,6 +107,10 @@ def plan(explain: Any, inputs: Any, target: Any, heatmap: Any, batch: Any) -> Pl
         raise CamfnError(
             f"target: expected 'input' (the class is an input of the file, -1 the top class), None, a class or a "
             f"function of the outputs; got {target!r}"
+        )
+    if torch.is_autocast_enabled("cpu"):
+        raise CamfnError(
+            "export: torch.autocast is on, and a file computes in float32: export outside of torch.autocast"
         )
     model = bare(_model_of(explain))
     _check_model(model)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camfn import CamfnError, explainer, export, methods
+from camfn import CamfnError, capture, explainer, export, methods
 from camfn.export._plan import plan
 from camfn.targets import class_probability
 
@@ -209,6 +209,14 @@ def test_what_is_told_of_the_stages_can_be_called() -> None:
         export.program(explainer(methods.grad_cam, small(), "last"), photos(), progress=3)  # type: ignore[arg-type]
 
 
+def test_autocast_is_refused() -> None:
+    explain = explainer(methods.grad_cam, small(), "last")
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(CamfnError, match=r"outside of torch\.autocast"):
+        export.program(explain, photos())
+
+
 def test_something_else_than_an_explainer_is_refused() -> None:
+    with pytest.raises(CamfnError, match="capture gives a Captured"):
+        export.program(capture(small(), "last"), photos())
     with pytest.raises(CamfnError, match="explainer"):
         export.program(small(), photos())
