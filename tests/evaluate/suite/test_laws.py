@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from camfn import capture, methods, metrics, network, tiny
+from camfn import capture, image, methods, metrics, network, tiny
 from camfn.evaluate._inputs.cases import Case
-from camfn.evaluate._suite.asked import Asked, Weighted, one_hot
+from camfn.evaluate._suite.asked import Asked, Weighted, one_hot, sigmoids
 from camfn.evaluate._suite.cells import Grid
 from camfn.evaluate._suite.explain import CONTROLS, Explainer
 from camfn.evaluate._suite.grade import order_of
@@ -221,11 +221,11 @@ class Flat(torch.nn.Module):
         return found
 
 
-def shown(method: str, model: torch.nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+def shown(method: str, model: torch.nn.Module, images: Tensor, classes: Tensor, layer: str = "body.3") -> Tensor:
     """Explain images by a method of the suite as a unit does."""
     weights = one_hot(classes, 10)
     asked = Asked(images, Weighted(weights), Weighted(weights), [""] * len(images), [""] * len(images))
-    return Explainer(model, asked, SUITE, "a picture", {}, 1)(case(method, "body.3")).maps
+    return Explainer(model, asked, SUITE, "a picture", {}, 1)(case(method, layer)).maps
 
 
 def test_10_a_map_that_ignores_the_network_has_no_change_of_entropy() -> None:
@@ -313,6 +313,32 @@ def test_11_expected_gradients_of_a_linear_network_sum_to_the_difference_from_th
     with torch.no_grad():
         expected = model(images)[:, 3] - model(references)[:, 3].mean()
     torch.testing.assert_close(explain(images, 3).sum((1, 2, 3)), expected)
+
+
+def test_the_figures_of_the_prototype_come_again() -> None:
+    # 50 scenes of the prototype, the first digit asked; its loops had these numbers
+    world = tiny.scenes(50, generator=torch.Generator().manual_seed(5))
+    images, classes, (own, other) = world.images, world.labels[:, 0], world.masks.unbind(1)
+    weights, mean = one_hot(classes, 10), world.images.mean((0, 2, 3)).view(1, 3, 1, 1)
+    model, cells = loaded().model, metrics.grid_cells((64, 64), 4)
+    scores = [metrics.scores_of(model, images, Weighted(weights, *read)) for read in ((), (sigmoids,))]
+    drops = metrics.drops(scores[0], images, cells, baseline=mean)
+
+    def figures(maps: Tensor) -> list[float]:
+        maps = image.upsample(maps, (64, 64))
+        found = tiny_measures(maps, own, other)
+        single = metrics.single_deletion(maps, drops, cells)
+        saco = metrics.saco(scores[1], images, image.normalize(maps), groups=10)
+        each = [found["own_share"], found["own_mass"], found["pxap_own"], single, saco]
+        return [round(value.double().mean().item(), 3) for value in each]
+
+    assert figures(shown("grad_cam", model, images, classes, "body.4")) == pytest.approx(
+        [0.989, 0.356, 0.611, 0.713, 0.941], abs=1.1e-3
+    )
+    assert figures(shown("eigen_cam", model, images, classes, "body.4")) == pytest.approx(
+        [0.507, 0.156, 0.368, 0.196, 0.417], abs=1.1e-3
+    )
+    assert figures((own | other).float()) == pytest.approx([0.504, 0.504, 0.504, 0.261, 0.951], abs=1.1e-3)
 
 
 def test_12_the_grade_of_known_metrics_is_exact() -> None:
