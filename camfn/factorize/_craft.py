@@ -11,7 +11,7 @@ from einops import einsum
 from torch import Tensor
 from torch.nn import functional
 
-from .._shared.checks import describe, function, number, progress_bar, same_device, tensor, whole
+from .._shared.checks import describe, function, number, one_of, progress_bar, same_device, tensor, whole
 from .._shared.devices import brought
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import resize, spatial_mean, widen
@@ -216,14 +216,16 @@ def craft(
         raise CamfnError(f"craft: target: expected one class or a function of the outputs, got {describe(target)}")
     progress_bar("craft", progress)
     tensor("craft: images", images)
-    if not bool(images.isfinite().all()):
-        raise CamfnError("craft: images: expected finite numbers, got NaN or infinity")
+    if not len(images) or not bool(images.isfinite().all()):
+        raise CamfnError("craft: images: expected finite numbers of at least one image, got none, or NaN or infinity")
     with torch.no_grad():
         cut = crops(images, size, overlap=overlap)
+        one_of("craft: negative", negative, ("error", "relu"))
         pooled = [
             spatial_mean(_activations(latent, resize(part, images.shape[2:]))) for part in torch.split(cut, batch_size)
         ]
         features = torch.cat(pooled)
+        _check_features(features, negative, rank, size, len(images))
         strengths, concepts, *_ = nmf(features.relu() if negative == "relu" else features, rank)
         score = as_score(target)
         maps, importance = [], []
@@ -242,6 +244,27 @@ def craft(
             torch.cat(maps)[:, order],
             cut,
             strengths[:, order],
+        )
+
+
+def _check_features(features: Tensor, negative: Negative, rank: int, size: int, count: int) -> None:
+    """Refuse activations of crops, (n, C), of which no such number of concepts can be made."""
+    if not bool(features.isfinite().all()):
+        raise CamfnError(
+            "craft: the layer's activations are NaN or infinite, of finite images: look at the network, whose weights "
+            "may be NaN, and at half precision"
+        )
+    if negative == "error" and float(features.min()) < 0:
+        raise CamfnError(
+            f"craft: the layer's activations are negative, down to {float(features.min()):.4g}, and concepts are parts "
+            "that add up: take a layer behind a ReLU, or set them to 0 by negative='relu' (--negative relu)"
+        )
+    whole("craft: rank", rank)
+    if rank > min(features.shape):
+        raise CamfnError(
+            f"craft: rank: {count} images give {features.shape[0]} crops of {size} pixels, and the layer has "
+            f"{features.shape[1]} channels: expected {min(features.shape)} concepts at most, got {rank}. Take more "
+            "images, smaller crops (--size), or fewer concepts (--rank)"
         )
 
 

@@ -88,9 +88,28 @@ def test_a_photo_that_cannot_be_read_is_told_and_the_others_go_on(digits: list[P
         (["--class", "3", "--negative", "abs"], "expected error or relu"),
         (["--class", "3", "--all", "--size", "500"], "sides of 64 at most"),
         (["--class", "9", "--predicted"], "give --all"),
+        (["--class", "3", "--model", "tiny:segmenter"], "explains classifiers"),
+        (["--class", "3", "--all", "--model", "tiny:detector"], "explains classifiers"),
     ],
 )
 def test_what_cannot_be_done_is_refused(digits: list[Path], tmp_path: Path, options: list[str], text: str) -> None:
     out = tmp_path / "no.png"
     refused(run("concepts", *digits[:2], "--model", "tiny:cnn", "--out", out, *options), text)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--size", "64"], "2 images give 2 crops of 64 pixels"),
+        (["--layer", "body.0.0", "--rank", "2"], "--negative relu"),
+    ],
+)
+def test_what_the_activations_do_not_give_is_refused(
+    digits: list[Path], tmp_path: Path, options: list[str], text: str
+) -> None:
+    out = tmp_path / "no.png"
+    result = run("concepts", *digits[:2], "--class", 3, "--all", "--model", "tiny:cnn", "--out", out, *options)
+    assert result.exit_code == 2
+    assert text in " ".join(result.stderr.split())
     assert not out.exists()

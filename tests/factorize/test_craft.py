@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camfn import CamfnError, observe, resume
+from camfn import CamfnError, observe, resume, tiny
 from camfn.factorize import concept_importance, craft, crops
 from tests.nets.small import images
 
@@ -158,3 +158,26 @@ def test_nothing_is_said_of_vmap_over_a_pooling(recwarn: pytest.WarningsRecorder
     pool = torch.nn.AdaptiveAvgPool2d(1)
     concept_importance(MAPS, CONCEPTS, lambda a: pool(a).flatten(1).square().sum(1), designs=2)
     assert not [one for one in recwarn if "batching rule" in str(one.message)]
+
+
+def test_activations_that_make_no_concepts_are_refused() -> None:
+    net = tiny.load("cnn")
+    x = tiny.scenes(2, generator=torch.Generator().manual_seed(0)).images
+
+    def found(layer: str, rank: int = 2, images: Tensor = x, **options: Any) -> Any:
+        return craft(images, observe(net, layer), resume(net, layer), 3, rank, size=24, **options)
+
+    with pytest.raises(CamfnError, match=r"activations are negative, down to -.*negative='relu' \(--negative relu\)"):
+        found("body.0.0")
+    with pytest.raises(
+        CamfnError, match="2 images give 18 crops of 24 pixels, and the layer has 64 channels: expected 18"
+    ):
+        found("body", 19)
+    with pytest.raises(CamfnError, match="at least one image, got none"):
+        found("body", images=x[:0])
+    with pytest.raises(CamfnError, match="negative: expected"):
+        found("body", negative="abs")
+    with torch.no_grad():
+        next(net.parameters())[0, 0, 0, 0] = torch.nan
+    with pytest.raises(CamfnError, match="activations are NaN or infinite, of finite images"):
+        found("body")

@@ -19,7 +19,8 @@ from torch import Tensor
 from ... import image, observe, resume
 from ..._photos.layer import choose_layer
 from ..._photos.read import ReadAs, read_or_error
-from ..._shared.errors import UsageError
+from ..._shared.checks import describe
+from ..._shared.errors import CamfnError, UsageError
 from ..._shared.files import write_whole
 from ..._shared.maps import resize
 from ...factorize import Craft, Negative, craft, crops
@@ -83,6 +84,7 @@ class CraftJob:
         if size > min(sides):
             raise UsageError(f"--size {size}: a crop has sides of {min(sides)} at most, those of the model's input")
         model = self.loaded.model.to(self.device)
+        _check_classifier(model, inputs[0][None].to(self.device), self.loaded.name)
         kept = self._kept(model, inputs)
         name = self._name()
         print(f"{len(kept)} of {len(inputs)} photos {'are used' if self.every else f'are taken for {name}'}")
@@ -186,6 +188,21 @@ class CraftJob:
             captions += [""] * len(best)
         cell = (_CELL, _CELL)
         return image.montage(pictures, captions, columns=1 + min(self.shown, len(cut)), cell=cell, caption_size=13)
+
+
+@torch.no_grad()
+def _check_classifier(model: torch.nn.Module, image: Tensor, name: str) -> None:
+    """Refuse a model without a score for each class of the whole photo."""
+    outputs = model(image)
+    try:
+        logits: Any = logits_of(outputs)
+    except CamfnError:
+        logits = outputs
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise UsageError(
+            f"camfn concepts explains classifiers, which give a score for each class, (B, K); {name} returns "
+            f"{describe(logits)}. For another task take camfn.factorize.craft with a target of your own"
+        )
 
 
 def _seen(view: Image.Image, size: Sequence[int]) -> Tensor:
