@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -162,12 +163,24 @@ def run_suite(chosen: SuiteOptions, given: Given, drawn: dict[str, int], **setti
         run = partial(truth, [name], given.methods, given.out, layers=given.layers, **settings)
         with progress_bars() as bars:
             move = partial(_move, bars, bars.add_task(f"{name}: truth", total=None))
-            stores += run(progress=move)
+            stores += run(progress=move if not bars.disable else _Lines(name))
     show(stores, given.latex, chosen.bib, None)
     print(write_suite_report(stores, Path(given.out)))
     for store in stores:
         print(store.folder)
     return sum(map(_print_problems, stores))
+
+
+class _Lines:
+    """Says once a minute how far a run is, where there is no terminal for a bar: a log of hours is not empty."""
+
+    def __init__(self, name: str, every: float = 60.0) -> None:
+        self.name, self.every, self.said = name, every, monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if monotonic() - self.said >= self.every:
+            self.said = monotonic()
+            print(f"{self.name}: {done} of {total} rows", file=sys.stderr, flush=True)
 
 
 def _move(bars: Any, task: Any, done: int, total: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from camfn.cli._app import app
-from camfn.cli._suite import print_grid
+from camfn.cli._suite import _Lines, print_grid
 from camfn.evaluate._tables.grid import Cell, Grid
 
 MINE = '''"""A third party's method and metric."""
@@ -106,3 +106,11 @@ def test_a_map_of_nan_is_named(tmp_path: Path) -> None:
     code, text = invoke("evaluate", "--suite", "truth", "--methods", f"grad_cam, {tmp_path / 'bad.py'}:nan", *words)
     assert code == 1, text
     assert "values that are not finite" in text
+
+
+def test_a_log_says_how_far_a_run_is(capsys: pytest.CaptureFixture[str]) -> None:
+    often, seldom = _Lines("lite0", every=0), _Lines("lite2")
+    for done in (1, 2):
+        often(done, 9)
+        seldom(done, 9)
+    assert capsys.readouterr().err.splitlines() == ["lite0: 1 of 9 rows", "lite0: 2 of 9 rows"]
