@@ -124,6 +124,10 @@ def outside(app: Any, docname: str, source: list[str]) -> None:
     if docname == "more":
         pages = loose()
         source[0] += "\n```{toctree}\n:maxdepth: 1\n\n" + "\n".join(pages) + "\n```\n" if pages else ""
+    if docname == "howto/index":  # the questions come first beside a page, then the longer pages
+        tree = re.search(r"^\.\. toctree::\n(?: +.*\n|\n(?= ))+", source[0], re.MULTILINE)
+        assert tree is not None
+        source[0] = source[0].replace(tree[0], "", 1) + f"\n{tree[0]}"
     for file, page in (("CONTRIBUTING", "contributing"), ("CHANGELOG", "changelog"), ("README", "index")):
         source[0] = source[0].replace(f"](../{file}.md", f"]({page}.md")
 
