@@ -58,6 +58,7 @@ NAMES = {
 BASELINES = ("center", "random")
 """Rows of the leaderboard that explain nothing."""
 ASKED = "What it says of six maps of one photo, asked for the *tripod*"
+SEVERAL = "What it says of six kinds of maps"
 SIX = """
 The six maps, on each metric's page: Grad-CAM, the same inverted, a blob in the middle, the edges of the photo, noise,
 and a map that shows everything. A metric whose best is one of the last four is by itself no reason to prefer a method.
@@ -154,7 +155,7 @@ def _measured(name: str) -> str:
     said = [text for text in ("The best value is bold." if _best(name) else "", words_of(name)["note"]) if text]
     tiles = [TILE.format(place=place, name=key, value=value) for place, (key, value) in enumerate(shown.items(), 1)]
     return (
-        f'\n## {ASKED}\n\n```{{raw}} html\n<div class="metric-maps">\n'
+        f'\n## {SEVERAL if words_of(name)["note"] else ASKED}\n\n```{{raw}} html\n<div class="metric-maps">\n'
         + TILE.format(place=0, name="the photo, with its box", value="")
         + f"{''.join(tiles)}</div>\n```\n\n*The last four read no network. {' '.join(said)}*\n"
     )
