@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from os import PathLike
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -188,7 +188,7 @@ def _font(path: str | PathLike[str], size: int) -> FreeTypeFont:
     from PIL import ImageFont
 
     try:
-        return ImageFont.truetype(path, size)
+        return ImageFont.truetype(fspath(path), size)
     except OSError as error:
         raise CamfnError(f"montage: font: expected the path of a font file, got {str(path)!r}: {error}") from error
 
