@@ -90,6 +90,8 @@ def main() -> None:
     if run("git", "status", "--porcelain"):
         raise SystemExit("commit first: make release builds a commit")
     version, commit = version_of(), run("git", "rev-parse", "HEAD").strip()
+    if not asked.no_tag and run("git", "tag", "--list", f"v{version}"):
+        raise SystemExit(f"there is a tag v{version}: set another version, or give --no-tag to build alone")
     build(repository, f"v{version}", commit, *(["--no-isolation"] if asked.no_isolation else []))
     if not asked.no_tag:
         run("git", "tag", "--annotate", f"v{version}", "--message", f"camfn {version}", commit)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -209,6 +210,20 @@ def test_a_version_that_differs_is_refused(tmp_path: Path) -> None:
     cite.write_text(re.sub(r"(?m)^version: .*", "version: 9.9", cite.read_text()))
     with pytest.raises(SystemExit, match=r"the version differs.*9\.9"):
         release().version_of(tmp_path)
+
+
+def test_a_version_that_has_a_tag_is_refused_before_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a repository of its own, whose build would fail."""
+    script = release()
+    version = script.version_of()
+    for words in ("init -q", "-c user.name=a -c user.email=a@b.c commit -q --allow-empty -m one", f"tag v{version}"):
+        subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
+    monkeypatch.setattr(script, "run", partial(script.run, cwd=tmp_path))
+    monkeypatch.setattr(sys, "argv", ["release.py", "https://h.org/o/n"])
+    with pytest.raises(SystemExit, match=rf"there is a tag v{version}.*--no-tag"):
+        script.main()
 
 
 def test_links_of_the_long_description_lead_to_the_tag() -> None:
