@@ -70,31 +70,33 @@ class Explainer:
         """Explain the questions by one case."""
         if case.method in CONTROLS:
             return Explained(control(case.method, self.asked, self.suite, self.name))
+        method = self.method(case)
+        # the layer is chosen once for a model: that is no cost of the first method that asks
+        layer = layer_of(case, method, self.model, self.asked.images[:1], self.layers, self.first)
         started = perf_counter()
-        (maps, layer, taken), count = flops_of(lambda: self._maps(case))
+        (maps, taken), count = flops_of(lambda: self._maps(method, layer))
         seconds = perf_counter() - started + taken[0]
         forwards = (count + taken[1]) / self.one_forward if self.one_forward else None
         return Explained(maps.detach().float().cpu(), layer.name if layer else "", forwards, seconds)
 
-    def _maps(self, case: Case) -> tuple[Tensor, Layer | None, tuple[float, int]]:
-        """Return the maps, the layer, and what a shared capture cost."""
-        method = self.method(case)
-        layer = layer_of(case, method, self.model, self.asked.images[:1], self.layers, self.first)
+    def _maps(self, method: Callable[..., Tensor], layer: Layer | None) -> tuple[Tensor, tuple[float, int]]:
+        """Return the maps, and what a capture cost that was there: one that is made now is measured from outside."""
         images = self.asked.images
         if layer is not None and is_arithmetic(method):
-            needs = read_signature(method)
+            needs, before = read_signature(method), len(self.captures.known)
             taken = self.captures(layer, images, needs.gradients, count=True)
+            cost = (taken.seconds, taken.flops) if len(self.captures.known) == before else (0.0, 0)
             with torch.no_grad():
                 # of one's own: a function may write to its arguments
                 given = taken.captured if info_of(method) in METHODS else copied(taken.captured)
                 maps = method(*given[: needs.positional])
             check_map(maps, len(images), images.ndim - 1)
-            return maps, layer, (taken.seconds, taken.flops)
+            return maps, cost
         explain, captured = compose(method, self.model, layer, Changes(), self.suite.chunk_size, None)
         maps = one_channel(explain(images, self.asked.explained), method)
         dimensions = captured_or_map(captured, maps).activations.ndim - 1
         check_map(maps, len(images), dimensions if info_of(method).kind == "layer" else images.ndim - 1)
-        return maps, layer, (0.0, 0)
+        return maps, (0.0, 0)
 
     def method(self, case: Case) -> Callable[..., Tensor]:
         """Return the function of a case, with a generator of this picture."""

@@ -352,6 +352,22 @@ def test_12_the_grade_of_known_metrics_is_exact() -> None:
     assert abs(sum(noise) / len(noise)) < 4 / (10 * 400) ** 0.5
 
 
+def test_a_method_costs_the_same_whether_another_came_before() -> None:
+    names = ["grad_cam", "hires_cam", "eigen_cam", "kpca_cam"]
+
+    def costs(order: list[str]) -> dict[str, float]:
+        one = Picture(maker().context(loaded()), "picture/scene-000-001")
+        found = {name: one.explain(case(name, "body.3")).forwards for name in order}
+        return {name: value for name, value in found.items() if value is not None}
+
+    forth, back = costs(names), costs(names[::-1])
+    assert forth == pytest.approx(back)
+    each = len(Picture(maker().context(loaded()), "picture/scene-000-001").asked.images)
+    # one forward, and the way back to the layer
+    assert each < forth["hires_cam"] < 2 * each
+    assert forth["eigen_cam"] == pytest.approx(each, rel=0.1)
+
+
 def test_every_control_is_a_row_of_every_unit() -> None:
     for name in ("gridpg/000", "dipart/000", "difull/000", "twin/000", "parts/parts-000-009"):
         one = maker().unit(name, loaded())
