@@ -25,6 +25,8 @@ def shared(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     Metrics of one kind perturb a photo alike: with the same `noise=`, the stabilities and `max_sensitivity` ask
     `explain` for the same maps, and the relative ones ask `outputs` for the same logits. A score keeps more: BatchNorm
     is folded once, and one trial shows whether many batches may run as one, where each metric would find out anew.
+    Equal maps, such as those of Grad-CAM, HiResCAM and XGrad-CAM at the last layer of many networks, cost the forwards
+    of one.
 
     What is kept is held by the function that this returns, and goes with it. Make one for each batch of photos, for it
     grows with every batch that it meets. A batch is known by its bytes, so that the host waits for a GPU. A score of
@@ -70,8 +72,12 @@ class _Shared(Value, Generic[Run]):
         if not _may_be_kept(images):
             plain: Tensor = self.run(images)
             return plain
-        key = images.shape, images.dtype, images.device, sha256(_bytes_of(images)).digest()
-        found: Tensor = self._once(key, lambda: self.run(images))
+        return self._of_batch("one", self.run, images)
+
+    def _of_batch(self, how: str, run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """Run a batch, or return what it gave: a copy, for who asks may write to it."""
+        key = how, images.shape, images.dtype, images.device, sha256(_bytes_of(images)).digest()
+        found: Tensor = self._once(key, lambda: run(images))
         return found.clone()
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -87,9 +93,11 @@ class _SharedScore(_Shared[Any]):
     """A score and what it returned, its folded network and its trials."""
 
     def score_many(self, batches: Tensor) -> Tensor:
-        """Score n batches as one, (n, B), and keep nothing: they are the rows of one metric."""
-        found: Tensor = self.run.score_many(batches)
-        return found
+        """Score n batches as one, (n, B): those of equal maps, and of metrics that remove the same groups, run once."""
+        if not _may_be_kept(batches):
+            plain: Tensor = self.run.score_many(batches)
+            return plain
+        return self._of_batch("many", self.run.score_many, batches)
 
     def rows_at_once(self, batch: int) -> int | None:
         """How many batches run at once, for a compiled network."""

@@ -72,6 +72,26 @@ def test_a_score_folds_and_tries_once() -> None:
     assert all(torch.equal(*pair) for pair in zip(found, plain, strict=True))
 
 
+def test_equal_maps_and_equal_groups_cost_the_forwards_of_one() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    score = metrics.scores_of(net, X, class_probability([0, 1]))
+    one, zeros = drawn(3, 2, 8, 8).float().abs(), torch.zeros(1, 3, 8, 8)
+    runs: list[int] = []
+    net[0].register_forward_hook(lambda module, args, output: runs.append(len(output)))
+
+    def all_of(score: Any) -> list[Tensor]:
+        given: dict[str, Any] = {"groups": 6, "chunk_size": 4}
+        found = [metrics.faithfulness_estimate(score, X, each, **given) for each in (one, 3 * one)]
+        return [*found, metrics.monotonicity_correlation(score, X, one, values=zeros, **given)]
+
+    plain = all_of(score)
+    alone = sum(runs)
+    runs.clear()
+    together = all_of(metrics.shared(score))
+    assert all(torch.equal(*pair) for pair in zip(plain, together, strict=True))
+    assert sum(runs) == alone / 3
+
+
 def test_a_score_notices_that_its_network_changed() -> None:
     net = seeded(Net)
     score = metrics.scores_of(net, X, class_probability([0, 1]))
