@@ -17,6 +17,7 @@ from ..image._checks import as_maps, require_finite
 from ._confidence import Baseline, baseline_of
 from ._order import as_images
 from ._regions import sums_of
+from ._robustness import euclidean
 from ._scores import ScoreOf, number_a_sample, score_once
 
 
@@ -160,9 +161,9 @@ def input_invariance(
     copy.register_forward_pre_hook(take_back)
     before, after = explain(model, images), explain(copy, images + moved)
     for maps, name in ((before, "the maps"), (after, "the maps of the shifted images")):
-        if not isinstance(maps, Tensor) or not maps.ndim or maps.shape[0] != len(images):
+        if not isinstance(maps, Tensor) or not maps.ndim or len(maps) != len(images) or not maps.is_floating_point():
             raise CamfnError(f"{what}: explain: expected maps (B, *S), B = {len(images)}, got {describe(maps)}")
         require_finite(maps, f"{what}: {name}")
     shapes_agree(f"{what}: the maps of the shifted images", after.shape, before.shape)
-    far, size = ((x.detach().flatten(1)).norm(dim=1) for x in (after - before, before))
-    return torch.where(far == 0, far, far / size)
+    far, size = (euclidean(x.detach()) for x in (after - before, before))
+    return torch.where(far == 0, far, far / size).to(before.dtype)

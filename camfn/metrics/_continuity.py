@@ -10,11 +10,10 @@ from torch import Tensor
 from .._shared.checks import describe, whole
 from .._shared.devices import tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
-from .._shared.maps import safe_divide
+from .._shared.maps import safe_divide, widen
 from .._shared.rows import Progress
 from ._confidence import Baseline, baseline_of
-from ._robustness import bare_map, each_perturbation, map_of
-from ._stability import euclidean
+from ._robustness import bare_map, each_perturbation, euclidean, map_of
 
 
 def continuity(
@@ -65,10 +64,10 @@ def continuity(
         source = places - shift
         inside = ((source >= 0) & (source < len(places))).reshape(-1, *(1,) * (images.ndim - axis - 1))
         moved = torch.where(inside, images.index_select(axis, source.clamp(0, len(places) - 1)), base)
-        far = (bare_map(what, explain, moved) - plain).abs().flatten(1).sum(1)
+        far = widen(bare_map(what, explain, moved) - plain).abs().flatten(1).sum(1)
         return safe_divide(far, euclidean(moved - images))
 
-    return each_perturbation(what, slope, tensor_on(amounts, images.device), 1, progress).amax(0)
+    return each_perturbation(what, slope, tensor_on(amounts, images.device), 1, progress).amax(0).to(plain.dtype)
 
 
 def _shifts(shifts: Sequence[int], length: int) -> list[int]:

@@ -215,15 +215,21 @@ def max_sensitivity(
     plain = map_of("max_sensitivity", explain, images)
 
     def moved_by(perturbation: Tensor) -> Tensor:
-        distance: Tensor = (bare_map("max_sensitivity", explain, images + perturbation) - plain).flatten(1).norm(dim=1)
-        return distance
+        return euclidean(bare_map("max_sensitivity", explain, images + perturbation) - plain)
 
     distances = each_perturbation("max_sensitivity", moved_by, perturbations, chunk_size, progress)
     moved = distances.amax(0) if reduce == "max" else distances.mean(0)
     if not relative:
-        return moved
-    ratio: Tensor = moved / plain.flatten(1).norm(dim=1)
-    return torch.where(moved == 0, moved, ratio)
+        return moved.to(plain.dtype)
+    return torch.where(moved == 0, moved, moved / euclidean(plain)).to(plain.dtype)
+
+
+def euclidean(x: Tensor) -> Tensor:
+    """Euclidean norm of each sample, (B,), in float32 at least; squares of small or large numbers stay in range."""
+    rows = widen(x.flatten(1))
+    top = rows.abs().amax(1, keepdim=True)
+    scaled: Tensor = (rows / torch.where(top == 0, 1, top)).norm(dim=1)
+    return top[:, 0] * scaled
 
 
 def each_perturbation(

@@ -11,7 +11,7 @@ from .._shared.checks import describe, function, number, seen_false
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from .._shared.rows import ChunkSize, Progress
-from ._robustness import bare_map, each_perturbation, map_of, uniform_noise
+from ._robustness import bare_map, each_perturbation, euclidean, map_of, uniform_noise
 
 Seen = Callable[[Tensor], Tensor]
 """Images (B, C, *T) to something of them, (B, ...)."""
@@ -65,7 +65,7 @@ def local_lipschitz(
         near = images + perturbation
         return safe_divide(euclidean(bare_map(what, explain, near) - plain), euclidean(near - images))
 
-    return each_perturbation(what, slope, perturbations, chunk_size, progress).amax(0)
+    return each_perturbation(what, slope, perturbations, chunk_size, progress).amax(0).to(plain.dtype)
 
 
 def relative_input_stability(
@@ -255,7 +255,7 @@ def _relative(
         shown = _seen(what, look, near)
         change = shown - seen
         by = euclidean(_over(change, seen, epsilon) if divide else change).clamp(min=epsilon)
-        far = euclidean(_over(bare_map(what, explain, near) - plain, plain, epsilon)) / by.to(plain)
+        far = euclidean(_over(bare_map(what, explain, near) - plain, plain, epsilon)) / by
         if top is None or outputs is None:
             return far
         # the least of numbers stands for noise that does not count
@@ -267,7 +267,7 @@ def _relative(
             f"{what}: all of the noise changes the top class of sample {int((worst < 0).int().argmax())}: give a "
             "smaller radius, or outputs=None to count all noise"
         )
-    return worst
+    return worst.to(plain.dtype)
 
 
 def _seen(what: str, look: Seen, images: Tensor) -> Tensor:
@@ -297,9 +297,3 @@ def _top(what: str, logits: Tensor) -> Tensor:
 def _over(change: Tensor, of: Tensor, epsilon: float) -> Tensor:
     """Divide a change by what changed, entry by entry; by epsilon where that is 0."""
     return change / torch.where(of == 0, epsilon, of)
-
-
-def euclidean(x: Tensor) -> Tensor:
-    """Euclidean norm of each sample, (B,)."""
-    length: Tensor = x.flatten(1).norm(dim=1)
-    return length

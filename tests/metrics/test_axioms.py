@@ -103,3 +103,12 @@ def test_of_a_linear_score_the_move_is_known(dims: int) -> None:
         metrics.input_invariance(lambda m, y: y, net, x, shift=torch.ones(77))
     with pytest.raises(CamfnError, match=r"expected maps \(B, \*S\)"):
         metrics.input_invariance(lambda m, y: y[:1], net, x)
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1e-25, 1e25, 1e35])
+def test_input_invariance_does_not_depend_on_the_scale_of_the_map(scale: float) -> None:
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(8, 2)), torch.arange(16.0).reshape(2, 2, 4)
+    found = metrics.input_invariance(lambda net, x: scale * x.sum(1), net, x)
+    torch.testing.assert_close(found, metrics.input_invariance(lambda net, x: x.sum(1), net, x))
+    with pytest.raises(CamfnError, match="expected maps"):
+        metrics.input_invariance(lambda net, x: x.sum(1).long(), net, x)

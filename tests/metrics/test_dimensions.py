@@ -396,7 +396,7 @@ WITH_ANOTHER = {
 NUMBERS = {"average_drop", "average_increase", "average_gain", "confidence_change", "adcc", "arcc"}
 """Of one number a sample, without a map."""
 
-OTHERS = {"Curve", "Cascade", "Ceiling", "resampled"}
+OTHERS = {"Curve", "Cascade", "Ceiling", "resampled", "shared"}
 
 KNOWN = {
     "drops": "drops",

@@ -192,3 +192,22 @@ G = torch.Generator()
 def test_what_is_refused(call: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         call()
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1e-25, 1e25, 1e35])
+@pytest.mark.parametrize("reduce", ["max", "mean"])
+def test_the_scale_of_the_map_changes_nothing(scale: float, reduce: Any) -> None:
+    x, noise = images(2, 3, 6, 6), 0.3 * torch.randn(3, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+    def of(scale: float) -> Tensor:
+        explain = lambda x: scale * (1 + x.sum(1).sin())  # noqa: E731
+        return metrics.max_sensitivity(explain, x, noise=noise, reduce=reduce)
+
+    assert bool((of(1.0) > 0.01).all())
+    torch.testing.assert_close(of(scale), of(1.0))
+
+
+def test_the_norm_of_a_half_precision_map_stays_in_range() -> None:
+    x, noise = torch.ones(1, 1, 64, 64, dtype=torch.float16), 0.5 * torch.ones(1, 1, 64, 64)
+    found = metrics.max_sensitivity(lambda x: 4000 * x.sum(1), x, noise=noise)
+    torch.testing.assert_close(found, torch.tensor([0.5], dtype=torch.float16))
