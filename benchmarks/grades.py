@@ -218,9 +218,14 @@ def table(found: Sequence[tuple[str, Grade]]) -> str:
     for name in names:
         cells = [at.get((model, name)) for model in models]
         tells = any(grade is not None and grade.tells for grade in cells)
-        shown = " | ".join("| |" if g is None else f"{g.one:.2f} | {g.mean:.2f} | {_span(g)}" for g in cells)
-        lines.append(f"| {name if tells else f'*{name}*'} | {shown} |".replace("-0.00", "0.00"))
+        shown = " | ".join("| |" if g is None else f"{_two(g.one)} | {_two(g.mean)} | {_span(g)}" for g in cells)
+        lines.append(f"| {name if tells else f'*{name}*'} | {shown} |")
     return "\n".join(lines)
+
+
+def _two(number: float) -> str:
+    """Write two digits, 0.00 without a sign."""
+    return f"{round(number, 2) + 0.0:.2f}"
 
 
 def _span(grade: Grade) -> str:

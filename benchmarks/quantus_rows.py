@@ -483,12 +483,12 @@ def logit() -> Row:
 
 ROWS = (
     correlation, sensitivity, infidelity, completeness, ranking, top_k, auc, pointing, mass, attribution, effective,
-    sparse, entropic, sufficient, consistent, groups, road, robustness, efficient,
+    sparse, entropic, sufficient, consistent, road, robustness, efficient,
 )  # fmt: skip
 """What a comparison asks of the photos."""
 
 ALONE = (
-    estimate, monotonicity_correlation, monotonicity, flipping, perturbation, selectivity, maximum, average, lipschitz,
+    groups, estimate, monotonicity_correlation, monotonicity, flipping, perturbation, selectivity, maximum, average, lipschitz,
     relative_input, relative_output, relative_representation, irof, cascade, logit,
 )  # fmt: skip
-"""One metric with forwards or explanations of its own."""
+"""Metrics with forwards or explanations of their own."""

@@ -15,8 +15,8 @@ the shift into the first convolution, which reads three channels here where the 
 Continuity stops at a map below 0, which the images that are shifted out of sight have: AssertionError. Its IROF
 calls `numpy.trapz`, which numpy 2.4 has no longer; the benchmark puts it back.
 
-python -m benchmarks.test_quantus [TURNS] prints the table for docs/benchmarks.md; so does
-python -m pytest benchmarks/test_quantus.py --benchmark-enable --benchmark-only -s
+OMP_NUM_THREADS=1 python -m benchmarks.test_quantus [TURNS] prints both tables, and writes them between the two marks of
+docs/benchmarks.md; python -m pytest benchmarks/test_quantus.py --benchmark-enable --benchmark-only -s prints them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -34,6 +35,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.quantus_rows import ALONE, ROWS, Gray, Row
 
 TURNS = 3
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- python -m benchmarks.test_quantus -->", "<!-- end of the tables beside Quantus -->"
 HEAD = """| what | camfn | Quantus | | forwards | apart |
 |---|---|---|---|---|---|"""
 
@@ -95,13 +98,19 @@ def test_beside_quantus(benchmark: BenchmarkFixture, make: Callable[[], Row]) ->
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print both tables, and write them to the docs."""
     turns = int(sys.argv[1]) if len(sys.argv) > 1 else TURNS
+    tables = []
     for makes in (ROWS, ALONE):
-        print(HEAD)
+        lines = [HEAD]
         for make in makes:
-            print(line(make(), turns)[0], flush=True)
-        print()
+            lines.append(line(make(), turns)[0])
+            print(lines[-1], flush=True)
+        tables.append("\n".join(lines))
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(tables) + f"\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from math import nan
 from typing import NamedTuple
 
@@ -62,12 +63,13 @@ def compare_joined(
 ) -> Iterator[Compared]:
     """Compare pairs by a metric that is computed of all photos at once; there is no test."""
     better = known_metric(metric).better
+    # pairs with the same photos in common share what is computed of a case
+    of_photos = cache(lambda case, common: resampled(of_case[case], metric, draws, common)[0])
     for first, second in pairs:
-        common = {row.photo for row in of_case[first]} & {row.photo for row in of_case[second]}
+        common = frozenset({row.photo for row in of_case[first]} & {row.photo for row in of_case[second]})
         if not common:
             yield Compared(nan, nan, nan, None, 0)
             continue
-        of_first, of_second = (resampled(of_case[case], metric, draws, common)[0] for case in (first, second))
-        apart = better * (of_first - of_second)
+        apart = better * (of_photos(first, common) - of_photos(second, common))
         low, high = interval(apart[1:]) if len(common) > 1 else (nan, nan)
         yield Compared(apart[0].item(), low, high, None, len(common))

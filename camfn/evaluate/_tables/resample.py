@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -92,10 +92,28 @@ def resampled(rows: Sequence[Row], name: str, draws: Draws, only: Iterable[str] 
         return (draws.times @ (values * have)) / (draws.times @ have), have
     order = sorted(vectors)
     ious = torch.tensor([vectors[i] for i in order], dtype=torch.float64)
-    counts = draws.times[:, order].long()
-    return torch.stack(
-        [join(ious.repeat_interleave(count, 0)) if count.any() else torch.tensor(float("nan")) for count in counts]
-    ).double(), have
+    return joined(join, ious, draws.times[:, order].long()), have
+
+
+def joined(join: Callable[[Tensor], Tensor], vectors: Tensor, counts: Tensor) -> Tensor:
+    """Join vectors (n, T), each as often as a resample has its photo, (R, n): (R,); resamples of one size at once."""
+    found = torch.full((len(counts),), torch.nan, dtype=torch.float64)
+    sizes = counts.sum(1)
+    for size in set(sizes.tolist()):
+        chosen = sizes == size
+        if size:
+            photos = torch.arange(len(vectors)).repeat(int(chosen.sum()))
+            picked = vectors[photos.repeat_interleave(counts[chosen].flatten())].reshape(-1, size, *vectors.shape[1:])
+            found[chosen] = _each(join, picked).double()
+    return found
+
+
+def _each(join: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:
+    """Join each sample, at once if `join` can, for one of a user's may read its numbers."""
+    try:
+        return torch.vmap(join)(samples)
+    except Exception:
+        return torch.stack([torch.as_tensor(join(sample)) for sample in samples])
 
 
 def ends(values: Tensor) -> Tensor:

@@ -121,7 +121,8 @@ def differences(
     if not of_case:
         raise UsageError(f"no number of {metric!r} for {model}")
     draws = draw([row for listed in of_case.values() for row in listed], seed)
-    means = {case: sign * resampled(listed, metric, draws)[0][0].item() for case, listed in of_case.items()}
+    whole = draws._replace(times=draws.times[:1])
+    means = {case: sign * resampled(listed, metric, whole)[0][0].item() for case, listed in of_case.items()}
     ordered = sorted(of_case, key=lambda case: -means[case])
     pairs = list(combinations(ordered, 2))
     if against is not None:

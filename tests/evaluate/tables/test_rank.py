@@ -6,10 +6,13 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from camfn._shared.errors import UsageError
 from camfn.evaluate import METRICS, Row, rank
 from camfn.evaluate._tables.rank import models_of, rankings
+from camfn.evaluate._tables.resample import joined
 from camfn.evaluate._tables.standing import labels
 
 
@@ -62,6 +65,23 @@ def test_max_box_acc_joins_the_photos() -> None:
     (standing,) = rank(rows, "net")
     # each threshold finds one of two boxes; the best of each photo would find both
     assert standing.estimates["max_box_acc"].value == 0.5
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_resamples_of_a_size_are_joined_at_once_as_one_by_one(reads: bool) -> None:
+    vectors = torch.rand(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    counts = torch.randint(0, 3, (50, 6), generator=torch.Generator().manual_seed(1))
+    counts[3] = 0
+
+    def join(ious: Tensor) -> Tensor:
+        best = (ious >= 0.5).double().mean(0).amax()
+        return torch.tensor(float(best)) if reads else best
+
+    found = joined(join, vectors, counts)
+    assert bool(found[3].isnan())
+    for one, count in zip(found.tolist(), counts, strict=True):
+        if count.any():
+            assert one == pytest.approx(float(join(vectors.repeat_interleave(count, 0))), abs=1e-7)
 
 
 @pytest.mark.parametrize(("metric", "bounds"), [("max_box_acc", (0.5,)), ("max_box_acc_v2", (0.3, 0.5, 0.7))])
