@@ -488,7 +488,7 @@ ROWS = (
 """What a comparison asks of the photos."""
 
 ALONE = (
-    groups, estimate, monotonicity_correlation, monotonicity, flipping, perturbation, selectivity, maximum, average, lipschitz,
-    relative_input, relative_output, relative_representation, irof, cascade, logit,
+    groups, estimate, monotonicity_correlation, monotonicity, flipping, perturbation, selectivity, maximum, average,
+    lipschitz, relative_input, relative_output, relative_representation, irof, cascade, logit,
 )  # fmt: skip
 """Metrics with forwards or explanations of their own."""
