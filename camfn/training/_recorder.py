@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -93,6 +94,8 @@ class MapRecorder:
             raise ArgumentTypeError(
                 f"MapRecorder: images: expected floats (B, C, H, W) of at least one photo, got {describe(images)}"
             )
+        if images.is_meta or not bool(images.isfinite().all()):
+            raise CamfnError("MapRecorder: images: expected finite numbers, got NaN, infinity or a tensor without data")
         whole("MapRecorder: every", every)
         whole("MapRecorder: columns", columns, 2)
         self.needs = read_signature(method)
@@ -124,11 +127,13 @@ class MapRecorder:
 
     def __call__(self, model: nn.Module, step: int) -> list[Record]:
         """Record if a step is due: the first call, and each step that `every` divides; a step that is there is not."""
+        step = _step(step)
         due = not self.records or (step % self.every == 0 and step != self.records[-1].step)
         return self.record(model, step) if due else []
 
     def record(self, model: nn.Module, step: int) -> list[Record]:
         """Map the photos now, whatever the step; return their records, none in other processes than the first."""
+        step = _step(step)
         if not is_first_process():
             return []
         cams, scores = self._mapped(model)
@@ -163,6 +168,8 @@ class MapRecorder:
         """Return the raw maps and the scores of the photos, from one forward beside the training."""
         refuse_sharded(_module("model", model))
         part = _module("model", model) if self.of is None else _module("of", self.of(_module("model", model)))
+        if any(x.is_meta for x in part.parameters()):
+            raise CamfnError("MapRecorder: the model is on the device 'meta', without weights: record once it has some")
         like = next((x for x in part.parameters() if x.is_floating_point()), self.images)
         with apart(like.device):
             private = evaluating(part)
@@ -204,6 +211,14 @@ class MapRecorder:
             for name, photo, pictures in zip(self.names, self.photos, self._pictures, strict=True)
         }
         self.output.write(strips, self.records, step)
+
+
+def _step(step: Any) -> int:
+    """Return the number of a step; refuse anything else, which `every` would not divide."""
+    try:
+        return index(step)
+    except TypeError:
+        raise ArgumentTypeError(f"MapRecorder: step: expected a whole number, got {describe(step)}") from None
 
 
 def _module(name: str, given: Any) -> nn.Module:

@@ -258,3 +258,18 @@ class FullyShardedDataParallel(nn.Sequential):
 def test_what_does_not_fit_is_refused(build: Callable[[], Any], said: str) -> None:
     with pytest.raises(CamfnError, match=said):
         build()
+
+
+def test_a_step_is_a_whole_number_and_photos_and_weights_are_there() -> None:
+    net, images = tiny.load("cnn"), tiny.scenes(2, generator=torch.Generator().manual_seed(0)).images
+    recorder = MapRecorder(images, "body", every=2)
+    assert [type(record.step) for record in recorder(net, torch.tensor(4))] == [int, int]  # type: ignore[arg-type]
+    for step in (None, "one", 1.5, [2]):
+        for call in (recorder, recorder.record):
+            with pytest.raises(CamfnError, match="step: expected a whole number"):
+                call(net, step)  # type: ignore[arg-type]
+    for wrong in (images * math.nan, images / 0, images.to("meta")):
+        with pytest.raises(CamfnError, match="images: expected finite numbers"):
+            MapRecorder(wrong, "body")
+    with pytest.raises(CamfnError, match="device 'meta', without weights"):
+        MapRecorder(images, "body")(tiny.load("cnn").to("meta"), 0)
