@@ -158,7 +158,7 @@ TEXT = {**SIZES, "vocab_size": len(WORDS), "bos_token_id": None, "eos_token_id":
 def llava() -> nn.Module:
     """A tower of CLIP with a class token, causal text."""
     tower = {**SIZES, "model_type": "clip_vision_model", "image_size": 64, "patch_size": 8}
-    text = {**TEXT, "model_type": "llama"}
+    text = {**TEXT, "model_type": "llama", "vocab_size": IMAGE + 1}
     config = LlavaConfig(vision_config=tower, text_config=text, image_token_id=IMAGE, vision_feature_layer=-1)
     return cast(nn.Module, LlavaForConditionalGeneration(config))
 
