@@ -197,6 +197,10 @@ def score_as_one_batch(run: Callable[[Tensor], Any], score: Callable[[Any], Tens
     leaves, spec = pytree.tree_flatten(outputs)
     per_sample = [isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == total for leaf in leaves]
     split = [leaf.unflatten(0, shape) if splits else leaf for leaf, splits in zip(leaves, per_sample)]
+    if writes_graph() and not getattr(score, "takes_rows", False):
+        # vmap would make a number of the batch, which a graph keeps open
+        each = ([x[i] if splits else x for x, splits in zip(split, per_sample)] for i in range(shape[0]))
+        return torch.stack([score(pytree.tree_unflatten(part, spec)) for part in each])
     score_each = torch.vmap(
         lambda *outputs: score(pytree.tree_unflatten(outputs, spec)),
         in_dims=tuple(0 if splits else None for splits in per_sample),

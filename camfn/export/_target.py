@@ -69,6 +69,8 @@ class chosen_class(Arithmetic, tree=True):
         classes: (B,) of int64, each from 0 to K - 1.
     """
 
+    takes_rows = True  # its arithmetic keeps the batch open under vmap
+
     classes: Tensor
 
     def __call__(self, outputs: Any) -> Tensor:

@@ -40,6 +40,13 @@ def test_a_target_of_ones_own_is_fixed() -> None:
     torch.testing.assert_close(made(images)[1], explain(images, class_probability(3)), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["fd_cam", "ablation_cam"])
+def test_a_fixed_target_keeps_the_batch_open_where_the_tail_runs_again(name: str) -> None:
+    explain = explainer(getattr(methods, name), small(), "stem")
+    cam = export.program(explain, photos(), target=3).module()(photos(4))[1]
+    torch.testing.assert_close(cam, explain(photos(4), 3), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["score_cam", "rise", "random_cam", "opti_cam", "group_cam"])
 def test_what_no_graph_holds_is_refused_by_name(name: str) -> None:
     method: Any = getattr(methods, name)
