@@ -13,6 +13,7 @@ from .._cut.layer_checks import check_model
 from .._shared.checks import describe, function, length_matches, number, same_device, shapes_agree
 from .._shared.devices import brought
 from .._shared.errors import ArgumentTypeError, CamfnError
+from .._shared.rows import finite
 from ..image._checks import as_maps, require_finite
 from ._confidence import Baseline, baseline_of
 from ._order import as_images
@@ -64,7 +65,9 @@ def completeness_residual(
     length_matches(f"{what}: attribution", len(values), len(images))
     if drop is None:
         base = baseline_of(what, baseline, images)
-        change = score_once(what, score, images) - score_once(what, score, base)
+        of_images, of_base = (score_once(what, score, each) for each in (images, base))
+        finite(f"{what}: score", torch.stack([of_images, of_base], 1))
+        change = of_images - of_base
     else:
         change = number_a_sample(what, "drop", drop, -torch.inf, torch.inf, "")
         length_matches(f"{what}: drop", len(change), len(images))

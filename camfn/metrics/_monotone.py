@@ -9,7 +9,7 @@ from .._shared.checks import number, whole
 from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.noise import draw_uniform, one_source
-from .._shared.rows import ChunkSize, Progress, row_of
+from .._shared.rows import ChunkSize, Progress, finite, row_of
 from ._confidence import Baseline
 from ._curves import removal_curve
 from ._drops import rank_correlation, scores_beside
@@ -65,6 +65,7 @@ def monotonicity(
     scores = removal_curve(
         score, images, maps, baseline=baseline, step=step, insert=True, chunk_size=chunk_size, progress=progress
     ).scores
+    finite("monotonicity: score", scores)
     span = scores.amax(1, keepdim=True) - scores.amin(1, keepdim=True)
     return (scores.diff(dim=1) >= -tolerance * span).all(1).to(scores.dtype)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._shared.checks import one_of
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
-from .._shared.rows import ChunkSize, Progress
+from .._shared.rows import ChunkSize, Progress, finite
 from ._confidence import Baseline, baseline_of
 from ._curves import Curve
 from ._groups import mean_color
@@ -106,7 +106,8 @@ def irof(
     """
     as_images("irof", images)
     order = order_of("irof", heatmap, images, masks, "mean", padded=True)
-    scores = curve_of("irof", score, images, masks, order, baseline, chunk_size, progress).scores
+    curve = curve_of("irof", score, images, masks, order, baseline, chunk_size, progress)
+    scores = finite("irof: score", curve.scores)
     sizes = sizes_of(masks, images.ndim - 2)
     counts = (sizes > 0).sum(0).expand(len(images))
     steps = torch.arange(len(masks), device=scores.device) < counts[:, None]

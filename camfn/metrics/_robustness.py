@@ -25,7 +25,7 @@ from .._shared.devices import brought
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide, widen
 from .._shared.noise import one_source
-from .._shared.rows import ChunkSize, Progress, row_of, run_in_chunks
+from .._shared.rows import ChunkSize, Progress, finite, row_of, run_in_chunks
 from ..image._checks import require_finite
 from ._order import as_images, on_images
 from ._scores import ScoreOf, score_once, score_rows
@@ -160,6 +160,7 @@ def _noise_drops(
         chunk_size=chunk_size,
         progress=progress,
     )
+    finite(f"{what}: score", torch.cat([before[None], after]).mT)
     return before - after
 
 

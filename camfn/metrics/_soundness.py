@@ -12,7 +12,7 @@ from .._shared.checks import describe, function, number, seen_false
 from .._shared.devices import tensor_on
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.maps import safe_divide
-from .._shared.rows import no_nan, one_score
+from .._shared.rows import finite, one_score
 from ._confidence import Baseline, baseline_of
 from ._curves import Curve
 from ._impute import impute, refuse_volumes
@@ -150,4 +150,4 @@ def _scores_without(what: str, score: ScoreOf, images: Tensor, gone: list[Tensor
         changed = impute(images, missing) if base is None else torch.where(missing[:, None], base, images)
         with torch.no_grad():
             found.append(one_score(f"{what}: score", score(changed), len(images)))
-    return no_nan(f"{what}: score", torch.stack(found, 1))
+    return finite(f"{what}: score", torch.stack(found, 1))

@@ -160,3 +160,26 @@ def test_numbers_of_a_data_set_need_a_sample() -> None:
     with pytest.raises(CamfnError, match="pooled=True: expected at least one sample"):
         metrics.pxap(torch.zeros(0, 4, 4), torch.zeros(0, 4, 4, dtype=torch.bool), pooled=True)
     assert metrics.box_masks(torch.zeros(0, 4), (4, 5)).shape == (0, 4, 5)
+
+
+@pytest.mark.parametrize(
+    "name", ["irof", "infidelity", "noise_drops", "residual", "completeness", "soundness", "monotonicity"]
+)
+def test_infinite_scores_have_no_difference(name: str) -> None:
+    x, heatmap = images(2, 3, 8, 8), images(2, 8, 8).abs()
+    noise, cells = 0.1 * images(4, 3, 8, 8), metrics.grid_cells((8, 8), 2)
+
+    def score(x: Tensor) -> Tensor:
+        return x.flatten(1).sum(1) + torch.tensor([0.0, torch.inf])
+
+    calls: dict[str, Callable[[], object]] = {
+        "irof": lambda: metrics.irof(score, x, heatmap, cells),
+        "infidelity": lambda: metrics.infidelity(score, x, heatmap, noise=noise),
+        "noise_drops": lambda: metrics.noise_drops(score, x, noise),
+        "residual": lambda: metrics.completeness_residual(score, x, heatmap),
+        "completeness": lambda: metrics.completeness(score, x, heatmap, baseline=0.0),
+        "soundness": lambda: metrics.soundness(score, x, heatmap, baseline=0.0),
+        "monotonicity": lambda: metrics.monotonicity(score, x, heatmap, step=16),
+    }
+    with pytest.raises(CamfnError, match="infinite score for sample 1"):
+        calls[name]()
