@@ -13,11 +13,15 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+backends: Any = pytest.importorskip("torch.utils.backend_registration")
+if not hasattr(backends, "_setup_privateuseone_for_python_backend"):
+    pytest.skip("a device in Python needs a newer torch", allow_module_level=True)
 
 
 class _Backend:
@@ -62,7 +66,7 @@ class _Backend:
         return [torch.float16, torch.bfloat16]
 
 
-_setup_privateuseone_for_python_backend("pretend", backend_module=_Backend())
+backends._setup_privateuseone_for_python_backend("pretend", backend_module=_Backend())
 DEVICE = torch.device("pretend", 0)
 
 waits: Counter[str] = Counter()
