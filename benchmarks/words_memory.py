@@ -64,7 +64,7 @@ def one(method: str) -> float:
     elif method == "carried":
         words.carried(net, inputs, answer)
     elif method == "region_curves":
-        words.region_curves(net, inputs, answer, metrics.grid_cells((SIDE, SIDE), 28), torch.rand(SIDE, SIDE))
+        words.region_curves(net, inputs, answer, metrics.grid_cells((SIDE, SIDE), 2), torch.rand(SIDE, SIDE))
     else:
         words.explain(net, inputs, answer, method=method)
     return peak() - before
