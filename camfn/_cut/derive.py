@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from .._shared.devices import brought
 from .._shared.errors import CaptureError, DerivativeError
 from .._shared.levels import inside_transform, refuses_levels, writes_graph
-from .._shared.pullback import naming_writes_in_place
+from .._shared.pullback import naming_refusals
 from .layer_checks import refuse_quantized_cut
 
 Result = TypeVar("Result")
@@ -80,7 +80,7 @@ def derive(
     if torch.compiler.is_compiling():
         # the compiler does not trace autograd.grad
         return _pull_back(run, score, image, tapped, chosen)
-    with naming_writes_in_place():
+    with naming_refusals():
         return _derive(run, score, image, tapped, chosen, missing, of, create_graph)
 
 

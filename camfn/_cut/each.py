@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._shared.checks import batch_sizes, describe, one_score_a_sample, refuse_lost_graph
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.inputs import Images
-from .._shared.pullback import naming_writes_in_place
+from .._shared.pullback import naming_refusals
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Captured, Inputs, ScoreFn, Select, Target
 from ..targets import as_score
@@ -86,7 +86,7 @@ class capture_each(Value):
             leaves.append(x.detach().clone().requires_grad_())
             return leaves[-1].clone()
 
-        with torch.inference_mode(False), torch.enable_grad(), naming_writes_in_place():
+        with torch.inference_mode(False), torch.enable_grad(), naming_refusals():
             outputs, activations = run_to_end(layer_planter(constant, [name])(), inputs, self.select, None, leaf)
             ((raw,),) = activations.values()
             rows = _scores(outputs, targets, batch_sizes(inputs, [raw]))
@@ -159,7 +159,7 @@ class capture_levels(Value):
             zeros[point] = torch.zeros_like(x, memory_format=torch.preserve_format).requires_grad_()
             return start + zeros[point]
 
-        with torch.inference_mode(False), torch.enable_grad(), naming_writes_in_place():
+        with torch.inference_mode(False), torch.enable_grad(), naming_refusals():
             outputs, activations = run_to_end(layer_planter(constant, names)(), inputs, self.select, None, zero)
             raws = {name: raw for name, (raw,) in activations.items()}
             rows = _scores(outputs, targets, batch_sizes(inputs, raws.values()))

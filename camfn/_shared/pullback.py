@@ -12,14 +12,20 @@ from .errors import DerivativeError
 from .levels import inside_transform, refuses_levels, writes_graph
 
 _IN_PLACE = ("modified by an inplace operation", "is a view and is being modified inplace")
+_INFERENCE = "Inference tensors cannot be saved for backward"
 
 
 @contextmanager
-def naming_writes_in_place() -> Iterator[None]:
-    """Have autograd's refusal of a network that writes over what its own derivative needs say what works."""
+def naming_refusals() -> Iterator[None]:
+    """Say what works where autograd refuses a network that writes over values, or was made in inference mode."""
     try:
         yield
     except RuntimeError as error:
+        if _INFERENCE in str(error):
+            raise DerivativeError(
+                "a parameter or another tensor of the network was made under torch.inference_mode, and autograd takes "
+                "no derivative through it: explain a copy that you make outside of it, copy.deepcopy(model)"
+            ) from error
         if not any(text in str(error) for text in _IN_PLACE):
             raise
         raise DerivativeError(
@@ -41,7 +47,7 @@ def pullback(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, C
     """
     if torch.compiler.is_compiling():
         return _by_func(function, x)
-    with naming_writes_in_place():
+    with naming_refusals():
         try:
             value, pull = (_by_autograd if writes_graph() else _by_func)(function, x)
         except RuntimeError as error:
@@ -50,7 +56,7 @@ def pullback(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, C
             value, pull = _by_autograd(function, x)
 
     def named(cotangent: Tensor) -> Tensor:
-        with naming_writes_in_place():
+        with naming_refusals():
             return pull(cotangent)
 
     return value, named
@@ -68,7 +74,7 @@ def slope_and_curvature(function: Callable[[Tensor], Tensor], x: Tensor) -> tupl
     """
     if torch.compiler.is_compiling():
         return _twice_by_func(function, x)
-    with naming_writes_in_place():
+    with naming_refusals():
         try:
             return (_twice_by_autograd if writes_graph() else _twice_by_func)(function, x)
         except RuntimeError as error:

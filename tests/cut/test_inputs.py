@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from copy import deepcopy
 from types import MethodType
 from typing import Any
 
@@ -13,7 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.func import vjp, vmap
 
-from camfn import CaptureError, capture, capture_each, capture_levels, explainer, methods, network, observe, resume
+from camfn import (
+    CaptureError,
+    DerivativeError,
+    capture,
+    capture_each,
+    capture_levels,
+    explainer,
+    methods,
+    network,
+    observe,
+    resume,
+)
 from camfn.layers import suggest
 from camfn.methods import ablation_cam, eigen_cam, grad_cam, hires_cam
 from tests.nets.small import Net, images, reference, seeded, unchanged
@@ -454,3 +466,19 @@ def test_what_is_kept_for_the_backwards_does_not_depend_on_whether_the_parameter
         assert all(p.requires_grad is learns and p.grad is None for p in net.parameters())
     assert kept[0] == kept[1]
     assert (2, 3, 8, 8) not in kept[0]
+
+
+@pytest.mark.parametrize("at", ["2", "layer before a BatchNorm", "several targets"])
+def test_a_network_made_in_inference_mode_says_how_to_copy_it(at: str) -> None:
+    with torch.inference_mode():
+        net = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
+        ).eval()  # fmt: skip
+    runs: dict[str, Callable[[nn.Module], Any]] = {
+        "2": lambda net: explainer(grad_cam, net, "2")(torch.ones(1, 3, 8, 8), 1),
+        "layer before a BatchNorm": lambda net: explainer(methods.grad_cam_plusplus, net, "0")(torch.ones(1, 3, 8, 8)),
+        "several targets": lambda net: capture_each(net, "2")(torch.ones(1, 3, 8, 8), [1, 2]),
+    }
+    with pytest.raises(DerivativeError, match=r"copy\.deepcopy\(model\)"):
+        runs[at](net)
+    runs[at](deepcopy(net))
