@@ -16,7 +16,6 @@ from torch.func import vjp, vmap
 
 from camfn import (
     CaptureError,
-    DerivativeError,
     capture,
     capture_each,
     capture_levels,
@@ -26,6 +25,7 @@ from camfn import (
     observe,
     resume,
 )
+from camfn._shared.errors import DerivativeError
 from camfn.layers import suggest
 from camfn.methods import ablation_cam, eigen_cam, grad_cam, hires_cam
 from tests.nets.small import Net, images, reference, seeded, unchanged
