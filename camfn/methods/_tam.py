@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._shared.checks import shapes_agree, tensor
+from .._shared.checks import shapes_agree, tensor, within
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide, safe_sqrt, widen
 from ._activation import cam
@@ -55,7 +56,7 @@ def tam(
         The raw map, (B, *S), not negative.
 
     Raises:
-        CamfnError: for weights, maps or scores of another shape, or maps without scores.
+        CamfnError: for weights, maps or scores of another shape, negative scores, or maps without scores.
 
     Example:
         >>> import torch
@@ -74,6 +75,8 @@ def tam(
         batch, count = activations.shape[0], context.shape[1] if context.ndim > 1 else 0
         shapes_agree("tam: context (B, E, *S)", context.shape, (batch, count, *activations.shape[2:]))
         shapes_agree("tam: likeness (B, E)", likeness.shape, (batch, count))
+        if not within(likeness, 0, inf):
+            raise CamfnError("tam: likeness: expected scores of 0 or more, as scores.relu()")
         own = without_context(own.flatten(1), context.to(own).flatten(2), likeness.to(own)).view_as(own)
     return (rank_gaussian(own) if filtered else own).to(activations.dtype)
 

@@ -17,7 +17,7 @@ class Record(NamedTuple):
         photo: the name of the photo.
         score: the target's score.
         correlation: Pearson's correlation of the raw map with that of the record before; None for the first record, NaN
-            where one of the two maps is constant or not finite.
+            where one of the two maps is constant or not finite, or where they differ in size.
         cam: the raw map, (h, w), on the CPU.
 
     Example:

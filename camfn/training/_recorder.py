@@ -46,9 +46,10 @@ class MapRecorder:
             of the step, which may change between steps.
         every: steps between records; the first call records too.
         out: a folder for NAME.png and maps.csv, or a `torch.utils.tensorboard.SummaryWriter`; None for neither.
-        photos: (B, 3, H, W) in [0, 1], to draw on; by default the images, stretched to [0, 1].
+        photos: (B, 3, H, W) in [0, 1] or uint8, to draw on; by default the images, stretched to [0, 1].
         names: a name for each photo; by default photo-0, photo-1, ...
-        columns: most maps in a strip: the first, the last, and of those between the most even ones.
+        columns: most maps in a strip: the first, the last, and of those between the most even ones. Where a training
+            goes back to an earlier step, the maps from that step on leave the strip; `records` keeps all.
         of: takes the part to map of the model that the training hands over, as `lambda module: module.net` of a
             LightningModule.
 
@@ -93,16 +94,16 @@ class MapRecorder:
         if not isinstance(images, Tensor) or images.ndim != 4 or not len(images) or not images.is_floating_point():
             raise ArgumentTypeError(
                 f"MapRecorder: images: expected floats (B, C, H, W) of at least one photo, got {describe(images)}"
+                + (f" of {images.dtype}" if isinstance(images, Tensor) else "")
             )
-        if images.is_meta or not bool(images.isfinite().all()):
-            raise CamfnError("MapRecorder: images: expected finite numbers, got NaN, infinity or a tensor without data")
+        _finite("images", images)
         whole("MapRecorder: every", every)
         whole("MapRecorder: columns", columns, 2)
         self.needs = read_signature(method)
         if self.needs.context or self.needs.over_images:
             raise CamfnError(
                 f"MapRecorder: method: expected one of activations, gradients and outputs, such as grad_cam; "
-                f"{getattr(method, '__name__', 'it')} runs the network again"
+                f"{getattr(method, '__name__', 'it')} runs the network again, or reads its weights"
             )
         self.images = images.detach().clone()
         self.layer, self.method, self.target, self.every, self.columns, self.of = (
@@ -114,12 +115,9 @@ class MapRecorder:
             of,
         )
         self.names = _names(names, len(images))
-        tensor("MapRecorder: photos", self.images if photos is None else photos)
         if of is not None:
             function("MapRecorder: of", of, "from the model to the part to map, as lambda module: module.net")
-        self.photos = shown(self.images if photos is None else photos)
-        if len(self.photos) != len(images):
-            raise CamfnError(f"MapRecorder: photos: expected {len(images)}, one for each image, got {len(self.photos)}")
+        self.photos = shown(self.images if photos is None else _photos(photos, len(images)))
         self.output = output_of(os.fspath(out) if isinstance(out, os.PathLike) else out)
         self.records: list[Record] = []
         self._reading: list[LayoutPair | None] = []
@@ -201,6 +199,9 @@ class MapRecorder:
         if self.output is None:
             return
         for photo, pictures, record in zip(self.photos, self._pictures, found, strict=True):
+            # a training that went back to a checkpoint, or began anew, takes these steps again
+            for again in [other for other in pictures if other >= step]:
+                del pictures[again]
             caption = caption_of(step, record.correlation, record.cam)
             pictures[step] = picture_of(photo, record.cam), caption
             kept = thinned(list(pictures), self.columns)
@@ -219,6 +220,23 @@ def _step(step: Any) -> int:
         return index(step)
     except TypeError:
         raise ArgumentTypeError(f"MapRecorder: step: expected a whole number, got {describe(step)}") from None
+
+
+def _finite(name: str, x: Tensor) -> None:
+    """Refuse numbers that no picture has."""
+    if x.is_meta or not bool(x.isfinite().all()):
+        raise CamfnError(f"MapRecorder: {name}: expected finite numbers, got NaN, infinity or a tensor without data")
+
+
+def _photos(photos: Tensor, count: int) -> Tensor:
+    """Check the photos to draw on; bytes become shares."""
+    tensor("MapRecorder: photos", photos)
+    if photos.ndim != 4 or 0 in photos.shape[1:]:
+        raise CamfnError(f"MapRecorder: photos: expected (B, 3, H, W), got {describe(photos)}")
+    if len(photos) != count:
+        raise CamfnError(f"MapRecorder: photos: expected {count}, one for each image, got {len(photos)}")
+    _finite("photos", photos)
+    return photos / 255 if photos.dtype == torch.uint8 else photos
 
 
 def _module(name: str, given: Any) -> nn.Module:

@@ -22,7 +22,7 @@ _PIXELS = ("pixel_values", "pixel_values_videos")
 
 
 def blank(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace every picture by one color, the mean of its own pixels channel by channel.
+    """Replace every picture by one color, the mean of the pixels of all pictures channel by channel.
 
     Frames that a processor added as padding, which are zero throughout, stay as they are.
     """
@@ -52,6 +52,8 @@ def hide(
     tiles: Sequence[tuple[int, int]] | None = None,
 ) -> dict[str, Any]:
     """Hide parts of the pictures of a prompt behind one color, in all tiles and thumbnails that show them.
+
+    The color is the mean of the pixels of all pictures of the prompt.
 
     Args:
         model: as for `words.spans`.
@@ -127,6 +129,10 @@ def _shown(
 
 def _sized(shown: Tensor, size: tuple[int, ...]) -> Tensor:
     """Bring what is shown to the size of a picture, by its nearest places."""
+    if shown.ndim > len(size):
+        raise CamfnError(
+            f"words: expected masks (H, W) of a picture, got {tuple(shown.shape)}, as of the frames of a video"
+        )
     if len(size) == 3 and shown.ndim == 2:
         shown = shown.expand(size[0], *shown.shape)
     return functional.interpolate(shown[None, None].float(), size, mode="nearest-exact")[0, 0]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import image as pictures
-from .._shared.checks import describe, length_matches, tensor, whole
+from .._shared.checks import describe, length_matches, tensor, whole, within
 from .._shared.errors import ArgumentTypeError, CamfnError
 from ._carried import Carried
 from ._explain import Explained
@@ -105,6 +105,13 @@ def _fitted(photo: Tensor, cell: int) -> Tensor:
     tensor("words.draw: photo", photo)
     if photo.ndim != 3 or photo.shape[0] != 3:
         raise CamfnError(f"words.draw: photo: expected (3, H, W), got {tuple(photo.shape)}")
+    if not photo.numel() or not (
+        photo.dtype == torch.uint8 or (photo.is_floating_point() and within(photo, -0.1, 1.1))
+    ):
+        raise CamfnError(
+            "words.draw: photo: expected at least one pixel in [0, 1], or uint8, got "
+            f"{describe(photo)} of {photo.dtype}; photo / 255 of numbers to 255, photo * std + mean of normalized ones"
+        )
     plain = photo.float() / (255 if photo.dtype == torch.uint8 else 1)
     share = cell / max(plain.shape[1:])
     size = [max(round(side * share), 1) for side in plain.shape[1:]]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .._cut.layer_checks import layer_name
 from .._cut.resume import record
-from .._shared.checks import whole
+from .._shared.checks import progress_bar, whole
 from .._shared.errors import CaptureError
 from ._explain import Explained, read
 from ._layers import maps_of, named_layer
@@ -64,6 +64,7 @@ def drops(
         torch.Size([2, 4, 4])
     """
     whole("words.drops: side", side)
+    progress_bar("words.drops", progress)
     asked = read(model, inputs, words, groups, tiles, spans)
     asked.check_settled("words.drops")
     name = layer_name(asked.model, named_layer(asked.model, layer))

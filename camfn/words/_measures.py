@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._shared.checks import describe, number, shapes_agree, tensor
+from .._shared.checks import describe, number, shapes_agree, tensor, within
 from .._shared.errors import CamfnError
 from .._shared.maps import resize, safe_divide
 from ._blank import hidden_in
@@ -57,7 +57,7 @@ def object_iou(maps: Tensor, mask: Tensor) -> ObjectIoU:
         tensor(1.)
     """
     _check_maps("object_iou", maps)
-    if mask.ndim != 2 or mask.dtype != torch.bool or not bool(mask.any()):
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.dtype != torch.bool or not bool(mask.any()):
         raise CamfnError(f"words.object_iou: mask: expected a boolean mask (H, W) of an object, got {describe(mask)}")
     sized = resize(maps[None].float(), mask.shape)[0].clamp(0, 1)
     best: ObjectIoU | None = None
@@ -125,18 +125,25 @@ def f1_iou(objects: Tensor, functions: Tensor) -> Tensor:
     Returns:
         (), in [0, 1]; 0 where both are 0.
 
+    Raises:
+        CamfnError: no words of one kind, or values outside of [0, 1].
+
     Example:
         >>> f1_iou(torch.tensor([0.2, 0.4]), torch.tensor([0.6]))
         tensor(0.4000)
     """
+    for name, given in (("objects", objects), ("functions", functions)):
+        tensor(f"words.f1_iou: {name}", given)
+        if not given.numel() or not within(given, 0, 1):
+            raise CamfnError(f"words.f1_iou: {name}: expected numbers in [0, 1], one a word, at least one word")
     one, other = objects.float().mean(), functions.float().mean()
     return safe_divide(2 * one * other, one + other)
 
 
 def _check_maps(name: str, maps: Tensor) -> None:
-    if not isinstance(maps, Tensor) or maps.ndim != 3 or not len(maps):
+    if not isinstance(maps, Tensor) or maps.ndim != 3 or not maps.numel() or maps.is_meta:
         raise CamfnError(f"words.{name}: maps: expected (M, h, w), at least one, got {describe(maps)}")
-    if not bool(((maps >= 0) & (maps <= 1)).all()):
+    if not within(maps, 0, 1):
         raise CamfnError(f"words.{name}: maps: expected values in [0, 1]: divide by the scale of words.explain")
 
 
@@ -223,8 +230,8 @@ def region_curves(
             "words.region_curves: regions: expected (R, H, W), bool, each place in one of the regions, and no region "
             "without places"
         )
-    if cam.ndim != 2:
-        raise CamfnError(f"words.region_curves: cam: expected a map (h, w), got {describe(cam)}")
+    if cam.ndim != 2 or not bool(cam.isfinite().all()):
+        raise CamfnError(f"words.region_curves: cam: expected a map (h, w) of finite numbers, got {describe(cam)}")
     asked = read(model, inputs, words, groups, tiles, None)
     asked.check_settled("words.region_curves")
     sized = resize(cam[None, None].float().cpu(), regions.shape[1:])[0, 0]
@@ -236,6 +243,7 @@ def region_curves(
     def probability(hidden: Tensor) -> Tensor:
         changed = hidden_in(asked.model, asked.inputs, asked.pieces, {image: hidden})
         found = said(asked, changed).gather(1, asked.ids[:, None])[:, 0].exp()
+        asked.check_numbers(found)
         return torch.stack([found[group].mean() for group in asked.groups])
 
     none = torch.zeros_like(gone[:1])
@@ -283,6 +291,8 @@ def corrections(turned: Tensor, shares: Tensor, *, level: float = 0.1) -> Correc
         (0.55, 0.5)
     """
     number("words.corrections: level", level, "[0, 1]")
+    tensor("words.corrections: turned", turned)
+    tensor("words.corrections: shares", shares)
     if turned.ndim != 2 or turned.dtype != torch.bool or not turned.numel():
         raise CamfnError(f"words.corrections: turned: expected (N, S), bool, got {describe(turned)}")
     if shares.ndim == 1:

@@ -48,11 +48,17 @@ class WhenShown(Value):
                 "words.when_shown: expected how much of each place is shown, (B, 1, H, W) in [0, 1], such as "
                 f"torch.ones(1, 1, 24, 24), got {describe(shown)}"
             )
+        if not shown.is_floating_point() or 0 in shown.shape[1:]:
+            raise ArgumentTypeError(
+                "words.when_shown: expected how much of each place is shown as floats of at least one place, such as "
+                f"shown.float(), got {describe(shown)} of {shown.dtype}"
+            )
         if not within(shown, 0, 1):
             raise CamfnError(
                 "words.when_shown: expected how much of each place is shown in [0, 1]: 1 is shown, 0 blank"
             )
-        return torch.stack([self._probability(one) for one in shown[:, 0]]).to(shown)
+        found = [self._probability(one) for one in shown[:, 0]]
+        return torch.stack(found).to(shown) if found else shown.new_zeros(0)
 
     def score_many(self, batches: Tensor) -> Tensor:
         """Score batches (n, B, 1, *S), one prompt after the other."""
@@ -79,7 +85,7 @@ def when_shown(
     """Make the probability of a word a score of what is shown of a picture, for methods and metrics of any score.
 
     The score takes how much of each place is shown, (B, 1, H, W) in [0, 1], of any size. What is not shown is blended
-    into one color, the mean of the picture's own pixels, in all tiles and thumbnails that show it. With
+    into one color, the mean of the pixels of all pictures of the prompt, in all tiles and thumbnails that show it. With
     `shown = torch.ones(1, 1, H, W)` in the place of the image and of the activations, any black box of `camfn.methods`
     finds the places of a word, and the metrics of a score hold for maps of it:
     `methods.region_search(shown, forward=score, inputs=shown, regions=labels)` is EAGLE on words.

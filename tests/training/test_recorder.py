@@ -233,11 +233,20 @@ class FullyShardedDataParallel(nn.Sequential):
         (lambda: MapRecorder(WORLD.images[:0], "body"), r"images: expected floats"),
         (lambda: MapRecorder(WORLD.images, "body", every=0), "every: expected a whole number from 1"),
         (lambda: MapRecorder(WORLD.images, "body", columns=1), "columns: expected a whole number from 2"),
-        (lambda: MapRecorder(WORLD.images, "body", method=score_cam), "score_cam runs the network again"),
+        (
+            lambda: MapRecorder(WORLD.images, "body", method=score_cam),
+            "score_cam runs the network again, or reads its weights",
+        ),
         (lambda: MapRecorder(WORLD.images, "body", names=["a"]), "names: expected 8 different names"),
         (lambda: MapRecorder(WORLD.images[:2], "body", names=["a", "A"]), "names: expected 2 different names"),
         (lambda: MapRecorder(WORLD.images[:1], "body", names=["../a"]), "names: expected letters"),
         (lambda: MapRecorder(WORLD.images, "body", photos=WORLD.images[:1]), "photos: expected 8"),
+        (lambda: MapRecorder(WORLD.images.byte(), "body"), "got a tensor of shape .* of torch.uint8"),
+        (lambda: MapRecorder(WORLD.images, "body", photos=WORLD.images[:, 0]), "photos: expected .B, 3, H, W."),
+        (lambda: MapRecorder(WORLD.images, "body", photos=WORLD.images[..., None]), "photos: expected .B, 3, H, W."),
+        (lambda: MapRecorder(WORLD.images, "body", photos=WORLD.images[..., :0]), "photos: expected .B, 3, H, W."),
+        (lambda: MapRecorder(WORLD.images, "body", photos=WORLD.images * math.nan), "photos: expected finite"),
+        (lambda: MapRecorder(WORLD.images, "body", photos=WORLD.images.to("meta")), "photos: expected finite"),
         (lambda: MapRecorder(WORLD.images, "body", photos=[1]), "photos: expected a tensor"),  # type: ignore[arg-type]
         (lambda: MapRecorder(WORLD.images[:2], "body", names=[1, 2]), "names: expected a list of words"),  # type: ignore[list-item]
         (lambda: MapRecorder(WORLD.images[:2], "body", names="ab"), "names: expected a list of words"),
@@ -273,3 +282,18 @@ def test_a_step_is_a_whole_number_and_photos_and_weights_are_there() -> None:
             MapRecorder(wrong, "body")
     with pytest.raises(CamfnError, match="device 'meta', without weights"):
         MapRecorder(images, "body")(tiny.load("cnn").to("meta"), 0)
+
+
+def test_a_strip_has_the_steps_of_one_training_in_order(tmp_path: Path) -> None:
+    recorder = MapRecorder(WORLD.images[:1], "body", target=DIGITS[:1], every=1, out=tmp_path)
+    drawn: list[list[int]] = []
+    for step in (0, 2, 4, 1, 4, 0, 4):
+        recorder(tiny.load("cnn"), step)
+        drawn.append(list(recorder._pictures[0]))
+    assert drawn == [[0], [0, 2], [0, 2, 4], [0, 1], [0, 1, 4], [0], [0, 4]]
+    assert [record.step for record in recorder.records] == [0, 2, 4, 1, 4, 0, 4]
+
+
+def test_bytes_are_photos_too() -> None:
+    photos = torch.full((8, 3, 4, 4), 51, dtype=torch.uint8)
+    assert torch.equal(MapRecorder(WORLD.images, "body", photos=photos).photos, torch.full((8, 3, 4, 4), 0.2))

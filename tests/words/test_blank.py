@@ -83,3 +83,9 @@ def test_masks_are_checked(masks: Any) -> None:
 def test_inputs_without_pixels_are_refused() -> None:
     with pytest.raises(CamfnError, match="expected pixel_values"):
         blank({"input_ids": Tensor()})
+
+
+def test_a_picture_has_no_frames() -> None:
+    case = load("llava")
+    with pytest.raises(CamfnError, match=r"masks \(H, W\) of a picture, got \(2, 4, 4\)"):
+        words.hide(case.model, case.inputs, [torch.ones(2, 4, 4, dtype=torch.bool)])

@@ -71,6 +71,9 @@ def test_what_does_not_fit_is_refused() -> None:
         words.draw(explained(SPAN), PHOTO, texts, carried=carried(True))
     with pytest.raises(CamfnError, match="photo"):
         words.draw(explained(SPAN), PHOTO[0], texts)
+    for photo in (PHOTO * 255, PHOTO - 2, (PHOTO * 255).long(), PHOTO * float("nan"), PHOTO[..., :0]):
+        with pytest.raises(CamfnError, match=r"photo: expected at least one pixel in \[0, 1\], or uint8"):
+            words.draw(explained(SPAN), photo, texts)
 
 
 @pytest.mark.parametrize("given", [3, (), "a", [True, False, True], torch.ones(3), {"read": torch.ones(3)}])

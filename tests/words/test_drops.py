@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camfn import CaptureError, words
+from camfn import CamfnError, CaptureError, words
 from camfn.words._layers import maps_of, named_layer
 from camfn.words._spans import pieces
 from tests.nets.multimodal import load
@@ -91,3 +91,9 @@ def test_a_layer_whose_places_no_word_reads_is_refused(layer: str) -> None:
     case = load("llava")
     with pytest.raises(CaptureError, match="every drop is 0"):
         words.drops(case.model, case.inputs, IDS, layer=layer, side=4)
+
+
+def test_progress_is_a_function() -> None:
+    case = load("llava")
+    with pytest.raises(CamfnError, match="progress: expected a function"):
+        words.drops(case.model, case.inputs, [5], progress=3)  # type: ignore[arg-type]

@@ -110,7 +110,27 @@ def test_what_does_not_fit_is_refused() -> None:
         (lambda: words.corrections(torch.ones(2, 3, dtype=torch.bool), torch.zeros(4)), "shape"),
         (lambda: words.corrections(torch.ones(2, 3, dtype=torch.bool), torch.ones(3) * 2), "shares"),
         (lambda: words.region_curves(case.model, case.inputs, [5], overlapping, MASK.float()), "regions"),
+        (lambda: words.object_iou(MAPS, MASK.tolist()), "of an object"),  # type: ignore[arg-type]
+        (lambda: words.object_iou(MAPS.to("meta"), MASK), "maps"),
+        (lambda: words.function_iou(MAPS[..., :0], 0.5), "maps"),
+        (lambda: words.f1_iou(torch.zeros(0), torch.ones(1)), "objects"),
+        (lambda: words.f1_iou(torch.ones(1), torch.ones(1) * float("nan")), "functions"),
+        (lambda: words.f1_iou(torch.ones(1), [0.5]), "functions"),  # type: ignore[arg-type]
+        (lambda: words.corrections([[True]], torch.zeros(1)), "turned"),  # type: ignore[arg-type]
+        (lambda: words.corrections(torch.ones(1, 1, dtype=torch.bool), [0.0]), "shares"),  # type: ignore[arg-type]
     ]
+    whole = torch.ones(1, 2, 2, dtype=torch.bool)
+    for value in (float("nan"), float("inf")):
+        cam = torch.full((2, 2), value)
+        calls.append((lambda cam=cam: words.region_curves(case.model, case.inputs, [5], whole, cam), "finite"))
     for call, text in calls:
         with pytest.raises(CamfnError, match=text):
             call()
+
+
+def test_curves_of_nan_are_refused() -> None:
+    case = load("llava")
+    with torch.no_grad():
+        case.model.lm_head.weight.fill_(float("nan"))  # type: ignore[union-attr, operator]
+    with pytest.raises(CamfnError, match=r"the logits of this .* are NaN"):
+        words.region_curves(case.model, case.inputs, [5], torch.ones(1, 2, 2, dtype=torch.bool), torch.ones(2, 2))

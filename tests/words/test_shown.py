@@ -138,6 +138,12 @@ def test_what_is_no_part_of_a_picture_is_refused() -> None:
     for shown in wrong:
         with pytest.raises(CamfnError, match="how much of each place is shown"):
             score(shown)
+    for dtype in (torch.long, torch.bool, torch.uint8):
+        with pytest.raises(CamfnError, match="as floats of at least one place"):
+            score(torch.ones(1, 1, 4, 4, dtype=dtype))
+    with pytest.raises(CamfnError, match="as floats of at least one place"):
+        score(torch.ones(1, 1, 0, 4))
+    assert score(torch.ones(0, 1, 4, 4)).shape == (0,)
     for value in (2.0, -0.1, float("nan")):
         with pytest.raises(CamfnError, match=r"in \[0, 1\]: 1 is shown"):
             score(torch.full((1, 1, 2, 2), value))
