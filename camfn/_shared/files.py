@@ -11,6 +11,8 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from .spelling import near
+
 
 def write_whole(file: Path, write: Callable[[Path], object]) -> None:
     """Write a file under another name, then rename it: an interruption leaves the old file, or none.
@@ -50,6 +52,17 @@ def hash_of_file(path: Path) -> str | None:
     except OSError:
         return None
     return digest.hexdigest()
+
+
+def no_file(path: Path) -> str:
+    """Say that there is no such file, and which files beside it have a name like it."""
+    if path.is_dir():
+        return f"{path} is a folder, expected a file"
+    with suppress(OSError):
+        beside = [other.name for other in path.parent.iterdir() if other.suffix == path.suffix and other.is_file()]
+        hint = near(path.name, beside, show=lambda name: str(path.with_name(name)), instead="")
+        return f"there is no file {path}{'. ' * bool(hint)}{hint}"
+    return f"there is no file {path}"
 
 
 def reason_of(error: Exception) -> str:

@@ -79,7 +79,7 @@ def explore(
         from ._options import pick_device, read_photos
         from ._records import command_again
 
-        if model.endswith(".onnx"):
+        if model.endswith(".onnx") and Path(model).is_file():
             raise UsageError(f"explore cuts a model, and {model} holds one map alone: camfn explain shows it")
         chosen, place, read_as = pick_methods(methods, seed), pick_device(device), reading.read_as()
         check_writable(out, force, (".html", ".htm"))

@@ -152,18 +152,22 @@ def verify(
 ) -> None:
     """Compare an exported file with its model on photos, and print the largest differences.
 
+    The file says its model and how photos are prepared. Give --weights and --classes as you gave them to camfn export.
+
     Ends with 0 if they agree to 1e-4 of the largest value, with 1 if not.
     """
     with refusals():
-        from ._jobs.deployed import open_file
+        from ._jobs.deployed import load_beside, open_file
         from ._jobs.export import compare_with
         from ._options import named_photos
 
         deployed = open_file(str(file))
         found, problems = named_photos(photos)
-        lines, agree = compare_with(deployed, found, options.load(model or str(deployed.facts["model"])))
+        lines, agree = compare_with(deployed, found, load_beside(deployed, model, options))
         for line in lines:
             print(line)
+        if not agree and options.weights is None:
+            print("a file does not say its weights: if the model was exported with --weights, give the same here")
     raise typer.Exit(0 if agree and not problems else 1)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError, CamfnError, LoadError, first_line
+from .._shared.files import no_file
 from .._shared.optional import extra
 
 
@@ -106,7 +107,7 @@ def load(path: str | Path) -> Deployed:
     with extra("onnxruntime", "camfn.export.load", name="export"):
         import onnxruntime  # noqa: F401
     if not Path(path).is_file():
-        raise LoadError(f"there is no file {path}")
+        raise LoadError(no_file(Path(path)))
     if Path(path).suffix == ".pt2":
         raise LoadError(
             f"{path} is no ONNX file: torch.export.load reads a program, and torch._inductor.aoti_load_package a "

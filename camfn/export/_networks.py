@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._shared.errors import CamfnError
+from .._shared.files import no_file
 from .._shared.optional import extra
 from ._facts import differences_of
 
@@ -51,7 +52,7 @@ def read_networks(files: Sequence[str | Path]) -> Networks:
     facts, graphs, store = [], [], _Store()
     for file in files:
         if not Path(file).is_file():
-            raise CamfnError(f"page: there is no file {str(file)!r}")
+            raise CamfnError(f"page: {no_file(Path(file))}")
         try:
             proto = onnx.load(str(file))
         except Exception as error:  # protobuf's own errors have no common class

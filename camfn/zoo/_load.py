@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .._shared.errors import LoadError
+from .._shared.files import no_file
 from .._shared.given import is_given
 from .._shared.spelling import near
 from . import _fit
@@ -183,6 +184,8 @@ def _builder(spec: str) -> tuple[Build, str]:
     kind, _, name = spec.partition(":")
     if kind in _BUILDERS and (kind in LITE) != bool(name):
         return _BUILDERS[kind], name
+    if spec.lower().endswith((".pt2", *FILES)) and not Path(spec).is_file() and not Path(kind).is_file():
+        raise LoadError(f"--model: {no_file(Path(spec))}")
     if spec.lower().endswith(".pt2"):
         return of_program, spec
     if kind not in _BUILDERS and is_given(spec) and (not kind.isidentifier() or _is_module(kind)):

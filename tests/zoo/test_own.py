@@ -256,8 +256,21 @@ def test_programs_are_no_weights(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="give it as --model"):
         load("torchvision:resnet18", weights=tmp_path / "x.pt2")
     for name in ("x.pth", "x.ckpt", "x.onnx", "x.safetensors"):
+        (tmp_path / name).touch()
         with pytest.raises(LoadError, match=r"torch\.export\.save"):
             load(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".aot.pt2", ".onnx", ".pth", ".pt", ".ckpt", ".safetensors"])
+def test_a_missing_file_is_called_missing(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(LoadError, match=r"there is no file \S+/mine\S+$"):
+        load(str(tmp_path / f"mine{suffix}"))
+    (tmp_path / f"mime{suffix}").touch()
+    with pytest.raises(LoadError, match=rf"there is no file .*\. Did you mean \S+/mime\{suffix}\?"):
+        load(str(tmp_path / f"mine{suffix}"))
+    (tmp_path / f"mine{suffix}").mkdir()
+    with pytest.raises(LoadError, match="is a folder, expected a file"):
+        load(str(tmp_path / f"mine{suffix}"))
 
 
 # -------------------------------------------------------------------------------------------------------- class names

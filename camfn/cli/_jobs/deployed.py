@@ -26,9 +26,11 @@ from ..._shared.vocabulary import without_grads
 from ...catalogue import METHODS
 from ...export import Deployed
 from ...targets import class_score, logits_of
-from ...zoo import Loaded
+from ...zoo import Loaded, load
 from ...zoo._exported import refuse_code
+from ...zoo._libraries import LITE
 from ...zoo._recipe import Recipe
+from .._options import ModelOptions
 from .._records import Record
 from .._trust import checked
 from .export import PART
@@ -93,6 +95,33 @@ def open_file(path: str) -> Deployed:
     return Deployed(path, facts, _Program(program, facts["outputs"]))
 
 
+def recipe_of(file: Deployed) -> Recipe | None:
+    """Return how a file says that photos are prepared; None where it does not say."""
+    numbers = file.facts["preprocessing"]
+    if numbers is None:
+        return None
+    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in numbers.items()}
+    return Recipe(**lists)
+
+
+def load_beside(file: Deployed, model: str | None, options: ModelOptions) -> Loaded:
+    """Load the model that a file came from; the file says how photos are prepared, where the options do not.
+
+    Raises:
+        UsageError: neither the words nor the file name a model that a command can load.
+    """
+    asked = options.arguments()
+    name = model or file.facts["model"]
+    if name is None or (model is None and name.isidentifier() and name not in LITE):
+        raise UsageError(
+            f"{file.path} names no model that camfn can load ({name}): give it, as --model file.py:function"
+        )
+    recipe = recipe_of(file)
+    if recipe is not None and not asked.keys() & {"preprocess", "input_size", "resize", "mean", "std"}:
+        asked["preprocess"] = recipe
+    return load(name, **asked)
+
+
 def load_file(path: str, asked: dict[str, Any]) -> Loaded:
     """Open a file as a model with its preprocessing and class names.
 
@@ -103,13 +132,11 @@ def load_file(path: str, asked: dict[str, Any]) -> Loaded:
     if asked:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
         raise UsageError(f"{path} says how photos are prepared and what its classes are: leave {options} out")
-    numbers = file.facts["preprocessing"]
-    if numbers is None:
+    recipe, batch = recipe_of(file), file.facts["batch"]
+    if recipe is None:
         raise UsageError(
             f"{path} does not say how photos are prepared: export it by camfn export, or with preprocessing="
         )
-    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in numbers.items()}
-    recipe, batch = Recipe(**lists), file.facts["batch"]
     about = {"photos": f"{recipe}, of the file", "weights": "of the file"}
     fixed = None if batch == "dynamic" else int(batch)
     return Loaded(Network(file).eval(), recipe, recipe.view, file.facts["classes"], path, about, fixed, recipe)

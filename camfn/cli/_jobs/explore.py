@@ -136,7 +136,11 @@ class ExploreJob:
                 self.messages.append(f"{name}: the detector shows nothing of the kind")
             finished()
         if not shown:
-            raise UsageError("the detector shows nothing of the kind in any photo: " + "; ".join(self.messages))
+            asked, names = ",".join(self.words), ", ".join(name for name, _ in photos)
+            raise UsageError(
+                f"the detector shows no box of --target {asked} in {names}: give "
+                "another --target, as top:20 or the name of a class, or another photo"
+            )
         self.messages.append(f"layers {', '.join(layer.id for layer in layers)}")
         return Explored(tuple(shown), shown_methods(self.methods), layers, start)
 

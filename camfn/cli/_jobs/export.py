@@ -217,4 +217,4 @@ def compare_with(file: export.Deployed, photos: list[Path], loaded: Loaded) -> t
     agree = max(worst.values()) <= TOLERANCE
     words = "agree" if agree else f"differ by more than {TOLERANCE:.0e}"
     lines = [f"{name}: largest difference {value:.1e} of the largest value" for name, value in worst.items()]
-    return [*lines, f"{file.path} and {loaded.name} {words} on {len(images)} photos"], agree
+    return [*lines, f"{file.path} and {loaded.name} {words} on {len(images)} photo{'s' * (len(images) > 1)}"], agree

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +42,35 @@ def test_a_program_explains_photos_and_agrees_with_its_model(
     eager, found = (np.load(f"{folder}/noise.layer_cam.3.npy") for folder in ("eager", "maps"))
     np.testing.assert_allclose(found, eager, rtol=1e-3, atol=1e-4 * abs(eager).max())
     code, said = run("verify", "net.pt2", "noise.png")
-    assert (code, "agree on 1 photos" in said) == (0, True), said
+    assert (code, "agree on 1 photo" in said) == (0, True), said
     code, said = run("explain", "noise.png", "--model", "net.pt2", "--target", "7000", "--out", "none")
     assert code != 0, said
+
+
+OWN = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+"""
+
+
+def test_verify_prepares_photos_as_the_file_says(tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(OWN)
+    weights = "import torch, own; torch.manual_seed(1); torch.save(own.net().state_dict(), 'own.pth')"
+    subprocess.run([sys.executable, "-c", weights], check=True)
+    own = ("--model", "own.py:net", "--weights", "own.pth")
+    code, said = run("export", "net.pt2", *own, "--input-size", "32x24", "--mean", "0.5", "--std", "0.25")
+    assert code == 0, said
+    code, said = run("verify", "net.pt2", "noise.png", *own[2:])
+    assert (code, "own.py:net agree on 1 photo\n" in said) == (0, True), said
+    code, said = run("verify", "net.pt2", "noise.png", "--weights", "none")
+    assert (code, "differ by more" in said, "give the same here" in said) == (1, True, False), said
+    code, said = run("verify", "net.pt2", "noise.png")
+    assert (code, "give the same here" in said) == (1, True), said
+    code, said = run("verify", "net.pt2", "noise.png", *own[2:], "--mean", "0.5")
+    assert (code, "give --input-size, --std" in said) == (2, True), said
 
 
 def test_a_file_is_written_explains_photos_and_agrees_with_its_model(
@@ -78,7 +106,7 @@ def test_a_file_is_written_explains_photos_and_agrees_with_its_model(
         assert line["value"] == pytest.approx(lines[1][name]["value"], abs=0.02), name
     code, said = run("verify", "net.onnx", "noise.png")
     assert code == 0, said
-    assert "agree on 1 photos" in said
+    assert "agree on 1 photo" in said
     assert run("verify", "net.onnx", "noise.png", "--model", "tiny:cnn", "--weights", "none")[0] == 1
     for words, reason in (
         (("--method", "layer_cam"), "gives grad_cam and no other map"),
