@@ -86,7 +86,10 @@ def main() -> None:
     asked = parser.parse_args()
     repository = asked.repository.rstrip("/")
     if not re.fullmatch(r"https://[\w.-]+/[\w./-]+", repository):
-        raise SystemExit(f"the address of the repository is https://HOST/OWNER/NAME, not {repository!r}")
+        raise SystemExit(
+            f"the address of the repository is https://HOST/OWNER/NAME, not {repository!r}: "
+            "make release REPOSITORY=https://HOST/OWNER/NAME"
+        )
     if run("git", "status", "--porcelain"):
         raise SystemExit("commit first: make release builds a commit")
     version, commit = version_of(), run("git", "rev-parse", "HEAD").strip()

@@ -65,10 +65,13 @@ def _strip(
     store: Store, photo: Photo, columns: Mapping[str, str], loaded: Loaded, lead: str, end: str
 ) -> dict[str, Any]:
     """Show one photo with its boxes, and the maps of several methods over it."""
-    label = photo.label or ""
+    rows = {row.case: row for row in store.rows if row.photo == photo.name}
+    asked = next((row.target for case, row in rows.items() if case in columns and row.target is not None), "")
+    label = photo.label or str(asked)
     if label.isdecimal() and int(label) < len(loaded.classes or ()):
         label = (loaded.classes or ())[int(label)]
-    found: dict[str, Any] = {"title": label or photo.name, "note": f"{end}, {photo.name}", "pictures": []}
+    note = f"{end}, {photo.name}" if label else end
+    found: dict[str, Any] = {"title": label or photo.name, "note": note, "pictures": []}
     try:
         whole = photo.read()
     except PhotoError as error:
@@ -76,7 +79,6 @@ def _strip(
     view = loaded.view(whole)
     view = view.resize((max(1, round(_SIDE * view.width / view.height)), _SIDE))
     found["pictures"].append(_picture(_boxed(view, photo, whole, loaded), "photo", f"photo of {found['title']}"))
-    rows = {row.case: row for row in store.rows if row.photo == photo.name}
     for case, name in columns.items():
         row = rows.get(case)
         found["pictures"].append(_map(store, row, view, name, lead, found["title"]))

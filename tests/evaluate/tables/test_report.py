@@ -219,6 +219,17 @@ def test_links_lead_to_files_that_are_there(tmp_path: Path) -> None:
     assert all((tmp_path / link).exists() for link in links)
 
 
+def test_the_gallery_names_the_class_of_the_maps(photos: list[Photo], tmp_path: Path) -> None:
+    store = run_quickly(photos, tmp_path / "out")
+    unknown = [photo._replace(label=None) for photo in photos]
+    text = ev.write_report(store, unknown, loader=load_net).read_text()
+    titles = re.findall(r"<h4><bdi>(.*?)</bdi> <span class=\"quiet\"><bdi>(.*?)</bdi>", text)
+    asked = {row.photo: "abcd"[row.target] for row in store.rows if row.target is not None}
+    assert titles
+    for title, note in titles:
+        assert title == asked[note.partition(", ")[2]]
+
+
 def test_a_map_that_is_missing_is_said(photos: list[Photo], tmp_path: Path) -> None:
     store = run_quickly(photos, tmp_path / "out")
     for file in (tmp_path / "out" / "maps").iterdir():
