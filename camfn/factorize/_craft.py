@@ -231,7 +231,9 @@ def craft(
         maps, importance = [], []
         for part in torch.split(images, batch_size):
             maps.append(project(_activations(latent, part), concepts, negative=negative))
-            scored = partial(_scored, score, tail(part))
+            rest = tail(part)
+            function("craft: tail: what it returns", rest, "the rest of the network, as resume(model, layer) gives it")
+            scored = partial(_scored, score, rest)
             importance.append(concept_importance(maps[-1], concepts, scored, designs=designs))
             if progress is not None:
                 progress(sum(map(len, maps)), len(images))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._shared.checks import function, within
+from .._shared.checks import function, progress_bar, within
 from .._shared.chunks import Engine, telling
 from .._shared.devices import brought
 from .._shared.errors import CamfnError
@@ -77,6 +77,7 @@ def region_search(
     """
     at_least_one("region_search", grid=grid, **({} if steps is None else {"steps": steps}))
     images("region_search", inputs)
+    progress_bar("region_search", progress)
     function("region_search: forward", forward, "from inputs to one score a sample, as explainer binds it")
     base = broadcastable("region_search: baseline", baseline, inputs, "inputs")
     size, x = inputs.shape[2:], widen(inputs)

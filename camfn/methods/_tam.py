@@ -85,6 +85,8 @@ def without_context(own: Tensor, context: Tensor, likeness: Tensor) -> Tensor:
     """Take out of maps (B, N) what the mean of earlier ones (B, E, N), weighted by scores (B, E), explains."""
     share = safe_divide(likeness, likeness.sum(1, keepdim=True))
     mean = (share[..., None] * context).sum(1)
+    # the factor is that of a mean of any scale, and squares of small or large numbers leave their range
+    mean = safe_divide(mean, mean.abs().amax(1, keepdim=True).detach())
     factor = safe_divide((own * mean).sum(1, keepdim=True), mean.square().sum(1, keepdim=True))
     return (own - factor * mean).relu()
 
@@ -101,8 +103,7 @@ def rank_gaussian(maps: Tensor) -> Tensor:
         [flat[:, 0, i : i + height, j : j + width] for i in range(3) for j in range(3)], -1
     ).sort(-1).values  # fmt: skip
     mean = window.mean(-1, keepdim=True)
-    variance = (window - mean).square().mean(-1, keepdim=True)
-    ratio = safe_divide(safe_sqrt(variance), mean)
+    ratio = safe_sqrt(safe_divide(window - mean, mean).square().mean(-1, keepdim=True))
     rank = torch.arange(-4, 5, dtype=maps.dtype, device=maps.device)
     uneven = ratio > 0
     weights = (-rank.square() / (2 * torch.where(uneven, ratio, 1).square())).exp()

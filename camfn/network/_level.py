@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import KW_ONLY
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -13,11 +13,12 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .._cut.derive import Zero, derive
+from .._cut.derive import IMAGE, Zero, derive
 from .._cut.graft import run_apart
 from .._cut.layer_checks import check_model
 from .._cut.taps import Around, planter
 from .._shared.checks import keeps_graph, one_score_a_sample
+from .._shared.errors import CaptureError
 from .._shared.inputs import Images, copy_of, floating_leaves, images_of
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import Inputs, ScoreFn, Target
@@ -88,6 +89,15 @@ class OnNetwork(Value):
         """Whether to keep the outer graph; refuse to drop one."""
         return keeps_graph(type(self).__name__, self.model, inputs, self.differentiable, self._remedy)
 
+    def _lost(self, keys: Iterable[Any]) -> None:
+        """Refuse a score whose graph does not reach the image, whose map would be 0 everywhere."""
+        if IMAGE in keys:
+            raise CaptureError(
+                f"{type(self).__name__}: the score has no gradient at the image: no_grad, inference_mode, detach or "
+                "the target cuts it off, or the score does not use the image. Methods without gradients still work: "
+                "camfn.methods.occlusion, rise, score_cam"
+            )
+
     def derived(
         self,
         inputs: Inputs,
@@ -128,7 +138,12 @@ class OnNetwork(Value):
 
             image = image.clone()
             derived = derive(
-                forward, score, image=image, tapped=offset is not None and bool(cut.names), create_graph=keep
+                forward,
+                score,
+                image=image,
+                tapped=offset is not None and bool(cut.names),
+                missing=self._lost,
+                create_graph=keep,
             )
         assert derived.image_grad is not None
         return Derived(derived.outputs, derived.scores, image, derived.image_grad, derived.grads, derived.kept, reads)

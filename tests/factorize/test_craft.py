@@ -125,6 +125,8 @@ def test_batches_do_not_matter_and_the_network_stays() -> None:
 
 FOUND = craft(quartered(), lambda x: x, lambda x: lambda a: a.mean((2, 3)), 0, rank=2, size=16)
 
+UNBOUND: Any = lambda x: x  # noqa: E731 - a network in the place of what binds one
+
 
 @pytest.mark.parametrize(
     ("call", "text"),
@@ -145,6 +147,10 @@ FOUND = craft(quartered(), lambda x: x, lambda x: lambda a: a.mean((2, 3)), 0, r
         (lambda: FOUND.strongest(0, 0), "count: expected a whole number from 1"),
         (lambda: concept_importance(MAPS, CONCEPTS, lambda a: a), "must return one score a sample"),
         (lambda: craft(quartered(), lambda x: x, lambda x: lambda a: a, None), "expected one class or a function"),  # type: ignore[arg-type]
+        (
+            lambda: craft(quartered(), lambda x: x, UNBOUND, 0, rank=2, size=16),
+            "tail: what it returns: expected a func",
+        ),
         (lambda: craft(quartered() - 1, lambda x: x, lambda x: lambda a: a, 0, size=16), "negative"),
     ],
 )

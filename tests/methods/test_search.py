@@ -140,6 +140,7 @@ def test_vmap_over_classes_is_the_loop() -> None:
         ({"regions": torch.nan * MASKS}, r"masks of numbers in \[0, 1\]"),
         ({"forward": lambda x: x.sum((1, 2, 3)).log() - 1e39}, "infinite score for sample 0"),
         ({"regions": [[0, 1]]}, "regions: expected a tensor"),
+        ({"progress": 3}, "progress: expected a function"),
         ({"steps": 0}, "steps: expected a whole number from 1"),
         ({"grid": 0}, "grid: expected a whole number from 1"),
         ({"baseline": torch.ones(7)}, "baseline: expected a number, or a tensor that broadcasts"),

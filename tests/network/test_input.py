@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from inspect import getdoc
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from camfn import network
+from camfn import CaptureError, network
 from tests.nets.small import Net, images, seeded, unchanged
 from tests.network.cases import CASES, SIZES, Case, Plain, layer_of
 
@@ -174,3 +175,28 @@ def test_no_state_is_shared_between_threads() -> None:
             found = list(pool.map(lambda k, explain=explain: explain(x, k % 5), range(20)))
         for k, map_ in enumerate(found):
             close(map_, expected[k % 5])
+
+
+class Unrecorded(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return super().forward(x)
+
+
+class Detached(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.detach())
+
+
+@every_case
+@pytest.mark.parametrize(
+    ("build", "target"),
+    [(Unrecorded, 1), (Detached, 1), (Net, lambda outputs: outputs[:, 1].detach())],
+    ids=["no_grad", "detached input", "detached score"],
+)
+def test_a_score_whose_graph_misses_the_image_is_refused(case: Case, build: type[Net], target: Any) -> None:
+    if build is Detached and str(case).startswith("smooth_grad_cam"):
+        pytest.skip("takes its gradients at a layer")
+    net, x = seeded(build), images(2, 3, 8, 8)
+    with unchanged(net), pytest.raises(CaptureError, match="the score has no gradient at"):
+        case.build(net, x)(x, target)

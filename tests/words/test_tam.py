@@ -137,3 +137,14 @@ def test_a_head_that_is_not_the_models_is_refused() -> None:
     assert inner is not None
     with pytest.raises(CaptureError, match="does not give its logits from the states"):
         words.explain(model, case.inputs, [5])
+
+
+def test_scores_of_tam_are_not_negative_and_a_scale_scales_its_map() -> None:
+    drawn = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    given: dict[str, Any] = {"weights": torch.tensor([1.0, -0.5, 2.0]), "likeness": torch.tensor([[1.0, 3.0]])}
+    with pytest.raises(CamfnError, match="likeness: expected scores of 0 or more"):
+        methods.tam(drawn[:1], context=drawn[1:3, 0][None], **{**given, "likeness": torch.tensor([[1.0, -3.0]])})
+    expected = methods.tam(drawn[:1], context=drawn[1:3, 0][None], **given)
+    for scale in (1e-30, 1e30):
+        found = methods.tam(scale * drawn[:1], context=scale * drawn[1:3, 0][None], **given)
+        torch.testing.assert_close(found / scale, expected, atol=1e-5, rtol=1e-4)
