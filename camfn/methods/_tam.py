@@ -85,8 +85,8 @@ def without_context(own: Tensor, context: Tensor, likeness: Tensor) -> Tensor:
     """Take out of maps (B, N) what the mean of earlier ones (B, E, N), weighted by scores (B, E), explains."""
     share = safe_divide(likeness, likeness.sum(1, keepdim=True))
     mean = (share[..., None] * context).sum(1)
-    # the factor is that of a mean of any scale, and squares of small or large numbers leave their range
-    mean = safe_divide(mean, mean.abs().amax(1, keepdim=True).detach())
+    # squares of small or large numbers leave their range; a power of two changes no digit
+    mean = safe_divide(mean, mean.abs().amax(1, keepdim=True).detach().log2().floor().exp2())
     factor = safe_divide((own * mean).sum(1, keepdim=True), mean.square().sum(1, keepdim=True))
     return (own - factor * mean).relu()
 
