@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from .._shared.checks import batch_sizes, describe, one_score_a_sample, refuse_lost_graph
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.inputs import Images
+from .._shared.levels import inside_transform
 from .._shared.pullback import naming_refusals
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Captured, Inputs, ScoreFn, Select, Target
 from ..targets import as_score
 from .capture import Point, check_unused, layer_planter, map_maker, run_to_end
+from .constants import on_constants
 from .derive import gradients, tensors_of
-from .graft import bare, with_constants
+from .graft import bare
 from .layer_checks import check_picks, layer_name, layer_names
 from .lost import no_gradient
 
@@ -48,7 +50,7 @@ class capture_each(Value):
 
     Raises:
         CaptureError: no such layer, it ran never or several times, or its output is not one tensor.
-        CamfnError: a target does not give one number a sample; no targets.
+        CamfnError: a target does not give one number a sample; no targets; a transform of `torch.func` is on.
 
     Example:
         >>> import torch
@@ -77,8 +79,8 @@ class capture_each(Value):
     def __call__(self, inputs: Inputs, targets: Targets) -> Captured:
         """Return the activations, one gradient a target, and the outputs of the model."""
         refuse_lost_graph("capture_each", self.model, inputs)
+        _refuse_transforms("capture_each")
         model, name = bare(self.model), str(self.layer)
-        constant = with_constants(model)
         leaves: list[Tensor] = []
 
         def leaf(_: Point, x: Tensor) -> Tensor:
@@ -86,8 +88,13 @@ class capture_each(Value):
             leaves.append(x.detach().clone().requires_grad_())
             return leaves[-1].clone()
 
+        def run(network: nn.Module) -> tuple[Any, dict[str, list[Tensor]]]:
+            """Run the network anew."""
+            leaves.clear()
+            return run_to_end(layer_planter(network, [name])(), inputs, self.select, None, leaf)
+
         with torch.inference_mode(False), torch.enable_grad(), naming_refusals():
-            outputs, activations = run_to_end(layer_planter(constant, [name])(), inputs, self.select, None, leaf)
+            outputs, activations = on_constants(model, run)
             ((raw,),) = activations.values()
             rows = _scores(outputs, targets, batch_sizes(inputs, [raw]))
             grads = []
@@ -124,7 +131,7 @@ class capture_levels(Value):
 
     Raises:
         CaptureError: as for `capture_each`.
-        CamfnError: a target does not give one number a sample; no targets.
+        CamfnError: a target does not give one number a sample; no targets; a transform of `torch.func` is on.
 
     Example:
         >>> import torch
@@ -149,8 +156,8 @@ class capture_levels(Value):
     def __call__(self, inputs: Inputs, targets: Targets) -> dict[str, Captured]:
         """Return the activations of each layer, one gradient a target, and the outputs of the model."""
         refuse_lost_graph("capture_levels", self.model, inputs)
+        _refuse_transforms("capture_levels")
         model, names = bare(self.model), [str(layer) for layer in self.layers]
-        constant = with_constants(model)
         zeros: dict[Point, Tensor] = {}
 
         def zero(point: Point, x: Tensor) -> Tensor:
@@ -159,8 +166,13 @@ class capture_levels(Value):
             zeros[point] = torch.zeros_like(x, memory_format=torch.preserve_format).requires_grad_()
             return start + zeros[point]
 
+        def run(network: nn.Module) -> tuple[Any, dict[str, list[Tensor]]]:
+            """Run the network anew."""
+            zeros.clear()
+            return run_to_end(layer_planter(network, names)(), inputs, self.select, None, zero)
+
         with torch.inference_mode(False), torch.enable_grad(), naming_refusals():
-            outputs, activations = run_to_end(layer_planter(constant, names)(), inputs, self.select, None, zero)
+            outputs, activations = on_constants(model, run)
             raws = {name: raw for name, (raw,) in activations.items()}
             rows = _scores(outputs, targets, batch_sizes(inputs, raws.values()))
             leaves, grads = [zeros[name, 0] for name in names], []
@@ -175,6 +187,15 @@ class capture_levels(Value):
             to_map = map_maker(model, name, [raw], inputs, self)
             found[name] = Captured(to_map([raw]), torch.stack([to_map([row[place]]) for row in grads]), plain)
         return found
+
+
+def _refuse_transforms(name: str) -> None:
+    """Refuse to make leaves of autograd where `torch.func` allows none."""
+    if inside_transform() and not torch.compiler.is_compiling():
+        raise CamfnError(
+            f"{name}: expected to run outside of torch.func's transforms, got a call under vmap, grad, vjp or another: "
+            f"autograd makes no leaves there. Call capture, which runs under them, or call {name} outside"
+        )
 
 
 def _lost_in_all(

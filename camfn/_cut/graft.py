@@ -74,7 +74,8 @@ def graft(model: nn.Module, wanted: Collection[int] = (), zero: Tensor | None = 
 
     It also copies recurrent modules, whose copies run a forward that `torch.func` accepts; quantized modules, whose
     copies raise an error where torch would return a zero derivative; modules that were compiled in place, whose copies
-    run the plain code; and modules that checkpoint, whose copies do not. A module registered at several places has one
+    run the plain code; modules that checkpoint, whose copies do not; and torch's encoders of transformers, whose copies
+    make no nested tensor of a padded batch. A module registered at several places has one
     copy, which stands at all of them.
     """
     copier = _Copier(wanted)
@@ -208,7 +209,7 @@ class _Copier:
         kind = type(module)
         if kind not in self.kinds:
             wraps = isinstance(module, _WRAPPERS) or kind.__name__ == _COMPILED
-            special = isinstance(module, nn.RNNBase) or is_quantized(module)
+            special = isinstance(module, (nn.RNNBase, nn.TransformerEncoder)) or is_quantized(module)
             self.kinds[kind] = special, wraps
             if not special and not wraps and holds_no_references(kind) and not self.norms_in_arithmetic:
                 self.plain.add(kind)
@@ -237,14 +238,22 @@ class _Copier:
 def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Copy a model with other tensors in the place of parameters and buffers of these names, and of those tied to them.
 
-    Modules that hold none of them are the model's own.
+    Raises:
+        CaptureError: one of them belongs to a part that is TorchScript.
     """
     held = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     for name, tensor in held:
         if name in tensors and tensors[name] is not tensor and name.startswith(tuple(f"{path}." for path in scripted)):
             raise CaptureError(f"{name!r} belongs to a TorchScript part of the model, whose tensors stay: leave it out")
-    put = {id(tensor): tensors[name] for name, tensor in held if name in tensors}
+    return with_others(model, {id(tensor): tensors[name] for name, tensor in held if name in tensors})
+
+
+def with_others(model: nn.Module, put: Mapping[int, Tensor]) -> nn.Module:
+    """Copy a model with other tensors in the place of the parameters and buffers of these ids, but not in TorchScript.
+
+    Modules that hold none of them are the model's own.
+    """
     owners = [
         module
         for module in model.modules()
@@ -258,28 +267,6 @@ def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
             own = getattr(module, registry)
             owned[id(module)].__dict__[registry] = {name: put.get(id(old), old) for name, old in own.items()}
     return root
-
-
-def with_constants(model: nn.Module) -> nn.Module:
-    """Copy a model so that its parameters ask for no gradient.
-
-    Autograd then records nothing before the first leaf of its own, and keeps no input of a product for the gradient of
-    a weight. Modules without such a parameter are the model's own, and so are parts that are TorchScript.
-    """
-    if torch.compiler.is_compiling():
-        return model
-    scripted = {
-        id(p) for part in model.modules() if isinstance(part, torch.jit.ScriptModule) for p in part.parameters()
-    }
-    return with_tensors(
-        model,
-        {
-            name: parameter.detach()
-            for name, parameter in model.named_parameters()
-            # a subclass may hold more than its numbers
-            if parameter.requires_grad and type(parameter) is nn.Parameter and id(parameter) not in scripted
-        },
-    )
 
 
 def shallow_copy(module: nn.Module) -> nn.Module:
@@ -298,6 +285,9 @@ def shallow_copy(module: nn.Module) -> nn.Module:
         copy.__dict__["_buffers"] = dict(module._buffers)
     if switch := _checkpoint_switch(module):
         copy.__dict__[switch] = False
+    if isinstance(module, nn.TransformerEncoder):
+        # without autograd it packs a padded batch in a nested tensor, which its layers take in a fused kernel alone
+        copy.__dict__["use_nested_tensor"] = False
     return copy
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._cut.graft import bare, with_constants
+from .._cut.constants import on_constants
+from .._cut.graft import bare
 from .._cut.lost import no_gradient
 from .._shared.inputs import tensors_in
 from .._shared.vocabulary import Inputs
@@ -52,7 +53,7 @@ def attended_each(
         raise NoGradient(site.name)
 
     with torch.inference_mode(False), torch.enable_grad():
-        outputs, sites = forward(with_constants(plain), names, inputs, _leaf, queries=rows)
+        outputs, sites = on_constants(plain, lambda model: forward(model, names, inputs, _leaf, queries=rows))
         wanted = wanted_sites(names, sites, plain, None)
         found = []
         for n, score in enumerate(scores(outputs)):
