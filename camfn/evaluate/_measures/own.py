@@ -73,8 +73,10 @@ def metric(
     return _made(function, function.__name__, better, {}, about, again)
 
 
-def read_metric(words: str | Metric) -> Metric:
+def read_metric(words: str | Metric | Callable[..., Any]) -> Metric:
     """Find a metric of `METRICS` by its name, or import one of a user's, as in `file.py:name:better=lower,k=2`.
+
+    A function that says which way is better needs no `metric` around it.
 
     Raises:
         UsageError: there is none, or it does not say which way is better.
@@ -83,6 +85,8 @@ def read_metric(words: str | Metric) -> Metric:
         if not words.name:
             raise UsageError("a Metric of your own needs a name: camfn.evaluate.metric(function, better=...)")
         return words
+    if callable(words):
+        return metric(words)
     if words in METRICS:
         return METRICS[words]
     place, _, options = words, "", ""

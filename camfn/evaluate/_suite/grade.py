@@ -109,7 +109,11 @@ class Grade:
             for name, value in self._at(maps, level, permutation).items():
                 found.setdefault(name, []).append(value)
         whole = {name: values for name, values in found.items() if len(values) == len(self.context.suite.levels)}
-        return {name: torch.tensor(values, dtype=torch.float64) for name, values in whole.items()}
+        vectors = {name: torch.tensor(values, dtype=torch.float64) for name, values in whole.items()}
+        for name, vector in vectors.items():
+            if not bool(vector.isfinite().all()):
+                self.problems[name] = f"{name}: gives no finite number at some level of the shuffle, and has no grade"
+        return {name: vector for name, vector in vectors.items() if name not in self.problems}
 
     def _at(self, maps: Tensor, level: float, permutation: Tensor) -> dict[str, float]:
         """Measure a map of which a share was replaced by its shuffle."""

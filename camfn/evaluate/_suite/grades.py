@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -58,8 +59,9 @@ def grades_of(store: Store) -> list[Grade]:
     for base in dict.fromkeys(row.method for row in store.rows if row.photo.startswith("grade/")):
         rows = [row for row in store.rows if row.photo.startswith("grade/") and row.method == base and row.vectors]
         for name in dict.fromkeys(name for row in rows for name in row.vectors):
-            values = torch.tensor([row.vectors[name] for row in rows if name in row.vectors], dtype=torch.float64)
-            found.append(_grade(name, base, values))
+            lines = [row.vectors[name] for row in rows if name in row.vectors]
+            if lines := [line for line in lines if all(map(math.isfinite, line))]:
+                found.append(_grade(name, base, torch.tensor(lines, dtype=torch.float64)))
     return sorted(found, key=lambda grade: (grade.base, -grade.mean, -grade.one))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..._photos.methods import GROUPS, PICTURES, function_of, read_methods
 from ..._photos.options import options_of
-from ..._shared.errors import UsageError
+from ..._shared.errors import CamfnError, UsageError
 from ..._shared.lists import split_list
 from ...zoo import Loaded
 from .._inputs.cases import BASELINES, Case, cases, method_of
@@ -262,8 +262,10 @@ def _one_forward(source: Source, loaded: Loaded) -> int:
             continue
         with torch.no_grad():
             return flops_of(partial(loaded.model, images[:1]))[1]
-    why = "there are none" if first is None else f"{type(first).__name__}: {first}"
-    raise UsageError(f"{loaded.name}: no picture can be measured: expected a folder of CLASS/PHOTO.jpg; {why}")
+    why = "there are none: expected a folder of CLASS/PHOTO.jpg" if first is None else str(first)
+    if not isinstance(first, (CamfnError, type(None))):
+        why = f"{type(first).__name__}: {first}"
+    raise UsageError(f"{loaded.name}: no picture can be measured: {why}")
 
 
 def _preparation(loaded: Loaded) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from ..._shared.lists import split_list
 from ...targets import Head
 from ...zoo import load
 from .._inputs.photos import Photo, builtin_photos, read_photos
+from .._inputs.protocol import Protocol
+from .._measures.own import metrics_of
 from .._runs.ray import ray_or_refused
 from .._runs.run import Engine, Progress, make
 from .._runs.work import Loader, Models
@@ -93,6 +95,8 @@ def truth(
     names = split_list(models, "models") if isinstance(models, str) else list(models)
     wanted = split_list(layers, "layers") if isinstance(layers, str) else list(layers)
     suite = suite or Suite()
+    # an unknown one would be an accident in every row
+    metrics_of(Protocol(metrics=None if metrics is None else tuple(metrics)))
     if engine == "ray":
         ray_or_refused()
     folders = file_names(names)
@@ -106,6 +110,12 @@ def truth(
             raise UsageError("nothing to evaluate: expected at least one method")
         with exact():
             maker, protocols = prepared(name, loaded, source, suite, None if metrics is None else tuple(metrics))
+        if not works_of(maker, listed, {}, retry=True):
+            raise UsageError(
+                f"{name}: the tracks {', '.join(suite.tracks)} measure nothing on these pictures: tiny takes scenes of "
+                "the tiny world (models tiny:NAME, no photos); grid, contrast and grade take classifiers; "
+                "single, groups and ceiling take all"
+            )
         header = header_of(protocols, suite, device)
         store = Store(Path(out) / folders[name], header, force=force)
         if not works_of(maker, listed, store.by_key, retry=retry):

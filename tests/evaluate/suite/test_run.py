@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
+from camfn._shared.errors import UsageError
 from camfn.evaluate import Case, Store, Suite, truth
+from camfn.evaluate._suite.grades import grades_of
 from camfn.evaluate._suite.maker import Maker
 from camfn.evaluate._suite.plan import cases_of, works_of
 from camfn.evaluate._suite.protocol import canonical, id_of, record_of
+from camfn.zoo import Loaded, of
 
 FEW = Suite(grids=2, stitched=1, costly=1, scenes=4, measured=2, graded=1, subsets=5, orders=2, levels=(0.0, 1.0))
 
@@ -195,3 +199,47 @@ def test_the_model_and_the_generator_are_as_they_were(tmp_path: Path) -> None:
     truth("tiny:cnn", "grad_cam", tmp_path, suite=Suite(**{**vars(FEW), "grids": 1}), loader=lambda name: loaded)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], value) for name, value in loaded.model.state_dict().items())
+
+
+def photos_of_two(folder: Path) -> Path:
+    for name in ("0", "1"):
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32), (200 * int(name), 90, 10)).save(folder / name / "one.png")
+    return folder
+
+
+def small(spec: str) -> Loaded:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 2)).eval()
+    return of(net, input_size=32, mean=0.5, std=0.5, classes=["0", "1"])
+
+
+def undefined(heatmap: Tensor) -> float:
+    return float("nan")
+
+
+def test_tracks_that_measure_nothing_are_named_before_a_folder_is_made(tmp_path: Path) -> None:
+    photos = photos_of_two(tmp_path / "photos")
+    suite = Suite(**{**vars(FEW), "tracks": ("tiny",)})
+    with pytest.raises(UsageError, match=r"the tracks tiny measure nothing on these pictures: tiny takes scenes"):
+        truth("mine", "grad_cam", tmp_path / "out", photos=str(photos), suite=suite, loader=small, layers="0")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_metric_ends_the_run_before_a_folder_is_made(tmp_path: Path) -> None:
+    wrong: list[tuple[object, str]] = [(lambda heatmap: 1.0, "a name of its own"), ("insertoin", "no metric")]
+    for metric, said in wrong:
+        with pytest.raises(UsageError, match=said):
+            truth("tiny:cnn", "grad_cam", tmp_path / "out", suite=FEW, metrics=[metric])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_metric_without_a_number_has_no_grade_and_stops_no_table(tmp_path: Path) -> None:
+    suite = Suite(**{**vars(FEW), "tracks": ("grade",)})
+    undefined.better = "higher"  # type: ignore[attr-defined]
+    (store,) = truth("tiny:cnn", "grad_cam", tmp_path, suite=suite, metrics=["complexity", undefined])
+    rows = [row for row in store.rows if row.photo.startswith("grade/")]
+    assert rows
+    assert all("complexity" in row.vectors and "undefined:better=higher" not in row.vectors for row in rows)
+    assert all("undefined:better=higher: gives no finite number" in (row.problem or "") for row in rows)
+    assert "complexity" in {grade.name for grade in grades_of(store)}
