@@ -16,8 +16,8 @@ class Protocol:
     """All settings that change the numbers of an evaluation; a folder of results has one protocol.
 
     Attributes:
-        metrics: names from `METRICS`, words as in "file.py:mine:better=lower", what `metric` returns, or a function with `better`;
-            None for all of `METRICS`.
+        metrics: names from `METRICS`, words as in "file.py:mine:better=lower", what `metric` returns, or a function
+            with `better`; None for all of `METRICS`.
         target: what to explain, in words, of which "label" is the class of the photo: "label", "top", "contrast:label",
             "probability:label", "rust", "lower:0", "text:a photo of a {label}".
         removed: the value of removed pixels: "mean" (0 after the normalization) or "black".
