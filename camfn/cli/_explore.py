@@ -72,6 +72,7 @@ def explore(
     with refusals():
         from .._photos.methods import from_groups, pick_methods
         from .._shared.errors import UsageError
+        from .._shared.files import no_file
         from ..explore import page
         from ._files import check_writable
         from ._jobs.explore import ExploreJob, split_targets
@@ -79,8 +80,9 @@ def explore(
         from ._options import pick_device, read_photos
         from ._records import command_again
 
-        if model.endswith(".onnx") and Path(model).is_file():
-            raise UsageError(f"explore cuts a model, and {model} holds one map alone: camfn explain shows it")
+        if model.endswith(".onnx"):
+            there = f"explore cuts a model, and {model} holds one map alone: camfn explain shows it"
+            raise UsageError(there if Path(model).is_file() else f"--model: {no_file(Path(model))}")
         chosen, place, read_as = pick_methods(methods, seed), pick_device(device), reading.read_as()
         check_writable(out, force, (".html", ".htm"))
         detect = task is ExploreTask.detect

@@ -119,11 +119,15 @@ def test_a_photo_that_cannot_be_read_is_told(photos: Path, tmp_path: Path) -> No
         (["--out", "a.png"], ".html"),
         (["--target", "3,,7"], "separated by commas"),
         (["--model", "a.onnx"], "camfn explain"),
+        (["--model", "b.onnx"], "there is no file b.onnx"),
     ],
 )
 def test_it_is_refused_before_a_model_is_loaded(
     photos: Path, words: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(photos)
+    Path("a.onnx").touch()
+
     def never(*_: Any, **__: Any) -> nn.Module:
         raise AssertionError("loaded")
 
