@@ -88,6 +88,7 @@ METHODS: tuple[MethodInfo, ...] = (
     MethodInfo("is_cam", methods.is_cam, "layer", "map", frozenset({"forward"})),
     MethodInfo("poly_cam", methods.poly_cam, "layer", "map", frozenset({"forward"})),
     MethodInfo("opti_cam", methods.opti_cam, "layer", "map", frozenset({"forward"})),
+    MethodInfo("vit_cx", methods.vit_cx, "layer", "map", frozenset({"forward"}), draws=True),
     MethodInfo("rise", methods.rise, "layer", "map", frozenset({"forward"}), draws=True),
     MethodInfo("d_rise", methods.d_rise, "layer", "map", frozenset({"forward"}), draws=True),
     MethodInfo("sobol", methods.sobol, "layer", "map", frozenset({"forward"})),

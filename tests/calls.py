@@ -74,6 +74,7 @@ def _method(name: str) -> Call:
         "is_cam": lambda w: {"steps": 2},
         "group_cam": lambda w: {"groups": 2},
         "opti_cam": lambda w: {"steps": 3},
+        "vit_cx": lambda w: {"generator": draws()},
         "rise": lambda w: {"generator": draws(), "samples": 6},
         "d_rise": lambda w: {"generator": draws(), "samples": 6},
         "sobol": lambda w: {"designs": 2, "grid": 2},
@@ -346,6 +347,7 @@ WAITS: dict[str, int] = {
     "ss_cam": 4,
     "is_cam": 4,
     "poly_cam": 4,
+    "vit_cx": 6,  # how many masks there are
     "opti_cam": 5,  # one a step: whether the mask still improves
     "rise": 4,
     "occlusion": 5,

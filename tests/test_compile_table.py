@@ -59,6 +59,8 @@ def explain(info: MethodInfo) -> tuple[Callable[[Tensor], Any], Tensor]:
         options["uniform"] = torch.rand(3, 2, generator=torch.Generator().manual_seed(0))
     if info.name == "ss_cam":
         options["noise"] = torch.ones(2, 12, 10)
+    if info.name == "vit_cx":
+        options = {"noise": torch.ones(3, 12, 10)}
     if info.name in ("guided_ig", "idgi"):
         options["steps"] = 3
     if info.name == "region_search":

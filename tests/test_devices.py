@@ -174,6 +174,7 @@ DRAWING: dict[str, Callable[[World], Any]] = {
     "d_rise": lambda w: w.explain(partial(methods.d_rise, generator=draws(), samples=3)),
     "hsic": lambda w: w.explain(partial(methods.hsic, generator=draws(), samples=3, grid=2)),
     "ss_cam": lambda w: w.explain(partial(methods.ss_cam, generator=draws(), samples=2)),
+    "vit_cx": lambda w: w.explain(partial(methods.vit_cx, generator=draws())),
     "smooth_grad": lambda w: network.smooth_grad(w.net, samples=2, generator=draws())(w.x, 1),
     "smooth_full_grad": lambda w: network.smooth_full_grad(w.net, samples=2, generator=draws())(w.x, 1),
     "smooth_grad_cam_plusplus": CALLS["network.smooth_grad_cam_plusplus"],

@@ -26,7 +26,7 @@ KORNIA = {"insertion", "ssim"}
 IN_PLACE = {"shapley_cam"}
 """torch's forward mode fails where a network writes in place to fake tensors."""
 
-DRAWN = {"d_rise", "rise", "hsic", "random_cam", "ss_cam", "smooth", "infidelity"}
+DRAWN = {"d_rise", "rise", "hsic", "random_cam", "ss_cam", "vit_cx", "smooth", "infidelity"}
 DRAWN |= {"network.smooth_grad", "network.smooth_full_grad", "network.smooth_grad_cam_plusplus"}
 DRAWN |= {"network.expected_gradients", "f_fidelity", "random_cells"}
 """A graph goes on drawing from the generator that it was traced with."""

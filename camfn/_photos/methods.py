@@ -31,6 +31,7 @@ CAPPED: dict[str, str] = {
     "is_cam": "steps=4,top_k=0.02",
     "poly_cam": "top_k=0.05",
     "opti_cam": "steps=30",
+    "vit_cx": "threshold=0.3",
     "rise": "samples=200",
     "d_rise": "samples=200",
     "sobol": "designs=4",

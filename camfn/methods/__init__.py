@@ -9,6 +9,7 @@ from ._ablation import ablation_cam as ablation_cam
 from ._activation import cam as cam
 from ._activation import fem as fem
 from ._activation import random_cam as random_cam
+from ._clustered import vit_cx as vit_cx
 from ._edges import sobel_edges as sobel_edges
 from ._eigen import eigen_cam as eigen_cam
 from ._eigen import eigen_grad_cam as eigen_grad_cam
@@ -70,6 +71,7 @@ __all__ = [  # noqa: RUF022  grouped by what a method needs, which is the order 
     "is_cam",
     "poly_cam",
     "opti_cam",
+    "vit_cx",
     "rise",
     "d_rise",
     "sobol",

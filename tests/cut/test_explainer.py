@@ -109,16 +109,17 @@ BOUND: dict[str, Callable[..., Tensor]] = {
     "sobol": partial(methods.sobol, designs=4, grid=3),
     "random_cam": partial(random_cam, weights=ROWS.expand(3, 5)),
     "ss_cam": partial(methods.ss_cam, noise=images(3, 9, 11, dtype=torch.float64)),
+    "vit_cx": partial(methods.vit_cx, noise=images(3, 9, 11, dtype=torch.float64)),
     "d_rise": partial(methods.d_rise, masks=images(4, 9, 11, dtype=torch.float64).sigmoid()),
     "rise": partial(methods.rise, masks=images(4, 9, 11, dtype=torch.float64).sigmoid()),
 }
 NO_GRADIENT = ["cam", "eigen_cam", "kpca_cam", "fem", "random_cam", "ablation_cam", "score_cam", "recipro_cam"]
 NO_GRADIENT += ["ss_cam", "is_cam", "poly_cam", "rise", "d_rise", "tam", "sobol", "hsic"]
-NO_GRADIENT += ["region_search", "occlusion", "sobel_edges"]
+NO_GRADIENT += ["vit_cx", "region_search", "occlusion", "sobel_edges"]
 OWN_GRADIENT = ["lift_cam", "shapley_cam", "opti_cam"]
 """Methods that differentiate the tail or the network themselves."""
 PERTURB_INPUT = ["score_cam", "group_cam", "ss_cam", "is_cam", "poly_cam", "opti_cam", "rise", "d_rise"]
-PERTURB_INPUT += ["sobol", "hsic", "region_search", "occlusion"]
+PERTURB_INPUT += ["vit_cx", "sobol", "hsic", "region_search", "occlusion"]
 every_method = pytest.mark.parametrize("name", methods.__all__)
 
 

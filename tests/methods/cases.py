@@ -70,6 +70,13 @@ def noisy(shape: Sequence[int], seed: int) -> Context:
     return {**context, "noise": noise}
 
 
+def fine(shape: Sequence[int], seed: int) -> Context:
+    """Inputs of the layer's size, with a noise of their shape, for a method whose map has the size of the inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(shape[0], 2, *shape[2:], generator=generator, dtype=torch.float64)
+    return {"forward": network, "inputs": inputs, "noise": torch.randn(inputs.shape[1:], generator=generator).double()}
+
+
 def blurred(shape: Sequence[int], seed: int) -> Context:
     return {**whole(shape, seed), "baseline": 0.3 * whole(shape, seed + 1)["inputs"]}
 
@@ -193,6 +200,8 @@ CASES = (
     Case("poly_cam", oracles_perturbation.poly_cam, {"switch": "minus", "chunk_size": 2}, deeper),
     Case("poly_cam", oracles_perturbation.poly_cam, {"switch": "plus"}, deeper),
     Case("opti_cam", oracles_perturbation.opti_cam, {"steps": 4}, whole),
+    Case("vit_cx", oracles_perturbation.vit_cx, context=fine),
+    Case("vit_cx", oracles_perturbation.vit_cx, {"threshold": 0.5, "chunk_size": 3}, fine),
     Case("rise", oracles_perturbation.rise, context=seen),
     Case("rise", oracles_perturbation.rise, {"probability": 0.3, "chunk_size": 3}, seen),
     Case("rise", oracles_perturbation.rise, {"centered": True, "chunk_size": 2}, seen),

@@ -97,6 +97,7 @@ NEW = {
     "is_cam",
     "poly_cam",
     "opti_cam",
+    "vit_cx",
     "rise",
     "d_rise",
     "sobol",

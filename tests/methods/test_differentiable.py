@@ -24,6 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tam": {"weights": images(5, dtype=EXACT)},
     "random_cam": {"weights": images(2, 5, dtype=EXACT)},
     "ss_cam": {"noise": images(2, 9, 8, dtype=EXACT)},
+    "vit_cx": {"noise": images(2, 9, 8, dtype=EXACT)},
     "is_cam": {"steps": 2},
     "rise": {"masks": MASKS},
     "d_rise": {"masks": MASKS},

@@ -43,6 +43,7 @@ BOUND: dict[str, dict[str, Any]] = {
     "hsic": {"masks": (normal(5, 3, 3, seed=2) > 0).float(), "grid": 3},
     "region_search": {"grid": 2},
     "opti_cam": {"steps": 4},
+    "vit_cx": {"noise": normal(3, 12, 10, seed=1).float() / 10},
     "is_cam": {"steps": 2},
     "group_cam": {"groups": 3},
 }
@@ -55,7 +56,11 @@ def test_a_network_explained_with_a_class_a_sample_is_its_images_one_by_one(name
     explain = explainer(partial(getattr(methods, name), **BOUND.get(name, {})), net, layer)
     with unchanged(net):
         together = explain(x, classes)
-    assert together.shape == (3, 12, 10) if name in ("rise", "d_rise", "region_search") else together.shape[0] == 3
+    assert (
+        together.shape == (3, 12, 10)
+        if name in ("rise", "d_rise", "region_search", "vit_cx")
+        else together.shape[0] == 3
+    )
     for i in range(3):
         alone = explain(x[i : i + 1], int(classes[i]))
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-3, atol=1e-4)
@@ -108,6 +113,9 @@ def test_activations_without_a_channel_are_refused(name: str) -> None:
         ("ss_cam", {"noise": None}, r"neither.*generator=torch\.Generator"),
         ("ss_cam", {"generator": torch.Generator()}, "got both"),
         ("ss_cam", {"noise": normal(3, 4)}, r"noise of shape \(n, \*T\), T = \(9, 5\); got \(3, 4\)"),
+        ("vit_cx", {"noise": None}, r"neither.*generator=torch\.Generator"),
+        ("vit_cx", {"noise": normal(2, 4)}, r"noise \(channels, \*T\)"),
+        ("vit_cx", {"threshold": -0.1}, "threshold: expected"),
         ("ss_cam", {"form": "raw"}, "'softmax' or 'score', got 'raw'"),
         ("ss_cam", {"samples": 0}, "samples: expected a whole number from 1"),
         ("is_cam", {"steps": 0}, "steps: expected a whole number from 1"),

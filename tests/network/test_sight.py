@@ -23,6 +23,7 @@ from camfn.methods import (
     rise,
     score_cam,
     ss_cam,
+    vit_cx,
 )
 from camfn.network import full_grad, full_gradients, guided_grad_cam, input_gradient, simple_full_grad, smooth_full_grad
 from camfn.network._biases import on_a_grid
@@ -334,6 +335,7 @@ def test_layers_that_see_the_same_crop_are_fused() -> None:
         partial(opti_cam, steps=1),
         partial(ss_cam, samples=1, noise=torch.ones(1, 16, 20, dtype=torch.float64)),
         is_cam,
+        partial(vit_cx, noise=torch.zeros(3, 16, 20, dtype=torch.float64)),
     ],
 )
 def test_masks_from_a_crop_are_not_laid_over_the_image(method: Any) -> None:

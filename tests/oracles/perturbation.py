@@ -157,6 +157,58 @@ def is_cam(
     return as_maps(maps, activations)
 
 
+def complete_linkage(rows: Sequence[Sequence[float]], threshold: float) -> list[set[int]]:
+    """Join the two nearest clusters, by their farthest members, as long as these are nearer than the threshold."""
+
+    def distance(i: int, j: int) -> float:
+        norms = math.sqrt(dot(rows[i], rows[i]) * dot(rows[j], rows[j]))
+        return max(1 - divide(dot(rows[i], rows[j]), norms), 0.0)
+
+    clusters = [{i} for i in range(len(rows))]
+    while len(clusters) > 1:
+        pairs = [
+            (max(distance(i, j) for i in one for j in other), one, other)
+            for one, other in itertools.combinations(clusters, 2)
+        ]
+        least, one, other = min(pairs, key=lambda pair: pair[0])
+        if not least < threshold:
+            break
+        clusters = [one | other, *(c for c in clusters if c is not one and c is not other)]
+    return clusters
+
+
+def vit_cx(
+    activations: Tensor,
+    grads: Tensor,
+    *,
+    forward: Scores,
+    inputs: Tensor,
+    noise: Tensor,
+    threshold: float = 0.1,
+    **_: Any,
+) -> Tensor:
+    maps = []
+    for sample, image in zip(activations.double(), inputs.double(), strict=True):
+        size = image.shape[1:]
+        rows: list[list[float]] = [mask_of(channel, size).flatten().tolist() for channel in sample]
+        sums = [
+            [math.fsum(rows[i][p] for i in c) for p in range(len(rows[0]))] for c in complete_linkage(rows, threshold)
+        ]
+        masks = [stretched(row) for row in sums if max(row) > min(row)]
+        scores = []
+        for row in masks:
+            m = torch.tensor(row, dtype=torch.float64).reshape(size)
+            around = noise.double() * (1 - m)
+            scores.append(score_of(forward, image * m + around) - score_of(forward, image + around))
+        whole = score_of(forward, image)
+        weights = [divide(s + whole, len(masks)) for s in scores]
+        values = [
+            divide(dot(weights, [m[p] for m in masks]), math.fsum(m[p] for m in masks)) for p in range(len(rows[0]))
+        ]
+        maps.append(torch.tensor(values, dtype=torch.float64).reshape(size))
+    return torch.stack(maps)
+
+
 def blurred_line(values: Tensor) -> Tensor:
     """One line of pixels, blurred and reflected at its ends."""
     size = len(values)

@@ -240,6 +240,7 @@ PERTURBING: dict[str, dict[str, Any]] = {
     "ss_cam": {"generator": 0},
     "poly_cam": {},
     "opti_cam": {},
+    "vit_cx": {"generator": 0},
     "rise": {"generator": 0},
 }
 
