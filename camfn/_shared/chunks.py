@@ -32,11 +32,12 @@ Engine: TypeAlias = Literal["folded", "vmapped", "one by one"]
 _UNMEASURED = 32
 """Rows at once for "auto" while a graph is traced, and for fake and meta tensors: no memory can be measured then."""
 
-_LARGEST = 32 * 2**20
+_LARGEST = 16 * 2**20
 """The largest tensor, in bytes, that "auto" lets a chunk make on a CPU.
 
-glibc returns larger blocks to the kernel when they are freed, up to this limit (`DEFAULT_MMAP_THRESHOLD_MAX`), and maps
-new pages for the next chunk. The page faults of these mappings cost more time than a larger chunk saves.
+glibc returns blocks of twice this size to the kernel when they are freed (`DEFAULT_MMAP_THRESHOLD_MAX`), and maps new
+pages for the next chunk. The page faults of these mappings cost more time than a larger chunk saves. A run may see an
+unchanged batch beside the chunk, so that its tensors are larger than those measured.
 """
 
 

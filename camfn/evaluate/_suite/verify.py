@@ -20,6 +20,7 @@ from .._measures.memo import Shared
 from .._measures.metrics import METRICS
 from .._measures.row import Row
 from .._runs.work import Loader
+from .._store.export import ROWS, table
 from .._store.store import Store
 from .explain import CONTROLS
 from .grade import Grade
@@ -148,7 +149,7 @@ def _verified(
         if dealt.grids != maker.grids:
             problems.append(f"{spec}: the grids are not those that the protocol deals")
     numbers, rows, skipped, wrong = _numbers(store, maker, loaded)
-    problems += [*wrong, *_missing(store, maker)]
+    problems += [*wrong, *_missing(store, maker), *_other_table(store)]
     without = sum(not row.vectors for row in store.rows)
     return Verified(
         store.folder, [each["id"] for each in protocols.values()], numbers, rows, skipped, problems, without
@@ -225,6 +226,21 @@ def _close(ours: list[float], theirs: list[float]) -> bool:
     return all(
         abs(a - b) <= TOLERANCE * max(1.0, abs(b)) or (a != a and b != b) for a, b in zip(ours, theirs, strict=True)
     )
+
+
+def _other_table(store: Store) -> list[str]:
+    """Say so if rows.csv is not what the database holds."""
+    file = store.folder / ROWS
+    if not file.is_file():
+        return []
+    said = file.read_text(encoding="utf-8").splitlines()
+    rows = table(store.rows, list(store.header["protocol"]["metrics"])).encode("utf-8", "backslashreplace").decode()
+    if sorted(said) == sorted(rows.splitlines()):
+        return []
+    line = next((n for n, text in enumerate(said, 1) if text not in set(rows.splitlines())), len(said))
+    return [
+        f"{ROWS} is not what results.sqlite holds, line {line} first: camfn evaluate writes it anew in the same folder"
+    ]
 
 
 def _missing(store: Store, maker: Maker) -> list[str]:

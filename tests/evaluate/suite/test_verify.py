@@ -39,6 +39,18 @@ def test_a_changed_map_is_found(copied: Path) -> None:
     assert any("gridpg of the stored map is" in problem for problem in found.problems)
 
 
+def test_a_changed_line_of_the_table_is_found(copied: Path) -> None:
+    """The table that people read must be the database's, in any order of its lines."""
+    file = copied / "rows.csv"
+    head, *lines = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join([head, *reversed(lines)]) + "\n", encoding="utf-8")
+    assert verify(copied, network=False)[0].problems == []
+    lines[2] = lines[2].replace("0.", "0.9", 1)
+    file.write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
+    (problem,) = verify(copied, network=False)[0].problems
+    assert problem.startswith("rows.csv is not what results.sqlite holds, line 4 first")
+
+
 def test_rows_without_numbers_are_counted(copied: Path) -> None:
     """Who takes the numbers of a bad row away cannot pass in silence."""
     before = verify(copied, network=False)[0].without
