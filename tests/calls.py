@@ -330,7 +330,7 @@ WAITS: dict[str, int] = {
     # ids, masks and placeholders are read, and a forward of transformers copies its masks
     **dict.fromkeys(WORDS, 65),
     **dict.fromkeys(("words.function_iou", "words.corrections", "words.spans"), 1),
-    "words.f1_iou": 0,
+    "words.f1_iou": 2,
     "words.object_iou": 9,
     "words.forced": 10,
     "words.hide": 5,

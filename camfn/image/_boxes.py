@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .._shared.checks import describe, is_concrete, tensor, whole
@@ -59,6 +60,8 @@ def boxes(
         raise ArgumentTypeError(f"boxes: labels: expected a list of texts, one a box, got {describe(labels)}")
     if classes is not None and not _are(int, classes):
         raise ArgumentTypeError(f"boxes: classes: expected a list of indices, one a box, got {describe(classes)}")
+    if boxes.dtype == torch.bool or boxes.is_complex():
+        raise ArgumentTypeError(f"boxes: expected numbers of pixels, got {describe(boxes)}")
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not bool((boxes[:, 2:] >= boxes[:, :2]).all()):
         raise CamfnError(
             f"boxes: expected x0 y0 x1 y1, shape (N, 4), with x0 <= x1 and y0 <= y1; got {tuple(boxes.shape)}"

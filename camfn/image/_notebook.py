@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._shared.checks import is_concrete
+from .._shared.checks import describe, is_concrete
+from .._shared.errors import ArgumentTypeError
 from .._shared.seen import png, sheet
 
 _MOST = 16
@@ -33,6 +35,9 @@ def load_ipython_extension(ipython: Any) -> None:
     Args:
         ipython: the shell.
 
+    Raises:
+        CamfnError: it is no shell of IPython.
+
     Example:
         >>> from types import SimpleNamespace
         >>> from IPython.core.formatters import DisplayFormatter
@@ -41,7 +46,7 @@ def load_ipython_extension(ipython: Any) -> None:
         >>> sorted(shell.display_formatter.format(torch.randn(2, 7, 7))[0])
         ['image/png', 'text/plain']
     """
-    ipython.display_formatter.formatters["image/png"].for_type(Tensor, drawn)
+    _pngs("load", ipython).for_type(Tensor, drawn)
 
 
 def unload_ipython_extension(ipython: Any) -> None:
@@ -49,6 +54,9 @@ def unload_ipython_extension(ipython: Any) -> None:
 
     Args:
         ipython: the shell.
+
+    Raises:
+        CamfnError: it is no shell of IPython.
 
     Example:
         >>> from types import SimpleNamespace
@@ -58,7 +66,18 @@ def unload_ipython_extension(ipython: Any) -> None:
         >>> sorted(shell.display_formatter.format(torch.randn(2, 7, 7))[0])
         ['text/plain']
     """
-    ipython.display_formatter.formatters["image/png"].pop(Tensor, None)
+    _pngs("unload", ipython).pop(Tensor, None)
+
+
+def _pngs(what: str, shell: Any) -> Any:
+    """Return the shell's formatter of PNGs; refuse what is no shell."""
+    found = getattr(getattr(shell, "display_formatter", None), "formatters", None)
+    if not isinstance(found, Mapping):
+        raise ArgumentTypeError(
+            f"{what}_ipython_extension: ipython: expected IPython's shell, got {describe(shell)}: type "
+            f"%{what}_ext camfn.image in a notebook"
+        )
+    return found["image/png"]
 
 
 def drawn(tensor: Tensor) -> bytes | None:

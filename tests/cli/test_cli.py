@@ -537,7 +537,7 @@ def test_every_method_runs(
     for photo in made:
         (found,) = photo["explanations"]
         # maps of masks on the input have its resolution; those of cells of a grid have a value a cell
-        of_pixels = {"rise", "d_rise", "region_search", "occlusion", "sobel_edges"}
+        of_pixels = {"rise", "d_rise", "region_search", "occlusion", "sobel_edges", "vit_cx"}
         side = SIDE if name in of_pixels else {"sobol": 8, "hsic": 7}.get(name, SIDE // 4)
         assert np.load(tmp_path / "out" / found["map"]).shape == (side, side)
         assert (found["problem"] is None) == (found["overlay"] is not None)
