@@ -90,7 +90,7 @@ def concepts(
     strength = safe_divide(resize(work, photos.shape[-2:]), full[:, None, None, None]).to(photos)
     most, strongest = strength.max(1)
     pictures = torch.lerp(photos, paint[strongest].movedim(-1, 1), (alpha * most.clamp(max=1))[:, None])
-    if texts is not None:
+    if texts is not None and batch:
         each = zip(pictures, strength, strongest, strict=True)
         pictures = torch.stack([_mark(picture, levels, which, paint) for picture, levels, which in each])
         pictures = _with_legends(pictures, texts, paint)

@@ -120,7 +120,7 @@ def detections(
             raise CamfnError(f"detections: corners: expected x and y of four corners, ({len(maps)}, 4, 2), got {got}")
     work = as_photo(photo, "detections: photo")
     size = int(work.shape[1]), int(work.shape[2])
-    signed = colormap == "seismic"
+    signed = isinstance(colormap, str) and colormap == "seismic"
     heat = inside(maps, boxes, size) if rescale == "inside" else upsample(normalize(maps, signed=signed), size)
     if signed and rescale == "inside":
         heat = (1 + heat) / 2
