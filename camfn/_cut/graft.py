@@ -75,8 +75,8 @@ def graft(model: nn.Module, wanted: Collection[int] = (), zero: Tensor | None = 
     It also copies recurrent modules, whose copies run a forward that `torch.func` accepts; quantized modules, whose
     copies raise an error where torch would return a zero derivative; modules that were compiled in place, whose copies
     run the plain code; modules that checkpoint, whose copies do not; and torch's encoders of transformers, whose copies
-    make no nested tensor of a padded batch. A module registered at several places has one
-    copy, which stands at all of them.
+    make no nested tensor of a padded batch. A module registered at several places has one copy, which stands at all of
+    them.
     """
     copier = _Copier(wanted)
     root, owned = copier.copy(model), copier.owned
