@@ -1,4 +1,4 @@
-"""Writing of files as a whole, their hashes, why the system failed, and the versions that results depend on."""
+"""Writing of files as a whole, their hashes, and why the system failed."""
 
 # tested in tests/cli/test_cli.py, tests/cli/test_records.py and tests/evaluate/store/test_store.py
 
@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .spelling import near
@@ -69,12 +68,3 @@ def reason_of(error: Exception) -> str:
     """Say in a few words why the system could not read or write."""
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(words.split()) or type(error).__name__
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that results depend on, of those that are installed."""
-    found = {}
-    for name in ("camfn", "torch", "torchvision", "timm"):
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found

@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._shared.versions import own_version
 from ._options import ModelOptions
 from ._spellings import App
 
@@ -45,7 +45,7 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
 def _version(requested: bool) -> None:
     """Print the version and exit, if a user gives --version."""
     if requested:
-        typer.echo(f"camfn {version('camfn')}")
+        typer.echo(f"camfn {own_version()}")
         raise typer.Exit
 
 
@@ -60,8 +60,11 @@ def _common(
 
 def header(model: str, options: ModelOptions, loaded: Loaded, device: torch.device, **others: Any) -> dict[str, Any]:
     """Return the part of a run's record that describes the model, the options, the device and the versions."""
-    from .._shared.files import versions
+    import numpy
+
+    from .._shared.versions import versions
 
     own = {key: value for key, value in options._asdict().items() if value is not None and key != "weights"}
     record = {"model": model, "weights": options.weights or "default"} | own | others
-    return record | {"about": loaded.about, "device": str(device), "versions": versions() | {"numpy": version("numpy")}}
+    made_by = versions() | {"numpy": numpy.__version__}
+    return record | {"about": loaded.about, "device": str(device), "versions": made_by}

@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.value import shown
+from .._shared.versions import own_version
 from ._plan import Plan
 
 
@@ -32,7 +32,7 @@ def facts(
     explain = what.explain
     layers = getattr(explain, "layers", None) or getattr(explain, "layer", None)
     found = {
-        "camfn": version("camfn"),
+        "camfn": own_version(),
         "model": model or type(what.model).__name__,
         "layer": list(layers) if isinstance(layers, (tuple, list)) else layers,
         "layout": _words(getattr(explain, "layout", None)),

@@ -10,13 +10,13 @@ import os
 import re
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
 from .._shared.errors import CamfnError
 from .._shared.files import write_whole
+from .._shared.versions import own_version
 from ..image._paint import stops
 from ._networks import Networks, read_networks
 from ._runtime import VERSION, runtime_files
@@ -125,6 +125,8 @@ def _content(networks: Networks, wasm: dict[str, bytes]) -> dict[str, bytes]:
 
 def _about(facts: list[dict[str, Any]], graphs: list[str], size: int) -> dict[str, Any]:
     """Return what the page knows of its networks; names of classes that several share stand there once."""
+    import PIL
+
     names: list[list[str] | None] = []
     rows = []
     for fact, file in zip(facts, graphs):
@@ -132,7 +134,7 @@ def _about(facts: list[dict[str, Any]], graphs: list[str], size: int) -> dict[st
             names.append(fact["classes"])
         preparation = fact["preprocessing"] | {"rowsFirst": pillow_goes_down_first()}
         rows.append(fact | {"file": file, "classes": names.index(fact["classes"]), "preprocessing": preparation})
-    versions = {"camfn": version("camfn"), "pillow": version("pillow"), "runtime": VERSION}
+    versions = {"camfn": own_version(), "pillow": PIL.__version__, "runtime": VERSION}
     return {
         **versions,
         "networks": rows,

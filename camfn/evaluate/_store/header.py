@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from ..._shared.files import hash_of_file, versions
+from ..._shared.files import hash_of_file
+from ..._shared.versions import versions
 from .._inputs.protocol import Protocol
 from .._measures.own import measured
 

@@ -13,8 +13,8 @@ import torch
 
 from ..._shared.checks import describe
 from ..._shared.errors import UsageError
-from ..._shared.files import versions
 from ..._shared.lists import split_list
+from ..._shared.versions import versions
 from ...targets import Head
 from ...zoo import load
 from .._inputs.photos import Photo, builtin_photos, read_photos
