@@ -160,7 +160,8 @@ def _score_cam_compiled(network: nn.Module, images: Tensor, score: Callable[...,
     def run() -> Any:
         if not made:
             prepare: Any = importlib.import_module("camfn").prepare
-            made.append(explainer(score, prepare(network, images, compile=True), LAYER))
+            example = images[:1].expand(max(AT_ONCE, len(images)), *images.shape[1:]).contiguous()
+            made.append(explainer(score, prepare(network, example, compile=True), LAYER))
         return made[0](images, 1)
 
     return run

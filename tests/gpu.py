@@ -87,10 +87,27 @@ def prepared_keeps_its_layers(compile: bool) -> None:  # noqa: A002  (named as i
         torch.backends.cudnn.allow_tf32 = before
 
 
+def masked_images_run_as_one_batch() -> None:
+    """With TF32, as torch sets it, a trial still finds that masked images may run as one larger batch."""
+    net, images = deep_network(), torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)).cuda()
+    engines = set()
+
+    def told(done: int, total: int, *, engine: str) -> None:
+        engines.add(engine)
+
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, True
+    try:
+        explainer(partial(methods.score_cam, progress=told), net, "30")(images, 1)
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    assert engines == {"folded"}, engines
+
+
 def checks() -> dict[str, Callable[[], None]]:
     """The checks by name."""
     found: dict[str, Callable[[], None]] = {f"numbers of {name}": partial(numbers_are_the_cpus, name) for name in CALLS}
     found |= {f"no wait in {name}": partial(never_waits, name) for name in CALLS if not WAITS.get(name, 0)}
     for compiled in (False, True):
         found[f"prepare, compile={compiled}"] = partial(prepared_keeps_its_layers, compiled)
+    found["masked images run as one batch"] = masked_images_run_as_one_batch
     return found

@@ -189,14 +189,4 @@ def same_outputs(first: Any, second: Any) -> bool:
     """Whether all that two outputs hold has the same numbers."""
     pairs = list(zip(pytree.tree_leaves(first), pytree.tree_leaves(second)))
     tensors = [(one, other) for one, other in pairs if isinstance(one, Tensor) and one.is_floating_point()]
-    return all(computed_alike(one, other) for one, other in tensors)
-
-
-def computed_alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two computations of one tensor agree to what their device keeps.
-
-    cuDNN convolves float32 by TF32, with 10 bits: ResNet's last layer differs by more than half of float32's digits
-    once its BatchNorm is folded.
-    """
-    tf32 = one.is_cuda and one.dtype is torch.float32
-    return same_numbers(one, other, digits=0.3 if tf32 else 0.5)
+    return all(same_numbers(one, other) for one, other in tensors)

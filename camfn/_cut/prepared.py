@@ -16,13 +16,13 @@ from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError, CamfnError, first_line
 from .._shared.inputs import call, copy_of, floating_leaves
 from .._shared.levels import inside_transform
+from .._shared.maps import same_numbers
 from .._shared.vocabulary import Inputs
 from .folded import (
     BIAS_FOLDED,
     FOLDED_BY,
     PREPARED,
     Pairs,
-    computed_alike,
     folded_parameters,
     same_outputs,
     watched,
@@ -155,7 +155,7 @@ def _note_changes(model: nn.Module, prepared: nn.Module, pairs: Pairs, before: S
     names = {id(module): name for name, module in model.named_modules()}
     swallowed = {names[key]: names[id(norm)] for key, norm in pairs.items()}
     for name, values in before.items():
-        if len(values) == len(now[name]) and all(map(computed_alike, values, now[name])):
+        if len(values) == len(now[name]) and all(map(same_numbers, values, now[name])):
             continue
         inside = (norm for other, norm in swallowed.items() if other == name or other.startswith(f"{name}."))
         setattr(prepared.get_submodule(name), FOLDED_BY, next(inside, next(iter(swallowed.values()), "")))

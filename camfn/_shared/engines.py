@@ -183,7 +183,7 @@ class Guarded:
 
     @property
     def held(self) -> bool:
-        """Whether the known scores stayed: to half of their digits, and among as many batches to the last digits."""
+        """Whether the known scores stayed: to `kept_digits`, and among as many batches to the last digits."""
         if not self.found:
             return True
         kept = []

@@ -89,6 +89,24 @@ def test_the_engine_is_told() -> None:
         assert told.calls[-1] == (5, 5)
 
 
+@pytest.mark.parametrize("digits, engine", [(0.5, "vmapped"), (0.3, "folded")])
+def test_a_device_that_keeps_fewer_digits_still_folds(monkeypatch: Any, digits: float, engine: str) -> None:
+    """As TF32 on a GPU: many samples take another algorithm, whose sums differ in the fourth digit."""
+
+    class Many:
+        def __call__(self, x: Tensor) -> Tensor:
+            return x.sin().sum(1)
+
+        def score_many(self, batches: Tensor) -> Tensor:
+            return batches.sin().sum(2) * 1.001
+
+    monkeypatch.setattr("camfn._shared.maps.kept_digits", lambda dtype, device: digits)
+    told = Told()
+    found = score_variants("f", Many(), lambda row: row, ROWS, progress=told)
+    assert set(told.engines) == {engine}
+    torch.testing.assert_close(found, ROWS.sin().sum(2), rtol=2e-3, atol=0)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_few_rows_are_enough(count: int) -> None:
     for scores in (lambda x: x.sin().sum(1), boolean_mask):
