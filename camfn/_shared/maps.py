@@ -148,7 +148,7 @@ def same_numbers(one: Tensor, other: Tensor, digits: float | None = None) -> boo
 
 
 def kept_digits(dtype: torch.dtype, device: str) -> float:
-    """Return the share of a type's digits in which two right computations of one tensor agree on a device: half of them.
+    """Return the share of a type's digits in which two right computations agree on a device: half of them.
 
     A GPU convolves float32 by TF32, whose numbers have 10 bits, and another batch size takes another algorithm: 0.3.
 

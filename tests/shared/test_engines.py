@@ -89,7 +89,7 @@ def test_the_engine_is_told() -> None:
         assert told.calls[-1] == (5, 5)
 
 
-@pytest.mark.parametrize("digits, engine", [(0.5, "vmapped"), (0.3, "folded")])
+@pytest.mark.parametrize(("digits", "engine"), [(0.5, "vmapped"), (0.3, "folded")])
 def test_a_device_that_keeps_fewer_digits_still_folds(monkeypatch: Any, digits: float, engine: str) -> None:
     """As TF32 on a GPU: many samples take another algorithm, whose sums differ in the fourth digit."""
 
