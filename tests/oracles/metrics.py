@@ -313,3 +313,25 @@ def soundness(
         before = now
         found.append((mass - false) / mass if mass else 0.0)
     return found
+
+
+def rfxg(
+    outputs: Callable[[Tensor], Sequence[float]],
+    image: Tensor,
+    heatmap: Tensor,
+    shares: Sequence[float],
+    base: Tensor,
+    first: Sequence[int],
+    second: Sequence[int] = (),
+    *,
+    sign: int = -1,
+    mean: bool = False,
+) -> float:
+    """Mean loss of p(first) and, with a sign, of p(second), sums or means over classes, while the first pixels go."""
+    order, whole, lost = by_relevance(heatmap), outputs(image), []
+    for share in shares:
+        left = outputs(without(image, order[: round(share * len(order))], base))
+        terms = [math.fsum(whole[k] - left[k] for k in classes) for classes in (first, second)]
+        terms = [term / (len(each) or 1) if mean else term for term, each in zip(terms, (first, second), strict=True)]
+        lost.append(terms[0] + sign * terms[1])
+    return area(lost)

@@ -32,9 +32,13 @@ def header_of(protocol: Protocol, device: str, loader: Callable[..., Any] | None
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     """Name the first setting in which a header differs from that of a folder, with both values; None if none does.
 
-    An option that the folder does not know is newer than the folder, whose rows were measured with its default.
+    An option that the folder does not know is newer than the folder, whose rows were measured with its default. So is
+    a measure of a suite: the folder's rows lack its column.
     """
     now, before = json.loads(json.dumps(now)), current(before)
+    if "protocols" in now and "protocols" in before:
+        known = before["protocol"]["metrics"]
+        now["protocol"]["metrics"] = [name for name in now["protocol"]["metrics"] if name in known]
     for key, value in now.items():
         if before.get(key, {}) != value:
             return _difference(key, before.get(key), value)

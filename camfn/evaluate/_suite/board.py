@@ -14,6 +14,7 @@ from pathlib import Path
 from ..._shared.errors import UsageError
 from .._store.export import safe, write_file
 from .._store.store import MAPS, Store
+from .measures import GROUPED
 from .protocol import TRACKS
 from .tables import tables_of
 
@@ -57,6 +58,8 @@ def board_of(store: Store, *, by: str = "", date: str = "") -> list[dict[str, st
                 method, _, options = _split(name)
                 for measure, figure in figures.items():
                     noise = table.gray.get(measure)
+                    # units that came later have maps of their own: the sum of the earlier ones stays
+                    part = "groupings" if measure in GROUPED else table.track
                     record = {
                         "protocol": table.id,
                         "model": model,
@@ -75,7 +78,7 @@ def board_of(store: Store, *, by: str = "", date: str = "") -> list[dict[str, st
                         "camfn": store.header["versions"].get("camfn", ""),
                         "by": by,
                         "date": date,
-                        "maps_sha256": digests.get((table.track, name, line.layer), ""),
+                        "maps_sha256": digests.get((part, name, line.layer), ""),
                     }
                     listed.append(record)
     return listed
@@ -130,25 +133,26 @@ def _split(name: str) -> tuple[str, str, str]:
     return (place, colon, options) if colon and "=" in options else (name, "", "")
 
 
-_TRACK_OF = {
+_PART_OF = {
     "gridpg": "grid",
     "dipart": "grid",
     "difull": "grid",
     "twin": "grid",
     "parts": "tiny",
     "questions": "contrast",
+    "groupings": "groupings",
 }
 
 
 def _digests(store: Store) -> dict[tuple[str, str, str], str]:
-    """Return the sha256 over the maps of each track and method, in the order of the rows."""
+    """Return the sha256 over the maps of each part of a run and method, in the order of the rows."""
     found: dict[tuple[str, str, str], list[bytes]] = {}
     for row in store.rows:
         kind = row.photo.partition("/")[0]
         file = store.folder / MAPS / row.map
         if row.map and kind != "grade" and file.is_file():
             digest = sha256(file.read_bytes()).digest()
-            tracks = [_TRACK_OF[kind]] if kind in _TRACK_OF else ["tiny", "single", "groups", "ceiling"]
+            tracks = [_PART_OF[kind]] if kind in _PART_OF else ["tiny", "single", "groups", "ceiling"]
             for track in tracks:
                 found.setdefault((track, row.method, row.layer), []).append(digest)
     return {key: sha256(b"".join(parts)).hexdigest() for key, parts in found.items()}

@@ -128,7 +128,7 @@ def _cost(row: Row) -> float | None:
     if row.forwards is None:
         return None
     lengths = [len(values) for values in row.vectors.values()]
-    return row.forwards / (sum(lengths) if row.photo.startswith("questions/") else max(lengths))
+    return row.forwards / (sum(lengths) if row.photo.startswith(("questions/", "groupings/")) else max(lengths))
 
 
 def _equal(one: Line, other: Line) -> bool:

@@ -40,6 +40,7 @@ class Maker:
         one_forward: operations of one forward of one picture.
         metrics: words of the metrics that are graded; None for all of `METRICS`.
         classifies: whether the network gives classes: only then there are grids, parts, questions and grades.
+        kinds: names of the pictures whose groups of classes are known.
     """
 
     suite: Suite
@@ -51,6 +52,7 @@ class Maker:
     one_forward: int
     metrics: tuple[Any, ...] | None = None
     classifies: bool = True
+    kinds: tuple[str, ...] = ()
 
     def rows(self, work: Work, loaded: Loaded, device: str, shared: Shared) -> Iterator[Row]:
         """Yield the row of each case of a unit."""

@@ -91,8 +91,25 @@ MEASURES: dict[str, Measure] = {
         None,
         own=lambda s: 2 + len(s.shares),
     ),
+    "class_group": Measure(
+        "contrast",
+        1,
+        "RFxG: loss of p(a) - p(the others of its group) while the map's pixels go",
+        None,
+        own=lambda s: 2 + len(s.shares),
+    ),
+    "two_groups": Measure(
+        "contrast",
+        1,
+        "RFxG: loss of p(a group) - p(another group) while the map's pixels go",
+        None,
+        own=lambda s: 2 + len(s.shares),
+    ),
 }
 """The measures in the order of the tables."""
+
+GROUPED = ("class_group", "two_groups")
+"""Measures of the unit `groupings`, which rows of earlier versions lack."""
 
 LEAD = {
     "grid": "gridpg",
@@ -201,17 +218,3 @@ class Tables:
             found["ceiling"] = self.ceiling.random - area
             found[f"ceiling{SHARED}"] = self.ceiling.random - self.ceiling.best.auc
         return found
-
-
-def questioned(model: nn.Module, asked: Asked, maps: Tensor, suite: Suite) -> dict[str, Tensor]:
-    """Measure maps of questions: the mean loss of each question's own score while the map's first pixels go."""
-    size = (asked.images.shape[2], asked.images.shape[3])
-    heatmap = upsample(maps.to(asked.images), size)
-    options: dict[str, Any] = {"baseline": asked.removed, "chunk_size": suite.chunk_size}
-    points = len(suite.shares)
-    scores = metrics.deletion(asked.score(model), asked.images, heatmap, step=1 / (1 + points), **options).scores
-    lost = scores[:, :1] - scores[:, 1 : 1 + points]
-    weights = torch.ones(points).index_fill(0, torch.tensor([0, points - 1]), 0.5).to(lost)
-    area = (lost * weights).sum(1) / weights.sum()
-    kinds = [name.partition(":")[0] for name in asked.names]
-    return {kind: area[[i for i, other in enumerate(kinds) if other == kind]] for kind in dict.fromkeys(kinds)}

@@ -131,11 +131,15 @@ def _units(
     if "tiny" in tracks and isinstance(source, Scenes):
         yield [f"parts/{name}" for name in source.parts()], [*listed, *rows]
     if "contrast" in tracks:
-        few = some if isinstance(source, Scenes) else some[: suite.costly_questions]
+        few: Sequence[str] = some if isinstance(source, Scenes) else some[: suite.costly_questions]
         often = [case for case in listed if runs_often(case)]
         others = [case for case in listed if case not in often]
         for name in some:
             yield [f"questions/{name}"], [*others, *(often if name in few else []), *blind]
+        # after the questions: rows that an earlier version made keep their place
+        few = maker.kinds if isinstance(source, Scenes) else maker.kinds[: suite.costly_questions]
+        for name in maker.kinds:
+            yield [f"groupings/{name}"], [*others, *(often if name in few else []), *blind]
     if "grade" in tracks and rows:
         bases = [Case(model, "auto", GRADED), *([Case(model, "auto", "truth")] if isinstance(source, Scenes) else [])]
         yield [f"grade/{name}" for name in source.pictures()[: suite.graded]], bases
@@ -184,9 +188,9 @@ def prepared(
         scale = 1.0 if takes_larger(loaded.model, cells[0].image, suite.side) else 1 / suite.side
         size = (round(height * suite.side * scale), round(width * suite.side * scale))
     one = _one_forward(source, loaded)
-    maker = Maker(
-        suite, source, tuple(map(tuple, grids)), labels, size, scale, one, metrics, makes_grids(loaded, source)
-    )
+    classifies = makes_grids(loaded, source)
+    kinds = tuple(source.kinds(loaded)) if classifies and "contrast" in suite.tracks else ()
+    maker = Maker(suite, source, tuple(map(tuple, grids)), labels, size, scale, one, metrics, classifies, kinds)
     data = {
         "source": source.record(),
         "model": {"spec": spec, "weights": weights_digest(loaded.model)},

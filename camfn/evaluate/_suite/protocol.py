@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -83,11 +84,27 @@ class Suite:
                 raise UsageError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if self.side < 2:
             raise UsageError(f"side: expected 2 or more cells along each side of a grid, got {self.side}")
+        _check_shares(self)
 
     def generator(self, *words: str) -> torch.Generator:
         """Return a CPU generator seeded from (seed, words), so that results do not depend on the order of runs."""
         digest = sha256("\0".join([str(self.seed), *words]).encode("utf-8", "surrogatepass")).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _check_shares(suite: Suite) -> None:
+    """Refuse shares of pixels, of cells and of pictures that would be read as others."""
+    if suite.measured is not None and suite.measured < 1:
+        raise UsageError(f"measured: expected 1 or more, or None for all, got {suite.measured}")
+    if suite.subset >= suite.subset_cells**2:
+        every = f"{suite.subset_cells} x {suite.subset_cells}"
+        raise UsageError(f"subset: expected fewer than {every}, got {suite.subset}")
+    count = len(suite.shares)
+    if not count or any(abs(share - k / (count + 1)) > 1e-6 for k, share in enumerate(suite.shares, 1)):
+        raise UsageError(f"shares: expected equal steps between 0 and 1, as (0.25, 0.5, 0.75), got {suite.shares}")
+    rising = all(a < b for a, b in pairwise(suite.levels))
+    if len(suite.levels) < 2 or not rising or min(suite.levels) < 0 or max(suite.levels) > 1:
+        raise UsageError(f"levels: expected two or more rising shares from 0 to 1, got {suite.levels}")
 
 
 _COMMON = ("seed", "chunk_size")

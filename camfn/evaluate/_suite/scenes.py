@@ -103,8 +103,7 @@ class Scenes(NamedTuple):
 
     def questions(self, name: str, loaded: Loaded) -> Asked:
         """Ask of each scene why the one digit and not the other, and why either."""
-        if head_of(loaded, self.head) is not None or is_tiny(loaded, "segmenter"):
-            raise UsageError(f"{loaded.name}: the questions why one class and not another are asked of classifiers")
+        _classifier(loaded, self.head)
         at, world = torch.tensor(_indices(name)), drawn(self.suite.scenes, self.suite.drawn, 2)
         masks, (a, b) = world.masks[at], world.labels[at].T
         first, second = one_hot(a, 10), one_hot(b, 10)
@@ -113,6 +112,26 @@ class Scenes(NamedTuple):
         names += [f"group: {i} or {k}" for i, k in zip(a.tolist(), b.tolist(), strict=True)]
         own = torch.cat([masks[:, 0], masks.any(1)])
         other = torch.cat([masks[:, 1], ~masks.any(1)])
+        images, scenes = world.images[at].repeat(2, 1, 1, 1), self.clusters(name) * 2
+        scores = Weighted(weights), Weighted(weights, sigmoids)
+        return Asked(images, *scores, names, scenes, own, other, self.mean_color())
+
+    def kinds(self, loaded: Loaded) -> list[str]:
+        """List blocks of the scenes of four digits: two of them are a group, and two another."""
+        most = PART_SCENES if self.suite.measured is None else min(self.suite.measured, PART_SCENES)
+        return _blocks("parts", min(most, self.suite.scenes))
+
+    def groupings(self, name: str, loaded: Loaded) -> Asked:
+        """Ask why the first of four digits and not the others, and why the first two and not the last two."""
+        _classifier(loaded, self.head)
+        at, world = torch.tensor(_indices(name)), self._parts_world()
+        masks, labels = world.masks[at], world.labels[at]
+        digits = torch.stack([one_hot(each, 10) for each in labels.T])
+        weights = torch.cat([digits[0] - digits[1:].mean(0), digits[:2].mean(0) - digits[2:].mean(0)])
+        names = [f"class_group: {a} not {b}, {c}, {d}" for a, b, c, d in labels.tolist()]
+        names += [f"two_groups: {a}, {b} not {c}, {d}" for a, b, c, d in labels.tolist()]
+        own = torch.cat([masks[:, 0], masks[:, :2].any(1)])
+        other = masks.any(1).repeat(2, 1, 1) & ~own
         images, scenes = world.images[at].repeat(2, 1, 1, 1), self.clusters(name) * 2
         scores = Weighted(weights), Weighted(weights, sigmoids)
         return Asked(images, *scores, names, scenes, own, other, self.mean_color())
@@ -138,6 +157,12 @@ class Scenes(NamedTuple):
 
     def _parts_world(self, without: tuple[int, ...] = ()) -> tiny.Scenes:
         return drawn(min(PART_SCENES, self.suite.scenes), self.suite.drawn + 2, PARTS, without)
+
+
+def _classifier(loaded: Loaded, head: Head | None) -> None:
+    """Refuse a model that gives no classes of the picture."""
+    if head_of(loaded, head) is not None or is_tiny(loaded, "segmenter"):
+        raise UsageError(f"{loaded.name}: the questions why one class and not another are asked of classifiers")
 
 
 def _blocks(kind: str, count: int) -> list[str]:

@@ -61,6 +61,12 @@ class Source(Protocol):
     def questions(self, name: str, loaded: Loaded) -> Asked:
         """Ask of each picture why one class and not another, and why a class of a group."""
 
+    def kinds(self, loaded: Loaded) -> list[str]:
+        """List the names of the pictures whose groups of classes are known."""
+
+    def groupings(self, name: str, loaded: Loaded) -> Asked:
+        """Ask of each picture why a class and not the others of its group, and why one group and not another."""
+
 
 class Photos(NamedTuple):
     """Photos with their classes, and boxes where they are known.
@@ -130,25 +136,62 @@ class Photos(NamedTuple):
 
     def questions(self, name: str, loaded: Loaded) -> Asked:
         """Ask why the class and not the next likely one and, where its group is known, why the group."""
-        asked = self.picture(name, loaded)
-        if head_of(loaded, self.head) is not None:
-            raise UsageError(f"{loaded.name}: the questions why one class and not another are asked of classifiers")
-        device = next(loaded.model.parameters(), asked.images).device
-        with torch.no_grad():
-            found = softmaxed(loaded.model(asked.images.to(device)))[0].cpu()
+        asked, found = self._seen(name, loaded)
         label, count = _label(self.photo(name), loaded), len(found)
         rival = int(found.index_fill(0, torch.tensor([label]), -1.0).argmax())
         contrast = one_hot(torch.tensor([label]), count) - one_hot(torch.tensor([rival]), count)
         questions = [(f"contrast: {label} not {rival}", contrast, contrast)]
         group = group_of(label, count)
         if group is not None:
-            inside = torch.zeros(1, count)
-            inside[:, group.start : group.stop] = 1.0
-            questions.append((f"group: {group.start} to {group.stop - 1}", inside / len(group), inside))
-        names, explained, measured = zip(*questions, strict=True)
-        images = asked.images.expand(len(names), -1, -1, -1).contiguous()
-        scores = Weighted(torch.cat(explained)), Weighted(torch.cat(measured), softmaxed)
-        return Asked(images, *scores, list(names), [name] * len(names))
+            inside = _inside(group, count)
+            questions.append((f"group: {_said(group)}", inside / len(group), inside))
+        return _asked(asked.images, questions, name)
+
+    def kinds(self, loaded: Loaded) -> list[str]:
+        """Return the names of the photos whose class has a kind, such as dogs."""
+        if head_of(loaded, self.head) is not None:
+            return []
+        found, count = [], None
+        for name in self.blocks(self.suite.measured):
+            # unreadable, or of a class that this model does not have: the row of its questions says so
+            with suppress(CamfnError):
+                label = _label(self.photo(name), loaded)
+                count = len(self._seen(name, loaded)[1]) if count is None else count
+                found += [name] if group_of(label, count) is not None else []
+        return found
+
+    def groupings(self, name: str, loaded: Loaded) -> Asked:
+        """Ask why the class and not the others of its kind, and why the kind and not the next likely one.
+
+        The probability of a kind is the sum over its classes, which exclude each other; its logit is their mean.
+        """
+        asked, found = self._seen(name, loaded)
+        label, count = _label(self.photo(name), loaded), len(found)
+        group = group_of(label, count)
+        if group is None:
+            raise UsageError(f"{name}: class {label} is of no kind that camfn knows")
+        inside, one = _inside(group, count), one_hot(torch.tensor([label]), count)
+        others = inside - one
+        rival = max(_rivals(group), key=lambda each: float(found[each.start : each.stop].sum()))
+        outside = _inside(rival, count)
+        questions = [
+            (f"class_group: {label} not the others of {_said(group)}", one - others / others.sum(), one - others),
+            (
+                f"two_groups: {_said(group)} not {_said(rival)}",
+                inside / len(group) - outside / len(rival),
+                inside - outside,
+            ),
+        ]
+        return _asked(asked.images, questions, name)
+
+    def _seen(self, name: str, loaded: Loaded) -> tuple[Asked, Tensor]:
+        """Return a photo, and the probability of each class, (K,)."""
+        asked = self.picture(name, loaded)
+        if head_of(loaded, self.head) is not None:
+            raise UsageError(f"{loaded.name}: the questions why one class and not another are asked of classifiers")
+        device = next(loaded.model.parameters(), asked.images).device
+        with torch.no_grad():
+            return asked, softmaxed(loaded.model(asked.images.to(device)))[0].cpu()
 
     def photo(self, name: str) -> Photo:
         """Return a photo by its name."""
@@ -181,6 +224,36 @@ def group_of(label: int, count: int) -> range | None:
         (range(281, 286), None, None)
     """
     return next((group for group in _GROUPS if label in group), None) if count == 1000 else None
+
+
+_ONE_KIND = {group: index for index, group in enumerate(_GROUPS)} | dict.fromkeys(
+    (range(7, 25), range(80, 101), range(127, 147)), -1
+)
+"""The kind of each range: birds are three ranges."""
+
+
+def _rivals(group: range) -> list[range]:
+    """List the ranges that are another kind."""
+    return [other for other in _GROUPS if _ONE_KIND[other] != _ONE_KIND[group]]
+
+
+def _inside(group: range, count: int) -> Tensor:
+    """Return 1 for the classes of a range, (1, K)."""
+    weights = torch.zeros(1, count)
+    weights[:, group.start : group.stop] = 1.0
+    return weights
+
+
+def _said(group: range) -> str:
+    return f"{group.start} to {group.stop - 1}"
+
+
+def _asked(image: Tensor, questions: Sequence[tuple[str, Tensor, Tensor]], name: str) -> Asked:
+    """Ask questions of one photo: the name of each, its weights of the logits, and of the probabilities."""
+    names, explained, measured = zip(*questions, strict=True)
+    scores = Weighted(torch.cat(explained)), Weighted(torch.cat(measured), softmaxed)
+    images = image.expand(len(names), -1, -1, -1).contiguous()
+    return Asked(images, *scores, list(names), [name] * len(names))
 
 
 def _label(photo: Photo, loaded: Loaded) -> int:

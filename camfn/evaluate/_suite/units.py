@@ -16,8 +16,9 @@ from .asked import Asked
 from .cells import Full, Grid, Part, Twin
 from .context import Context, Vectors
 from .explain import CONTROLS, Explained, Explainer, control
-from .measures import Tables, questioned, tiny_measures
+from .measures import Tables, tiny_measures
 from .parts import part_measures
+from .questions import questioned
 from .scenes import Scenes
 
 
@@ -115,11 +116,12 @@ class Questions:
 
     def __init__(self, context: Context, name: str) -> None:
         self.context, self.name = context, name.partition("/")[2]
+        self.ask = context.source.questions
 
     @cached_property
     def asked(self) -> Asked:
         """The picture, once for each question."""
-        return moved(self.context.source.questions(self.name, self.context.model), self.context.device)
+        return moved(self.ask(self.name, self.context.model), self.context.device)
 
     def explain(self, case: Case) -> Explained:
         """Explain the answer to each question."""
@@ -137,6 +139,14 @@ class Questions:
         return questioned(self.context.model.model, self.asked, maps, self.context.suite)
 
 
+class Groupings(Questions):
+    """The questions why a class and not the others of its group, and why one group and not another."""
+
+    def __init__(self, context: Context, name: str) -> None:
+        super().__init__(context, name)
+        self.ask = context.source.groupings
+
+
 def moved(asked: Asked, device: str) -> Asked:
     """Move the pictures to a device."""
     images = asked.images.to(device, memory_format=torch.channels_last)
@@ -152,5 +162,6 @@ KINDS: dict[str, Any] = {
     "picture": Picture,
     "parts": Parts,
     "questions": Questions,
+    "groupings": Groupings,
 }
 """The units by the first word of their names."""

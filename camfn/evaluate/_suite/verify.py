@@ -29,6 +29,7 @@ from .measures import MEASURES
 from .plan import prepared, weights_digest, works_of
 from .protocol import id_of
 from .regions import OWN
+from .sources import Source
 from .suite import source_of
 from .tables import suite_of
 from .units import Picture
@@ -143,6 +144,7 @@ def _verified(
         0,
         metrics,
         any(row.photo.partition("/")[0] in ("gridpg", "parts", "questions", "grade") for row in store.rows),
+        _kinds(store, source, loaded),
     )
     if loaded is not None and grids["cells"]:
         dealt, _ = prepared(spec, loaded, source, suite)
@@ -154,6 +156,12 @@ def _verified(
     return Verified(
         store.folder, [each["id"] for each in protocols.values()], numbers, rows, skipped, problems, without
     )
+
+
+def _kinds(store: Store, source: Source, loaded: Loaded | None) -> tuple[str, ...]:
+    """Return the pictures whose groups are asked about; without the network, those that the rows have."""
+    names = dict.fromkeys(row.photo.partition("/")[2] for row in store.rows if row.photo.startswith("groupings/"))
+    return tuple(names) if loaded is None or not names else tuple(source.kinds(loaded))
 
 
 def _differing(now: dict[str, Any], said: dict[str, Any]) -> list[str]:

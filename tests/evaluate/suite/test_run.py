@@ -141,6 +141,12 @@ def test_an_id_names_the_track_and_changes_with_all_that_changes_numbers() -> No
         ({"tracks": ()}, "expected some of"),
         ({"side": 1}, "2 or more cells"),
         ({"grids": 0}, "grids: expected 1 or more"),
+        ({"measured": 0}, "measured: expected 1 or more, or None"),
+        ({"subset": 49}, "subset: expected fewer than 7 x 7"),
+        ({"shares": (0.1, 0.5)}, "shares: expected equal steps"),
+        ({"shares": ()}, "shares: expected equal steps"),
+        ({"levels": (0.0, 0.5, 0.2)}, "levels: expected two or more rising"),
+        ({"levels": (1.0,)}, "levels: expected two or more rising"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(options: dict[str, object], message: str) -> None:
