@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from PIL import Image
@@ -22,6 +22,9 @@ from ..image._layout import Scale
 from ..zoo import Loaded
 from ._jobs.job import view_of
 from ._outputs import told
+
+if TYPE_CHECKING:
+    from ..evaluate._measures.memo import Layers
 
 _EQUAL = 1e-4
 """Largest difference of two heatmaps in [0, 1] that are equal but for rounding."""
@@ -69,6 +72,7 @@ class Comparison:
         progress: called with (done, total) after each chunk of perturbed forwards.
         finished: called after each method on each photo.
         messages: the layers, each method that shows nothing or cannot explain the model, and each that equals another.
+        drawn: names of the methods that gave a map of every photo.
     """
 
     loaded: Loaded
@@ -82,7 +86,9 @@ class Comparison:
     progress: Callable[[int, int], None]
     finished: Callable[[], None]
     messages: list[str] = field(default_factory=list)
+    drawn: set[str] = field(default_factory=set)
     _layers: dict[bool, Layer] = field(default_factory=dict)
+    _shapes: set[torch.Size] = field(default_factory=set)
 
     def grid(self, photos: Sequence[tuple[str, Image.Image]]) -> Tensor:
         """Draw the grid, (3, H, W): the photo first, then its map by each method.
@@ -123,12 +129,19 @@ class Comparison:
             alpha=alpha,
         )
 
+    def layers(self) -> Layers:
+        """Return the layers of the drawn maps as `evaluate_photo` takes them, so that it measures these maps."""
+        name = self.layer_name or "auto"
+        return {(name, kind, shape): layer for kind, layer in self._layers.items() for shape in self._shapes}
+
     def _columns(self, photos: Sequence[tuple[str, Image.Image]]) -> tuple[dict[str, list[Shown]], list[list[str]]]:
         """Explain each photo by each method; return the maps by method, and the methods whose maps are equal."""
         inputs = [self.loaded.preprocess(photo)[None].to(self.device) for _, photo in photos]
+        self._shapes.update(one.shape for one in inputs)
         columns = {name: maps for name in self.chosen if (maps := self._column(name, photos, inputs)) is not None}
         if not columns:
             raise UsageError("no method gave a map: " + "; ".join(self.messages))
+        self.drawn.update(columns)
         groups = joined(columns, signed=self.look[1] == "seismic")
         self.messages += [_said(names, columns) for names in groups if len(names) > 1]
         return columns, groups

@@ -16,7 +16,18 @@ import typer
 from ._command import DeviceOption, app
 from ._options import AS_THEY_ARE, NO_OPTIONS, ModelOptions, ReadOptions, option_groups
 from ._suite import NO_SUITE, Given, SuiteOptions, run_suite
-from ._tables import AS_USUAL, ByOption, TableOptions, print_table, sentence_of, show_tables, write_rows
+from ._tables import (
+    AS_USUAL,
+    ByOption,
+    LatexOption,
+    MarkdownOption,
+    TableOptions,
+    print_table,
+    sentence_of,
+    show_tables,
+    write_grids,
+    write_rows,
+)
 from ._terminal import progress_bars, refusals
 
 if TYPE_CHECKING:
@@ -138,9 +149,9 @@ def evaluate(
         settings |= {"retry": retry, "fail_fast": fail_fast}
         own = (target, removed, step, infidelity_samples, budget, by)
         usual = own == ("label", RemovedOption.mean, 0.05, 20, 400, None)
-        if suite.asked(usual and not any(shown._replace(latex=None)) and not any(reading)):
+        if suite.asked(usual and not any(shown._replace(latex=None, markdown=None)) and not any(reading)):
             drawn = {"seed": seed, "chunk_size": chunk_size}
-            given = Given(photos, models, methods, layers, metrics, out, shown.latex)
+            given = Given(photos, models, methods, layers, metrics, out, shown.latex, shown.markdown)
             raise typer.Exit(1 if run_suite(suite, given, drawn, **loader, **settings) else 0)
         require("jinja2", "camfn evaluate", "its report")
         require("matplotlib", "camfn evaluate", "its report")
@@ -187,6 +198,8 @@ def tune(
     methods: MethodsOption = "cheap, score_cam:top_k=0.02|0.05",
     layers: LayersOption = "auto",
     share: Annotated[float, typer.Option(min=0, max=1, help="Of the photos that is held out.")] = 0.5,
+    latex: LatexOption = None,
+    markdown: MarkdownOption = None,
     target: TargetChoice = "label",
     removed: RemovedChoice = RemovedOption.mean,
     step: StepOption = 0.05,
@@ -213,6 +226,7 @@ def tune(
         from ..evaluate import tune as tuned
         from ._options import pick_device
 
+        TableOptions(latex=latex, markdown=markdown).check()
         place, loader = str(pick_device(device)), options.loader([model])
         protocol = _protocol(metric, target, removed, step=step, seed=seed, chunk_size=chunk_size)
         photo_list, refused = _read(photos, reading)
@@ -236,8 +250,11 @@ def tune(
         print("to choose with:")
         print_table(best.tuning)
         print()
+        written = write_grids(best.grids(), latex, markdown)
     _print_refused(refused)
     _print_choice(best, metric)
+    for path in written:
+        print(path)
 
 
 def _print_choice(best: Tuned, metric: str) -> None:

@@ -13,6 +13,7 @@ import typer
 
 from ._command import PHOTOS, DeviceOption, ModelOption, TargetOption, app, header
 from ._options import AS_THEY_ARE, NO_OPTIONS, ModelOptions, ReadOptions, named_photos, option_groups
+from ._tables import ByOption, LatexOption, MarkdownOption, TableOptions, WideOption, show_tables
 from ._terminal import progress_bars, refusals, run_job, second_bar
 
 if TYPE_CHECKING:
@@ -211,6 +212,10 @@ def compare(
     scale: Annotated[
         ScaleOption, typer.Option(help="Of a figure: the maps that share one scale of colors.")
     ] = ScaleOption.each,
+    latex: LatexOption = None,
+    markdown: MarkdownOption = None,
+    by: ByOption = None,
+    wide: WideOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Draw maps by several methods side by side, each with its method and class below; each photo has its row.
@@ -221,6 +226,9 @@ def compare(
     pip install 'camfn[figure]'. A name in .png or .jpg makes a picture.
 
     Methods whose maps are equal up to a factor for every photo share one panel, and a line says so.
+
+    --latex, --markdown, --by and --wide measure the maps too, as `camfn evaluate` does, with metrics that need no box:
+    a ranked table says which methods the photos tell apart. That takes some 60 forwards for each map.
 
     With all, the methods that perturb the photo or the layer thousands of times are run as well, with a progress bar;
     capped takes fewer samples for these. The command skips a method of such a group that cannot explain this model, and
@@ -237,6 +245,7 @@ def compare(
         from ._compare import Comparison
         from ._figure import require_figures
         from ._files import check_writable
+        from ._measured import measured_by, print_refusals
         from ._options import pick_colormap, pick_device, pick_layer, read_photos
 
         chosen, place = pick_methods(methods, seed), pick_device(device)
@@ -251,8 +260,12 @@ def compare(
                 f"--width and --scale are of a figure: give --out {out.with_suffix('.pdf')}, or leave them out"
             )
         refuse_words(target, model, options.names())
+        table, read_as = TableOptions(wide=wide, latex=latex, markdown=markdown), reading.read_as()
+        table.check()
+        measured = None
+        if latex or markdown or by or wide:
+            measured = measured_by(model, by, target, seed, chunk_size or 16, read_as)
         named, told = named_photos(photos)
-        read_as = reading.read_as()
         pictures, refused = read_photos(named, lambda path: read_or_error(path, read_as), told)
         loaded = options.load(model)
         choice = pick_target(target, loaded)
@@ -279,7 +292,15 @@ def compare(
         comparison.messages += [*several, *([FIRST_FRAME] if several and reading.frame is None else [])]
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, lambda path: save(drawn, path))
-    for message in comparison.messages:
-        print(message)
-    print(f"comparison: {out}")
+        for message in comparison.messages:
+            print(message)
+        print(f"comparison: {out}")
+        if measured is not None:
+            with progress_bars() as progress:
+                task = progress.add_task("measuring", total=len(measured.cases(comparison)) * len(pictures))
+                rows = measured.rows(comparison, named, lambda: progress.advance(task))
+            written, problems = show_tables(rows, table, by=measured.by, seed=seed)
+            for path in written:
+                print(path)
+            refused = refused or problems > 0 or print_refusals(rows)
     raise typer.Exit(1 if refused else 0)

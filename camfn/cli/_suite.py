@@ -15,6 +15,7 @@ import typer
 
 from ._command import app
 from ._spellings import App
+from ._tables import LatexOption, MarkdownOption, write_grids
 from ._terminal import progress_bars, refusals
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ suite_app = App(
 )
 app.add_typer(suite_app, name="suite", rich_help_panel=None)
 
-LatexOption = Annotated[
-    Path | None, typer.Option(metavar="FILE.tex", help="The tables in LaTeX (booktabs).", show_default=False)
-]
 BibOption = Annotated[
     Path | None, typer.Option(metavar="FILE.bib", help="The papers of the tracks in BibTeX.", show_default=False)
 ]
@@ -94,9 +92,9 @@ class SuiteOptions(NamedTuple):
             raise UsageError("--tracks, --scenes, --grids, --head and --bib are of the suite: add --suite truth")
         if self.suite is not None and not as_usual:
             raise UsageError(
-                "--suite truth has a frozen protocol: of the options of the other evaluation it takes --latex, and "
-                "none of --target, --removed, --step, --infidelity-samples, --budget, --by, --wide, --against, "
-                "--markdown, --ranks, --parquet, --window and --frame"
+                "--suite truth has a frozen protocol: of the options of the other evaluation it takes --latex and "
+                "--markdown, and none of --target, --removed, --step, --infidelity-samples, --budget, --by, --wide, "
+                "--against, --ranks, --parquet, --window and --frame"
             )
         return self.suite is not None
 
@@ -132,6 +130,7 @@ class Given(NamedTuple):
     metrics: str
     out: Path
     latex: Path | None
+    markdown: Path | None
 
 
 def run_suite(chosen: SuiteOptions, given: Given, drawn: dict[str, int], **settings: Any) -> int:
@@ -153,7 +152,7 @@ def run_suite(chosen: SuiteOptions, given: Given, drawn: dict[str, int], **setti
     from ..evaluate._suite.report import write_suite_report
 
     require("jinja2", "camfn evaluate --suite", "its report")
-    check_files(latex=given.latex, bib=chosen.bib)
+    check_files(latex=given.latex, markdown=given.markdown, bib=chosen.bib)
     settings["photos"] = None if given.photos == "builtin" else given.photos
     settings["suite"] = chosen.settings(**drawn)
     settings["head"] = None if chosen.head is None else named_object(chosen.head, "--head")
@@ -164,7 +163,7 @@ def run_suite(chosen: SuiteOptions, given: Given, drawn: dict[str, int], **setti
         with progress_bars() as bars:
             move = partial(_move, bars, bars.add_task(f"{name}: truth", total=None))
             stores += run(progress=move if not bars.disable else _Lines(name))
-    show(stores, given.latex, chosen.bib, None)
+    show(stores, (given.latex, given.markdown), chosen.bib, None)
     print(write_suite_report(stores, Path(given.out)))
     for store in stores:
         print(store.folder)
@@ -189,7 +188,12 @@ def _move(bars: Any, task: Any, done: int, total: int) -> None:
 
 
 def show(
-    stores: Sequence[Store], latex: Path | None, bib: Path | None, board: Path | None, *, plain: bool = False
+    stores: Sequence[Store],
+    files: tuple[Path | None, Path | None],
+    bib: Path | None,
+    board: Path | None,
+    *,
+    plain: bool = False,
 ) -> None:
     """Print the tables of folders, and write the files that options name."""
     from ..evaluate._suite.board import bibtex_of, board_of, write_board
@@ -204,10 +208,8 @@ def show(
         own = board_of(store)
         write_board(own, store.folder / "leaderboard.csv")
         lines += own
-    if latex is not None:
-        text = "% made by camfn; needs \\usepackage{booktabs,xcolor}\n\n" + "\n".join(g.to_latex() for g in grids)
-        write_text(text, latex)
-        print(latex)
+    for path in write_grids(grids, *files):
+        print(path)
     if bib is not None:
         write_text(bibtex_of({line["track"] for line in lines}), bib)
         print(bib)
@@ -250,10 +252,11 @@ def suite_table(
     folder: FolderArgument = Path("truth"),
     plain: PlainOption = False,
     latex: LatexOption = None,
+    markdown: MarkdownOption = None,
     bib: BibOption = None,
     board: BoardOption = None,
 ) -> None:
-    """Show the tables of a run of the suite, and write them in LaTeX or to a leaderboard."""
+    """Show the tables of a run of the suite, and write them in LaTeX, in Markdown or to a leaderboard."""
     with refusals():
         from .._shared.errors import UsageError
         from ..evaluate import Store
@@ -261,13 +264,13 @@ def suite_table(
         from ..evaluate._suite.report import write_suite_report
 
         require("jinja2", "camfn suite table", "its report")
-        check_files(latex=latex, bib=bib, board=board)
+        check_files(latex=latex, markdown=markdown, bib=bib, board=board)
         folders = [folder] if (folder / "results.sqlite").is_file() else sorted(folder.glob("*/"))
         stores = [Store(each) for each in folders if (each / "results.sqlite").is_file()]
         stores = [store for store in stores if "protocols" in store.header]
         if not stores:
             raise UsageError(f"no run of the suite in {folder}: camfn evaluate --suite truth --out {folder}")
-        show(stores, latex, bib, board, plain=plain)
+        show(stores, (latex, markdown), bib, board, plain=plain)
         print(write_suite_report(stores, folder))
 
 

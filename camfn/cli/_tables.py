@@ -22,6 +22,14 @@ ByOption = Annotated[
     ),
 ]
 
+LatexOption = Annotated[
+    Path | None, typer.Option(metavar="FILE.tex", help="The tables in LaTeX (booktabs, graphicx).", show_default=False)
+]
+WideOption = Annotated[bool, typer.Option("--wide", help="All metrics and intervals, in lines as long as they get.")]
+MarkdownOption = Annotated[
+    Path | None, typer.Option(metavar="FILE.md", help="The tables in Markdown.", show_default=False)
+]
+
 COLUMNS = 100
 """Characters of a line of a table, unless the terminal is narrower or the user says --wide."""
 
@@ -38,9 +46,7 @@ class TableOptions(NamedTuple):
         parquet: a file for the rows behind the tables.
     """
 
-    wide: Annotated[bool, typer.Option("--wide", help="All metrics and intervals, in lines as long as they get.")] = (
-        False
-    )
+    wide: WideOption = False
     against: Annotated[
         str | None,
         typer.Option(
@@ -48,12 +54,8 @@ class TableOptions(NamedTuple):
             show_default=False,
         ),
     ] = None
-    latex: Annotated[
-        Path | None, typer.Option(metavar="FILE.tex", help="The tables in LaTeX (booktabs).", show_default=False)
-    ] = None
-    markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE.md", help="The tables in Markdown.", show_default=False)
-    ] = None
+    latex: LatexOption = None
+    markdown: MarkdownOption = None
     ranks: Annotated[
         Path | None,
         typer.Option(
@@ -137,7 +139,7 @@ def show_tables(rows: Sequence[Row], shown: TableOptions, *, by: str | None, see
             )
             if _attempt(without, write_ranks, rows, ranking.model, path, by=ranking.by, seed=seed):
                 written.append(path)
-    written += _write_grids(grids, shown)
+    written += write_grids(grids, shown.latex, shown.markdown)
     for reason in without:
         print(f"camfn: {reason}", file=sys.stderr)
     return written, len(without)
@@ -185,16 +187,16 @@ def _attempt(without: list[str], work: Any, *arguments: Any, **options: Any) -> 
         return ()
 
 
-def _write_grids(grids: Sequence[Grid], shown: TableOptions) -> list[Path]:
-    """Write the tables in LaTeX and Markdown."""
+def write_grids(grids: Sequence[Grid], latex: Path | None, markdown: Path | None) -> list[Path]:
+    """Write the tables in LaTeX and in Markdown; return the files."""
+    from ..evaluate._tables.grid import latex_of, markdown_of
     from ..evaluate._tables.records import write_text
 
-    if shown.latex is not None:
-        text = "% made by camfn; needs \\usepackage{booktabs}\n\n" + "\n".join(grid.to_latex() for grid in grids)
-        write_text(text, shown.latex)
-    if shown.markdown is not None:
-        write_text("\n".join(grid.to_markdown() for grid in grids), shown.markdown)
-    return [path for path in (shown.latex, shown.markdown) if path is not None]
+    if latex is not None:
+        write_text(latex_of(grids), latex)
+    if markdown is not None:
+        write_text(markdown_of(grids), markdown)
+    return [path for path in (latex, markdown) if path is not None]
 
 
 def _print_text(text: str) -> None:

@@ -19,8 +19,11 @@ from ._measures.own import metrics_of
 from ._measures.row import Row
 from ._runs.run import run
 from ._store.store import Store
+from ._tables.grid import Grid, latex_of, markdown_of
 from ._tables.rank import Ranking, rank
+from ._tables.records import write_text
 from ._tables.standing import Estimate
+from ._tables.table import grid_of, grid_of_differences
 from ._tables.versus import Difference, differences
 
 
@@ -43,6 +46,27 @@ class Tuned(NamedTuple):
     default: Estimate
     photos: list[str]
     against: list[Difference]
+
+    def to_latex(self, path: str | os.PathLike[str] | None = None) -> str:
+        r"""Return both tables in LaTeX, for `\usepackage{booktabs,graphicx}`: the candidates, and those held out.
+
+        Args:
+            path: a file to write it to, too.
+        """
+        return write_text(latex_of(self.grids()), path)
+
+    def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return both tables in Markdown; arguments as of `to_latex`."""
+        return write_text(markdown_of(self.grids()), path)
+
+    def grids(self) -> list[Grid]:
+        """Lay out both tables: the candidates on the photos for tuning, and the best against the others held out."""
+        held = grid_of_differences(self.against, self.tuning.by, (), self.case.model)
+        return [grid_of(self.tuning), held._replace(title=f"{held.title}, on the photos held out")]
+
+    def _repr_html_(self) -> str:
+        """Show both tables in a notebook."""
+        return "".join(grid.to_html() for grid in self.grids())
 
 
 def tune(

@@ -13,8 +13,11 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from camfn import image
+from camfn.cli import _pictures as pictures
 from camfn.cli._app import app
 from camfn.cli._compare import Shown, _said, joined
+from camfn.evaluate import Photo, Protocol, Row, cases, evaluate_photo, rank
+from camfn.zoo import load
 
 from .made import scenes_in
 
@@ -152,3 +155,71 @@ def test_matplotlib_is_missed_before_any_work(photos: Path, tmp_path: Path, monk
     result = run(photos, *MODEL, "--out", tmp_path / "a.pdf")
     assert result.exit_code == 2
     assert "camfn[figure]" in result.stderr
+
+
+def test_a_table_measures_the_maps_of_the_picture(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "bad.png").write_bytes(b"no photo")
+    monkeypatch.chdir(tmp_path)
+    words = (photos, *MODEL, "--methods", "grad_cam, hires_cam, fem, score_cam:top_k=0.2", "--out", "a.png")
+    result = run(*words, "--latex", "t.tex", "--markdown", "t.md", "--by", "deletion")
+    assert result.exit_code == 1, result.output
+    assert result.stderr.count("bad.png") == 1
+    assert result.stdout.endswith("t.tex\nt.md\n")
+    assert "best first by deletion (lower is better)" in result.stdout
+    assert "not told apart from the best" in result.stdout
+    latex, markdown = Path("t.tex").read_text(), Path("t.md").read_text()
+    assert "grad\\_cam @ body & " in latex
+    assert "adcc" in latex
+    assert r"\usepackage{booktabs,graphicx}" in latex
+
+    # the same numbers as of `camfn evaluate`
+    listed = [Photo(str(path), path) for path in sorted(photos.glob("[0-9].png"))]
+    protocol = Protocol(metrics=("deletion", "insertion"), target="top")
+    loaded = load("tiny:cnn")
+    of_model = cases(["tiny:cnn"], ["grad_cam", "score_cam:top_k=0.2"], ["body"])
+    rows = [row for photo in listed for row in evaluate_photo(photo, of_model, loaded, protocol)]
+    for standing in rank(rows, "tiny:cnn", by="deletion"):
+        name = standing.method.replace("_", r"\_")
+        (line,) = [line for line in markdown.splitlines() if line.strip("| *").startswith(name)]
+        assert f"{standing.estimates['deletion'].value:.3f}" in line
+        assert f"{standing.estimates['insertion'].value:.3f}" in line
+
+
+def test_what_is_drawn_at_two_layers_is_measured_there(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer of attention and another; the rows name the layers that the comparison chose for its picture."""
+    kept: list[Row] = []
+    monkeypatch.setattr(pictures, "show_tables", lambda rows, *_, **__: (kept.extend(rows) or [], 0))
+    words = ("--model", "tiny:vit", "--methods", "grad_cam, gradient_rollout, raw_attention, fem")
+    result = run(photos / "0.png", *words, "--by", "insertion", "--out", tmp_path / "a.png")
+    assert result.exit_code == 0, result.output
+    said = [line.split()[1].rstrip(":") for line in result.stdout.splitlines() if line.startswith("layer ")]
+    assert {row.layer for row in kept if row.layer} == set(said)
+
+
+def test_a_comparison_without_a_table_measures_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "show_tables", None)
+    assert run(photos, *MODEL, "--methods", "fem", "--out", tmp_path / "a.png").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--by", "iou"), "cannot rank by 'iou'"),
+        (("--by", "entropy"), "cannot rank by 'entropy'"),
+        (("--latex", "nowhere/t.tex"), "--latex nowhere/t.tex: expected a file in a folder that exists"),
+        (("--markdown", "."), "--markdown .: expected a file"),
+    ],
+)
+def test_a_table_that_cannot_be_is_refused_before_a_photo_is_read(
+    tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    result = run(tmp_path / "nothing.png", *MODEL, "--out", tmp_path / "a.png", *options)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "nothing.png" not in result.stderr

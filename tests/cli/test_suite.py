@@ -37,7 +37,7 @@ def invoke(*words: str) -> tuple[int, str]:
 def test_the_quick_start_and_a_third_partys_submission(tmp_path: Path) -> None:
     """The quick start of the docs with few scenes, and a method and a metric of one's own beside it."""
     (tmp_path / "mine.py").write_text(MINE)
-    out, tex, bib, board = (tmp_path / name for name in ("out", "a.tex", "a.bib", "board.csv"))
+    out, tex, markdown, bib, board = (tmp_path / name for name in ("out", "a.tex", "a.md", "a.bib", "board.csv"))
     options = ["--models", "tiny:cnn", "--scenes", "2", "--grids", "1", "--out", str(out)]
     methods = f"cheap, {tmp_path / 'mine.py'}:mine"
     metrics = f"complexity, {tmp_path / 'mine.py'}:peak"
@@ -48,13 +48,15 @@ def test_the_quick_start_and_a_third_partys_submission(tmp_path: Path) -> None:
     assert "mine.py:mine" in text
     assert "peak" in text
     assert tex.read_text().count("tabular") == 14
+    assert "graphicx,xcolor}" in tex.read_text()
     assert "rao2022better" in bib.read_text()
     code, text = invoke("suite", "verify", str(out))
     assert code == 0, text
     assert "verified" in text
     assert "NOT" not in text
-    code, text = invoke("suite", "table", str(out), "--board", str(board), "--plain")
+    code, text = invoke("suite", "table", str(out), "--board", str(board), "--plain", "--markdown", str(markdown))
     assert code == 0, text
+    assert markdown.read_text().count("\n|---") == 7
     assert "camfn-truth/1:grid2x2@tiny:cnn#" in board.read_text()
 
 
@@ -77,7 +79,7 @@ def test_files_that_cannot_be_written_are_refused_before_any_work(tmp_path: Path
     (tmp_path / "other.csv").write_text("path,class\na,cat\n")
     run = ["evaluate", "--suite", "truth", "--models", "tiny:cnn", "--out", str(tmp_path / "out")]
     table = ["suite", "table", str(tmp_path)]
-    for words in ([*run, "--latex"], [*run, "--bib"], [*table, "--latex"], [*table, "--bib"], [*table, "--board"]):
+    for words in ([*run, "--latex"], [*run, "--bib"], [*table, "--markdown"], [*table, "--bib"], [*table, "--board"]):
         for path in (tmp_path, tmp_path / "none" / "a.txt"):
             code, text = invoke(*words, str(path))
             assert code == 2, text

@@ -84,7 +84,7 @@ def test_a_method_of_ones_own_beside_eight_others_to_a_latex_table(
     latex = (folder / "table.tex").read_text()
     check_latex(latex)
     assert latex.count(r"\begin{table}") == 2
-    assert r"\usepackage{booktabs}" in latex
+    assert r"\usepackage{booktabs,graphicx}" in latex
     assert all(name.replace("_", r"\_") in latex for name in [*names, "spread"])
     assert ranked[0].split()[1].strip("*=+-") in latex
     assert (folder / "t.md").read_text().count("\n| ") >= 2 + 11 + 10

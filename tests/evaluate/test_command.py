@@ -75,8 +75,20 @@ def test_tune_says_what_the_choice_does_elsewhere(
 ) -> None:
     result = command(
         "tune", tmp_path / "photos.csv", "--model", "net", "--methods", "grad_cam eigen_cam",
-        "--layers", "last features", "--out", tmp_path / "out",
+        "--layers", "last features", "--out", tmp_path / "out", "--latex", tmp_path / "t.tex",
+        "--markdown", tmp_path / "t.md",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert "best: net" in result.stdout
     assert "on 2 photos held out: energy_in_box" in result.stdout
+    assert result.stdout.endswith(f"{tmp_path / 't.tex'}\n{tmp_path / 't.md'}\n")
+    assert (tmp_path / "t.tex").read_text().count(r"\begin{table}") == 2
+    markdown = (tmp_path / "t.md").read_text()
+    assert "photo by photo, on the photos held out." in markdown
+    assert "| *center* |" in markdown
+
+
+def test_tune_refuses_a_file_in_no_folder(command: Callable[..., Any], photos: list[Photo], tmp_path: Path) -> None:
+    result = command("tune", tmp_path / "photos.csv", "--latex", tmp_path / "no" / "t.tex", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "--latex" in result.stderr

@@ -18,6 +18,8 @@ _LATEX = {
     '"': r"\textquotedbl{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
+FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"
+"""What shrinks a table of LaTeX that is wider than a line."""
 _LONGEST = 44
 """Characters of a name in a terminal; a longer one loses its middle."""
 
@@ -84,7 +86,10 @@ class Grid(NamedTuple):
         return [*lines, [], *([(note, False)] for note in notes)]
 
     def to_latex(self) -> str:
-        """Write the table in LaTeX with booktabs, and xcolor for gray; baselines come last, below a rule."""
+        """Write the table in LaTeX with booktabs, graphicx to fit the line, and xcolor for gray.
+
+        Baselines come last, below a rule.
+        """
         arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "": ""}
         named = [escape(name) + arrows[direction] for name, direction in self.heads]
         heads = " & ".join(_grayed(name, i in self.gray) for i, name in enumerate(named))
@@ -98,13 +103,15 @@ class Grid(NamedTuple):
                 r"  \centering",
                 rf"  \caption{{{caption}}}",
                 rf"  \label{{{self.label}}}",
+                r"  \smallskip",
+                f"  {FIT}{{%",
                 rf"  \begin{{tabular}}{{l{'r' * (len(self.heads) - 1)}}}",
                 r"    \toprule",
                 f"    {heads} \\\\",
                 r"    \midrule",
                 *(f"    {line}" for line in body),
                 r"    \bottomrule",
-                r"  \end{tabular}",
+                r"  \end{tabular}}",
                 r"\end{table}",
                 "",
             ]
@@ -152,6 +159,18 @@ class Grid(NamedTuple):
             )
             for i, (name, direction) in enumerate(self.heads)
         ]
+
+
+def latex_of(grids: Sequence[Grid]) -> str:
+    """Write tables for one file of LaTeX, which says at its top what packages it needs."""
+    tables = [grid.to_latex() for grid in grids]
+    packages = "booktabs,graphicx" + ",xcolor" * any(r"\textcolor" in table for table in tables)
+    return "\n".join([f"% made by camfn; needs \\usepackage{{{packages}}}\n", *tables])
+
+
+def markdown_of(grids: Sequence[Grid]) -> str:
+    """Write tables for one file of Markdown."""
+    return "\n".join(grid.to_markdown() for grid in grids)
 
 
 def escape(text: str) -> str:

@@ -50,7 +50,7 @@ class Ranking(Standings):
     def to_latex(
         self, path: str | os.PathLike[str] | None = None, *, metrics: Sequence[str] | None = None, wide: bool = False
     ) -> str:
-        r"""Return the table in LaTeX, for `\usepackage{booktabs}`.
+        r"""Return the table in LaTeX, for `\usepackage{booktabs,graphicx}`; a table wider than a line shrinks to it.
 
         Args:
             path: a file to write it to, too.
@@ -59,7 +59,7 @@ class Ranking(Standings):
 
         Example:
             >>> rows = [Row("a", "net auto x", values={"iou": 0.5}), Row("a", "net auto y", values={"iou": 0.75})]
-            >>> print(rank(rows, "net").to_latex().splitlines()[8])
+            >>> print(rank(rows, "net").to_latex().splitlines()[10])
                 y & \textbf{0.750} \\
         """
         return write_text(grid_of(self, metrics, wide).to_latex(), path)

@@ -11,7 +11,7 @@ from .._measures.own import in_order, known_metric, short
 from .grid import Cell, Grid
 from .records import slug
 from .resample import LEVEL, fewest, tolerance
-from .standing import Standing, Standings, labels
+from .standing import Standing, Standings, is_baseline, labels
 from .versus import Difference
 
 PRINTED = ("energy_in_box", "iou", "pointing_game", "insertion", "deletion", "road_combined", "average_drop", "adcc")
@@ -50,8 +50,16 @@ def grid_of(
 
 
 def grid_of_differences(listed: Sequence[Difference], metric: str, standings: Sequence[Standing], model: str) -> Grid:
-    """Lay out the differences of one case, the first of each pair, from the others."""
-    called = labels(standings)
+    """Lay out the differences of one case, the first of each pair, from the others.
+
+    Args:
+        listed: of one case.
+        metric: the metric that was compared.
+        standings: all cases, of which no two are to be called the same; empty for those of `listed`.
+        model: the model.
+    """
+    compared = dict.fromkeys(case for d in listed for case in (d.first, d.second))
+    called = labels(standings or [Standing(case, {}, {}, None, None, 0, model) for case in compared])
     name = called[listed[0].first]
     number = _numbers([value for d in listed for value in (d.value, d.low, d.high)], sign="+")
     tested = any(d.adjusted is not None for d in listed)
@@ -65,7 +73,7 @@ def grid_of_differences(listed: Sequence[Difference], metric: str, standings: Se
         f"{model}: {name} against the others by {short(metric)}, photo by photo",
         [(head, "") for head in heads],
         lines,
-        [d.second in {s.case for s in standings if s.is_baseline} for d in listed],
+        [is_baseline(d.second) for d in listed],
         _notes_of_differences(name, sum(d.p is not None for d in listed), max(d.photos for d in listed)),
         f"tab:{slug(model)}-against",
     )
