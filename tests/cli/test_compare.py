@@ -192,7 +192,12 @@ def test_what_is_drawn_at_two_layers_is_measured_there(
 ) -> None:
     """A layer of attention and another; the rows name the layers that the comparison chose for its picture."""
     kept: list[Row] = []
-    monkeypatch.setattr(pictures, "show_tables", lambda rows, *_, **__: (kept.extend(rows) or [], 0))
+
+    def keep(rows: list[Row], *_: Any, **__: Any) -> tuple[list[Path], int]:
+        kept.extend(rows)
+        return [], 0
+
+    monkeypatch.setattr(pictures, "show_tables", keep)
     words = ("--model", "tiny:vit", "--methods", "grad_cam, gradient_rollout, raw_attention, fem")
     result = run(photos / "0.png", *words, "--by", "insertion", "--out", tmp_path / "a.png")
     assert result.exit_code == 0, result.output
