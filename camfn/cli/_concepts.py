@@ -51,7 +51,7 @@ def concepts(
     with refusals():
         from .._photos.names import class_of
         from .._shared.errors import UsageError
-        from ._files import check_writable
+        from ._files import check_writable, keep_photos
         from ._jobs.craft import CraftJob
         from ._options import pick_device, pick_layer
 
@@ -62,6 +62,7 @@ def concepts(
             check_writable(file, force, (".json", ".npz"))
         place, read_as = pick_device(device), reading.read_as()
         photos, told = named_photos(photos)
+        keep_photos([out], photos)
         loaded = options.load(model)
         job = CraftJob(
             photos=photos,

@@ -130,7 +130,7 @@ def explain(
         from .._shared.errors import UsageError
         from ..catalogue import info_of
         from ._figure import ENDINGS, check_figure
-        from ._files import check_writable, plan_files
+        from ._files import check_writable, keep_photos, plan_files
         from ._jobs.job import Job
         from ._jobs.volume import VolumeJob, any_volumes, refuse_flat
         from ._options import (
@@ -158,12 +158,13 @@ def explain(
         outputs = pick_outputs(formats, overlay)
         if figure is not None:
             check_figure(figure)
-            check_writable(figure, force, ENDINGS)
+            check_writable(figure, force, ENDINGS, option="--figure")
         refuse_layer(chosen, method, layer)
         info = info_of(chosen)
         if info.kind == "network" and (several is not None or eigen_smooth):
             raise UsageError(f"{method} is of the whole network: leave --layers and --eigen-smooth out")
         photos, told = named_photos(photos)
+        keep_photos([figure] if figure else [], photos, option="--figure")
         volumes = any_volumes(photos, outputs.formats, task.value, read_as)
         refuse_words(target, model, options.names())
         loaded = options.load(model) if deployed is None else deployed

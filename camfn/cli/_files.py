@@ -56,10 +56,8 @@ def plan_files(
     ]
     files = [with_ending(base, end) for item in plans for base in item.bases for end in endings]
     files += [out / record] if record else []
-    inputs = {os.path.realpath(photo) for photo in photos}
+    keep_photos(files, photos)
     for file in files:
-        if os.path.realpath(file) in inputs:
-            raise UsageError(f"the output {file} would replace a photo given: choose another --out")
         if os.path.lexists(file) and not force:
             raise UsageError(f"{file} exists already: give --force to replace it, or choose another --out")
     _check_folder(out)
@@ -69,12 +67,28 @@ def plan_files(
     return plans
 
 
-def check_writable(file: Path, force: bool, endings: Sequence[str] = (".png", ".jpg", ".jpeg")) -> None:
-    """Check that one picture may be written."""
+def keep_photos(files: Iterable[Path], photos: Sequence[Path], *, option: str = "--out") -> None:
+    """Refuse files that are photos of the run, which --force would replace."""
+    inputs = {os.path.realpath(photo) for photo in photos}
+    for file in files:
+        if os.path.realpath(file) in inputs:
+            raise UsageError(f"the output {file} would replace a photo given: choose another {option}")
+
+
+def check_writable(
+    file: Path,
+    force: bool,
+    endings: Sequence[str] = (".png", ".jpg", ".jpeg"),
+    *,
+    option: str = "--out",
+) -> None:
+    """Check that one file, which an option names, may be written."""
     if file.suffix.lower() not in endings:
-        raise UsageError(f"--out {file}: expected a name in {', '.join(endings)}")
+        raise UsageError(f"{option} {file}: expected a name in {', '.join(endings)}")
+    if file.is_dir():
+        raise UsageError(f"{option} {file} is a folder: give the name of a file")
     if os.path.lexists(file) and not force:
-        raise UsageError(f"{file} exists already: give --force to replace it, or choose another --out")
+        raise UsageError(f"{file} exists already: give --force to replace it, or choose another {option}")
     _check_folder(file.parent)
 
 

@@ -244,7 +244,7 @@ def compare(
         from ..image import save
         from ._compare import Comparison
         from ._figure import require_figures
-        from ._files import check_writable
+        from ._files import check_writable, keep_photos
         from ._measured import measured_by, print_refusals
         from ._options import pick_colormap, pick_device, pick_layer, read_photos
 
@@ -266,6 +266,7 @@ def compare(
         if latex or markdown or by or wide:
             measured = measured_by(model, by, target, seed, chunk_size or 16, read_as)
         named, told = named_photos(photos)
+        keep_photos([out], named)
         pictures, refused = read_photos(named, lambda path: read_or_error(path, read_as), told)
         loaded = options.load(model)
         choice = pick_target(target, loaded)

@@ -38,6 +38,10 @@ def words(
     least: Annotated[
         float, typer.Option(help="A word is read from the photo where its probability rises by more than this.")
     ] = 0.2,
+    font: Annotated[
+        Path | None,
+        typer.Option(help="A font file, for words in other letters.", show_default="one of the system's that has them"),
+    ] = None,
     device: DeviceOption = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
@@ -52,13 +56,14 @@ def words(
     Ends with 0 if all went well, and with 2 if the command cannot do what the options ask.
     """
     with refusals():
-        from ._files import check_writable
+        from ._files import check_writable, keep_photos
         from ._jobs.words import WordsJob
         from ._options import pick_device
 
         check_writable(out, force)
+        keep_photos([out], [photo])
         if maps is not None:
-            check_writable(maps, force, (".npz",))
-        job = WordsJob(model, ask, method, layer, count, answer, least, pick_device(device))
+            check_writable(maps, force, (".npz",), option="--maps")
+        job = WordsJob(model, ask, method, layer, count, answer, least, font, pick_device(device))
         for line in job.run(photo, out, maps):
             print(line)

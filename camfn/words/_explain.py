@@ -133,7 +133,7 @@ def explain(
         >>> [tuple(maps.shape) for maps in explained.maps], explained.spans[0].grid
         ([(3, 4, 4)], (4, 4))
     """
-    info, function = _method(method)
+    info, function = method_of(method)
     if question is not None and info.name != "tam":
         raise CamfnError(f"words.explain: question= is of tam, and {info.name} does not read it")
     asked = read(model, inputs, words, groups, tiles, spans)
@@ -161,7 +161,7 @@ def _filtered(function: Callable[..., Tensor]) -> bool:
     return bool(bound.get("filtered", True))
 
 
-def _method(method: str | Callable[..., Tensor]) -> tuple[MethodInfo, Callable[..., Tensor]]:
+def method_of(method: str | Callable[..., Tensor]) -> tuple[MethodInfo, Callable[..., Tensor]]:
     """Return the method and its row in the catalogue; refuse one that needs what words do not have."""
     if not isinstance(method, str) and not callable(method):
         raise ArgumentTypeError(f"words.explain: method: expected a name or a function, got {describe(method)}")

@@ -307,4 +307,10 @@ def pieces_of(prompt: Prompt) -> list[Piece]:
     pieces = FAMILIES[kind](prompt)
     if not pieces:
         raise CamfnError("words: the prompt has no picture: no placeholder of one is among its input_ids")
+    for span, _, size in pieces:
+        if 0 in span.grid:
+            raise CamfnError(
+                f"words: picture {span.image} is too narrow for this {kind}: of its tiles a grid of {span.grid} places "
+                f"is left without the padding{f', of (height, width) {size}' if size else ''}. Pass a wider crop of it"
+            )
     return pieces

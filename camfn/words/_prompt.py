@@ -25,10 +25,12 @@ _PER_TOKEN: dict[str, int] = {
 }
 """Inputs with a number for each token, and the number of a token of the answer."""
 
-OF_A_RUN = ("use_cache", "logits_to_keep", "return_dict", "output_attentions", "output_hidden_states")
-"""Options of a run, which say nothing of the prompt."""
+OF_A_RUN = ("use_cache", "logits_to_keep", "return_dict", "output_attentions", "output_hidden_states", "labels")
+"""Options of a run, and labels of no token, which say nothing of the prompt."""
 
-_HINDER = ("inputs_embeds", "position_ids", "past_key_values", "cache_position", "cache", "labels")
+_NO_LABEL = -100
+
+_HINDER = ("inputs_embeds", "position_ids", "past_key_values", "cache_position", "cache")
 """Inputs that speak of the prompt's tokens in other ways, and would not fit a longer sequence."""
 
 
@@ -62,10 +64,17 @@ def _check_beside(name: str, inputs: Mapping[str, Any], ids: Tensor) -> None:
             f"{name}: inputs: attention_mask leaves tokens out, or is not (1, {ids.shape[1]}): a prompt with padding "
             f"has its pictures elsewhere. Call {CALL} for this prompt alone, without padding="
         )
+    labels = inputs.get("labels")
+    # PaliGemma's processor returns labels always: of no token, where the prompt holds no answer
+    if labels is not None and not bool((torch.as_tensor(labels) == _NO_LABEL).all()):
+        raise CamfnError(
+            f"{name}: inputs: labels are of training, and say that the prompt holds an answer: pass what {CALL} "
+            "returns, without suffix= and labels, and hand the answer over as words"
+        )
     for key, value in inputs.items():
         if key in _PER_TOKEN and value is not None and not isinstance(value, Tensor):
             raise CamfnError(f"{name}: inputs: {key}: expected a tensor {tuple(ids.shape)}, got {describe(value)}")
-        if key == "input_ids" or not isinstance(value, Tensor) or value.is_floating_point():
+        if key in ("input_ids", *OF_A_RUN) or not isinstance(value, Tensor) or value.is_floating_point():
             continue
         beside = value.ndim == 2 and tuple(value.shape) == tuple(ids.shape)
         if beside and key not in _PER_TOKEN and ids.shape[1] > 3:

@@ -20,8 +20,8 @@ _UNFINISHED = "�"
 def grouped(tokenizer: Any, ids: Tensor | Sequence[int]) -> tuple[list[str], list[list[int]]]:
     """Join the tokens of an answer to words, as the tokenizer spells them.
 
-    A word starts behind a space; punctuation, and each sign of Chinese or Japanese, is a word by itself. Tokens that
-    are parts of one letter stay together.
+    A word starts behind a space; punctuation, each sign of Chinese or Japanese, and each special token is a word by
+    itself. Tokens that are parts of one letter stay together, and a space that is a token belongs to what follows it.
 
     Args:
         tokenizer: of transformers, or a processor that holds one.
@@ -40,8 +40,8 @@ def grouped(tokenizer: Any, ids: Tensor | Sequence[int]) -> tuple[list[str], lis
         >>> grouped(Spelled(), [3, 4, 5, 6])
         (['A', 'rocket', '.'], [[0], [1, 2], [3]])
     """
-    spell = getattr(getattr(tokenizer, "tokenizer", tokenizer), "decode", None)
-    if spell is None:
+    own = getattr(tokenizer, "tokenizer", tokenizer)
+    if not hasattr(own, "decode"):
         raise ArgumentTypeError(f"words.grouped: expected a tokenizer of transformers, got {describe(tokenizer)}")
     try:
         listed = [index(one) for one in ids]
@@ -52,14 +52,17 @@ def grouped(tokenizer: Any, ids: Tensor | Sequence[int]) -> tuple[list[str], lis
     words: list[str] = []
     groups: list[list[int]] = []
     known, pending = "", list[int]()
+    special = set(getattr(own, "all_special_ids", ()))
     for n in range(len(listed)):
-        text = str(spell(listed[: n + 1]))
+        text = _spelled(own, listed[: n + 1])
         pending.append(n)
         # the bytes of a letter may be several tokens
         if text.endswith(_UNFINISHED) and n + 1 < len(listed):
             continue
-        piece, known = text[len(known) :] if text.startswith(known) else text, text
-        if groups and not _starts(piece, words[-1]):
+        same = next((i for i, (a, b) in enumerate(zip(known, text)) if a != b), min(len(known), len(text)))
+        piece, known = text[same:], text
+        apart = listed[n] in special or (n > 0 and listed[n - 1] in special)
+        if groups and not apart and not _starts(piece, words[-1]):
             words[-1] += piece
             groups[-1] += pending
         else:
@@ -69,11 +72,17 @@ def grouped(tokenizer: Any, ids: Tensor | Sequence[int]) -> tuple[list[str], lis
     return [word.strip() or "␣" for word in words], groups
 
 
+def _spelled(tokenizer: Any, ids: list[int]) -> str:
+    """Spell tokens as they are: a tokenizer that cleans up would change what stands before the last one."""
+    cleans = hasattr(tokenizer, "clean_up_tokenization_spaces")
+    return str(tokenizer.decode(ids, **({"clean_up_tokenization_spaces": False} if cleans else {})))
+
+
 def _starts(piece: str, before: str) -> bool:
     """Whether a piece of text starts a word behind another."""
-    if not piece:
+    if not piece or not before.strip(" "):
         return False
-    alone = _alone(piece[0]) or (bool(before) and _alone(before[-1]))
+    alone = _alone(piece[0]) or _alone(before[-1])
     # an apostrophe or a hyphen inside of a word
     return piece[0].isspace() or before[-1:].isspace() or alone
 

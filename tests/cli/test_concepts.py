@@ -55,6 +55,7 @@ def test_the_files_say_what_the_library_finds(digits: list[Path], tmp_path: Path
         assert picture.width == 5 * 160 + 6 * 8
         assert picture.height > 3 * 160
     refused(run(*words, "--out", out), "exists already", "--force")
+    refused(run(*words, "--out", digits[0], "--force"), "would replace a photo")
 
 
 def test_photos_of_other_classes_are_left_out(digits: list[Path], tmp_path: Path) -> None:

@@ -12,28 +12,40 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from camfn import words
+from camfn._shared.errors import LoadError
 from camfn.cli._app import app
+from camfn.cli._jobs.words import _inputs
 from tests.nets.multimodal import IMAGE, load
 
 WORDS = [f"w{n}" for n in range(IMAGE)]
+
+
+def tokenizer(bos: str | None = None) -> Any:
+    """A tokenizer of words, which puts a token before each text where there is one."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocabulary = {word: n for n, word in enumerate(WORDS)} | {"<image>": IMAGE, "<unk>": IMAGE + 1}
+    spelled = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    spelled.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if bos:
+        spelled.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, vocabulary[bos])]
+        )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=spelled, bos_token=bos, unk_token="<unk>", extra_special_tokens={"image_token": "<image>"}
+    )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as save_pretrained writes it: a tiny LLaVA with a tokenizer of words."""
     import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
 
     place = tmp_path_factory.mktemp("llava")
-    vocabulary = {word: n for n, word in enumerate(WORDS)} | {"<image>": IMAGE, "<unk>": IMAGE + 1}
-    spelled = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    spelled.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=spelled, unk_token="<unk>", extra_special_tokens={"image_token": "<image>"}
-    )
     looks = transformers.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
     processor = transformers.LlavaProcessor(
-        looks, tokenizer, patch_size=16, vision_feature_select_strategy="default", image_token="<image>",
+        looks, tokenizer(), patch_size=16, vision_feature_select_strategy="default", image_token="<image>",
         num_additional_image_tokens=1,
     )  # fmt: skip
     model: Any = load("llava").model
@@ -92,6 +104,51 @@ def test_maps_are_those_of_the_library(folder: Path, photo: Path, tmp_path: Path
             torch.testing.assert_close(torch.tensor(held["maps_0"]), expected.maps[0])
 
 
+@pytest.mark.parametrize("first", ["{{ bos_token }}", ""])
+def test_a_prompt_of_a_chat_template_begins_once(first: str) -> None:
+    import transformers
+
+    looks = transformers.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    template = first + "{% for part in messages[0].content %}{{ part.get('text', '<image>') + ' ' }}{% endfor %} w3"
+    processor = transformers.LlavaProcessor(
+        looks, tokenizer("w1"), patch_size=16, vision_feature_select_strategy="default", image_token="<image>",
+        num_additional_image_tokens=1, chat_template=template.replace("}}{%", "}} {%", 1),
+    )  # fmt: skip
+    ids = _inputs(processor, Image.new("RGB", (64, 64)), "w5")["input_ids"]
+    assert ids.tolist() == [[1, *[IMAGE] * 16, 5, 3]]
+
+
+def test_the_prompt_of_paligemma_is_its_task_behind_the_picture() -> None:
+    asked: list[str] = []
+
+    class PaliGemmaProcessor:
+        image_token, chat_template = "<image>", None
+
+        def __call__(self, *, text: str, **given: Any) -> dict[str, Any]:
+            asked.append(text)
+            return {}
+
+    _inputs(PaliGemmaProcessor(), Image.new("RGB", (4, 4)), "caption en")
+    assert asked == ["<image>caption en"]
+
+
+def test_a_photo_of_which_the_processor_makes_no_input_is_refused(folder: Path, photo: Path, tmp_path: Path) -> None:
+    def fail(**given: Any) -> Any:
+        raise ValueError("aspect ratio must be smaller than 200")
+
+    fail.image_token = "<image>"  # type: ignore[attr-defined]
+    with pytest.raises(LoadError, match=r"makes no input of this photo of 4 x 900 pixels .* smaller than 200"):
+        _inputs(fail, Image.new("RGB", (4, 900)), "w5")
+
+
+def test_the_photo_is_never_replaced(folder: Path, photo: Path) -> None:
+    before = photo.read_bytes()
+    result = run(photo, "--model", f"hf:{folder}", "--answer", "w5", "--out", photo, "--force")
+    assert result.exit_code == 2
+    assert "would replace a photo" in result.output.replace("\n", " ")
+    assert photo.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -101,6 +158,10 @@ def test_maps_are_those_of_the_library(folder: Path, photo: Path, tmp_path: Path
         (("--model", "hf:{folder}", "--method", "score_cam"), "needs more"),
         (("--model", "hf:{folder}", "--layer", "lm_head", "--method", "grad_cam"), "no map of the pictures"),
         (("--model", "hf:{empty}"), "hf:"),
+        (("--model", "hf:{empty}", "--method", "none"), "no method"),
+        (("--model", "hf:{empty}", "--least", "3"), "--least: expected"),
+        (("--model", "hf:{empty}", "--font", "none.ttf"), "--font none.ttf"),
+        (("--model", "hf:{folder}", "--maps", "a.png"), "--maps a.png"),
         (("--model", "hf:/no/such/folder"), "no such folder"),
         (("--model", "hf:{folder}", "--ask", "w5 <image>"), "stands for a photo"),
     ],

@@ -33,6 +33,16 @@ def test_what_stands_beside_each_token_grows_with_it() -> None:
     assert longer["use_cache"] is False
 
 
+def test_labels_of_no_token_are_left_out() -> None:
+    """PaliGemma's processor returns labels beside every prompt."""
+    given = {"input_ids": IDS, "labels": torch.full_like(IDS, -100)}
+    assert set(words.forced(model(), given, [8, 9])) == {"input_ids", "use_cache"}
+    case = load("paligemma")
+    beside = {**case.inputs, "labels": torch.full_like(case.inputs["input_ids"], -100)}
+    found, expected = (words.explain(case.model, one, 3) for one in (beside, case.inputs))
+    torch.testing.assert_close(found.maps, expected.maps, rtol=0, atol=0)
+
+
 def test_paligemma_is_told_where_its_answer_begins() -> None:
     longer = words.forced(model("paligemma"), given(), torch.tensor([[8, 9]]))
     assert longer["token_type_ids"].tolist() == [[0] * 7 + [1, 1]]
@@ -53,7 +63,8 @@ def test_paligemma_is_told_where_its_answer_begins() -> None:
         ({"inputs_embeds": torch.ones(1, 7, 4)}, "inputs_embeds hides which token"),
         (given(inputs_embeds=torch.ones(1, 7, 4)), "inputs_embeds hides which token"),
         (given(position_ids=torch.arange(7)[None]), "position_ids"),
-        (given(labels=IDS), "labels"),
+        (given(labels=IDS), "labels are of training"),
+        (given(labels=torch.tensor([[-100, -100, -100, -100, -100, 7, 8]])), "labels are of training"),
         (given(attention_mask=torch.tensor([[0, 1, 1, 1, 1, 1, 1]])), "padding has its pictures elsewhere"),
         (given(attention_mask=torch.ones(1, 6)), "attention_mask leaves tokens out"),
         (given(attention_mask=torch.ones(1, 1, 7, 7)), "attention_mask leaves tokens out"),

@@ -136,3 +136,12 @@ def test_tiles_of_a_family_whose_inputs_say_them_are_refused(name: str) -> None:
     case = load(name)
     with pytest.raises(CamfnError, match=r"inputs of .* say themselves where its pictures stand: leave out tiles="):
         words.spans(case.model, case.inputs, tiles=[(1, 1)])
+
+
+def test_a_photo_of_which_no_place_is_left_is_refused() -> None:
+    """LLaVA-NeXT cuts the padding off the tiles of a photo: of a very narrow one nothing remains."""
+    case = load("llava_next")
+    ids = torch.tensor([[1, *[IMAGE] * (16 + 4), 6]])
+    inputs = {"input_ids": ids, "image_sizes": torch.tensor([[400, 3]]), "pixel_values": torch.zeros(1, 3, 3, 64, 64)}
+    with pytest.raises(CamfnError, match=r"picture 0 is too narrow .* \(4, 0\) places"):
+        words.spans(case.model, inputs)

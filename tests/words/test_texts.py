@@ -33,10 +33,39 @@ class Spelled:
         ((" caf", b"\xc3", b"\xa9", "s"), ["cafés"], [[0, 1, 2, 3]]),
         (("a", "\n", "b"), ["a", "␣", "b"], [[0], [1], [2]]),
         (("3", ".", "5"), ["3", ".", "5"], [[0], [1], [2]]),
+        ((" ", "猫", " ", "кот", " a"), ["猫", "кот", "a"], [[0, 1], [2, 3], [4]]),
+        (("", "猫", "\n", "\n", " a"), ["猫", "␣", "␣", "a"], [[0, 1], [2], [3], [4]]),
     ],
 )
 def test_tokens_are_joined_to_words(texts: Any, expected: list[str], groups: list[list[int]]) -> None:
     assert words.grouped(Spelled(*texts), list(range(len(texts)))) == (expected, groups)
+
+
+def test_special_tokens_are_words_by_themselves() -> None:
+    class Special(Spelled):
+        all_special_ids = (1, 2)
+
+    texts = ("cat", "<|im_end|>", "</s>", "s")
+    assert words.grouped(Special(*texts), [0, 1, 2, 3]) == (list(texts), [[0], [1], [2], [3]])
+
+
+def test_a_tokenizer_that_cleans_up_spells_as_it_is() -> None:
+    class Cleaning(Spelled):
+        clean_up_tokenization_spaces = True
+
+        def decode(self, ids: list[int], clean_up_tokenization_spaces: bool = True) -> str:
+            text = super().decode(ids)
+            return text.replace(" n't", "n't").replace(" .", ".") if clean_up_tokenization_spaces else text
+
+    assert words.grouped(Cleaning("is", " n", "'t", " ."), [0, 1, 2, 3])[0] == ["is", "n't", "."]
+
+
+def test_a_spelling_that_changes_what_was_before_loses_no_text() -> None:
+    class Joining(Spelled):
+        def decode(self, ids: list[int]) -> str:
+            return super().decode(ids).replace("e b", "e-b")
+
+    assert words.grouped(Joining("we", " ", "be"), [0, 1, 2])[0] == ["we", "-be"]
 
 
 def test_a_processor_holds_its_tokenizer() -> None:

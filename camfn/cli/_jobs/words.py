@@ -16,11 +16,14 @@ from PIL import Image
 
 from ... import words
 from ..._photos.read import read_photo
+from ..._shared.checks import number
 from ..._shared.errors import LoadError, UsageError
 from ..._shared.files import write_whole
 from ...image import read
 from ...words._answer import answered
+from ...words._explain import method_of
 from ...zoo._hub import loaded_for_text, view
+from .._fonts import font_for, missing_of
 from .._outputs import write_picture
 
 
@@ -35,10 +38,12 @@ class WordsJob:
     count: int
     answer: str | None
     least: float
+    font: Path | None
     device: torch.device
 
     def run(self, path: Path, out: Path, maps: Path | None) -> Iterator[str]:
         """Explain the words of a photo; give the lines to print."""
+        self._check()
         photo = read_photo(path).convert("RGB")
         if not self.model.startswith("hf:"):
             raise UsageError(f"--model {self.model}: expected hf:FOLDER or hf:NAME of a model for images and text")
@@ -61,14 +66,25 @@ class WordsJob:
             found = words.explain(model, inputs, said, method=self.method, **options)
         carried = words.carried(model, inputs, said, groups=groups, tiles=tiles, least=self.least)
         shown = read(_seen(processor, photo))
-        write_picture(out, words.draw(found, shown, texts, carried=carried))
+        font, lacking = (str(self.font), missing_of(self.font, texts)) if self.font else font_for(texts)
+        write_picture(out, words.draw(found, shown, texts, carried=carried, font=font))
         if maps is not None:
             write_whole(maps, partial(_write, found, carried, texts))
         yield f"answer: {' '.join(texts)}"
         for k, text in enumerate(texts):
             note = "" if bool(carried.read[k]) else "  not read from the photo"
             yield f"{text:<16} log p changes by {float(carried.gains[k]):+.2f} with the photo{note}"
+        if lacking:
+            yield f"the picture shows boxes in the place of {lacking[:20]!r}: give a font with these letters by --font"
         yield f"picture: {out}"
+
+    def _check(self) -> None:
+        """Refuse what no model could do, before one is read."""
+        if self.method != "drops":
+            method_of(self.method)
+        number("--least", self.least, "[-1, 1]")
+        if self.font is not None:
+            missing_of(self.font, "")
 
 
 def _inputs(processor: Any, photo: Image.Image, ask: str) -> dict[str, Any]:
@@ -78,13 +94,25 @@ def _inputs(processor: Any, photo: Image.Image, ask: str) -> dict[str, Any]:
         raise UsageError(
             f"--ask: {own!r} stands for a photo, and the prompt has that of this photo already: leave it out"
         )
+    options: dict[str, Any] = {}
     if getattr(processor, "chat_template", None):
         content = [{"type": "image"}, {"type": "text", "text": ask}]
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        first = getattr(processor.tokenizer, "bos_token", None)
+        if first and prompt.startswith(first):
+            # the template has the token that begins a text, and the tokenizer would put it there once more
+            options["add_special_tokens"] = False
+    elif type(processor).__name__ == "PaliGemmaProcessor":
+        prompt = f"{own}{ask}"  # its task prefix, as "caption en", stands directly behind the picture
     else:
-        token = getattr(processor, "image_token", None)
-        prompt = f"{token}\n{ask}" if isinstance(token, str) else ask
-    return dict(processor(text=prompt, images=[photo], return_tensors="pt"))
+        prompt = f"{own}\n{ask}" if isinstance(own, str) else ask
+    try:
+        return dict(processor(text=prompt, images=[photo], return_tensors="pt", **options))
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise LoadError(
+            f"the model's processor, {type(processor).__name__}, makes no input of this photo of {photo.width} x "
+            f"{photo.height} pixels and --ask {ask!r}: {error}"
+        ) from error
 
 
 def _tokens(processor: Any, answer: str) -> list[int]:
