@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,7 +79,7 @@ def sparseness(heatmap: Tensor) -> Tensor:
         >>> sparseness(torch.tensor([[0.0, 0.0, 0.0, 5.0], [1.0, 1.0, 1.0, 1.0]]))
         tensor([0.7500, 0.0000])
     """
-    ordered = _weights(as_maps(heatmap, "sparseness: heatmap")).sort(1).values
+    ordered = _ascending(_weights(as_maps(heatmap, "sparseness: heatmap")))
     n = ordered.shape[1]
     place = 2 * torch.arange(1, n + 1, device=ordered.device, dtype=ordered.dtype) - n - 1
     return ((place * ordered).sum(1) / (n * ordered.sum(1))).to(heatmap.dtype)
@@ -200,6 +201,15 @@ def _centered(rows: Tensor) -> Tensor:
     constant = (rows == rows[:, :1]).all(1, keepdim=True)
     above = torch.where(constant, 0, rows - rows.mean(1, keepdim=True))
     return safe_divide(above, above.abs().amax(1, keepdim=True))
+
+
+def _ascending(rows: Tensor) -> Tensor:
+    """Sort each row, (B, N). Plain tensors of a CPU go to numpy, which sorts values alone: torch sorts places too."""
+    plain = type(rows) is Tensor and rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64)
+    traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(rows)
+    if plain and not traced and not rows.requires_grad:
+        return torch.from_numpy(np.sort(rows.numpy(), axis=1))
+    return rows.sort(1).values
 
 
 def _weights(maps: Tensor) -> Tensor:

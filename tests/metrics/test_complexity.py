@@ -117,3 +117,20 @@ def test_a_map_of_ones_and_fake_cam_get_nothing() -> None:
 def test_what_is_refused(call: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_the_ways_to_sort_agree_and_the_gradient_passes() -> None:
+    maps = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    plain = metrics.sparseness(maps)
+    asked = maps.clone().requires_grad_()
+    tracked = metrics.sparseness(asked)
+    assert torch.equal(plain, tracked)
+    (gradient,) = torch.autograd.grad(tracked.sum(), asked)
+    by_func = torch.func.grad(lambda each: metrics.sparseness(each).sum())(maps)
+    torch.testing.assert_close(by_func, gradient)
+    assert gradient.abs().sum() > 0
+    assert torch.equal(metrics.sparseness(maps.mT), metrics.sparseness(maps.mT.contiguous()))
+    with torch.inference_mode():
+        assert torch.equal(metrics.sparseness(maps), plain)
+    for dtype in (torch.float16, torch.bfloat16):
+        assert metrics.sparseness(maps.to(dtype)).dtype == dtype

@@ -15,7 +15,7 @@ from ..._shared.errors import UsageError
 from .._store.export import safe, write_file
 from .._store.store import MAPS, Store
 from .measures import GROUPED
-from .protocol import TRACKS
+from .protocol import TRACKS, is_grade
 from .tables import tables_of
 
 COLUMNS = (
@@ -150,7 +150,7 @@ def _digests(store: Store) -> dict[tuple[str, str, str], str]:
     for row in store.rows:
         kind = row.photo.partition("/")[0]
         file = store.folder / MAPS / row.map
-        if row.map and kind != "grade" and file.is_file():
+        if row.map and not is_grade(row.photo) and file.is_file():
             digest = sha256(file.read_bytes()).digest()
             tracks = [_PART_OF[kind]] if kind in _PART_OF else ["tiny", "single", "groups", "ceiling"]
             for track in tracks:

@@ -14,6 +14,7 @@ from .._measures.row import Row
 from .._store.store import Store
 from .explain import CONTROLS
 from .measures import MEASURES, SHARED
+from .protocol import is_grade
 from .scenes import scenes_of
 
 RESAMPLES = 2000
@@ -94,7 +95,7 @@ def lines_of(store: Store, track: str) -> list[Line]:
     found: dict[tuple[str, str], Line] = {}
     for row in store.rows:
         numbers = _numbers(row, measures)
-        if not numbers or row.photo.startswith("grade/"):
+        if not numbers or is_grade(row.photo):
             continue
         control = row.method in CONTROLS
         key = (row.method, "" if control else row.layer)

@@ -1,4 +1,4 @@
-"""T7: whether a metric orders a map that is replaced by its own shuffle, step by step."""
+"""T7: whether a metric orders maps that get worse step by step: replaced by their shuffle, or with values moved."""
 
 # tested in tests/evaluate/suite/test_laws.py
 
@@ -24,6 +24,7 @@ from .._measures.metrics import Explanation, Metric
 from .._measures.own import metrics_of
 from .._measures.seen import Seen
 from .asked import Asked
+from .degrade import Degrade, blended, permuted
 from .explain import CONTROLS, Explained, Explainer, control
 from .measures import MEASURES, Tables, tiny_measures
 from .sources import Photos
@@ -94,19 +95,17 @@ class Grade:
         """Make the map that is shuffled: of a method, or a control."""
         self.case = case
         if case.method in CONTROLS:
-            return Explained(self._scaled(control(case.method, self.asked, self.context.suite, self.name)))
+            return Explained(scaled(control(case.method, self.asked, self.context.suite, self.name)))
         model = self.context.model.model
         found = self._explainer(model, self.asked)(case)
-        return found._replace(maps=self._scaled(found.maps))
+        return found._replace(maps=scaled(found.maps))
 
     def measure(self, maps: Tensor) -> dict[str, Tensor]:
         """Return each metric at each level; a metric that has no number at some level has none."""
         self.problems.clear()
-        order = self.context.suite.generator(self.name, "shuffle")
-        permutation = torch.randperm(maps[0].numel(), generator=order)
         found: dict[str, list[float]] = {}
         for level in self.context.suite.levels:
-            for name, value in self._at(maps, level, permutation).items():
+            for name, value in self._at(maps, self.worse(maps[0].numel(), level)).items():
                 found.setdefault(name, []).append(value)
         whole = {name: values for name, values in found.items() if len(values) == len(self.context.suite.levels)}
         vectors = {name: torch.tensor(values, dtype=torch.float64) for name, values in whole.items()}
@@ -115,18 +114,18 @@ class Grade:
                 self.problems[name] = f"{name}: gives no finite number at some level of the shuffle, and has no grade"
         return {name: vector for name, vector in vectors.items() if name not in self.problems}
 
-    def _at(self, maps: Tensor, level: float, permutation: Tensor) -> dict[str, float]:
-        """Measure a map of which a share was replaced by its shuffle."""
+    def worse(self, count: int, level: float) -> Degrade:
+        """Return what makes maps of so many values worse: the same permutation at each level."""
+        return blended(count, level, self.context.suite.generator(self.name, "shuffle"))
 
-        def shuffled(cam: Tensor) -> Tensor:
-            return (1 - level) * cam + level * cam.flatten(1)[:, permutation.to(cam.device)].view_as(cam)
-
-        cam = shuffled(maps).to(self.asked.images)
+    def _at(self, maps: Tensor, worse: Degrade) -> dict[str, float]:
+        """Measure a map made worse; explanations made again are made worse in the same way."""
+        cam = worse(maps).to(self.asked.images)
         vectors = self.tables.measures(cam, ("single", "groups", "ceiling"))
         if self.asked.own is not None and self.asked.other is not None:
             vectors |= tiny_measures(cam.cpu(), self.asked.own, self.asked.other)
         found = {name: float(vector[0]) for name, vector in vectors.items() if name in MEASURES}
-        explanation = Explanation(self.seen, cam, lambda model, images: shuffled(self._again(model, images, maps)))
+        explanation = Explanation(self.seen, cam, lambda model, images: worse(self._again(model, images, maps)))
         for name, metric in self.metrics.items():
             number = self._number(name, metric, explanation)
             if number is not None:
@@ -149,15 +148,24 @@ class Grade:
         if self.case.method in CONTROLS:
             return maps.to(images)
         asked = self.asked._replace(images=images)
-        return self._scaled(self._explainer(model, asked)(self.case).maps).to(images)
+        return scaled(self._explainer(model, asked)(self.case).maps).to(images)
 
     def _explainer(self, model: nn.Module, asked: Asked) -> Explainer:
         context = self.context
         return Explainer(model, asked, context.suite, self.name, context.shared.layers, context.one_forward)
 
-    def _scaled(self, maps: Tensor) -> Tensor:
-        """Clip and scale a map, as the metrics of an evaluation take it, before it is shuffled."""
-        return pooled(normalize(maps))
+
+class Partial(Grade):
+    """The same by F-Fidelity's degradation: a share of the map's values change places among themselves."""
+
+    def worse(self, count: int, level: float) -> Degrade:
+        """Return what makes maps of so many values worse: another draw at each level, as in the authors' code."""
+        return permuted(count, level, self.context.suite.generator(self.name, "partial", repr(level)))
+
+
+def scaled(maps: Tensor) -> Tensor:
+    """Clip and scale a map, as the metrics of an evaluation take it, before it is shuffled."""
+    return pooled(normalize(maps))
 
 
 def pooled(maps: Tensor, most: int = 32) -> Tensor:

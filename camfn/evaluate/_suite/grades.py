@@ -14,6 +14,7 @@ from .._measures.own import known_metric
 from .._store.store import Store
 from .grade import order_of
 from .measures import MEASURES
+from .protocol import is_grade
 
 DRAWS, MEAN_OF = 200, 10
 """Draws of so many photos, whose mean is graded."""
@@ -53,11 +54,17 @@ class Grade(NamedTuple):
         return self.low > self.rounding
 
 
-def grades_of(store: Store) -> list[Grade]:
-    """Grade every metric of a folder, the best first, for each map that was shuffled."""
+def grades_of(store: Store, *, partial: bool = False) -> list[Grade]:
+    """Grade every metric of a folder, the best first, for each map that was made worse.
+
+    Args:
+        store: a folder of the suite.
+        partial: by values that change places, and not by the shuffle.
+    """
     found = []
-    for base in dict.fromkeys(row.method for row in store.rows if row.photo.startswith("grade/")):
-        rows = [row for row in store.rows if row.photo.startswith("grade/") and row.method == base and row.vectors]
+    graded = [row for row in store.rows if is_grade(row.photo) and row.photo.startswith("partial/") == partial]
+    for base in dict.fromkeys(row.method for row in graded):
+        rows = [row for row in graded if row.method == base and row.vectors]
         for name in dict.fromkeys(name for row in rows for name in row.vectors):
             lines = [row.vectors[name] for row in rows if name in row.vectors]
             if lines := [line for line in lines if all(map(math.isfinite, line))]:

@@ -19,9 +19,10 @@ from .._runs.work import Work
 from .context import Context, Unit
 from .exact import exact
 from .explain import CONTROLS
-from .grade import Grade
+from .grade import Grade, Partial
 from .measures import SHARED
-from .protocol import Suite
+from .protocol import Suite, is_grade
+from .regrade import Regrade
 from .sources import Source
 from .units import KINDS
 
@@ -83,8 +84,10 @@ class Maker:
         """Make a unit by its name."""
         context = self.context(loaded, device, shared)
         kind = name.partition("/")[0]
-        if kind == "grade":
-            return Grade(context, name, self.metrics)
+        if kind in ("grade", "partial"):
+            return (Grade if kind == "grade" else Partial)(context, name, self.metrics)
+        if is_grade(name):
+            return Regrade(context, name)
         made: Unit = KINDS[kind](context, name)
         return made
 

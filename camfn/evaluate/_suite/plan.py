@@ -142,7 +142,24 @@ def _units(
             yield [f"groupings/{name}"], [*others, *(often if name in few else []), *blind]
     if "grade" in tracks and rows:
         bases = [Case(model, "auto", GRADED), *([Case(model, "auto", "truth")] if isinstance(source, Scenes) else [])]
-        yield [f"grade/{name}" for name in source.pictures()[: suite.graded]], bases
+        pictures = source.pictures()[: suite.graded]
+        # after the shuffle: rows that an earlier version made keep their place
+        for kind, names in {"grade": pictures, "partial": pictures, **_regraded(maker)}.items():
+            # a map of few values changes places with itself
+            yield [f"{kind}/{name}" for name in names], bases[:1] if kind == "partial" else bases
+
+
+def _regraded(maker: Maker) -> dict[str, list[str]]:
+    """Return the units of tracks whose measures are graded, by kind."""
+    suite, source, found = maker.suite, maker.source, dict[str, list[str]]()
+    if "grid" in suite.tracks and maker.grids:
+        found["gridpg"] = [f"{i:03}" for i in range(suite.grids)]
+    if "tiny" in suite.tracks and isinstance(source, Scenes):
+        found["parts"] = [one for block in source.parts() for one in source.clusters(block)]
+    if "contrast" in suite.tracks:
+        found["questions"] = [one for block in source.blocks(suite.measured) for one in source.clusters(block)]
+        found["groupings"] = [one for block in maker.kinds for one in source.clusters(block)]
+    return {f"grade_{kind}": names[: suite.graded] for kind, names in found.items()}
 
 
 def _grids_of(case: Case, suite: Suite) -> int:

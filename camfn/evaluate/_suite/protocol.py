@@ -21,6 +21,17 @@ TRACKS = ("grid", "tiny", "single", "groups", "ceiling", "contrast", "grade")
 """The tracks, in the order of the tables."""
 
 
+def is_grade(unit: str) -> bool:
+    """Whether a unit grades metrics: grade/NAME, partial/NAME, or grade_KIND/NAME for a unit of a track.
+
+    Example:
+        >>> is_grade("grade_questions/scene-000"), is_grade("questions/scene-000-009")
+        (True, False)
+    """
+    kind = unit.partition("/")[0]
+    return kind in ("grade", "partial") or kind.startswith("grade_")
+
+
 @dataclass(frozen=True)
 class Suite:
     """All settings of the suite that change its numbers; the defaults are version 1.

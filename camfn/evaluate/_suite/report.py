@@ -16,7 +16,7 @@ from .._store.store import Store
 from .._tables.grid import Cell, Grid
 from .._tables.report import facts_of, problems_of, rendered
 from .grades import grades_of
-from .tables import Table, grid_of, grid_of_grades, suite_of, tables_of
+from .tables import Table, grid_of, grids_of_grades, suite_of, tables_of
 
 _ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 _FILES = ("rows.csv", "leaderboard.csv", "run.json", "maps", "accidents.txt")
@@ -60,9 +60,9 @@ def _model(store: Store, folder: Path) -> dict[str, Any]:
     """Return what the template reads of one model."""
     suite, tables, grades = suite_of(store.header), tables_of(store), grades_of(store)
     shown = [_table(grid_of(table, suite), sentence(table)) for table in tables]
-    if grades:
-        said = f"{sum(grade.tells for grade in grades)} of {len(grades)} metrics tell a map from its shuffle."
-        shown.append(_table(grid_of_grades(grades, store.header["protocols"]["grade"]["id"]), said))
+    said = f"{sum(grade.tells for grade in grades)} of {len(grades)} metrics tell a map from its shuffle."
+    histogram = "The values of the map are the same at every step, in other places."
+    shown += [_table(grid, each) for grid, each in zip(grids_of_grades(store), (said, histogram), strict=False)]
     inside = "" if store.folder == folder else f"{quote(store.folder.name)}/"
     links = [(name, inside + name) for name in _FILES if (store.folder / name).exists()]
     many = f"{len(shown)} table{'s' * (len(shown) != 1)}"

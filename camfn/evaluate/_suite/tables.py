@@ -143,7 +143,7 @@ def _notes(table: Table, names: Sequence[str], suite: Suite) -> list[str]:
     gray = [name for name in names if table.gray.get(name)]
     if gray:
         notes.append(f"In parentheses: {', '.join(gray)} does not tell a map from its shuffle here, and ranks nothing.")
-    elif not table.gray and table.track not in ("grid", "tiny"):
+    elif not any(name in table.gray for name in names) and table.track not in ("grid", "tiny"):
         notes.append("Not graded in this folder: --tracks grade says whether a measure tells a map from its shuffle.")
     return notes
 
@@ -156,8 +156,14 @@ def _cost(name: str, suite: Suite) -> str:
     return " and ".join(filter(None, parts)) or "no forwards"
 
 
-def grid_of_grades(grades: Sequence[Grade], track_id: str) -> Grid:
-    """Lay the grades out, those that do not tell a map from noise in parentheses."""
+def grid_of_grades(grades: Sequence[Grade], track_id: str, *, partial: bool = False) -> Grid:
+    """Lay the grades out, those that do not tell a map from noise in parentheses.
+
+    Args:
+        grades: of `grades_of`.
+        track_id: of the protocol.
+        partial: whether they are by values that change places, and not by the shuffle.
+    """
     bases = list(dict.fromkeys(grade.base for grade in grades))
     by_name = {(grade.name, grade.base): grade for grade in grades}
     names = list(
@@ -182,24 +188,35 @@ def grid_of_grades(grades: Sequence[Grade], track_id: str) -> Grid:
                 cells += [Cell(_short(grade.one)), Cell(_short(grade.mean)), Cell(interval)]
         lines.append([cell._replace(gray=gray) for cell in cells])
         dim.append(gray)
+    way = (
+        "A share of a map's values changes places among themselves, so that their histogram stays (F-Fidelity)"
+        if partial
+        else "A map is replaced by its own shuffle in steps"
+    )
     notes = [
-        f"A map is replaced by its own shuffle in steps, on {photos} photos. Columns: rank correlation of the metric "
+        f"{way}, on {photos} photos. Columns: rank correlation of the metric "
         f"with the step, 1 if each step is worse; the same of the mean over {few} photos; 95 % interval of the metric "
         "of the map less that of its full shuffle, its sign turned where lower is better.",
-        "In parentheses: the interval holds 0 or lies below it. The metric does not tell this map from noise, and "
-        "ranks nothing.",
+        "In parentheses: the interval holds 0 or lies below it. The metric does not tell this map from noise"
+        + (", and ranks nothing." if not partial else ". What ranks is decided by the shuffle above."),
     ]
-    return Grid(
-        f"{track_id}: which metrics order a map that is shuffled more and more", heads, lines, dim, notes, "tab:grade"
-    )
+    what = "of which more and more values change places" if partial else "that is shuffled more and more"
+    title = f"{track_id}: which metrics order a map {what}"
+    return Grid(title, heads, lines, dim, notes, "tab:partial" if partial else "tab:grade")
+
+
+def grids_of_grades(store: Store) -> list[Grid]:
+    """Lay out the grades of a folder: by the shuffle, then by values that change places."""
+    track_id = store.header["protocols"]["grade"]["id"]
+    both = [(partial, grades_of(store, partial=partial)) for partial in (False, True)]
+    return [grid_of_grades(grades, track_id, partial=partial) for partial, grades in both if grades]
 
 
 def grids_of(store: Store, *, intervals: bool = True) -> list[Grid]:
     """Lay out all tables of a folder: the tracks, then the grades."""
     suite = suite_of(store.header)
     found = [grid_of(table, suite, intervals=intervals) for table in tables_of(store)]
-    grades = grades_of(store)
-    return [*found, *([grid_of_grades(grades, store.header["protocols"]["grade"]["id"])] if grades else [])]
+    return [*found, *grids_of_grades(store)]
 
 
 def suite_of(header: dict[str, Any]) -> Suite:

@@ -27,7 +27,7 @@ from .grade import Grade
 from .maker import Maker
 from .measures import MEASURES
 from .plan import prepared, weights_digest, works_of
-from .protocol import id_of
+from .protocol import id_of, is_grade
 from .regions import OWN
 from .sources import Source
 from .suite import source_of
@@ -131,7 +131,7 @@ def _verified(
     if problems:
         return Verified(store.folder, [each["id"] for each in protocols.values()], 0, 0, 0, problems)
     grids = record["grids"]
-    graded = {name for row in store.rows if row.photo.startswith("grade/") for name in row.vectors}
+    graded = {name for row in store.rows if is_grade(row.photo) for name in row.vectors}
     own = sorted(graded - set(METRICS) - set(MEASURES))
     metrics = (*(name for name in METRICS if name in graded), *own)
     maker = Maker(
@@ -143,7 +143,7 @@ def _verified(
         grids["scale"],
         0,
         metrics,
-        any(row.photo.partition("/")[0] in ("gridpg", "parts", "questions", "grade") for row in store.rows),
+        any(row.photo.partition("/")[0] in ("gridpg", "parts", "questions", "grade", "partial") for row in store.rows),
         _kinds(store, source, loaded),
     )
     if loaded is not None and grids["cells"]:
@@ -197,7 +197,7 @@ def _numbers(store: Store, maker: Maker, loaded: Loaded | None) -> tuple[int, in
         for name, vector in found.items():
             numbers += len(vector)
             said = row.vectors.get(name)
-            if said is None and (name not in measured or row.photo.startswith("grade/")):
+            if said is None and (name not in measured or is_grade(row.photo)):
                 continue  # a track, or a metric, that this run did not ask for
             if said is None or len(said) != len(vector) or not _close(vector.tolist(), said):
                 shown = [round(value, 4) for value in vector.tolist()[:4]]
@@ -257,7 +257,7 @@ def _missing(store: Store, maker: Maker) -> list[str]:
     if not rows:
         return ["there are no rows"]
     # the map that is graded is a method of the others only where it has their rows
-    listed = _cases([row for row in rows if not row.photo.startswith("grade/")] or rows)
+    listed = _cases([row for row in rows if not is_grade(row.photo)] or rows)
     if not listed:
         return ["there are no rows of methods"]
     tracks = {_tracks_of(row.photo.partition("/")[0]) for row in rows}

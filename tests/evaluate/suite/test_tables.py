@@ -93,7 +93,7 @@ def test_the_text_has_costs_intervals_and_the_way_to_read_it(store: Store) -> No
     assert "3 photos, which are resampled" in text
     assert "mean rank" not in text
     latex = "\n".join(grid.to_latex() for grid in grids_of(store))
-    assert latex.count(r"\toprule") == 7
+    assert latex.count(r"\toprule") == 8, "six tracks, and two tables of grades"
 
 
 def test_what_float32_leaves_is_no_grade() -> None:
