@@ -11,20 +11,23 @@ from einops import einsum
 from torch import Tensor
 
 from .checks import one_of
+from .levels import writes_graph
 from .maps import largest, safe_divide, safe_sqrt
 
 Sign: TypeAlias = Literal["sum", "absmax", "corr_mean"]
 """How to choose between a singular vector and its negative."""
 
 
-def leading_pair(gram: Tensor) -> tuple[Tensor, Tensor]:
+def leading_pair(gram: Tensor, *, definite: bool = False) -> tuple[Tensor, Tensor]:
     """Largest eigenvalue and its unit eigenvector (of either sign) of symmetric matrices.
 
     First derivatives are exact, and finite when other eigenvalues are zero or repeated, where those of
-    `torch.linalg.eigh` are NaN. Second derivatives are not exact.
+    `torch.linalg.eigh` are NaN. Second derivatives are not exact. A graph that is written holds squarings in place of
+    `eigh`, and no derivative.
 
     Args:
         gram: (B, M, M), symmetric.
+        definite: whether no eigenvalue is negative.
 
     Returns:
         Eigenvalues (B,) and eigenvectors (B, M); not finite where the matrix is not.
@@ -34,6 +37,8 @@ def leading_pair(gram: Tensor) -> tuple[Tensor, Tensor]:
         >>> value, vector.abs()
         (tensor([2.]), tensor([[1., 0.]]))
     """
+    if writes_graph():
+        return _squared_pair(gram, definite)
     # eigh raises on a non-finite entry; it is 0 in `fixed`, and `gram - fixed` below brings it back for its own sample
     fixed = gram.detach().nan_to_num(0.0, 0.0, 0.0)
     values, vectors = torch.linalg.eigh(fixed)
@@ -45,6 +50,40 @@ def leading_pair(gram: Tensor) -> tuple[Tensor, Tensor]:
     vector = top + einsum(vectors, step, "b i m, b m -> b i")
     value = values[..., -1] + einsum(top, pull, "b i, b i -> b")
     return value, vector
+
+
+def _squared_pair(gram: Tensor, definite: bool) -> tuple[Tensor, Tensor]:
+    """Return the leading pair by products alone; what squares take for the largest may be a negative eigenvalue."""
+    vector = leading_column(gram)
+    if not definite:
+        largest_size = (gram @ vector[..., None]).square().sum((-2, -1)).sqrt()
+        ones = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        vector = leading_column(gram + largest_size[..., None, None] * ones, times=20)
+    value = (vector * (gram @ vector[..., None])[..., 0]).sum(-1)
+    return value, vector
+
+
+def leading_column(gram: Tensor, times: int = 16) -> Tensor:
+    """Return the unit eigenvector (B, M) of the eigenvalue of the largest size of symmetric matrices, (B, M, M).
+
+    Squares the matrix `times` times, each divided by its trace: the result is `v v^T`, whose column of the largest
+    diagonal entry points along v. One more product with the matrix polishes it.
+
+    Example:
+        >>> leading_column(torch.tensor([[[2.0, 0.0], [0.0, 1.0]]]))
+        tensor([[1., 0.]])
+    """
+    ones = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    gram = safe_divide(gram, largest(gram, (-2, -1)))
+    power = gram
+    for _ in range(times):
+        power = power @ power
+        power = power / (power * ones).sum((-2, -1), keepdim=True).clamp_min(1e-30)
+    diagonal = (power * ones).sum(-1)
+    chosen = torch.arange(gram.shape[-1], device=gram.device) == diagonal.argmax(-1, keepdim=True)
+    vector = (power * chosen[:, None].to(gram.dtype)).sum(-1)
+    vector = (gram @ vector[..., None])[..., 0]
+    return safe_divide(vector, vector.square().sum(-1, keepdim=True).sqrt())
 
 
 def first_component(rows: Tensor) -> Tensor:
@@ -66,10 +105,10 @@ def first_component(rows: Tensor) -> Tensor:
     scale = largest(rows, (-2, -1))
     unit = safe_divide(rows, scale)
     if unit.shape[-2] <= unit.shape[-1]:
-        value, left = leading_pair(einsum(unit, unit, "b i c, b j c -> b i j"))
+        value, left = leading_pair(einsum(unit, unit, "b i c, b j c -> b i j"), definite=True)
         component = safe_sqrt(value)[..., None] * left
     else:
-        _, right = leading_pair(einsum(unit, unit, "b n i, b n j -> b i j"))
+        _, right = leading_pair(einsum(unit, unit, "b n i, b n j -> b i j"), definite=True)
         component = einsum(unit, right, "b n c, b c -> b n")
     return component * scale[..., 0]
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._shared.maps import safe_divide
 from ._derivatives import convolution_backward, convolved, group_normed, instance_normed, normed
 from ._resample import average_backward, max_pooled, pooled, resampled
 
@@ -74,41 +73,12 @@ def _added_product(x: Tensor, one: Tensor, other: Tensor, *, value: float = 1) -
     return x + value * one * other
 
 
-def leading_column(gram: Tensor, times: int = 16) -> Tensor:
-    """Return the unit eigenvector (B, M) of the largest eigenvalue of matrices without negative ones, (B, M, M).
-
-    Squares the matrix `times` times, scaled by its trace: the result is `v v^T`, whose column of the largest diagonal
-    entry points along v. One more product with the matrix polishes it.
-    """
-    ones = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    gram = safe_divide(gram, (gram * ones).sum((-2, -1), keepdim=True))
-    power = gram
-    for _ in range(times):
-        power = power @ power
-        power = power / (power * ones).sum((-2, -1), keepdim=True).clamp_min(1e-30)
-    diagonal = (power * ones).sum(-1)
-    chosen = torch.arange(gram.shape[-1], device=gram.device) == diagonal.argmax(-1, keepdim=True)
-    vector = (power * chosen[:, None].to(gram.dtype)).sum(-1)
-    vector = (gram @ vector[..., None])[..., 0]
-    return safe_divide(vector, vector.square().sum(-1, keepdim=True).sqrt())
-
-
-def _last_pair(gram: Tensor, UPLO: str = "L") -> Any:
-    """Say `eigh` where the method reads only the last pair: the others are zero."""
-    vector = leading_column(gram)
-    value = (vector * (gram @ vector[..., None])[..., 0]).sum(-1)
-    last = torch.zeros(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    last = torch.nn.functional.pad(last[:1] + 1, (gram.shape[-1] - 1, 0))
-    return value[..., None] * last, vector[..., None] * last
-
-
 _SAYINGS: dict[Any, Callable[..., Any]] = {
     torch.nn.functional.adaptive_avg_pool2d: _pooled,
     torch._C._nn.adaptive_avg_pool2d: _pooled,
     torch.nn.functional.adaptive_max_pool2d: max_pooled,
     torch.addcmul: _added_product,
     torch.Tensor.addcmul: _added_product,
-    torch.linalg.eigh: _last_pair,
     torch.nn.functional.batch_norm: normed,
     torch.nn.functional.group_norm: group_normed,
     torch.nn.functional.instance_norm: instance_normed,

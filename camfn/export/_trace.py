@@ -4,18 +4,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .._shared.errors import CamfnError
 from .._shared.levels import writing_graph
 from ._rules import Sayings, decompositions
 
 BATCH = 5
 """Images of the trace: few networks have another size of five, so that a batch that is fixed can be told by it."""
+
+
+_COUNTS = range(2, 513)
+"""Numbers of images at which a decision of the trace has to hold."""
+
+_LAYOUTS = ("_subclasses/fake_impls.py", "_prims_common/__init__.py")
+"""Files of torch that ask for sizes to choose a layout in memory, which changes no number."""
 
 
 def traced(
@@ -31,7 +40,13 @@ def traced(
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-    mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=False, allow_non_fake_inputs=True)
+    class Sizes(ShapeEnv):
+        """The sizes of a trace; what torch asks of a size does not narrow it, and hides no later decision."""
+
+        def _refine_ranges(self, expr: Any) -> None:
+            pass
+
+    mode = FakeTensorMode(shape_env=Sizes(), static_shapes=False, allow_non_fake_inputs=True)
 
     def fake(value: Tensor, name: str, opens: bool) -> Tensor:
         sizes = [DimDynamic.DYNAMIC if opens and not i else DimDynamic.STATIC for i in range(value.ndim)]
@@ -50,9 +65,38 @@ def traced(
             _allow_non_fake_inputs=True,
         )
         graph = make(known, *given)
+    if dynamic and mode.shape_env is not None:
+        _refuse_decisions(mode.shape_env.guards)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+def _refuse_decisions(guards: Iterable[Any]) -> None:
+    """Refuse a trace that took one side of a decision by the number of images: the graph would hold that side alone.
+
+    Raises:
+        CamfnError: names the decision and its line.
+    """
+    for guard in guards:
+        where = getattr(getattr(guard, "sloc", None), "framework_loc", None)
+        file = str(getattr(where, "filename", "a file"))
+        fails = None if file.endswith(_LAYOUTS) else _number_that_fails(guard.expr)
+        if fails is not None:
+            said = re.sub(r"\bs\d+\b", "batch", str(guard.expr))
+            raise CamfnError(
+                f"{file}, line {getattr(where, 'lineno', '?')}, fixes the batch: it decides by the number of images, "
+                f"{said}, as {BATCH} images do and {fails} do not, and a graph holds one side alone. Pass "
+                "batch='fixed' with as many images as the file shall take, or leave the decision out of the model"
+            )
+
+
+def _number_that_fails(expression: Any) -> int | None:
+    """Return a number of images for which an expression of sympy does not hold."""
+    from sympy import Integer, false
+
+    symbols = expression.free_symbols
+    return next((n for n in _COUNTS if expression.xreplace(dict.fromkeys(symbols, Integer(n))) == false), None)
 
 
 class Frozen(nn.Module):

@@ -174,6 +174,24 @@ def test_a_fixed_batch_is_said() -> None:
     assert [tuple(value.shape) for value in made.module()(photos(), torch.tensor([1, 2]))] == [(2, 7), (2, 8, 8)]
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda y: y if len(y.shape) and y.shape[0] <= 6 else 2 * y, "batch <= 6, as 5 images do and 7 do not"),
+        (lambda y: 2 * y if y.shape[0] == 2 else y, "as 5 images do and 2 do not"),
+        (lambda y: y if y.shape[0] % 2 else y.sigmoid(), "as 5 images do and 2 do not"),
+        (lambda y: y * min(y.shape[0], 40), "batch <= 40, as 5 images do and 41 do not"),
+        (lambda y: torch.cat([2 * part for part in y.split(4)]), "fixes the batch"),
+    ],
+)
+def test_a_decision_by_the_number_of_images_is_refused(make: Any, said: str) -> None:
+    """The trace has five images and the check three and one: no run would show the other side."""
+    explain = explainer(methods.grad_cam, Several(make).eval(), "net.last")
+    with pytest.raises(CamfnError, match=rf"(?s)fixes the batch.*{said}.*batch='fixed'|{said}.*batch='fixed'"):
+        export.program(explain, photos())
+    assert export.program(explain, photos(3), batch="fixed")
+
+
 def test_a_decision_that_reads_numbers_is_refused() -> None:
     reading = Several(lambda y: y if float(y.detach().sum()) > 0 else 2 * y)
     with pytest.raises(CamfnError, match="no decision that reads numbers"):
@@ -227,3 +245,14 @@ def test_something_else_than_an_explainer_is_refused() -> None:
         export.program(capture(small(), "last"), photos())
     with pytest.raises(CamfnError, match="explainer"):
         export.program(small(), photos())
+
+
+def test_eigh_of_the_model_is_not_that_of_a_method() -> None:
+    """Of its own decompositions, eigen_cam reads the last pair alone; a model may read all."""
+
+    def spread(y: Tensor) -> Tensor:
+        values = torch.linalg.eigh(y[:, :, None] * y[:, None] + torch.eye(7))[0]
+        return torch.cat([y, 1e-5 * values[:, :1]], 1)
+
+    with pytest.raises(CamfnError, match="eigh"):
+        export.onnx(explainer(methods.grad_cam, Several(spread).eval(), "net.last"), photos(), "never.onnx")

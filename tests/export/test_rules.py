@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from camfn.export._derivatives import convolution_backward, convolved, group_normed, instance_normed, normed
 from camfn.export._resample import average_backward, max_pooled, pooled, resampled
-from camfn.export._rules import leading_column
 
 
 @pytest.mark.parametrize(
@@ -145,20 +144,3 @@ def test_adaptive_maxima_over_windows_of_one_size(size: Any, said: bool) -> None
     found = max_pooled(x, size)
     assert (found is not NotImplemented) is said
     assert not said or torch.equal(found, functional.adaptive_max_pool2d(x, size))
-
-
-@pytest.mark.parametrize("ratio", [1.5, 1.01, 1.001, 1.0001])
-def test_leading_column_is_the_eigenvector_also_where_two_are_close(ratio: float) -> None:
-    generator = torch.Generator().manual_seed(3)
-    basis = torch.linalg.qr(torch.randn(49, 49, generator=generator, dtype=torch.float64))[0]
-    values = torch.linspace(1, 0.1, 49, dtype=torch.float64)
-    values[0] = ratio * values[1]
-    rows = basis * values
-    found = leading_column((rows @ rows.mT).float()[None])[0].double()
-    assert min((found - basis[:, 0]).abs().max(), (found + basis[:, 0]).abs().max()) < 1e-3
-
-
-def test_leading_column_of_nothing_is_nothing() -> None:
-    assert leading_column(torch.zeros(2, 4, 4)).tolist() == [[0.0] * 4] * 2
-    tiny = leading_column(1e-30 * torch.ones(1, 4, 4))
-    assert tiny.tolist() == [[0.5] * 4]

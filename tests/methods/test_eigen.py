@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from camfn import methods
-from camfn._shared.components import orient
+from camfn._shared.components import leading_column, orient
+from camfn._shared.levels import writing_graph
 from tests.methods.laws import (
     close,
     normal,
@@ -156,3 +157,43 @@ def test_no_scale_of_the_activations_changes_what_kernel_pca_shows(kernel: Any) 
         scaled = methods.kpca_cam(a * factor, kernel=kernel)
         close(scaled / scaled.norm(), map_ / map_.norm(), 1e-8)
     assert map_.flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("ratio", [1.5, 1.01, 1.001, 1.0001])
+def test_leading_column_is_the_eigenvector_also_where_two_are_close(ratio: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    basis = torch.linalg.qr(torch.randn(49, 49, generator=generator, dtype=torch.float64))[0]
+    values = torch.linspace(1, 0.1, 49, dtype=torch.float64)
+    values[0] = ratio * values[1]
+    rows = basis * values
+    found = leading_column((rows @ rows.mT).float()[None])[0].double()
+    assert min((found - basis[:, 0]).abs().max(), (found + basis[:, 0]).abs().max()) < 1e-3
+
+
+def test_leading_column_of_nothing_is_nothing() -> None:
+    assert leading_column(torch.zeros(2, 4, 4)).tolist() == [[0.0] * 4] * 2
+    tiny = leading_column(1e-30 * torch.ones(1, 4, 4))
+    assert tiny.tolist() == [[0.5] * 4]
+
+
+@pytest.mark.parametrize("coef0", [1.0, -1.0])
+def test_a_written_graph_takes_the_largest_eigenvalue_although_a_negative_one_is_greater_in_size(coef0: float) -> None:
+    lengths = normal(20, 1, 5, 6).exp()
+    a = normal(20, 8, 1, 1, seed=1).abs() * lengths
+    inner = matrices(a) @ matrices(a).mT
+    gram = torch.tanh(inner + coef0)
+    gram = gram - gram.mean(-1, keepdim=True)
+    values = torch.linalg.eigvalsh(gram - gram.mean(-2, keepdim=True))
+    assert (-values[:, 0] > values[:, -1]).any()
+    with writing_graph():
+        found = methods.kpca_cam(a, gamma=1.0, coef0=coef0)
+    expected = methods.kpca_cam(a, gamma=1.0, coef0=coef0)
+    close(found, expected, 1e-7 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 4, 5), (3, 30, 2, 4)], ids=str)
+def test_a_written_graph_has_the_component_of_eigh(shape: tuple[int, ...]) -> None:
+    a = normal(*shape) + 0.5
+    with writing_graph():
+        found = methods.eigen_cam(a)
+    close(found, methods.eigen_cam(a), 1e-10)
