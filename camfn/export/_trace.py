@@ -93,7 +93,7 @@ def _refuse_decisions(guards: Iterable[Any]) -> None:
 
 def _number_that_fails(expression: Any) -> int | None:
     """Return a number of images for which an expression of sympy does not hold."""
-    from sympy import Integer, false
+    from sympy import Integer, false  # type: ignore[import-untyped]
 
     symbols = expression.free_symbols
     return next((n for n in _COUNTS if expression.xreplace(dict.fromkeys(symbols, Integer(n))) == false), None)
