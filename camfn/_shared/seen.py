@@ -77,6 +77,13 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<table>{f'<tr>{top}</tr>' if heads else ''}{body}</table>"
 
 
+def facts_table(facts: Mapping[str, str]) -> str:
+    """Return facts as a table in HTML, a line each: its name and the text, both from the left."""
+    left = ' style="text-align:left;vertical-align:top;overflow-wrap:anywhere"'
+    lines = (f"<tr><th{left}>{name}</th><td{left}>{html.escape(text)}</td></tr>" for name, text in facts.items())
+    return f"<table>{''.join(lines)}</table>"
+
+
 def record_table(record: Mapping[str, Any], pictured: Sequence[str] = (), over: str = "channels") -> str:
     """Show the tensors of a record: shape, type, ends of their values, and a small picture of those in `pictured`."""
     heads = ["", "shape", "dtype", "least", "largest"]

@@ -26,6 +26,9 @@ from ._measures.row import Row as Row
 from ._store.store import Store as Store
 from ._runs.run import run as run
 from ._suite.protocol import Suite as Suite
+from ._suite.shown import Submissions as Submissions
+from ._suite.shown import Tables as Tables
+from ._suite.shown import tables as tables
 from ._suite.suite import truth as truth
 from ._suite.verify import Verified as Verified
 from ._suite.verify import verify as verify
@@ -37,7 +40,8 @@ from ._tables.records import write_table as write_table
 from ._tables.report import write_report as write_report
 from ._tables.standing import Estimate as Estimate
 from ._tables.standing import Standing as Standing
-from ._tables.versus import Difference as Difference
+from ._tables.difference import Difference as Difference
+from ._tables.versus import Differences as Differences
 from ._tables.versus import differences as differences
 from ._tables.versus import Friedman as Friedman
 from ._tables.versus import friedman as friedman

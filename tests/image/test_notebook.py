@@ -23,17 +23,27 @@ CELLS = {
     "camfn.explore.collect(net, photos, [3, 7], methods=['grad_cam'])": {"image/png", "text/html"},
     "camfn.check(explainer(grad_cam, net, 'body'), photos[:1])": {"image/png", "text/html"},
     "evaluate.rank([evaluate.Row('a', f'net auto {n}', values={'iou': 0.5}) for n in 'xy'], 'net')": {"text/html"},
+    "evaluate.differences(rows, 'net', 'iou')": {"text/html"},
+    "evaluate.friedman(rows, 'net', 'iou')": {"text/html"},
+    "evaluate.Records([], ['a line'])": {"text/html"},
+    "truth": {"text/html"},
+    "truth[0]": {"text/html"},
+    "evaluate.tables(truth)": {"text/html"},
+    "evaluate.verify(truth[0].folder, network=False)[0]": {"text/html"},
     "words.Explained([torch.rand(2, 3, 4)], [words.Span(0, 'image', torch.arange(12), (3, 4))], torch.arange(2), "
     "torch.zeros(2))": {"image/png", "text/html"},
     "image.figure(photos, explainer(grad_cam, net, 'body')(photos)[:, None], columns=['a'])": {"image/png"},
     "%unload_ext camfn.image": set(),
     "torch.zeros(4, 4)": set(),
 }
-BEGIN = """import torch, camfn
+BEGIN = """import tempfile, torch, camfn
 from camfn import capture, evaluate, explainer, image, tiny, words
 from camfn.methods import grad_cam
 photos = tiny.scenes(2, generator=torch.Generator().manual_seed(0)).images
-net = tiny.load("cnn")"""
+net = tiny.load("cnn")
+rows = [evaluate.Row(str(i), f"net auto {n}", values={"iou": i / 9}) for n in "xyz" for i in range(6)]
+few = evaluate.Suite(tracks=("tiny",), scenes=2)
+truth = evaluate.truth("tiny:cnn", "grad_cam", tempfile.mkdtemp(), suite=few)"""
 
 
 def test_a_notebook_keeps_pictures_and_tables() -> None:

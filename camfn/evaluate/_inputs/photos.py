@@ -16,7 +16,11 @@ from PIL import Image, ImageDraw
 from ..._photos.find import is_, is_photo
 from ..._photos.read import DEFAULT, ReadAs, bytes_of, decode_photo
 from ..._shared.errors import PhotoError, UsageError
+from ..._shared.seen import facts_table
 from .listed import Box, Listed, box_in, read_coco, read_table
+
+_SHOWN = 5
+"""Refused records that a notebook shows."""
 
 
 class Photo(NamedTuple):
@@ -67,6 +71,15 @@ class Records(NamedTuple):
 
     photos: list[Photo]
     refused: list[str]
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook how many photos there are, of how many classes, and what was left out."""
+        labels = {photo.label for photo in self.photos if photo.label is not None}
+        facts = {"photos": str(len(self.photos)), "classes": str(len(labels) or "not known")}
+        facts |= {"with boxes": str(sum(bool(photo.boxes) for photo in self.photos))}
+        facts |= {f"left out {i}": line for i, line in enumerate(self.refused[:_SHOWN], 1)}
+        facts |= {"": f"and {len(self.refused) - _SHOWN} more"} if len(self.refused) > _SHOWN else {}
+        return facts_table(facts)
 
 
 def read_photos(source: str | Path) -> list[Photo]:

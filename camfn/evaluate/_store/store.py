@@ -15,6 +15,7 @@ import torch
 
 from ..._shared.errors import StoppedError, UsageError
 from ..._shared.files import reason_of, write_whole
+from ..._shared.seen import facts_table
 from .._measures.row import Row
 from . import database
 from .export import write_exports
@@ -68,6 +69,18 @@ class Store:
             self._check_header(found[0], header)
         self.header = header
         self._take(found[1] if found else [])
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.folder)!r}, {len(self.rows)} rows)"
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what the folder holds; `evaluate.tables` shows its numbers."""
+        cases = {row.case for row in self.rows if row.case}
+        facts = {"folder": str(self.folder), "rows": f"{len(self.rows)}, of {len(cases)} cases"}
+        facts |= {"photos": str(len({row.photo for row in self.rows})), "metrics": ", ".join(self.metrics)}
+        facts |= {"problems": f"{sum(bool(row.problem) for row in self.rows)} rows"}
+        facts |= {"tables": f"evaluate.tables(Store({str(self.folder)!r}))"}
+        return facts_table(facts)
 
     @property
     def metrics(self) -> list[str]:

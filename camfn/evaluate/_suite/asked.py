@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._photos.classes import columns_of
-from ..._shared.errors import UsageError
+from ..._shared.errors import CamfnError, UsageError
 from ..._shared.vocabulary import ScoreFn
 from ...metrics import scores_of
 from ...targets import BoxHead, Head, box_score, head_for, mask_score
@@ -129,13 +129,24 @@ def scores_for(
         region = mask_score(labels + 1, region=masks)
         return region, partial(_mean_sigmoid, labels=labels + 1, masks=masks)
     count = len(loaded.classes) if loaded.classes else int(labels.max()) + 1
-    weights = one_hot(labels, count)
-    return Weighted(weights, _columns(count)), Weighted(weights, _columns(count, softmaxed if exclusive else sigmoids))
+    weights, measured = one_hot(labels, count), softmaxed if exclusive else sigmoids
+    return Weighted(weights, _columns(loaded, count)), Weighted(weights, _columns(loaded, count, measured))
 
 
-def _columns(count: int, read: Callable[[Any], Tensor] = columns_of) -> Callable[[Any], Tensor]:
+def _columns(loaded: Loaded, count: int, read: Callable[[Any], Tensor] = columns_of) -> Callable[[Any], Tensor]:
     """Read as many columns as there are weights; a model whose classes have no names may have more."""
-    return lambda outputs: read(outputs)[:, :count]
+
+    def columns(outputs: Any) -> Tensor:
+        try:
+            return read(outputs)[:, :count]
+        except CamfnError as error:
+            raise UsageError(
+                f"{loaded.name}: the suite reads logits (B, K), and boxes of detectors that camfn knows. Of another "
+                "detector give a targets.BoxHead: --head file.py:NAME, or head in Python; of another network, a "
+                f"function that returns its logits alone: --model file.py:function. {error}"
+            ) from error
+
+    return columns
 
 
 def _mean_sigmoid(outputs: Any, labels: Tensor, masks: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from .measures import MEASURES
 from .plan import cases_of, prepared, works_of
 from .protocol import Suite
 from .scenes import Scenes
+from .shown import Submissions
 from .sources import Photos, Source
 
 Methods = str | Callable[..., Any] | Iterable[str | Callable[..., Any]]
@@ -53,7 +54,7 @@ def truth(
     retry: bool = False,
     fail_fast: bool = False,
     progress: Progress | None = None,
-) -> list[Store]:
+) -> Submissions:
     """Run the suite "truth": tracks where the right answer of a map is known, and a grade for every metric.
 
     Each model has a folder of its own in `out`, which is a submission: `verify` recomputes its numbers from its maps. A
@@ -79,7 +80,7 @@ def truth(
         progress: called with (rows done, rows to do) of one model after each row.
 
     Returns:
-        The folder of each model.
+        The folder of each model; a notebook shows their tables.
 
     Raises:
         UsageError: before the first explanation, what cannot be run.
@@ -100,7 +101,7 @@ def truth(
     if engine == "ray":
         ray_or_refused()
     folders = file_names(names)
-    stores = []
+    stores = Submissions()
     for name in names:
         held = Models(loader, device)
         loaded = held(name)
@@ -116,7 +117,7 @@ def truth(
                 "the tiny world (models tiny:NAME, no photos); grid, contrast and grade take classifiers; "
                 "single, groups and ceiling take all"
             )
-        header = header_of(protocols, suite, device)
+        header = header_of(protocols, suite, device, head)
         store = Store(Path(out) / folders[name], header, force=force)
         if not works_of(maker, listed, store.by_key, retry=retry):
             stores.append(store)
@@ -138,9 +139,10 @@ def truth(
     return stores
 
 
-def header_of(protocols: dict[str, Any], suite: Suite, device: str) -> dict[str, Any]:
+def header_of(protocols: dict[str, Any], suite: Suite, device: str, head: Head | None = None) -> dict[str, Any]:
     """Write what all rows of a folder have in common."""
     header: dict[str, Any] = {"protocol": {"metrics": list(MEASURES), "seed": suite.seed}, "protocols": protocols}
+    header["head"] = {} if head is None else {"of your own": True}
     return header | {"versions": versions(), "device": device, "threads": torch.get_num_threads()}
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..._shared.errors import CamfnError, UsageError
+from ..._shared.seen import facts_table
 from ...targets import Head
 from ...zoo import Loaded, load
 from .._inputs.cases import Case
@@ -59,6 +60,15 @@ class Verified(NamedTuple):
     skipped: int
     problems: list[str]
     without: int = 0
+
+    def _repr_html_(self) -> str:
+        """Show what was found in a notebook."""
+        facts = {"folder": str(self.folder), "numbers": f"{self.numbers} of {self.rows} rows, recomputed"}
+        facts |= {"ids": ", ".join(self.ids)}
+        facts |= {"skipped": f"{self.skipped} rows, for the network to make again"} if self.skipped else {}
+        facts |= {"without": f"{self.without} rows have no numbers"} if self.without else {}
+        facts |= {"problems": "; ".join(self.problems) or "none"}
+        return facts_table(facts)
 
 
 def verify(
@@ -120,6 +130,11 @@ def _verified(
     given = "tiny" if record["source"]["kind"] == "scenes" else photos or "builtin"
     source = source_of(spec, given, suite, head)
     problems += _differing(source.record(), record["source"])
+    if network and head is None and store.header.get("head"):
+        problems.append(
+            f"{spec}: the run read this detector by a BoxHead of its own: give the same by --head file.py:NAME, or "
+            "head in Python"
+        )
     loaded = loader(spec) if network else None
     if loaded is not None:
         weights = weights_digest(loaded.model)

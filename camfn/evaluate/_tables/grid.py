@@ -18,6 +18,8 @@ _LATEX = {
     '"': r"\textquotedbl{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
+_SIDES = ("left", "right")
+"""Where the text of a name stands in its cell, and that of a number."""
 FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"
 """What shrinks a table of LaTeX that is wider than a line."""
 _LONGEST = 44
@@ -131,16 +133,22 @@ class Grid(NamedTuple):
         """Write the table in HTML: the best in bold, baselines in italics, gray what counts for nothing."""
         arrows = {"higher": " ↑", "lower": " ↓", "": ""}
         heads = [html.escape(_plain(name)) + arrows[direction] for name, direction in self.heads]
-        top = "".join(f'<th scope="col"{_faint(i in self.gray)}>{head}</th>' for i, head in enumerate(heads))
+        top = "".join(
+            f'<th scope="col"{_style(_SIDES[i > 0], i in self.gray)}>{head}</th>' for i, head in enumerate(heads)
+        )
         lines = []
         for cells, dim in zip(self.lines, self.dim):
             name = html.escape(_plain(cells[0].text))
-            row = f'<th scope="row"{_faint(cells[0].gray)}>{f"<i>{name}</i>" if dim else name}</th>'
+            name = f"<i>{name}</i>" if dim else name
+            row = f'<th scope="row"{_style(_SIDES[0], cells[0].gray)}>{name}</th>'
             lines.append(f"<tr>{row}{''.join(map(_hypertext, cells[1:]))}</tr>")
         notes = "<br>".join(html.escape(_plain(note)) for note in self.notes)
+        said = html.escape(_plain(self.title))
+        title = f'<p style="margin:.8em 0 .3em;overflow-wrap:anywhere"><b>{said}</b></p>'
+        scrolled = f'<div role="region" aria-label="{said}" tabindex="0" style="overflow-x:auto">'
         return (
-            f"<table><caption>{html.escape(_plain(self.title))}</caption><thead><tr>{top}</tr></thead>"
-            f"<tbody>{''.join(lines)}</tbody></table><p><small>{notes}</small></p>"
+            f'{title}{scrolled}<table style="margin:0"><thead><tr>{top}</tr></thead>'
+            f'<tbody>{"".join(lines)}</tbody></table></div><p style="max-width:60em"><small>{notes}</small></p>'
         )
 
     def _repr_html_(self) -> str:
@@ -248,10 +256,11 @@ def _hypertext(cell: Cell) -> str:
     """Write a number as a cell of HTML."""
     number = html.escape(cell.text)
     number = f"<b>{number}</b>" if cell.best else number
-    number += f"<sup>{html.escape(cell.mark)}</sup>" if cell.mark else ""
+    number += f'<sup style="line-height:0">{html.escape(cell.mark)}</sup>' if cell.mark else ""
     number += f" <small>{html.escape(cell.interval)}</small>" if cell.interval else ""
-    return f"<td{_faint(cell.gray)}>{number}</td>"
+    return f"<td{_style(_SIDES[1], cell.gray)}>{number}</td>"
 
 
-def _faint(gray: bool) -> str:
-    return ' style="opacity:.5"' if gray else ""
+def _style(side: str, gray: bool) -> str:
+    """Align a cell of HTML on one line; what counts for nothing is faint, and takes the color of the page."""
+    return f' style="text-align:{side};white-space:nowrap{";opacity:.65" if gray else ""}"'

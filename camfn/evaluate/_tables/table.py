@@ -4,15 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..._shared.errors import UsageError
 from .._measures.own import in_order, known_metric, short
+from .difference import Difference
 from .grid import Cell, Grid
 from .records import slug
 from .resample import LEVEL, fewest, tolerance
-from .standing import Standing, Standings, is_baseline, labels
-from .versus import Difference
+from .standing import Standing, Standings, is_baseline, labels, models_of
 
 PRINTED = ("energy_in_box", "iou", "pointing_game", "insertion", "deletion", "road_combined", "average_drop", "adcc")
 """Metrics of the narrow tables, after the one that orders; the wide ones have all metrics."""
@@ -76,6 +76,47 @@ def grid_of_differences(listed: Sequence[Difference], metric: str, standings: Se
         [is_baseline(d.second) for d in listed],
         _notes_of_differences(name, sum(d.p is not None for d in listed), max(d.photos for d in listed)),
         f"tab:{slug(model)}-against",
+    )
+
+
+def grid_of_pairs(listed: Sequence[Difference], metric: str, model: str) -> Grid:
+    """Lay out the differences of all pairs: those of one case as `grid_of_differences` does, others with both names."""
+    if not listed:
+        return Grid(f"{model}: nothing to compare by {short(metric)}", [("against", "")], [], [], [], "tab:none")
+    of_one = grid_of_differences(listed, metric, (), model)
+    if len({d.first for d in listed}) == 1:
+        return of_one
+    called = labels([Standing(d, {}, {}, None, None, 0, model) for d in {c: 0 for x in listed for c in x[:2]}])
+    lines = [[Cell(f"{called[d.first]} - {called[d.second]}"), *line[1:]] for d, line in zip(listed, of_one.lines)]
+    tests = sum(d.p is not None for d in listed)
+    notes = _notes_of_differences("the first", tests, max(d.photos for d in listed))
+    title = f"{model}: all pairs by {short(metric)}, photo by photo"
+    return Grid(
+        title, [("pair", ""), *of_one.heads[1:]], lines, [False] * len(lines), notes, f"tab:{slug(model)}-pairs"
+    )
+
+
+def grid_of_ranks(
+    ranks: Mapping[str, float],
+    metric: str,
+    photos: int,
+    p: float,
+    groups: Sequence[Sequence[str]],
+    left_out: Sequence[str],
+) -> Grid:
+    """Lay out mean ranks within photos, with Friedman's test and what is not told apart."""
+    (model,) = models_of(ranks) or [""]
+    called = labels([Standing(case, {}, {}, None, None, 0, model) for case in (*ranks, *left_out)])
+    notes = [f"Friedman's test that all are alike: p {_p(p)}."]
+    notes += [f"Not told apart: {', '.join(called[case] for case in group)}." for group in groups if len(group) > 1]
+    notes += [f"Without a number: {', '.join(called[case] for case in left_out)}."] if left_out else []
+    return Grid(
+        f"{model}: mean ranks within {photos_of(photos)} by {short(metric)}",
+        [("method", ""), ("mean rank", "lower")],
+        [[Cell(called[case]), Cell(f"{rank:.2f}")] for case, rank in ranks.items()],
+        [False] * len(ranks),
+        notes,
+        f"tab:{slug(model)}-ranks",
     )
 
 

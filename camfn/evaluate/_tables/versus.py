@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -13,45 +13,24 @@ from ..._shared.optional import extra
 from ..._shared.spelling import near
 from .._measures.own import known_metric
 from .._measures.row import Row
+from .difference import Difference as Difference
 from .pairs import compare_joined, compare_means
-from .resample import LEVEL, alike, by_case, draw, fewest, resampled, tolerance
+from .resample import alike, by_case, draw, resampled, tolerance
 from .significance import holm, mean_ranks
 from .standing import is_baseline, method_in
+from .table import grid_of_pairs, grid_of_ranks
 
 
-class Difference(NamedTuple):
-    """One case against another by one metric, on the photos that both have.
+class Differences(list[Difference]):
+    """The differences of several pairs by one metric, as a list that a notebook shows as a table."""
 
-    Attributes:
-        first: `str(Case)`.
-        second: `str(Case)` of the other.
-        value: how much better the first is, whichever way of the metric is better.
-        low: lower end of the 95 % bootstrap interval of `value` over photos; NaN for one photo.
-        high: upper end of this interval.
-        p: of Wilcoxon's signed-rank test, two-sided; None for a metric that is no mean over photos.
-        adjusted: `p` after Holm's correction for all comparisons made with this one; None likewise.
-        photos: number of photos that both have.
-    """
+    def __init__(self, found: Iterable[Difference], model: str, metric: str) -> None:
+        super().__init__(found)
+        self.model, self.metric = model, metric
 
-    first: str
-    second: str
-    value: float
-    low: float
-    high: float
-    p: float | None
-    adjusted: float | None
-    photos: int
-
-    @property
-    def verdict(self) -> str:
-        """ "better", "worse" or "not told apart".
-
-        Told apart are two cases on six photos or more whose interval holds no 0 and whose `adjusted` is below 0.05.
-        """
-        held = self.photos < fewest() or not (self.low > 0 or self.high < 0)
-        if held or (self.adjusted is not None and self.adjusted >= LEVEL):
-            return "not told apart"
-        return "better" if self.value > 0 else "worse"
+    def _repr_html_(self) -> str:
+        """Show the table in a notebook."""
+        return grid_of_pairs(self, self.metric, self.model).to_html()
 
 
 class Friedman(NamedTuple):
@@ -75,10 +54,14 @@ class Friedman(NamedTuple):
     groups: list[tuple[str, ...]]
     left_out: tuple[str, ...]
 
+    def _repr_html_(self) -> str:
+        """Show the mean ranks in a notebook."""
+        return grid_of_ranks(self.ranks, self.metric, self.photos, self.p, self.groups, self.left_out).to_html()
+
 
 def differences(
     rows: Sequence[Row], model: str, metric: str, *, against: str | None = None, seed: int = 0
-) -> list[Difference]:
+) -> Differences:
     """Compare the cases of one model in pairs, photo by photo.
 
     Both cases of a pair explain the same photos, so the differences of a photo are compared, not the means: photos that
@@ -133,9 +116,8 @@ def differences(
         compared = compare_means(pairs, of_case, metric, draws, near_zero)
     else:
         compared = compare_joined(pairs, of_case, metric, draws)
-    return _corrected(
-        [Difference(*pair, c.value, c.low, c.high, c.p, None, c.photos) for pair, c in zip(pairs, compared)]
-    )
+    plain = [Difference(*pair, c.value, c.low, c.high, c.p, None, c.photos) for pair, c in zip(pairs, compared)]
+    return Differences(_corrected(plain), model, metric)
 
 
 def friedman(rows: Sequence[Row], model: str, metric: str, *, seed: int = 0) -> Friedman:

@@ -133,6 +133,15 @@ def test_a_detector_of_ones_own_is_measured_and_verified(tmp_path: Path, photo: 
     (found,) = verify(store.folder, photos=table, head=head)
     assert found.problems == []
     assert found.numbers > 0
+    (without,) = verify(store.folder, photos=table)
+    assert [problem.partition("give the same by ")[2] for problem in without.problems] == [
+        "--head file.py:NAME, or head in Python"
+    ]
+    assert verify(store.folder, photos=table, network=False)[0].problems == []
+    (bare,) = truth(f"{file}:detector", "grad_cam", tmp_path / "bare", photos=table, suite=few, layers="body")
+    assert "give a targets.BoxHead: --head file.py:NAME, or head in Python" in bare.rows[0].problem
+    with pytest.raises(UsageError, match="other settings"):
+        truth(f"{file}:detector", "grad_cam", store.folder.parent, photos=table, suite=few, layers="body")
     with pytest.raises(UsageError, match=r"head: expected a targets.BoxHead"):
         truth(
             f"{file}:detector",

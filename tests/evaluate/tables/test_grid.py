@@ -233,7 +233,7 @@ def test_names_are_no_markup_in_html() -> None:
     )
     shown = grid._repr_html_()
     assert not re.search(r"<[ius]>", shown)
-    assert '<td style="opacity:.5"><b>1</b><sup>=</sup> <small>[0, 1]</small></td>' in shown
+    assert 'opacity:.65"><b>1</b><sup style="line-height:0">=</sup> <small>[0, 1]</small></td>' in shown
     assert "x ↓" in shown
 
 
