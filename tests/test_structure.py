@@ -72,6 +72,7 @@ CORE = set(MAY_IMPORT) - {
 """Rooms that need torch and einops alone."""
 
 ON_USE = {
+    "metrics._complexity": {"numpy"},
     "metrics._curves": {"kornia"},
     "metrics._sanity": {"kornia"},
     "metrics._multigrid": {"numpy"},

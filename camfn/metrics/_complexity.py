@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -208,6 +207,8 @@ def _ascending(rows: Tensor) -> Tensor:
     plain = type(rows) is Tensor and rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64)
     traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(rows)
     if plain and not traced and not rows.requires_grad:
+        import numpy as np
+
         return torch.from_numpy(np.sort(rows.numpy(), axis=1))
     return rows.sort(1).values
 
