@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 from fastapi import FastAPI, HTTPException, Request
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 LARGEST, WAIT = 8, 0.01
-BYTES = 20_000_000
+BYTES, LONGEST = 20_000_000, 50
 
 
 class Asked(NamedTuple):
@@ -35,25 +35,54 @@ class Asked(NamedTuple):
     answer: asyncio.Future[dict[str, Any]]
 
 
+def upright(data: bytes) -> Image.Image:
+    """Decode a photo as camfn reads it: turned as its EXIF data say, transparent pixels on white, 8 bits a color."""
+    photo = Image.open(io.BytesIO(data))
+    if photo.mode == "F" or photo.mode.startswith("I") or max(photo.size) > LONGEST * min(photo.size):
+        raise OSError(f"expected 8 bits a color and sides within 1 : {LONGEST}, got {photo.mode} of {photo.size}")
+    photo = ImageOps.exif_transpose(photo)
+    if photo.has_transparency_data:
+        photo = photo.convert("RGBA")
+        photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo)
+    return photo.convert("RGB")
+
+
+def filter_of(how: dict[str, Any]) -> Image.Resampling:
+    """Return Pillow's filter of a preprocessing."""
+    return Image.Resampling[how["interpolation"].upper()]
+
+
+def start(length: int, crop: int) -> int:
+    """Return where a crop in the center begins; a photo that is smaller gets a black border."""
+    return round((length - crop) / 2) if crop <= length else -((crop - length) // 2)
+
+
 class Explainer:
     """A file of `camfn export`, and the requests that wait for it."""
 
     def __init__(self, file: str) -> None:
         self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         self.facts = json.loads(self.session.get_modelmeta().custom_metadata_map["camfn"])
+        if self.facts["target"] != "input" or self.facts["batch"] != "dynamic" or self.facts["preprocessing"] is None:
+            raise ValueError(f"{file}: expected --target input, an open batch, and a preprocessing in numbers")
         self.waiting: asyncio.Queue[Asked] = asyncio.Queue()
         self.batches: list[int] = []
 
     def pixels(self, data: bytes) -> np.ndarray:
         """Decode a photo, and prepare it as the file says."""
         how = self.facts["preprocessing"]
-        photo = Image.open(io.BytesIO(data)).convert("RGB")
-        size = [int(how["resize"] * side / min(photo.size)) for side in photo.size]
-        height, width = how["size"]
-        left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-        photo = photo.resize(size, Image.Resampling[how["interpolation"].upper()])
-        seen = np.asarray(photo.crop((left, top, left + width, top + height)), np.float32) / 255
-        return ((seen - np.float32(how["mean"])) / np.float32(how["std"])).transpose(2, 0, 1)
+        photo = upright(data)
+        resize, (height, width) = how["resize"], how["size"]
+        if isinstance(resize, int):
+            photo = photo.resize([int(resize * side / min(photo.size)) for side in photo.size], filter_of(how))
+        elif resize is not None:
+            photo = photo.resize(tuple(resize[::-1]), filter_of(how))
+        left, top = start(photo.width, width), start(photo.height, height)
+        seen = photo.crop((left, top, left + width, top + height))
+        if len(how["mean"]) == 1:
+            seen = seen.convert("L")
+        values = np.asarray(seen, np.float32).reshape(height, width, -1) / 255
+        return ((values - np.float32(how["mean"])) / np.float32(how["std"])).transpose(2, 0, 1)
 
     async def work(self) -> None:
         """Take what waits, run it as one batch in a thread, and answer; for as long as the service lives."""
@@ -78,7 +107,7 @@ class Explainer:
         feed = {"images": np.stack([one.pixels for one in asked]), "target": np.array([one.target for one in asked])}
         found = dict(zip(self.facts["outputs"], self.session.run(self.facts["outputs"], feed)))
         answers = []
-        for one, logits, cam in zip(asked, found["logits"], found["cam"]):
+        for one, logits, cam in zip(asked, found[self.facts["outputs"][0]], found["cam"]):
             chances = np.exp(logits - logits.max())
             index = int(logits.argmax()) if one.target < 0 else one.target
             name = self.facts["classes"][index] if self.facts["classes"] else str(index)
@@ -112,7 +141,7 @@ async def explain(request: Request, target: int = -1) -> dict[str, Any]:
             raise HTTPException(413, f"expected a photo of at most {BYTES} bytes")
     try:
         pixels = await asyncio.to_thread(explainer.pixels, bytes(data))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise HTTPException(415, f"the body is no photo: {error}") from error
     asked = Asked(pixels, target, asyncio.get_running_loop().create_future())
     await explainer.waiting.put(asked)
