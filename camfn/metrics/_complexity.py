@@ -230,5 +230,5 @@ def _harmonic(what: str, coherency: Tensor, complexity: Tensor, third: Tensor) -
     first, second = _unit(what, "coherency", coherency), 1 - _unit(what, "complexity", complexity)
     of_the_same(what, first, second, third)
     parts = torch.stack([first, second, third])
-    # 1 / 0 is infinite and 3 / inf is 0, the limit of the harmonic mean
-    return 3 / (1 / parts.clamp(min=0)).sum(0)
+    # 1 / 0 is infinite and 3 / inf is 0, the limit of the harmonic mean; 1 / -0 would be -inf
+    return 3 / (1 / parts.clamp(min=0).abs()).sum(0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -79,6 +79,7 @@ def test_a_constant_map_has_no_coherency() -> None:
 
 
 @given(st.tuples(unit, unit, unit), st.floats(-0.5, 0.5))
+@example((0.0, 0.0, 0.0), -0.0)
 @settings(deadline=None)
 def test_harmonic_means(parts: tuple[float, float, float], road: float) -> None:
     coherency, complexity, drop = (torch.tensor([part], dtype=torch.float64) for part in parts)

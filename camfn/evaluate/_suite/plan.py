@@ -145,8 +145,8 @@ def _units(
         pictures = source.pictures()[: suite.graded]
         # after the shuffle: rows that an earlier version made keep their place
         for kind, names in {"grade": pictures, "partial": pictures, **_regraded(maker)}.items():
-            # a map of few values changes places with itself
-            yield [f"{kind}/{name}" for name in names], bases[:1] if kind == "partial" else bases
+            # the map of a method decides what is gray
+            yield [f"{kind}/{name}" for name in names], bases if kind == "grade" else bases[:1]
 
 
 def _regraded(maker: Maker) -> dict[str, list[str]]:
