@@ -49,6 +49,7 @@ def compared(what: Plan, run: Callable[..., Sequence[Any]]) -> Compared:
         shows |= bool(expected[1].isfinite().logical_and(expected[1] != 0).any())
         off = dict(zip(what.names, map(relative, found, expected)))
         if max(off.values()) > TOLERANCE:
+            _refuse_change(what, given, expected)
             off = _against_double(what, given, found, expected, off)
             against = "float64"
         worst = {name: max(worst[name], off[name]) for name in what.names}
@@ -58,6 +59,23 @@ def compared(what: Plan, run: Callable[..., Sequence[Any]]) -> Compared:
             "the file would show nothing. Take another layer (camfn.layers.suggest), or give photos as inputs"
         )
     return Compared(batches, worst, against)
+
+
+def _refuse_change(what: Plan, given: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    """Refuse an explainer that gives other numbers when it runs again on the same images.
+
+    Raises:
+        CamfnError: names the first output that changes.
+    """
+    with torch.no_grad():
+        again = what.run(None, *given)
+    changed = next((n for n, one, two in zip(what.names, again, expected) if relative(one, two) > TOLERANCE), None)
+    if changed is not None:
+        raise CamfnError(
+            f"export: the output {changed!r} changes when the model runs again on the same images: it draws random "
+            "numbers (as torch.nn.functional.dropout without training=self.training), or keeps a state, and a file "
+            "does neither. Take that out of the model"
+        )
 
 
 def fresh(what: Plan, count: int) -> tuple[Tensor, ...]:

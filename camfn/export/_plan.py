@@ -24,6 +24,9 @@ from ._trace import BATCH, state_of
 
 Batch = Literal["dynamic", "fixed"]
 
+_TAKEN = ("cam", "heatmap", "images", "target")
+"""Names of a file's own inputs and outputs."""
+
 
 class Plan(NamedTuple):
     """An explainer that is to be exported.
@@ -84,12 +87,14 @@ class Plan(NamedTuple):
         named = _named(outputs)
         found = [named.pop(_first(named)), cam]
         if self.heatmap is not None:
-            found.append(
-                resampled(min_max(cam.relu(), (1, 2))[:, None], self.heatmap, mode="bilinear", align_corners=False)[
-                    :, 0
-                ]
-            )
+            found.append(heatmap_of(cam, self.heatmap))
         return tuple(value.detach() for value in (*found, *named.values()))
+
+
+def heatmap_of(cam: Tensor, size: tuple[int, int]) -> Tensor:
+    """Clip maps (B, h, w) at zero, stretch them to [0, 1], and resize them."""
+    shown: Tensor = resampled(min_max(cam.relu(), (1, 2))[:, None], size, mode="bilinear", align_corners=False)
+    return shown[:, 0]
 
 
 def plan(explain: Any, inputs: Any, target: Any, heatmap: Any, batch: Any) -> Plan:
@@ -225,7 +230,7 @@ def _named(outputs: Any) -> dict[str, Tensor]:
                     f"export: the output {key!r} of the model is {describe(part)}, whose size the images decide or "
                     "which is no tensor: wrap the model in one that returns tensors (B, ...) alone"
                 )
-            found[key if key not in ("cam", "heatmap") else f"model_{key}"] = part
+            found[key if key not in _TAKEN else f"model_{key}"] = part
     if not found:
         raise CamfnError(f"export: the model returns no tensor: {describe(outputs)}")
     return found

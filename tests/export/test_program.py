@@ -150,6 +150,7 @@ class Several(nn.Module):
     [
         (lambda y: {"logits": y, "extra": 2 * y}, ("logits", "cam", "extra")),
         (lambda y: (y,), ("logits", "cam")),
+        (lambda y: {"logits": y, "images": 2 * y, "target": y}, ("logits", "cam", "model_images", "model_target")),
     ],
 )
 def test_other_outputs_are_named(make: Any, names: tuple[str, ...]) -> None:
@@ -190,6 +191,18 @@ def test_a_decision_by_the_number_of_images_is_refused(make: Any, said: str) -> 
     with pytest.raises(CamfnError, match=rf"(?s)fixes the batch.*{said}.*batch='fixed'|{said}.*batch='fixed'"):
         export.program(explain, photos())
     assert export.program(explain, photos(3), batch="fixed")
+
+
+@pytest.mark.parametrize("kind", ["draws", "counts"])
+def test_a_model_that_gives_other_numbers_each_time_is_refused(kind: str) -> None:
+    calls: list[int] = []
+
+    def make(y: Tensor) -> Tensor:
+        calls.append(1)
+        return torch.nn.functional.dropout(y, 0.5, training=True) if kind == "draws" else y * len(calls)
+
+    with pytest.raises(CamfnError, match=r"changes when the model runs again.*draws random numbers.*state"):
+        export.program(explainer(methods.grad_cam, Several(make).eval(), "net.last"), photos())
 
 
 def test_a_decision_that_reads_numbers_is_refused() -> None:

@@ -31,7 +31,7 @@ from ...export._check import TOLERANCE, relative
 from ...export._facts import differences_of
 from ...export._file import session_of
 from ...export._onnx import written
-from ...export._plan import Batch, plan
+from ...export._plan import Batch, heatmap_of, plan
 from ...export._program import program_and_facts
 from ...export._settle import check_method as check
 from ...export._target import logits_among
@@ -184,6 +184,15 @@ def _best(*makes: Callable[[], Callable[[], Any]], repeats: int = 7) -> list[flo
     return best
 
 
+def _beside(explained: Tensor, found: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Tensor]:
+    """Return what a file should give: the map as explained, and the heatmap, where it has one, of its own map.
+
+    A heatmap stretches a map that is almost constant, and its rounding with it.
+    """
+    size = facts.get("heatmap")
+    return {"cam": explained} | ({} if size is None else {"heatmap": heatmap_of(found["cam"], tuple(size))})
+
+
 def compare_with(file: export.Deployed, photos: list[Path], loaded: Loaded) -> tuple[list[str], bool]:
     """Run a file and its model on photos; return lines with the largest differences, and whether they agree.
 
@@ -208,10 +217,16 @@ def compare_with(file: export.Deployed, photos: list[Path], loaded: Loaded) -> t
     worst: dict[str, float] = {}
     for start in range(0, len(images), step):
         part = images[start : start + step]
-        found = file(part)
-        expected = {"cam": explain(part, int(facts["target"]) if fixed else None)}
+        found, target = file(part), int(facts["target"]) if fixed else None
+        expected = _beside(explain(part, target), found, facts)
         with torch.no_grad(), suppress(CamfnError):  # of a model without logits, the map alone
-            expected[str(facts["outputs"][0])] = logits_among(loaded.model(part))
+            logits = expected[str(facts["outputs"][0])] = logits_among(loaded.model(part))
+            if not fixed and logits.ndim == 2 and logits.shape[1] > 1:
+                second = logits.topk(2).indices[:, 1]
+                given = file(part, second)
+                asked = _beside(explain(part, second), given, facts)
+                found |= {f"{name} of the second class": value for name, value in given.items()}
+                expected |= {f"{name} of the second class": value for name, value in asked.items()}
         for name, value in expected.items():
             worst[name] = max(worst.get(name, 0.0), relative(found[name], value))
     agree = max(worst.values()) <= TOLERANCE

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,3 +149,30 @@ def test_a_foreign_file_is_refused(tmp_path: Path, photo: Path) -> None:
     code, said = run("explain", str(photo), "--model", str(tmp_path / "bad.onnx"))
     assert code == 2
     assert "cannot read" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("damaged", ["target", "heatmap"])
+def test_verify_asks_for_another_class_and_reads_the_heatmap(
+    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    from camfn.cli._jobs import deployed
+
+    monkeypatch.chdir(tmp_path)
+    code, said = run("export", "net.pt2", "--model", "tiny:cnn", "--heatmap", "32")
+    assert code == 0, said
+    code, said = run("verify", "net.pt2", "noise.png")
+    assert code == 0, said
+    assert "heatmap of the second class: largest difference" in said
+    right = deployed._Program.run
+
+    def wrong(self: Any, names: list[str], feed: dict[str, Any]) -> list[Any]:
+        if damaged == "target":
+            return right(self, names, feed | {"target": feed["target"] * 0 - 1})
+        return [
+            np.zeros_like(found) if name == "heatmap" else found for name, found in zip(names, right(self, names, feed))
+        ]
+
+    monkeypatch.setattr(deployed._Program, "run", wrong)
+    code, said = run("verify", "net.pt2", "noise.png")
+    assert code == 1, said
+    assert "differ by more than 1e-04" in said
