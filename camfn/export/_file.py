@@ -16,6 +16,11 @@ from .._shared.errors import ArgumentTypeError, CamfnError, LoadError, first_lin
 from .._shared.files import no_file
 from .._shared.optional import extra
 
+_KEYS = frozenset(
+    ["size", "batch", "target", "outputs", "model", "layer", "layout", "method", "explain", "classes", "preprocessing"]
+)
+"""What every file says of itself."""
+
 
 @dataclass(frozen=True)
 class Deployed:
@@ -123,7 +128,11 @@ def load(path: str | Path) -> Deployed:
             f"{path} was not written by camfn.export, and gives no map: export the model with its map, as in "
             f"camfn export {Path(path).name} --model NAME --method grad_cam"
         )
-    return Deployed(str(path), _facts(told, path), session)
+    facts = _facts(told, path)
+    given = [output.name for output in session.get_outputs()]
+    if not set(facts["outputs"]) <= set(given):
+        raise LoadError(f"{path} gives {given} and says {facts['outputs']}: export the model again, by camfn export")
+    return Deployed(str(path), facts, session)
 
 
 def _facts(told: str, path: str | Path) -> dict[str, Any]:
@@ -136,7 +145,7 @@ def _facts(told: str, path: str | Path) -> dict[str, Any]:
         facts = json.loads(told)
     except ValueError:
         facts = None
-    if isinstance(facts, dict) and facts.keys() >= {"size", "batch", "target", "outputs"}:
+    if isinstance(facts, dict) and facts.keys() >= _KEYS:
         return facts
     raise LoadError(f"{path}: its metadata under 'camfn' are damaged: export the model again, by camfn export")
 

@@ -109,7 +109,10 @@ def _facts(proto: Any, file: str) -> dict[str, Any]:
         raise CamfnError(
             f"page: {file} was not written by camfn export: expected a file with a map, as camfn.export.onnx"
         )
-    about = json.loads(told)
+    try:
+        about = dict(json.loads(told))
+    except (TypeError, ValueError) as error:
+        raise CamfnError(f"page: the metadata of {file} are damaged: export the model again") from error
     inputs, outputs = (_shapes(values) for values in (proto.graph.input, proto.graph.output))
     _check_form(inputs, outputs, file)
     shape = inputs["images"][1][1:]

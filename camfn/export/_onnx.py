@@ -24,6 +24,7 @@ from ._facts import facts
 from ._file import session_of
 from ._plan import Batch, Plan, plan
 from ._program import Stage, exported, teller
+from ._trace import state_of
 
 
 def onnx(
@@ -86,6 +87,7 @@ def onnx(
     file = checked_path(path, ".onnx")
     tell = teller(progress)
     what = plan(explain, inputs, target, heatmap, batch)
+    _check_size(what)
     about = facts(what, model, classes, preprocessing)
     made = exported(what, tell)
     tell("converting to ONNX")
@@ -97,6 +99,20 @@ def onnx(
     data = proto.SerializeToString()
     written(file, lambda at: at.write_bytes(data))
     return found
+
+
+_LARGEST = 2_000_000_000
+"""Bytes of weights that one ONNX file has room for."""
+
+
+def _check_size(what: Plan) -> None:
+    """Refuse a model that one file cannot hold, before any work."""
+    size = sum(value.nbytes for value in state_of(what.model).values())
+    if size > _LARGEST:
+        raise CamfnError(
+            f"export: the model has {size / 1e9:.2f} GB of weights, and one ONNX file holds 2 GB: take export.program, "
+            "as torch.export.save(export.program(explain, inputs), 'net.pt2'), or export.aot"
+        )
 
 
 def require() -> None:

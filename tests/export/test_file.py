@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def test_a_file_is_run_and_refuses_what_it_does_not_take(tmp_path: Path) -> None
     with pytest.raises(ArgumentTypeError, match="images of floats"):
         file((255 * photos()).byte())
     proto = onnx.load(str(path))
+    told = proto.metadata_props[0].value
     del proto.metadata_props[:]
     onnx.save(proto, str(tmp_path / "plain.onnx"))
     with pytest.raises(CamfnError, match=r"not written by camfn\.export"):
@@ -58,6 +60,14 @@ def test_a_file_is_run_and_refuses_what_it_does_not_take(tmp_path: Path) -> None
         proto.metadata_props.add(key="camfn", value=damaged)
         onnx.save(proto, str(tmp_path / "damaged.onnx"))
         with pytest.raises(LoadError, match="damaged: export the model again"):
+            export.load(tmp_path / "damaged.onnx")
+    about = json.loads(told)
+    for changed, said in (({"outputs": ["logits", "map"]}, "gives .*'cam'.* and says .*'map'"), ({}, "damaged")):
+        del proto.metadata_props[:]
+        kept = {key: value for key, value in about.items() if changed or key != "method"}
+        proto.metadata_props.add(key="camfn", value=json.dumps(kept | changed))
+        onnx.save(proto, str(tmp_path / "damaged.onnx"))
+        with pytest.raises(LoadError, match=said):
             export.load(tmp_path / "damaged.onnx")
     (tmp_path / "net.aot.pt2").write_bytes(b"compiled")
     with pytest.raises(LoadError, match=r"is no ONNX file: torch\.export\.load reads a program"):

@@ -123,3 +123,12 @@ def test_a_path_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(CamfnError, match=words):
         export.onnx(explainer(methods.grad_cam, small(), "last"), torch.zeros(1), tmp_path / name)
+
+
+def test_weights_that_one_file_has_no_room_for_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_onnx, "_LARGEST", 1000)
+    with pytest.raises(CamfnError, match=r"GB of weights, and one ONNX file holds 2 GB: take export\.program"):
+        export.onnx(explainer(methods.grad_cam, small(), "last"), photos(), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
