@@ -57,7 +57,7 @@ def region_search(
             equal in a region, whatever the numbers; or masks, (n, *T) or (n, B, *T), bool or floats in [0, 1], which
             may overlap. None is a grid of squares.
         grid: cells of that grid along each dimension.
-        steps: how many regions to find; None is all.
+        steps: how many regions to find, two or more; None is all. The last one found has 0, as those not found.
         baseline: what hides a region: a number, or a tensor that broadcasts to the inputs.
         chunk_size: runs at once; None is all of a step, "auto" as many as memory allows.
         progress: called with forwards done and their number.
@@ -66,7 +66,7 @@ def region_search(
         The raw map, (B, *T), where other methods give (B, *S); never negative.
 
     Raises:
-        CamfnError: for regions of another shape, masks outside of [0, 1], no region, `steps` or `grid` below 1, a
+        CamfnError: for regions of another shape, masks outside of [0, 1], fewer than two regions or steps, a
             baseline that does not broadcast, or scores that are not one finite number a sample.
 
     Example:
@@ -88,6 +88,11 @@ def region_search(
     masks = brought(masks, x).expand(-1, len(inputs), *size)
     empty = masks.flatten(2).amax(2).mT == 0
     most = len(masks) if steps is None else min(steps, len(masks))
+    if most < 2:
+        raise CamfnError(
+            f"region_search: expected two regions or more to find, got steps={steps} of {len(masks)}: a region's value "
+            "is how the score changes after it, which is 0 for the last one. For example steps=2, or None for all"
+        )
     count, done = most * (2 * len(masks) - most + 1), 0
     left = torch.arange(len(masks), device=x.device).expand(len(inputs), -1)
     shown = torch.zeros_like(x[:, 0])

@@ -48,7 +48,7 @@ def completeness_residual(
         (B,), any sign, 0 is best; infinite where the score of the baseline is that of the image, but the sum is not 0.
 
     Raises:
-        CamfnError: another batch, NaN or infinity in the attribution or the drop, NaN from `score`.
+        CamfnError: another batch, NaN or infinity in the attribution or the drop, NaN or infinity from `score`.
 
     Example:
         >>> images, score = torch.tensor([[[[1.0, 2.0, 3.0]]]]), lambda x: x.sum((1, 2, 3))

@@ -116,7 +116,7 @@ def removal_curve(
         A `Curve` of the scores, (B, S), against the shares of pixels (or squares).
 
     Raises:
-        CamfnError: other shapes, a step out of range, NaN or infinity in the map, NaN from `score`.
+        CamfnError: other shapes, a step out of range, NaN or infinity in the map or from `score`.
 
     Example:
         >>> images, heatmap = torch.ones(1, 1, 2, 2), torch.tensor([[[4.0, 3.0], [2.0, 1.0]]])

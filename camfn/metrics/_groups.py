@@ -77,7 +77,7 @@ def saco(
         positive number, or if a number is added to it (with `reduce="mean"`).
 
     Raises:
-        CamfnError: more groups than pixels, other shapes, NaN or infinity in the map, NaN from `score`.
+        CamfnError: more groups than pixels, other shapes, NaN or infinity in the map, NaN or infinity from `score`.
 
     Example:
         >>> images = torch.tensor([[[[1.0, 2.0, 3.0, 5.0]]]])
@@ -126,7 +126,7 @@ def faithfulness_estimate(
         (B,), in [-1, 1], higher is better; 0 for a constant map, and where all groups cost the same.
 
     Raises:
-        CamfnError: more groups than pixels, other shapes, NaN or infinity in the map, NaN from `score`.
+        CamfnError: more groups than pixels, other shapes, NaN or infinity in the map, NaN or infinity from `score`.
 
     Example:
         >>> images = torch.tensor([[[[1.0, 2.0, 3.0, 5.0]]]])

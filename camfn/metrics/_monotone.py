@@ -106,7 +106,7 @@ def monotonicity_correlation(
         (B,), in [-1, 1], higher is better; 0 for a constant map, and where all groups move the score alike.
 
     Raises:
-        CamfnError: neither or both of generator and values, other shapes, NaN or infinity in the map, NaN from `score`.
+        CamfnError: neither or both of generator and values, other shapes, NaN or infinity in the map or from `score`.
 
     Example:
         >>> images, zeros = torch.tensor([[[[1.0, -2.0, 3.0, 5.0]]]]), torch.zeros(1, 1, 1, 4)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .._shared.checks import function
-from .._shared.rows import ChunkSize, Trial, constant
+from .._shared.rows import ChunkSize, Trial, constant, readable
 from .._shared.value import Value, frozen
 from ._scores import ScoreOf
 
@@ -82,7 +82,10 @@ class _Shared(Value, Generic[Run]):
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what is known by a key, of the network as it is now."""
-        key = key, _state_of(self.run)
+        state = _state_of(self.run)
+        if state is None:
+            return make()
+        key = key, state
         if key not in self._known:
             self._known[key] = make()
         return self._known[key]
@@ -128,10 +131,16 @@ def _bytes_of(images: Tensor) -> bytes:
     return images.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def _state_of(run: Any) -> tuple[tuple[int, int], ...]:
-    """Return what tells that the network of a score of `scores_of` has changed."""
+def _state_of(run: Any) -> tuple[tuple[int, int, int], ...] | None:
+    """Return what tells that the network of a score of `scores_of` has changed; None if nothing of it may be kept.
+
+    A write counts the version up, and `parameter.data = other` leads to other memory. The parameters of many networks
+    at once, as under `vmap`, have no memory of their own, and what they give is no later network's.
+    """
     model = getattr(run, "model", None)
     if not isinstance(model, nn.Module):
         return ()
     held = [*model.parameters(), *model.buffers()]
-    return tuple((id(one), one._version) for one in held if not one.is_inference())
+    if not readable(*held):
+        return None
+    return tuple((id(one), one.data_ptr(), 0 if one.is_inference() else one._version) for one in held)

@@ -49,7 +49,7 @@ def region_curve(
         A `Curve` of the scores, (B, n + 1), against the shares of regions.
 
     Raises:
-        CamfnError: other shapes, an empty region, NaN or infinity in the map, NaN from `score`.
+        CamfnError: other shapes, an empty region, NaN or infinity in the map, NaN or infinity from `score`.
 
     Example:
         >>> from camfn.metrics import grid_cells

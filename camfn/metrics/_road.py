@@ -11,7 +11,7 @@ from torch import Tensor
 from .._shared.checks import function, number, shapes_agree
 from .._shared.devices import brought, tensor_on
 from .._shared.noise import draw_normal, one_source
-from .._shared.rows import no_nan, one_score
+from .._shared.rows import finite, one_score
 from ._curves import Curve
 from ._impute import impute, refuse_volumes
 from ._order import count_of, on_images, ranks, shares_of
@@ -82,7 +82,7 @@ def road(
         noisy = filled if noise is None else torch.where(gone[:, None], filled + noise, filled)
         with torch.no_grad():
             scores.append(one_score("road: score", score(noisy), len(noisy)))
-    stacked = no_nan("road: score", torch.stack(scores, 1))
+    stacked = finite("road: score", torch.stack(scores, 1))
     return Curve(tensor_on(list(shares), stacked.device, stacked.dtype), stacked)
 
 

@@ -72,7 +72,7 @@ def infidelity(
         (B,), not negative, lower is better. Without `optimal_scale` in squared units of the score.
 
     Raises:
-        CamfnError: neither or both of generator and noise, other shapes, NaN in the map or from `score`.
+        CamfnError: neither or both of generator and noise, other shapes, NaN or infinity in the map or from `score`.
 
     Example:
         >>> images, weights = torch.ones(1, 1, 2, 2), torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
@@ -128,7 +128,7 @@ def noise_drops(
         (B, n).
 
     Raises:
-        CamfnError: noise of another shape, NaN from `score`.
+        CamfnError: noise of another shape, NaN or infinity from `score`.
 
     Example:
         >>> images, noise = torch.ones(1, 1, 2, 2), torch.eye(4).reshape(4, 1, 2, 2)

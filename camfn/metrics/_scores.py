@@ -22,7 +22,7 @@ from .._shared.checks import (
 )
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.inputs import Images, call, copy_of, images_of
-from .._shared.rows import ChunkSize, Progress, no_nan, one_score, score_as_one_batch, score_variants
+from .._shared.rows import ChunkSize, Progress, finite, one_score, score_as_one_batch, score_variants
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import Inputs, ScoreFn, Target
 from ..targets import as_score, class_probability, pin
@@ -137,10 +137,10 @@ def for_runs(score: ScoreOf, count: int) -> ScoreOf:
 
 
 def score_once(what: str, score: ScoreOf, images: Tensor) -> Tensor:
-    """Score one batch, (B,), and refuse NaN."""
+    """Score one batch, (B,); refuse NaN and infinity."""
     function(f"{what}: score", score, "as scores_of(model, images) makes it")
     with torch.no_grad():
-        return no_nan(f"{what}: score", one_score(f"{what}: score", score(images), images.shape[0]))
+        return finite(f"{what}: score", one_score(f"{what}: score", score(images), images.shape[0]))
 
 
 def score_rows(
@@ -163,14 +163,14 @@ def score_rows(
     with torch.no_grad():
         if hasattr(score, "score_many"):
             scores = score_variants(f"{what}: score", score, change, rows, chunk_size=chunk_size, progress=progress)
-            return no_nan(f"{what}: score", scores.mT).mT
+            return finite(f"{what}: score", scores.mT).mT
         done: list[Tensor] = []
         for row in rows:
             images = change(row)
             done.append(one_score(f"{what}: score", score(images), images.shape[0]))
             if progress:
                 progress(len(done), len(rows))
-        return no_nan(f"{what}: score", torch.stack(done, 1)).mT
+        return finite(f"{what}: score", torch.stack(done, 1)).mT
 
 
 def number_a_sample(what: str, name: str, value: Any, low: float, high: float, advice: str) -> Tensor:

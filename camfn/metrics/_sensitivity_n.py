@@ -59,7 +59,7 @@ def sensitivity_n(
         higher is better. 0 for a constant map.
 
     Raises:
-        CamfnError: sizes out of range, other shapes, NaN or infinity in the map, NaN from `score`.
+        CamfnError: sizes out of range, other shapes, NaN or infinity in the map, NaN or infinity from `score`.
 
     Example:
         >>> images, generator = torch.tensor([[[[1.0, 2.0, 3.0, 5.0]]]]), torch.Generator().manual_seed(0)

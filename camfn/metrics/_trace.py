@@ -78,7 +78,7 @@ def trace_ceiling(
         A `Ceiling`.
 
     Raises:
-        CamfnError: too many cells, "greedy" without a generator, other shapes, NaN from `score`.
+        CamfnError: too many cells, "greedy" without a generator, other shapes, NaN or infinity from `score`.
 
     Example:
         >>> from camfn.metrics import grid_cells

@@ -130,6 +130,44 @@ def test_under_a_transform_it_keeps_nothing() -> None:
     assert counted.calls == 4
 
 
+def test_other_memory_under_a_parameter_is_another_network() -> None:
+    last = nn.Linear(X[0].numel(), 2)
+    score = metrics.scores_of(nn.Sequential(nn.Flatten(), last).eval(), X, 1)
+    once = metrics.shared(score)
+    first = once(X)
+    last.weight.data = last.weight.data * 2
+    assert torch.equal(once(X), score(X))
+    assert not torch.equal(once(X), first)
+
+
+class OfWeight(nn.Module):
+    """A network whose weight may be that of several at once."""
+
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :2] * self.weight
+
+
+def test_of_many_networks_at_once_it_keeps_nothing() -> None:
+    net = OfWeight().eval()
+    once = metrics.shared(metrics.scores_of(net, X, 1))
+    before = once(X)
+
+    def of(weight: Tensor) -> Tensor:
+        net.weight = weight
+        return once(X)
+
+    found = torch.vmap(of)(torch.tensor([2.0, 3.0]))
+    assert torch.equal(found, torch.stack([2 * before, 3 * before]))
+    net.weight = torch.ones(())
+    assert torch.equal(once(X), before)
+
+
 def test_what_is_no_function_is_refused() -> None:
     with pytest.raises(CamfnError, match="shared: expected a function"):
         metrics.shared(X)  # type: ignore[arg-type]

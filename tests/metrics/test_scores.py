@@ -163,7 +163,11 @@ def test_numbers_of_a_data_set_need_a_sample() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["irof", "infidelity", "noise_drops", "residual", "completeness", "soundness", "monotonicity"]
+    "name",
+    [
+        *("deletion", "insertion", "pixel_flipping", "road", "trace_ceiling", "irof", "infidelity", "noise_drops"),
+        *("residual", "completeness", "soundness", "monotonicity"),
+    ],
 )
 def test_infinite_scores_have_no_difference(name: str) -> None:
     x, heatmap = images(2, 3, 8, 8), images(2, 8, 8).abs()
@@ -172,7 +176,13 @@ def test_infinite_scores_have_no_difference(name: str) -> None:
     def score(x: Tensor) -> Tensor:
         return x.flatten(1).sum(1) + torch.tensor([0.0, torch.inf])
 
+    draw = torch.Generator().manual_seed(0)
     calls: dict[str, Callable[[], object]] = {
+        "deletion": lambda: metrics.deletion(score, x, heatmap, step=16),
+        "insertion": lambda: metrics.insertion(score, x, heatmap, baseline=0.0, step=16),
+        "pixel_flipping": lambda: metrics.pixel_flipping(score, x, heatmap, side=4, step=1),
+        "road": lambda: metrics.road(score, x, heatmap, generator=draw),
+        "trace_ceiling": lambda: metrics.trace_ceiling(score, x, cells, how="exact"),
         "irof": lambda: metrics.irof(score, x, heatmap, cells),
         "infidelity": lambda: metrics.infidelity(score, x, heatmap, noise=noise),
         "noise_drops": lambda: metrics.noise_drops(score, x, noise),
