@@ -51,9 +51,9 @@ def hide(
     *,
     tiles: Sequence[tuple[int, int]] | None = None,
 ) -> dict[str, Any]:
-    """Hide parts of the pictures of a prompt behind one color, in all tiles and thumbnails that show them.
+    """Hide parts of the pictures of a prompt behind one color each, in all tiles and thumbnails that show them.
 
-    The color is the mean of the pixels of all pictures of the prompt.
+    The color of a picture is the mean of its own pixels.
 
     Args:
         model: as for `words.spans`.
@@ -109,18 +109,36 @@ def shown_in(
     for key in _PIXELS:
         if isinstance(inputs.get(key), Tensor):
             own = [piece for piece in found if (piece.span.part == "video") == (key == "pixel_values_videos")]
-            share = _shown(model, inputs, own, shown, inputs[key])
-            changed[key] = torch.where(share == 1, inputs[key], without[key].lerp(inputs[key], share))
+            places = _where(model, inputs, own, inputs[key])
+            share = _shown(own, places, shown, inputs[key])
+            colored = _own_colors(own, places, inputs[key], without[key])
+            changed[key] = torch.where(share == 1, inputs[key], colored.lerp(inputs[key], share))
     return changed
 
 
-def _shown(
-    model: nn.Module, inputs: Mapping[str, Any], found: list[Piece], shown: Mapping[int, Tensor], pixels: Tensor
-) -> Tensor:
+def _own_colors(found: list[Piece], places: list[Tensor], pixels: Tensor, without: Tensor) -> Tensor:
+    """Give each picture the mean of its own pixels, channel by channel, in the place of the mean of all."""
+    of_patches = pixels.ndim == 2  # (N, 3 T p p), and otherwise (..., 3, H, W)
+    values = (
+        pixels.reshape(len(pixels), 3, -1) if of_patches else pixels.movedim(-3, -1).reshape(-1, pixels.shape[-3], 1)
+    )
+    colored = torch.empty_like(values)
+    colored.copy_(without.reshape(len(pixels), 3, -1) if of_patches else without.movedim(-3, -1).reshape(values.shape))
+    for number in {piece.span.image for piece in found}:
+        at = torch.cat([place.flatten() for piece, place in zip(found, places) if piece.span.image == number])
+        color = values[at].mean((0, 2))
+        color = color if of_patches else torch.where(color == 0, torch.finfo(color.dtype).eps, color)
+        colored[at] = color[:, None]
+    if of_patches:
+        return colored.reshape(pixels.shape)
+    return colored.reshape(*pixels.shape[:-3], *pixels.shape[-2:], pixels.shape[-3]).movedim(-1, -3)
+
+
+def _shown(found: list[Piece], places: list[Tensor], shown: Mapping[int, Tensor], pixels: Tensor) -> Tensor:
     """Return how much of each pixel is shown, in the shape of the pixels, or one that broadcasts to it."""
     shape = (len(pixels), 1) if pixels.ndim == 2 else (*pixels.shape[:-3], 1, *pixels.shape[-2:])
     share = torch.ones(shape, dtype=pixels.dtype, device=pixels.device).flatten()
-    for piece, at in zip(found, _where(model, inputs, found, pixels)):
+    for piece, at in zip(found, places):
         given = shown.get(piece.span.image)
         if given is not None:
             share[at.flatten()] = _sized(given.to(at.device), tuple(at.shape)).to(share).flatten()

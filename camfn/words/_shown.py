@@ -85,7 +85,7 @@ def when_shown(
     """Make the probability of a word a score of what is shown of a picture, for methods and metrics of any score.
 
     The score takes how much of each place is shown, (B, 1, H, W) in [0, 1], of any size. What is not shown is blended
-    into one color, the mean of the pixels of all pictures of the prompt, in all tiles and thumbnails that show it. With
+    into one color, the mean of the picture's own pixels, in all tiles and thumbnails that show it. With
     `shown = torch.ones(1, 1, H, W)` in the place of the image and of the activations, any black box of `camfn.methods`
     finds the places of a word, and the metrics of a score hold for maps of it:
     `methods.region_search(shown, forward=score, inputs=shown, regions=labels)` is EAGLE on words.

@@ -40,6 +40,24 @@ def test_what_is_hidden_is_the_part_of_the_photo_under_the_mask(name: str) -> No
 
 
 @every_case
+def test_each_picture_hides_behind_its_own_mean(name: str) -> None:
+    """A second picture of other colors changes nothing of the first's."""
+    case = load(name)
+    (key,) = [key for key in case.inputs if key.startswith("pixel_values")]
+    numbers = sorted({span.image for span in words.spans(case.model, case.inputs, tiles=case.tiles)})
+    whole = {number: torch.ones(1, 1, dtype=torch.bool) for number in numbers}
+    together = words.hide(case.model, case.inputs, whole, tiles=case.tiles)[key]
+    for number in numbers:
+        hidden = words.hide(case.model, case.inputs, {number: whole[number]}, tiles=case.tiles)[key]
+        changed = (per_pixel(hidden) != per_pixel(case.inputs[key])).any(1)
+        colors = per_pixel(hidden)[changed]
+        assert torch.equal(colors, per_pixel(together)[changed])
+        torch.testing.assert_close(colors[:1].expand_as(colors), colors)
+        # a processor's padding inside of a picture's tile is part of it
+        torch.testing.assert_close(colors[0], per_pixel(case.inputs[key])[changed].mean(0), atol=1e-4, rtol=1e-3)
+
+
+@every_case
 def test_a_blank_picture_has_one_color_and_the_same_shape(name: str) -> None:
     case = load(name)
     without = blank(case.inputs)
