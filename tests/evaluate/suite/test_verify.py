@@ -178,3 +178,10 @@ def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
     return path
+
+
+def test_a_run_without_the_masks_of_scenes_lacks_no_pictures(tmp_path: Path) -> None:
+    few = Suite(tracks=("single",), scenes=12, measured=2, cells=2)
+    (store,) = truth("tiny:cnn", "grad_cam", tmp_path, suite=few)
+    (found,) = verify(store.folder)
+    assert not found.problems
