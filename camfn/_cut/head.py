@@ -60,6 +60,11 @@ def find_head(model: nn.Module, layer: str, activations: Tensor, outputs: Any, m
                 name, layer, f"no linear layer or 1 x 1 convolution leads from {channels} channels to {classes} outputs"
             )
         )
+    if any(head.weight.is_meta for head in candidates):
+        raise CaptureError(
+            f"{name} reads the rows of {candidates[-1].name!r}, which is offloaded and not at hand: load the model "
+            "without offloading, or take grad_cam, which reads no weights"
+        )
     if not is_concrete(activations) or not is_concrete(rows):
         raise CaptureError(
             f"{name} finds its head by comparing numbers, and there are none here (vmap, fake tensors): bind the "

@@ -31,8 +31,9 @@ def references(module: nn.Module) -> list[str]:
     own = vars(module)
     hooked = own["_forward_hooks"] or own["_forward_pre_hooks"]
     names = [name for name in HOOKS if leads_to_module(own[name])] if hooked else []
-    if holds_no_references(type(module)):
-        return [*names, "forward"] if "forward" in own else names
+    if holds_no_references(type(module)) and "forward" not in own:
+        return names
+    # what puts a forward on an instance keeps the old one beside it
     others = own.keys() - _REGISTRIES
     return names + [name for name in others if type(own[name]) not in _ATOMS and leads_to_module(own[name])]
 

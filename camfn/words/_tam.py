@@ -74,12 +74,21 @@ def tam_of_scores(scores: Tensor, places: int, classes: Tensor, asked: int) -> t
 
 def class_scores(head: nn.Module, states: Tensor, classes: Tensor) -> Tensor:
     """Return the scores of some words for some states, (N, C), without those of the whole vocabulary."""
-    if type(head) is nn.Linear:
+    if _is_its_weights(head, states):
         bias = 0 if head.bias is None else head.bias[classes]
         found = states @ head.weight[classes].T + bias
     else:
         found = torch.cat([head(some)[:, classes] for some in torch.split(states, _ROWS)])
     return found if found.dtype == torch.float64 else found.float()
+
+
+def _is_its_weights(head: nn.Module, states: Tensor) -> bool:
+    """Whether the rows of a head's weights are all that it does: it has no hooks, and its weights are at hand.
+
+    A head that is offloaded has no weights but while it runs.
+    """
+    hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
+    return type(head) is nn.Linear and not hooked and head.weight.device == states.device
 
 
 def _check_head(asked: Asked, states: Tensor, outputs: Any) -> None:

@@ -11,7 +11,15 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
-from camfn.network import FullGradients, full_grad, full_gradients, simple_full_grad, smooth_full_grad
+from camfn import CamfnError
+from camfn.network import (
+    FullGradients,
+    full_grad,
+    full_gradients,
+    guided_backprop,
+    simple_full_grad,
+    smooth_full_grad,
+)
 from tests.nets.small import Net, Shared, images, seeded, unchanged
 from tests.network.cases import SIZES, Plain
 from tests.oracles import network as oracles_network
@@ -264,3 +272,15 @@ def test_the_decomposition_of_vectors_needs_no_space() -> None:
 def test_nothing_of_the_graph_is_kept() -> None:
     full = full_gradients(seeded(Net))(images(2, 3, 8, 8).requires_grad_(), 0)
     assert not any(value.requires_grad for value in [full.outputs, full.score, full.input_grad, *full.biases.values()])
+
+
+def test_biases_that_are_offloaded_are_refused() -> None:
+    """They are on meta but while a module runs, and a map of them is nonsense."""
+    accelerate = pytest.importorskip("accelerate")
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+    x, net = torch.rand(1, 3, 8, 8), net.eval()
+    expected = guided_backprop(net)(x, 1)
+    offloaded = accelerate.cpu_offload(net, execution_device="cpu")
+    torch.testing.assert_close(guided_backprop(offloaded)(x, 1), expected)
+    with pytest.raises(CamfnError, match="is offloaded and not at hand"):
+        full_grad(offloaded)(x, 1)

@@ -101,12 +101,20 @@ def test_other_heads_give_the_scores_of_some_words_too() -> None:
     torch.testing.assert_close(class_scores(nn.Sequential(linear), states, classes), expected)
 
 
-def test_no_logits_of_the_vocabulary_are_made_at_the_places() -> None:
+def test_no_logits_of_the_vocabulary_are_made_at_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
     case = load("llava")
     model: Any = case.model
     rows: list[int] = []
-    model.lm_head.register_forward_hook(lambda module, args, output: rows.append(output.shape[-2]))
+    run = nn.Linear.forward
+
+    def counted(self: nn.Linear, x: Tensor) -> Tensor:
+        if self.weight is model.lm_head.weight:
+            rows.append(x.shape[-2])
+        return run(self, x)
+
+    monkeypatch.setattr(nn.Linear, "forward", counted)
     words.explain(model, case.inputs, [5, 6])
+    assert rows
     assert max(rows) <= 2
 
 
@@ -148,3 +156,18 @@ def test_scores_of_tam_are_not_negative_and_a_scale_scales_its_map() -> None:
     for scale in (1e-30, 1e30):
         found = methods.tam(scale * drawn[:1], context=scale * drawn[1:3, 0][None], **given)
         torch.testing.assert_close(found / scale, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_head_that_is_more_than_its_weights_is_run() -> None:
+    """An offloaded head has weights on meta, from which scores are nonsense; a hook may change what a head says."""
+    accelerate = pytest.importorskip("accelerate")
+    case, hooked = load("llava"), load("llava")
+    expected = words.explain(case.model, case.inputs, [7, 8, 9]).maps[0]
+    hooked.model.get_submodule("lm_head").register_forward_hook(lambda module, args, output: -output)
+    head = case.model.get_submodule("lm_head")
+    states, classes = torch.rand(5, 32), torch.tensor([7, 8])
+    torch.testing.assert_close(
+        class_scores(hooked.model.get_submodule("lm_head"), states, classes), -head(states)[:, classes]
+    )
+    offloaded = accelerate.cpu_offload(load("llava").model, execution_device="cpu")
+    torch.testing.assert_close(words.explain(offloaded, case.inputs, [7, 8, 9]).maps[0], expected)
