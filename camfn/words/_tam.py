@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import index as number
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ def class_scores(head: nn.Module, states: Tensor, classes: Tensor) -> Tensor:
     return found if found.dtype == torch.float64 else found.float()
 
 
-def _is_its_weights(head: nn.Module, states: Tensor) -> bool:
+def _is_its_weights(head: nn.Module, states: Tensor) -> TypeGuard[nn.Linear]:
     """Whether the rows of a head's weights are all that it does: it has no hooks, and its weights are at hand.
 
     A head that is offloaded has no weights but while it runs.
