@@ -38,6 +38,12 @@ def references(module: nn.Module) -> list[str]:
     return names + [name for name in others if type(own[name]) not in _ATOMS and leads_to_module(own[name])]
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a call of a module runs more than the forward of its class."""
+    own = vars(module)
+    return "forward" in own or any(own[name] for name in HOOKS)
+
+
 def holds_no_references(kind: type[nn.Module]) -> bool:
     """Whether modules of a class hold references in their forward and their hooks alone."""
     return kind.__module__.startswith(_TORCH)

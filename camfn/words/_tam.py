@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._cut.capture import observe
+from .._cut.hidden import is_hooked
 from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError, CamfnError, CaptureError
 from ..methods._tam import rank_gaussian, without_context
@@ -87,8 +88,7 @@ def _is_its_weights(head: nn.Module, states: Tensor) -> TypeGuard[nn.Linear]:
 
     A head that is offloaded has no weights but while it runs.
     """
-    hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
-    return type(head) is nn.Linear and not hooked and head.weight.device == states.device
+    return type(head) is nn.Linear and not is_hooked(head) and head.weight.device == states.device
 
 
 def _check_head(asked: Asked, states: Tensor, outputs: Any) -> None:

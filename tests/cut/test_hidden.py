@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from camfn import capture, capture_each, explainer, functional, network, observe, resume
+from camfn._cut.hidden import is_hooked
 from camfn.methods import ablation_cam
 from tests.nets.small import images, seeded
 
@@ -183,3 +184,10 @@ def test_what_a_module_keeps_is_there_in_the_tail(way: str) -> None:
     torch.testing.assert_close(torch.func.grad(lambda a: tail(a)[:, 1].sum())(activations), grads)
     fresh = seeded(lambda: Remembering(way))
     torch.testing.assert_close(explainer(ablation_cam, net, "body")(X, 1), explainer(ablation_cam, fresh, "body")(X, 1))
+
+
+def test_a_module_is_hooked_by_a_hook_or_by_a_forward_of_its_own() -> None:
+    plain, hooked, replaced = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+    hooked.register_forward_pre_hook(lambda module, args: None)
+    replaced.forward = replaced.forward  # type: ignore[method-assign]
+    assert [is_hooked(one) for one in (plain, hooked, replaced)] == [False, True, True]
