@@ -192,17 +192,17 @@ def prepared(
     Returns:
         What makes rows, and the protocols: track to its id and its record.
     """
-    cells = source.cells(loaded) if "grid" in suite.tracks and makes_grids(loaded, source) else []
+    right = _for_grids(loaded, source, suite) if makes_grids(loaded, source) else None
     grids: list[list[str]] = []
     labels: dict[str, int] = {}
     size, scale = (0, 0), 1.0
-    if cells:
-        right = rightly_seen(cells, loaded.model, source, suite.sure)
+    if right is not None:
         grids = deal([(cell.name, cell.label) for cell in right], suite.grids, suite.side, suite.generator("grids"))
         used = {name for grid in grids for name in grid}
         labels = {cell.name: cell.label for cell in right if cell.name in used}
-        height, width = cells[0].image.shape[1:]
-        scale = 1.0 if takes_larger(loaded.model, cells[0].image, suite.side) else 1 / suite.side
+        image = right[0].image
+        height, width = image.shape[1:]
+        scale = 1.0 if takes_larger(loaded.model, image, suite.side) else 1 / suite.side
         size = (round(height * suite.side * scale), round(width * suite.side * scale))
     one = _one_forward(source, loaded)
     classifies = makes_grids(loaded, source)
@@ -217,6 +217,24 @@ def prepared(
     }
     records = {track: record_of(suite, track, data) for track in TRACKS}
     return maker, {track: {"id": id_of(record), "record": record} for track, record in records.items()}
+
+
+def _for_grids(loaded: Loaded, source: Source, suite: Suite) -> list[Cell] | None:
+    """Return the pictures that grids are dealt from; None where the track is not asked for and there are too few.
+
+    Grids belong to the ids of a folder, which takes tracks one after the other.
+    """
+    asked = "grid" in suite.tracks
+    cells = source.cells(loaded)
+    if not cells:
+        return None
+    try:
+        right = rightly_seen(cells, loaded.model, source, suite.sure)
+    except UsageError:
+        if asked:
+            raise
+        return None
+    return right if asked or len({cell.label for cell in right}) >= suite.side**2 else None
 
 
 def makes_grids(loaded: Loaded, source: Source) -> bool:

@@ -62,6 +62,16 @@ def test_a_folder_takes_one_protocol(whole: Path) -> None:
         truth("tiny:cnn", "grad_cam", whole, suite=other)
 
 
+def test_a_folder_takes_one_track_after_the_other(whole: Path, tmp_path: Path) -> None:
+    few, kept = Suite(**{**vars(FEW), "tracks": ("single",)}), {}
+    for suite in (few, Suite(**{**vars(FEW), "tracks": ("grid", "single")}), few):
+        (store,) = truth("tiny:cnn", "grad_cam", tmp_path, suite=suite, metrics=["complexity"])
+        assert kept.items() <= store.by_key.items()
+        kept = dict(store.by_key)
+    (all_tracks,) = truth("tiny:cnn", "grad_cam, eigen_cam", whole, suite=FEW, metrics=["complexity"])
+    assert store.header["protocols"] == all_tracks.header["protocols"]
+
+
 def test_a_layer_is_of_a_row_and_not_of_the_protocol(tmp_path: Path) -> None:
     suite = Suite(**{**vars(FEW), "tracks": ("tiny",), "scenes": 2})
     (first,) = truth("tiny:cnn", "grad_cam", tmp_path, suite=suite)
