@@ -63,7 +63,8 @@ def test_a_folder_takes_one_protocol(whole: Path) -> None:
 
 
 def test_a_folder_takes_one_track_after_the_other(whole: Path, tmp_path: Path) -> None:
-    few, kept = Suite(**{**vars(FEW), "tracks": ("single",)}), {}
+    few = Suite(**{**vars(FEW), "tracks": ("single",)})
+    kept: dict[tuple[str, str], object] = {}
     for suite in (few, Suite(**{**vars(FEW), "tracks": ("grid", "single")}), few):
         (store,) = truth("tiny:cnn", "grad_cam", tmp_path, suite=suite, metrics=["complexity"])
         assert kept.items() <= store.by_key.items()
