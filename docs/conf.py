@@ -11,6 +11,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE / "_ext")]
 
 import camfn_site  # noqa: E402
+import usage  # noqa: E402
 
 project = "camfn"
 author = "camfn contributors"
@@ -40,7 +41,7 @@ myst_links_external_new_tab = True
 
 autosummary_generate = True
 autosummary_ignore_module_all = False
-autosummary_context = {"public": camfn_site.public_names(), "pages": camfn_site.pages_that_use()}
+autosummary_context = {"public": camfn_site.public_names(), "uses": usage.uses()}
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

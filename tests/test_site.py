@@ -18,6 +18,60 @@ from camfn import catalogue, metrics
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
 NAMES = [info.name for info in catalogue.METHODS]
+WITHOUT = {
+    "camfn.CaptureError",
+    "camfn.Method",
+    "camfn.targets.Box",
+    "camfn.targets.Move",
+    "camfn.targets.yolo_head",
+    "camfn.image.inside",
+    "camfn.image.show",
+    "camfn.image.slice_montage",
+    "camfn.image.to_mask",
+    "camfn.image.to_numpy",
+    "camfn.layers.Head",
+    "camfn.layers.head",
+    "camfn.transforms.WindowScores",
+    "camfn.attention.METHODS",
+    "camfn.factorize.Negative",
+    "camfn.factorize.project",
+    "camfn.factorize.tail_scores",
+    "camfn.factorize.concept_importance",
+    "camfn.factorize.crops",
+    "camfn.factorize.Factors",
+    "camfn.factorize.nmf",
+    "camfn.factorize.nnls",
+    "camfn.metrics.noise_drops",
+    "camfn.evaluate.CAPPED",
+    "camfn.evaluate.Estimate",
+    "camfn.export.Deployed",
+    "camfn.export.load",
+    "camfn.explore.ShownLayer",
+    "camfn.explore.ShownMethod",
+    "camfn.explore.ShownPhoto",
+    "camfn.explore.ShownTarget",
+    "camfn.explore.page",
+    "camfn.explore.widget",
+    "camfn.words.hide",
+    "camfn.words.Corrections",
+    "camfn.words.ObjectIoU",
+    "camfn.words.corrections",
+    "camfn.words.f1_iou",
+    "camfn.words.function_iou",
+    "camfn.words.object_iou",
+    "camfn.words.forced",
+    "camfn.words.grouped",
+    "camfn.words.tiles",
+    "camfn.catalogue.find",
+    "camfn.catalogue.METHODS",
+    "camfn.tiny.DIGITS",
+    "camfn.tiny.NAMES",
+    "camfn.tiny.SIZE",
+    "camfn.zoo.LoadError",
+    "camfn.adapters.quantus_explain",
+    "camfn.adapters.torchmetric",
+}
+"""Public names that no example or page uses yet. The list only gets shorter."""
 
 
 def part(name: str) -> ModuleType:
@@ -172,12 +226,37 @@ def test_the_menu_of_versions_lists_the_sites_that_lie_side_by_side(tmp_path: Pa
     assert all((tmp_path / each["url"] / "index.html").exists() for each in listed)
 
 
+def usage() -> ModuleType:
+    part("camfn_site")  # which it imports
+    return part("usage")
+
+
 def test_a_public_name_has_the_pages_that_use_it() -> None:
-    pages = part("camfn_site").pages_that_use()
-    assert "concepts" in pages["camfn.capture"]
-    assert "metrics" in pages["camfn.metrics.deletion"]  # by an attribute of a module
-    public = part("camfn_site").public_names()
-    assert sum(f"{module}.{name}" in pages for module, names in public.items() for name in names) > 80
+    uses = usage().uses()
+    assert "concepts" in uses["camfn.capture"].pages
+    assert "metrics" in uses["camfn.metrics.deletion"].pages  # by an attribute of a module
+    assert "metrics/deletion" in uses["camfn.metrics.deletion"].pages  # its own
+    assert "plot_31_black_box" in uses["camfn.methods.sobol"].examples
+    assert "camfn.metrics.deletion" in uses["camfn.metrics.Curve"].given_by
+    assert "camfn.layers.head" not in uses["camfn.targets.Head"].given_by  # another class of that name
+    assert "camfn.targets.detections" in uses["camfn.targets.Head"].taken_by
+
+
+def test_code_names_what_it_uses_by_its_whole_name() -> None:
+    code = (
+        "import camfn\nfrom camfn import image as i\nfrom camfn.zoo import load\ni.overlay\ncamfn.tiny.load\nload(x).y"
+    )
+    assert usage().names_in(code) == {
+        "camfn", "camfn.image", "camfn.image.overlay", "camfn.tiny", "camfn.tiny.load", "camfn.zoo.load"
+    }  # fmt: skip
+
+
+def test_a_public_name_is_in_an_example_or_on_a_page() -> None:
+    usage_of = usage()
+    bare = usage_of.bare()
+    assert set(usage_of.SHELL) <= set(usage_of.uses())
+    assert not set(bare) - WITHOUT, "new names: use them in an example, or in the code of a page"
+    assert not WITHOUT - set(bare), "these have one now: take them off the list"
 
 
 def test_a_public_value_has_its_source() -> None:

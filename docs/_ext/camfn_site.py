@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
 import re
@@ -43,30 +42,6 @@ def names_of(module: str) -> list[str]:
 def public_names() -> dict[str, list[str]]:
     """The public names of each module, as the template of the reference takes them."""
     return {name: names_of(name) for name in ("camfn", *(f"camfn.{module}" for module in MODULES))}
-
-
-def pages_that_use() -> dict[str, list[str]]:
-    """The pages whose code uses a public name, by the whole name."""
-    found: dict[str, set[str]] = {}
-    for page in sorted(Path(__file__).parents[1].glob("*.md")):
-        code = "\n".join(re.findall(r"^```py(?:thon)?\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
-        try:
-            tree = ast.parse(code)
-        except SyntaxError:  # a sketch, such as `f(...) -> x`
-            continue
-        names = {
-            alias.asname or alias.name: f"{node.module}.{alias.name}"
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "camfn"
-            for alias in node.names
-        }
-        parts = [
-            node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-        ]
-        used = {*names.values(), *(f"{names[node.value.id]}.{node.attr}" for node in parts if node.value.id in names)}
-        for name in used:
-            found.setdefault(name, set()).add(page.stem)
-    return {name: sorted(stems) for name, stems in found.items()}
 
 
 def sweep(app: Any, config: Any) -> None:
