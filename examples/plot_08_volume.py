@@ -40,6 +40,11 @@ to_pil_image(image.montage(slices, columns=6, cell=(150, 150)))
 # sphinx_gallery_thumbnail_cell = 3, 6
 
 # %%
+# ``image.slice_montage`` does both steps at once, for a first look.
+
+to_pil_image(image.slice_montage(scan[0, 0], image.normalize(cam)[0], count=4))
+
+# %%
 # **If it looks wrong:** Normalize a volume as a whole, as here; slice by slice, every slice would seem to hold
 # evidence. Time before the channels, (B, T, C, H, W), needs ``layout=layout.frames(T)``.
 

@@ -11,7 +11,7 @@ from PIL import Image
 from skimage import data
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from camfn import factorize, image, observe
+from camfn import factorize, image, observe, resume
 from camfn.zoo import load
 
 loaded = load("lite0")
@@ -28,6 +28,21 @@ print(labels)
 pictures = image.concepts(views, found.maps, labels)
 to_pil_image(image.montage(list(pictures), columns=4, padding=16))
 # sphinx_gallery_thumbnail_cell = 0, 4
+
+# %%
+# The parts of it: factors of a matrix, the same concepts in another photo, what the rest of the network says of each
+# concept, and how much of the score rests on it.
+
+matrix = activations.relu().movedim(1, -1).flatten(0, 2)  # a row a place
+factors = factorize.nmf(matrix, 5)  # (places, 5) and (5, C)
+weights = factorize.nnls(matrix[:49], factors.concepts)  # the first photo again, the concepts fixed
+again = factorize.project(activations[:1], found.concepts, negative="relu")  # the same in one call, (1, 5, 7, 7)
+tail = resume(loaded.model, "bn2")
+behind = factorize.tail_scores(found.concepts, tail(images[:1]), activations[:1])
+shuttle = loaded.classes.index("space shuttle")
+share = factorize.concept_importance(again, found.concepts, lambda a: tail(images[:1])(a)[:, shuttle], designs=4)
+print(tuple(weights.shape), tuple(behind.shape), [round(value, 2) for value in share.flatten().tolist()])
+print(tuple(factorize.crops(images, 112, overlap=0.5).shape), "crops, of which CRAFT learns concepts")
 
 # %%
 # **If it looks wrong:** Concepts that mix two things want a higher rank; several of one thing, a lower one. The name

@@ -37,6 +37,13 @@ image.to_pil(
 # sphinx_gallery_thumbnail_cell = 1, 5
 
 # %%
+# For other programs: the map's mask at a share of its peak, and a picture as an array (H, W, 3) of bytes.
+
+heatmap = image.upsample(image.normalize(cam), view.shape[-2:])
+mask = image.to_mask(heatmap, threshold=0.5)  # (1, 224, 224) of bool
+print(f"{float(mask.float().mean()):.0%} of the photo", image.to_numpy(picture[0]).shape)
+
+# %%
 # ``image.show(picture)`` opens it: below the cell of a notebook, or in the viewer of the system.
 
 # %%

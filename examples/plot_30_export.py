@@ -47,6 +47,12 @@ for name in ("Egyptian cat", "tabby"):
 image.to_pil(image.montage(pictures, captions, columns=5, cell=(200, 200)))
 
 # %%
+# With PyTorch at hand, ``export.load`` runs the file and names its outputs.
+
+deployed = export.load(file)
+print({name: tuple(found.shape) for name, found in deployed(images, target).items()})
+
+# %%
 # The page is one file that opens by a double click. It holds the network and onnxruntime's WebAssembly, which
 # ``export.fetch_runtime()`` downloads once.
 

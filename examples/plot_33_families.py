@@ -51,6 +51,10 @@ for listed in kinds.values():
 for kind, listed in kinds.items():
     print(f"{kind}: {', '.join(method.__name__ for method in listed)}")
 
+never = [row.name for row in catalogue.METHODS if row.kind == "layer" and not row.explains_class]
+print("never ask for the class:", ", ".join(never))
+print("what score_cam needs:", *catalogue.find("score_cam").needs)
+
 captions = [" = ".join(names) for _, names in seen]
 pictures = [image.overlay(world.images, image.normalize(cam))[0] for cam, _ in seen]
 to_pil_image(
