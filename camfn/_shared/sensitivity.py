@@ -14,10 +14,14 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from .checks import tensor, whole, within
 from .errors import CamfnError
-from .maps import safe_divide
+from .maps import largest, safe_divide, widen
 
 _MOST = torch.quasirandom.SobolEngine.MAXDIM // 2
 """The dimensions of one set of points, of the sequence's."""
+
+
+_ROUNDED = 2
+"""Scores whose deviation is below so many units in the last place of the largest are equal but for rounding."""
 
 
 def points_of(what: str, points: Tensor | None, count: int, cells: Sequence[int]) -> Tensor:
@@ -85,21 +89,24 @@ def total_indices(scores: Tensor, count: int) -> Tensor:
     """Jansen's estimate of the total Sobol indices: `ST_i = sum_j (f(A_j) - f(C_ij))^2 / (2 n Var f(A))`.
 
     `C_ij` is `A_j` with dimension i from the second set; the variance is the unbiased one of the n scores of the first.
-    Where it is 0, all indices are 0.
+    Where it is no more than the scores' type rounds away, all indices are 0: shares of rounding say nothing.
 
     Args:
-        scores: (n (d + 1), B), in the order of `with_one_from_second`.
+        scores: (n (d + 1), B), in the order of `with_one_from_second` and in the type that they were computed in.
         count: n, two or more.
 
     Returns:
-        (d, B).
+        (d, B), in float32 at least.
 
     Example:
         >>> total_indices(torch.tensor([[0.0], [2.0], [2.0], [2.0]]), 2)  # f of 2 points, then one dimension changed
         tensor([[0.5000]])
     """
-    first = scores[:count]
-    changed = torch.stack(torch.split(scores[count:], count))
+    wide = widen(scores)
+    first = wide[:count]
+    changed = torch.stack(torch.split(wide[count:], count))
     # torch warns of the variance of no numbers
     spread = first.var(0) if first.numel() else first[0]
+    rounding = _ROUNDED * torch.finfo(scores.dtype).eps * largest(first, 0)[0]
+    spread = torch.where(spread > rounding.square(), spread, 0.0)
     return safe_divide((first - changed).square().mean(1), 2 * spread)

@@ -121,8 +121,8 @@ def project(
     concepts: Tensor,
     *,
     negative: Negative = "error",
-    steps: int = 1000,
-    tolerance: float = 1e-6,
+    steps: int = 200,
+    tolerance: float = 1e-10,
 ) -> Tensor:
     """Find given concepts in other images: the nonnegative maps that reconstruct them best.
 

@@ -150,7 +150,7 @@ def concept_importance(
 
     rows = torch.arange(count * (rank + 1), device=maps.device)
     what = "concept_importance: tail"
-    scores = widen(score_variants(what, tail, rebuilt, rows, chunk_size=chunk_size, progress=progress))
+    scores = score_variants(what, tail, rebuilt, rows, chunk_size=chunk_size, progress=progress)
     finite(what, scores.mT, maps)
     return total_indices(scores, count).mT.to(maps.dtype)
 
@@ -221,16 +221,18 @@ def craft(
     with torch.no_grad():
         cut = crops(images, size, overlap=overlap)
         one_of("craft: negative", negative, ("error", "relu"))
+        whole("craft: rank", rank)
         pooled = [
-            spatial_mean(_activations(latent, resize(part, images.shape[2:]))) for part in torch.split(cut, batch_size)
+            spatial_mean(_activations(latent, resize(part, images.shape[2:]), negative))
+            for part in torch.split(cut, batch_size)
         ]
         features = torch.cat(pooled)
-        _check_features(features, negative, rank, size, len(images))
-        strengths, concepts, *_ = nmf(features.relu() if negative == "relu" else features, rank)
+        _check_rank(features, rank, size, len(images))
+        strengths, concepts, *_ = nmf(features, rank)
         score = as_score(target)
         maps, importance = [], []
         for part in torch.split(images, batch_size):
-            maps.append(project(_activations(latent, part), concepts, negative=negative))
+            maps.append(project(_activations(latent, part, negative), concepts))
             rest = tail(part)
             function("craft: tail: what it returns", rest, "the rest of the network, as resume(model, layer) gives it")
             scored = partial(_scored, score, rest)
@@ -249,19 +251,8 @@ def craft(
         )
 
 
-def _check_features(features: Tensor, negative: Negative, rank: int, size: int, count: int) -> None:
+def _check_rank(features: Tensor, rank: int, size: int, count: int) -> None:
     """Refuse activations of crops, (n, C), of which no such number of concepts can be made."""
-    if not bool(features.isfinite().all()):
-        raise CamfnError(
-            "craft: the layer's activations are NaN or infinite, of finite images: look at the network, whose weights "
-            "may be NaN, and at half precision"
-        )
-    if negative == "error" and float(features.min()) < 0:
-        raise CamfnError(
-            f"craft: the layer's activations are negative, down to {float(features.min()):.4g}, and concepts are parts "
-            "that add up: take a layer behind a ReLU, or set them to 0 by negative='relu' (--negative relu)"
-        )
-    whole("craft: rank", rank)
     if rank > min(features.shape):
         raise CamfnError(
             f"craft: rank: {count} images give {features.shape[0]} crops of {size} pixels, and the layer has "
@@ -275,9 +266,19 @@ def _scored(score: ScoreFn, tail: Tail, activations: Tensor) -> Tensor:
     return score(tail(activations))
 
 
-def _activations(latent: Callable[[Tensor], Any], images: Tensor) -> Tensor:
-    """Return the activations of images, the first of what `latent` returns."""
+def _activations(latent: Callable[[Tensor], Any], images: Tensor, negative: Negative) -> Tensor:
+    """Return the activations of images, the first of what `latent` returns; negative ones are refused, or set to 0."""
     given = latent(images)
     found: Tensor = given[0] if isinstance(given, tuple) else given
     tensor("craft: the activations of latent", found, "such as observe(model, layer) gives")
-    return found
+    if not bool(found.isfinite().all()):
+        raise CamfnError(
+            "craft: the layer's activations are NaN or infinite, of finite images: look at the network, whose weights "
+            "may be NaN, and at half precision"
+        )
+    if negative == "error" and float(found.min()) < 0:
+        raise CamfnError(
+            f"craft: the layer's activations are negative, down to {float(found.min()):.4g}, and concepts are parts "
+            "that add up: take a layer behind a ReLU, or set them to 0 by negative='relu' (--negative relu)"
+        )
+    return found.relu()

@@ -87,9 +87,9 @@ def sobol(
         return _shown(inputs, base, with_one_from_second(flat, row).reshape(cells))
 
     rows = torch.arange(count * (cells.numel() + 1), device=x.device)
-    scores = widen(score_variants("sobol: forward", forward, masked, rows, chunk_size=chunk_size, progress=progress))
+    scores = score_variants("sobol: forward", forward, masked, rows, chunk_size=chunk_size, progress=progress)
     finite("sobol: forward", scores.mT, inputs)
-    return total_indices(scores.to(x.dtype), count).mT.reshape(len(inputs), *cells).to(inputs.dtype)
+    return total_indices(scores, count).mT.reshape(len(inputs), *cells).to(inputs.dtype)
 
 
 def hsic(

@@ -215,6 +215,33 @@ def test_least_squares_equal_scipy(shape: tuple[int, int], signed: bool) -> None
     assert (expected == 0).any() or not signed
 
 
+@pytest.mark.parametrize("alike", [0.5, 0.9, 0.99, 0.999])
+def test_least_squares_are_exact_where_concepts_are_alike(alike: float) -> None:
+    optimize = pytest.importorskip("scipy.optimize", reason="needs scipy: pip install 'camfn[cli]'")
+    concepts = alike * rand(1, 32, seed=1) + (1 - alike) * rand(8, 32, seed=2)
+    values = rand(40, 8, seed=3) @ concepts + 0.05 * rand(40, 32, seed=4)
+    expected = np.stack([optimize.nnls(concepts.T.numpy(), row)[0] for row in values.numpy()])
+    np.testing.assert_allclose(nnls(values, concepts).numpy(), expected, atol=1e-6 * expected.max())
+    maps = project(values.mT.reshape(1, 32, 5, 8), concepts)
+    np.testing.assert_allclose(maps.numpy()[0].reshape(8, 40).T, expected, atol=1e-6 * expected.max())
+
+
+def test_concepts_that_depend_on_one_another_share_a_solution() -> None:
+    concepts, values = rand(3, 8, seed=1), rand(5, 8, seed=2)
+    more = torch.cat([concepts, 2 * concepts[:1], torch.zeros(1, 8), concepts[:1] + concepts[1:2]])
+    found = nnls(values, more)
+    assert found.isfinite().all()
+    assert not found[:, 4].any()
+    torch.testing.assert_close(found @ more, nnls(values, concepts) @ concepts)
+
+
+def test_the_error_of_a_factorization_never_rises() -> None:
+    values = rand(30, 12, sparse=True)
+    errors = torch.stack([nmf(values, 4, steps=steps, tolerance=0.0).error for steps in range(40)])
+    assert (errors.diff() <= 1e-12).all()
+    assert errors[-1] < 0.9 * errors[0]
+
+
 def test_least_squares_broadcast() -> None:
     values, concepts = rand(2, 1, 7, 5), rand(3, 2, 5, seed=1)
     got = nnls(values, concepts)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from camfn import CamfnError, observe, resume, tiny
-from camfn.factorize import concept_importance, craft, crops
+from camfn.factorize import concept_importance, craft, crops, project
 from tests.nets.small import images
 
 MAPS = images(2, 3, 4, 5, dtype=torch.float64).abs()
@@ -57,6 +57,41 @@ def test_a_concept_that_the_score_ignores_has_importance_zero() -> None:
     assert not found[:, 0].any()
     assert found[:, 1:].all()
     assert not concept_importance(MAPS, concepts, lambda a: 0 * a.sum((1, 2, 3)) + 2).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_score_that_is_constant_but_for_rounding_has_no_importance(dtype: torch.dtype) -> None:
+    def ones(a: Tensor) -> Tensor:
+        return torch.stack([9 * a.mean((1, 2, 3)), a.sum((1, 2, 3)) * 0], 1).softmax(1).sum(1)
+
+    assert not concept_importance(MAPS.to(dtype), CONCEPTS.to(dtype), ones, designs=256).any()
+
+
+def test_importance_equals_the_shares_of_a_grid() -> None:
+    """Total indices of a product and a square, by sums over a fine grid."""
+
+    def score(m: Tensor) -> Tensor:
+        return m[..., 0] * m[..., 1] + m[..., 2].square()
+
+    axis = (torch.arange(64, dtype=torch.float64) + 0.5) / 64
+    values = score(torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1))
+    expected = torch.stack([values.var(k, correction=0).mean() for k in range(3)]) / values.var(correction=0)
+    maps, concepts = torch.ones(1, 3, 2, 2, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
+    found = concept_importance(maps, concepts, lambda a: score(a.mean((2, 3))), designs=8192)
+    torch.testing.assert_close(found[0], expected, rtol=1e-2, atol=1e-2)
+
+
+def test_negative_activations_are_cut_at_each_place() -> None:
+    """A mean of positive parts is not the positive part of a mean."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).double().eval()
+    x = images(4, 3, 16, 16, dtype=torch.float64)
+    found = craft(x, observe(net, "0"), resume(net, "0"), 1, 8, size=8, negative="relu")
+    cut = nn.functional.interpolate(found.crops, (16, 16), mode="bilinear")
+    expected = net[0](cut).relu().mean((2, 3)).detach()
+    assert net[0](cut).mean((2, 3)).min() < 0
+    torch.testing.assert_close(found.strengths @ found.concepts, expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(found.maps, project(net[0](x).relu(), found.concepts))
 
 
 def test_crops_are_the_squares_of_the_image() -> None:
