@@ -51,6 +51,7 @@ const DO = {
       if (control.type === "checkbox") control.checked = value;
       else control.value = value;
       control.dispatchEvent(new Event("input", { bubbles: true }));
+      control.dispatchEvent(new Event("change", { bubbles: true }));
     }, [on, value]);
   },
   focus: (page, { on }) => page.focus(on),
@@ -71,6 +72,13 @@ const DO = {
     await page.mouse.move(0, 0);
     await page.screenshot({ path: to, fullPage: true });
     return await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth");
+  },
+  // The pages of a print, and the color of the words on it.
+  print: async (page, { to }) => {
+    await page.emulateMedia({ colorScheme: "dark", media: "print" });
+    const color = await page.evaluate("getComputedStyle(document.body).color"), pdf = await page.pdf({ path: to, printBackground: true });
+    await page.emulateMedia({ media: null });
+    return [color, pdf.toString("latin1").match(/\/Type *\/Page\b/g).length];
   },
   axe: async page => {
     await page.evaluate(fs.readFileSync(spec.axe, "utf8"));

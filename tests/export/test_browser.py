@@ -28,7 +28,7 @@ from camfn.methods import grad_cam, hires_cam
 from camfn.zoo import load
 
 from ..house import ROOT
-from .handmade import NAMES, handmade, network
+from .handmade import NAMES, about, handmade, network
 from .pngs import write_png
 from .test_page_pixels import noise
 
@@ -350,6 +350,60 @@ def test_every_control_by_keyboard_and_what_is_saved(tmp_path: Path, small: Path
 
 @pytest.mark.sweep
 @needs_browser
+def test_what_is_saved_belongs_to_the_map_that_is_shown(tmp_path: Path, cat: Path) -> None:
+    """While another network loads, and where one gives no finite numbers; of two photos, the last one counts."""
+    huge = network(1)
+    with torch.no_grad():
+        list(huge.parameters())[-1].fill_(float("inf"))
+    ways = {"cam": network(0), "other_cam": network(1), "huge_cam": huge}
+    files = [handmade(tmp_path / f"{name}.onnx", net, told=about(method=name)) for name, net in ways.items()]
+    place = page(tmp_path / "ways.html", files, runtime=MODULES / "onnxruntime-web")
+    saved_at_once = """new Promise(say => {
+        const make = URL.createObjectURL, select = document.getElementById("method");
+        URL.createObjectURL = blob => (blob.text().then(text => say(JSON.parse(text))), make.call(URL, blob));
+        select.value = "other_cam";
+        select.dispatchEvent(new Event("change"));
+        document.querySelector("[data-do=numbers]").click();
+        URL.createObjectURL = make;
+    })"""
+    two_photos = """(async () => {
+        const file = side => new Promise(say => {
+            const canvas = Object.assign(document.createElement("canvas"), { width: side, height: side });
+            canvas.getContext("2d").fillRect(0, 0, side / 2, side);
+            canvas.toBlob(blob => say(new File([blob], `${side}.png`, { type: "image/png" })));
+        });
+        for (const each of [await file(2000), await file(9)]) {
+            const data = new DataTransfer();
+            data.items.add(each);
+            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+        }
+    })()"""
+    steps: list[STEP] = [
+        {"do": "open"},
+        *last({"do": "drop", "file": str(cat)}),
+        {"do": "value", "code": saved_at_once},
+        {"do": "until", "code": "camfn.last.which === 1"},
+        {"do": "select", "on": "#method", "value": "huge_cam"},
+        {"do": "text", "on": "#problem"},
+        {"do": "text", "on": "#classes"},
+        {"do": "value", "code": "document.querySelector('[data-do=numbers]').disabled"},
+        *last({"do": "set", "on": "#method", "value": "cam"}, {"do": "until", "code": "camfn.last.which === 0"}),
+        {"do": "value", "code": "document.getElementById('problem').hidden"},
+        {"do": "value", "code": two_photos},
+        {"do": "wait", "milliseconds": 2500},
+        {"do": "text", "on": "#range"},
+    ]
+    said = Session(tmp_path, place.as_uri(), steps).returned
+    assert said[3]["method"] == "cam"
+    torch.testing.assert_close(torch.tensor(said[3]["map"]).flatten(), tensor(said[2]["cam"]))
+    assert said[6] == "The network cannot explain this: it gives numbers that are not finite for this photo."
+    assert (said[7], said[8]) == ("", True)
+    assert (said[11]["which"], said[11]["cam"], said[12]) == (0, said[2]["cam"], True)
+    assert "of the photo's 9 × 9 pixels" in said[15]
+
+
+@pytest.mark.sweep
+@needs_browser
 def test_the_camera_live(tmp_path: Path, small: Path) -> None:
     frames = "(globalThis.seen ??= new Set()).add(camfn.last?.input) && seen.size > 3"
     steps: list[STEP] = [
@@ -424,7 +478,9 @@ def test_pictures_of_the_page_and_its_accessibility(tmp_path: Path, lite0: list[
 
     steps: list[STEP] = [{"do": "open"}, *shots("empty"), {"do": "drop", "file": str(cat)}, *shots("cat")]
     steps += [{"do": "focus", "on": "#any"}, {"do": "fill", "on": "#any", "text": "cat"}, *shots("typed")]
+    steps += [{"do": "print", "to": str(out / "print.pdf")}]
     with served(page(tmp_path / "site", lite0, runtime=MODULES / "onnxruntime-web")) as url:
         session = Session(tmp_path, url, steps)
     for step, answer in zip(steps, session.returned):
-        assert answer in (None, 0, []), (step, answer)
+        expected = (["rgb(27, 30, 36)", 1],) if step["do"] == "print" else (None, 0, [])
+        assert answer in expected, (step, answer)

@@ -4,7 +4,7 @@
   const $ = id => document.getElementById(id);
   const FIVE = 5, SIDE = 640, SIGNED = "seismic";
   const state = { photo: null, canvas: null, name: "photo", which: 0, target: null, out: null, held: null, live: false, stop: () => {}, inputs: new Map() };
-  let page, names, asked = 0;
+  let page, names, asked = 0, taken = 0;
 
   // ------------------------------------------------------------------------------------------------------ words
 
@@ -26,7 +26,8 @@
   const short = value => (value === 0 ? "0" : Math.abs(value) >= 1e-3 && Math.abs(value) < 1e4 ? value.toPrecision(3) : value.toExponential(2)).replace("-", "−");
   const shownLayer = layer => (Array.isArray(layer) ? layer.join(" + ") : layer ?? "the whole network");
   const network = () => page.meta.networks[state.which];
-  const nameOf = k => names[network().classes]?.[k] ?? `class ${k}`;
+  const shownNetwork = () => page.meta.networks[state.out.which]; // of the map that is shown, while another one loads
+  const nameOf = (k, { classes } = network()) => names[classes]?.[k] ?? `class ${k}`;
   const signed = () => $("colors").value === SIGNED;
 
   // ---------------------------------------------------------------------------------------------------- classes
@@ -75,27 +76,50 @@
     return state.inputs.get(key);
   }
 
+  // Explain the photo as the controls say now; without a map for it, the page shows none.
   async function explain() {
     if (!state.photo) return;
-    const mine = ++asked, which = state.which, input = inputOf(), live = state.live, wanted = state.target;
+    const mine = ++asked, { which, live, target: wanted, name, canvas } = state;
     if (!live) tell("Looking …");
-    const out = await page.explain(which, input, wanted);
-    if (mine !== asked || which !== state.which) return; // something newer was asked for
-    if (!out.logits.every(Number.isFinite)) return trouble("The network gives numbers that are not finite for this photo.");
+    try {
+      const input = inputOf(), out = await page.explain(which, input, wanted);
+      if (mine !== asked) return; // something newer was asked for
+      if (!out.logits.every(Number.isFinite)) throw new Error("it gives numbers that are not finite for this photo");
+      show({ ...out, input, photo: canvas, name, which }, wanted);
+    } catch (error) {
+      if (live) throw error;
+      if (mine === asked) showNothing(`The network cannot explain this: ${error.message ?? error}.`);
+    }
+  }
+
+  function show(out, wanted) {
+    trouble(null);
     const share = shares(out.logits), target = wanted ?? share.indexOf(camfn.extent(share)[1]);
-    const best = listClasses(share, target);
-    state.out = { ...out, target, best, share, input, photo: state.canvas };
+    state.out = { ...out, target, share, best: listClasses(share, target) };
+    for (const each of document.querySelectorAll("[data-do=picture], [data-do=numbers]")) each.disabled = false;
     draw();
     const place = camfn.inWords(out.cam, out.size), words = `${nameOf(target)}, ${percent(share[target])}.`;
     $("words").textContent = place;
     $("view").setAttribute("aria-label", `The photo with the ${network().method} map for ${words}`);
-    if (!live) tell(`${words} ${place}`, true);
-    camfn.last = { ...state.out, photo: null, which };
+    if (!state.live) tell(`${words} ${place}`, true);
+    camfn.last = { ...state.out, photo: null };
+  }
+
+  function showNothing(words) {
+    state.out = null;
+    $("classes").replaceChildren();
+    $("view").width = $("view").width; // which clears it
+    $("view").setAttribute("aria-label", "No map");
+    for (const id of ["low", "high", "range", "words", "value"]) $(id).textContent = "";
+    for (const each of document.querySelectorAll("[data-do=picture], [data-do=numbers]")) each.disabled = true;
+    tell("");
+    scrollTo({ top: 0 });
+    trouble(words);
   }
 
   function draw() {
     const { cam, size, photo } = state.out, name = $("colors").value, colors = page.meta.colors[name], view = $("view"), pen = view.getContext("2d");
-    const box = camfn.view(photo, network().preprocessing), scale = SIDE / Math.max(box[2], box[3]);
+    const box = camfn.view(photo, shownNetwork().preprocessing), scale = SIDE / Math.max(box[2], box[3]);
     const width = Math.max(1, Math.round(box[2] * scale)), height = Math.max(1, Math.round(box[3] * scale));
     if (view.width !== width || view.height !== height) Object.assign(view, { width, height });
     pen.fillStyle = "#000";
@@ -123,7 +147,7 @@
   }
 
   function seen() {
-    const { photo } = state.out, [, , width, height] = camfn.view(photo, network().preprocessing);
+    const { photo } = state.out, [, , width, height] = camfn.view(photo, shownNetwork().preprocessing);
     return `The network sees ${width} × ${height} of the photo's ${photo.width} × ${photo.height} pixels`;
   }
 
@@ -144,17 +168,21 @@
   }
 
   async function take(file, range = null) {
+    const mine = ++taken;
     halt();
     trouble(null);
     try {
       await ready;
       tell("Reading the photo …");
-      begin(await camfn.read(file, range), (file.name || "photo").replace(/\.[^.]*$/, ""));
+      const picture = await camfn.read(file, range);
+      if (mine !== taken) return; // a newer photo came
+      begin(picture, (file.name || "photo").replace(/\.[^.]*$/, ""));
       state.target = null;
       $("any").value = "";
       $("hold").checked = false;
       await explain();
     } catch (error) {
+      if (mine !== taken) return;
       tell("");
       const deep = error instanceof camfn.DeepGray;
       scrollTo({ top: 0 });
@@ -175,6 +203,7 @@
       tell("The camera is off; the last picture stays.");
       return;
     }
+    taken++;
     trouble(null);
     const failed = error => {
       halt();
@@ -200,15 +229,15 @@
   }
 
   function save(blob, ending) {
-    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: `${state.name}-${network().method}-${state.out.target}.${ending}` });
+    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: `${state.out.name}-${shownNetwork().method}-${state.out.target}.${ending}` });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
   function numbers() {
-    const { cam, size: [rows, columns], target, share } = state.out, { model, method, layer } = network();
+    const { cam, size: [rows, columns], target, share } = state.out, { model, method, layer } = shownNetwork();
     const map = Array.from({ length: rows }, (_, row) => Array.from(cam.subarray(row * columns, (row + 1) * columns)));
-    return new Blob([JSON.stringify({ model, method, layer, class: target, name: nameOf(target), share: share[target], map })], { type: "application/json" });
+    return new Blob([JSON.stringify({ model, method, layer, class: target, name: nameOf(target, shownNetwork()), share: share[target], map })], { type: "application/json" });
   }
 
   // ------------------------------------------------------------------------------------------------- controls
@@ -237,11 +266,12 @@
         const fits = facts.map(fit), names = network().classes;
         state.which = fits.indexOf(Math.max(...fits));
         if (network().classes !== names) state.target = null;
+        $("hold").checked = false; // the values of another map have another range
         show();
         describe();
         offerClasses();
         tell("Loading the network …");
-        explain().catch(error => trouble(error.message));
+        explain();
       });
     show();
   }
@@ -288,7 +318,7 @@
       else if (event.target.tagName !== "INPUT") trouble("There is no picture in what was pasted.");
     });
     for (const id of ["alpha", "colors", "hold"]) $(id).addEventListener("input", () => state.out && draw());
-    $("follow").addEventListener("change", () => (state.target = $("follow").checked ? null : state.out.target));
+    $("follow").addEventListener("change", () => (state.target = $("follow").checked ? null : state.out?.target ?? null));
     const view = $("view");
     view.addEventListener("pointermove", event => state.out && read(event.offsetX / view.clientWidth, event.offsetY / view.clientHeight));
     view.addEventListener("pointerleave", () => ($("value").textContent = ""));
