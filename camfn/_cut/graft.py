@@ -20,7 +20,7 @@ from .._shared.errors import CaptureError, DerivativeError
 from .._shared.inputs import call, clone_as_batched_as, floating_leaves, tensors_in, zero_like
 from .._shared.levels import is_differentiated, is_open
 from .batch_norm import arithmetic, is_plain_norm, mend_backward
-from .hidden import holds_no_references, rebound, references
+from .hidden import apart, attributes, holds_no_references, rebound, references
 from .recurrent import stepwise
 
 _OWN = (
@@ -318,15 +318,18 @@ def run_apart(model: nn.Module, inputs: Any) -> Any:
 def evaluating(model: nn.Module) -> nn.Module:
     """Return private copies of all modules, in evaluation mode: parameters are shared, buffers are copied.
 
-    The model keeps its modes, and nothing that a run of the copies writes to a buffer or an attribute reaches it.
+    The model keeps its modes, and nothing that a run of the copies writes to a buffer or an attribute reaches it, nor
+    what it draws from a generator of the model's. Attributes of classes of the user's are shared.
 
     Raises:
         CaptureError: a part that was exported as TorchScript is in training mode.
     """
     copied = graft(model, {id(module) for module in model.modules()})
+    memo: dict[int, Any] = {}
     for module in copied.owned.values():
-        own = {name: None if buffer is None else buffer.detach().clone() for name, buffer in module._buffers.items()}
-        module.__dict__.update(training=False, _buffers=own)
+        own = {name: apart(buffer, memo) for name, buffer in module._buffers.items()}
+        held = {name: apart(value, memo) for name, value in attributes(module).items()}
+        module.__dict__.update(held, training=False, _buffers=own)
     return copied.root
 
 

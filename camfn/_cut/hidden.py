@@ -7,14 +7,18 @@ A private copy of a module must reach the copies of others through these, or it 
 
 from __future__ import annotations
 
+import copy
+import random
+import sys
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Mapping
 from functools import partial
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 _REGISTRIES = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -124,3 +128,46 @@ def _function(value: FunctionType, parts: list[Any]) -> FunctionType:
     function.__kwdefaults__ = value.__kwdefaults__
     function.__dict__.update(value.__dict__)
     return function
+
+
+_HOLDERS = (list, tuple, dict, OrderedDict, defaultdict, deque, set)
+
+
+def apart(value: Any, memo: dict[int, Any]) -> Any:
+    """Return a value that may be written to beside the original: tensors, containers, arrays and random generators.
+
+    Modules, parameters, functions and objects of other classes are the original's. `memo` has the copies by the
+    original's id, so that what stands at two places does so in the copies.
+    """
+    kind = type(value)
+    if kind in _ATOMS or isinstance(value, (nn.Module, nn.Parameter)):
+        return value
+    if id(value) not in memo:
+        memo[id(value)] = value
+        if kind in _HOLDERS:
+            memo[id(value)] = _held_apart(value, memo)
+        elif isinstance(value, Tensor):
+            memo[id(value)] = value.detach().clone()
+        elif isinstance(value, torch.Generator):
+            memo[id(value)] = torch.Generator(value.device).set_state(value.get_state())
+        elif isinstance(value, (random.Random, *_of_numpy())):
+            memo[id(value)] = copy.deepcopy(value)
+    return memo[id(value)]
+
+
+def _held_apart(value: Any, memo: dict[int, Any]) -> Any:
+    """Return a container that holds copies."""
+    if isinstance(value, tuple):
+        parts = tuple(apart(part, memo) for part in value)
+        return value if all(part is other for part, other in zip(parts, value)) else parts
+    other = memo[id(value)] = copy.copy(value)
+    if not isinstance(value, set):
+        for place, part in value.items() if isinstance(value, Mapping) else enumerate(value):
+            other[place] = apart(part, memo)
+    return other
+
+
+def _of_numpy() -> tuple[type, ...]:
+    """Return NumPy's classes that are written to, if it is imported."""
+    numpy = sys.modules.get("numpy")
+    return () if numpy is None else (numpy.ndarray, numpy.random.Generator, numpy.random.RandomState)

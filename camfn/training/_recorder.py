@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from operator import index
 from typing import Any
@@ -27,6 +28,12 @@ from ._output import output_of
 from ._record import Record
 from ._strip import caption_of, picture_of, shown, strip_of, thinned
 
+_BYTES = 200
+"""Of a name of a file, which may have 255 with its ending, and with that of an unfinished one."""
+
+_CONSTANT = 1e-6
+"""A map whose values differ by no more than this share of the largest is constant but for rounding."""
+
 
 class MapRecorder:
     """Map a few fixed photos each so many steps of a training, and keep a strip of each photo.
@@ -45,7 +52,9 @@ class MapRecorder:
         target: what is explained: a class, a class a photo, a function of the outputs; None for each photo's top class
             of the step, which may change between steps.
         every: steps between records; the first call records too.
-        out: a folder for NAME.png and maps.csv, or a `torch.utils.tensorboard.SummaryWriter`; None for neither.
+        out: a folder for NAME.png and maps.csv, or a `torch.utils.tensorboard.SummaryWriter`; None for neither. In the
+            folder of a training that is resumed, maps.csv keeps the steps before the first record, and the strips so
+            far become NAME-to-STEP.png. Each recorder needs a folder of its own.
         photos: (B, 3, H, W) in [0, 1] or uint8, to draw on; by default the images, stretched to [0, 1].
         names: a name for each photo; by default photo-0, photo-1, ...
         columns: most maps in a strip: the first, the last, and of those between the most even ones. Where a training
@@ -124,10 +133,16 @@ class MapRecorder:
         self._pictures: list[dict[int, tuple[Tensor, str]]] = [{} for _ in self.names]
 
     def __call__(self, model: nn.Module, step: int) -> list[Record]:
-        """Record if a step is due: the first call, and each step that `every` divides; a step that is there is not."""
+        """Record if a step is due: the first call, each step that `every` divides, and the first one past such a step.
+
+        Steps may come by more than one, as with several optimizers in Lightning. A step that is there is not due.
+        """
         step = _step(step)
-        due = not self.records or (step % self.every == 0 and step != self.records[-1].step)
-        return self.record(model, step) if due else []
+        return self.record(model, step) if not self.records or self._is_due(step, self.records[-1].step) else []
+
+    def _is_due(self, step: int, last: int) -> bool:
+        """Whether a step other than the last record's is a multiple of `every`, or one lies between."""
+        return step != last and (step % self.every == 0 or step // self.every != last // self.every)
 
     def record(self, model: nn.Module, step: int) -> list[Record]:
         """Map the photos now, whatever the step; return their records, none in other processes than the first."""
@@ -251,12 +266,22 @@ def _names(names: Sequence[str] | None, count: int) -> list[str]:
     if names is not None and not (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)):
         raise ArgumentTypeError(f"MapRecorder: names: expected a list of words, one a photo, got {describe(names)}")
     found = [f"photo-{i}" for i in range(count)] if names is None else list(names)
-    if len(found) != count or len({name.casefold() for name in found}) != count:
+    if len(found) != count or len({unicodedata.normalize("NFC", name).casefold() for name in found}) != count:
         raise CamfnError(f"MapRecorder: names: expected {count} different names, got {found}")
-    bad = [name for name in found if not re.fullmatch(r"[\w.+ -]{1,100}", name) or name.startswith(".")]
+    bad = [name for name in found if not _is_name_of_file(name)]
     if bad:
-        raise CamfnError(f"MapRecorder: names: expected letters, digits, '_', '-', '+', ' ' and '.', got {bad[0]!r}")
+        raise CamfnError(
+            f"MapRecorder: names: expected letters, digits, '_', '-', '+', ' ' and '.', up to 100, no '.' or ' ' at "
+            f"either end, and none of Windows' devices, such as con and aux, got {bad[0]!r}"
+        )
     return found
+
+
+def _is_name_of_file(name: str) -> bool:
+    """Whether NAME.png is a file on any system."""
+    if not re.fullmatch(r"[\w.+ -]{1,100}", name) or name != name.strip(". ") or len(name.encode()) > _BYTES:
+        return False
+    return not re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)( *\..*)?", name.casefold())
 
 
 def _correlations(before: Sequence[Tensor], now: Sequence[Tensor]) -> list[float]:
@@ -264,7 +289,11 @@ def _correlations(before: Sequence[Tensor], now: Sequence[Tensor]) -> list[float
     found = []
     for pair in zip(before, now, strict=True):
         rows = [cam.double().flatten() for cam in pair]
-        varies = all(bool(row.isfinite().all() and (row != row[0]).any()) for row in rows)
-        fits = varies and len(rows[0]) == len(rows[1])
+        fits = all(map(_varies, rows)) and len(rows[0]) == len(rows[1])
         found.append(torch.corrcoef(torch.stack(rows))[0, 1].item() if fits else math.nan)
     return found
+
+
+def _varies(row: Tensor) -> bool:
+    """Whether a map is finite, and not constant."""
+    return bool(row.isfinite().all() and row.max() - row.min() > _CONSTANT * row.abs().max())

@@ -20,6 +20,7 @@ from camfn import capture, explainer, tiny
 from camfn._shared.errors import CamfnError
 from camfn.methods import eigen_cam, grad_cam, hires_cam, score_cam
 from camfn.training import MapRecorder
+from camfn.training._recorder import _correlations
 
 WORLD = tiny.scenes(8, digits=1, generator=torch.Generator().manual_seed(1))
 DIGITS = WORLD.labels[:, 0]
@@ -297,3 +298,79 @@ def test_a_strip_has_the_steps_of_one_training_in_order(tmp_path: Path) -> None:
 def test_bytes_are_photos_too() -> None:
     photos = torch.full((8, 3, 4, 4), 51, dtype=torch.uint8)
     assert torch.equal(MapRecorder(WORLD.images, "body", photos=photos).photos, torch.full((8, 3, 4, 4), 0.2))
+
+
+class Keeping(nn.Module):
+    """Writes to what is no buffer, and draws from generators of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 5, stride=4), nn.Linear(8, 10)
+        self.losses: list[Tensor] = []
+        self.seen = {"calls": 0, "parts": [0]}
+        self.mean, self.total = torch.zeros(()), np.zeros(1)
+        self.torch, self.numpy, self.python = torch.Generator(), np.random.default_rng(0), random.Random(0)
+        self.pair = (self.losses, self.mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu()
+        self.losses.append(x.mean())
+        self.seen["calls"] += 1  # type: ignore[operator]
+        self.seen["parts"].append(1)  # type: ignore[attr-defined]
+        self.mean += 1
+        self.total += 1
+        noise = torch.rand((), generator=self.torch) + self.numpy.random() + self.python.random()
+        return self.fc(x.mean((2, 3))) * (1 + noise)  # type: ignore[no-any-return]
+
+    def state(self) -> list[Any]:
+        drawn = self.torch.get_state().tolist(), str(self.numpy.bit_generator.state), self.python.getstate()
+        return [len(self.losses), str(self.seen), float(self.mean), float(self.total[0]), *drawn]
+
+
+def test_what_a_network_keeps_beside_its_buffers_stays() -> None:
+    net = Keeping().train()
+    before = net.state()
+    assert len(MapRecorder(WORLD.images[:2], "conv", target=DIGITS[:2])(net, 0)) == 2
+    assert net.state() == before
+    assert net.pair[0] is net.losses
+    net(WORLD.images)
+    assert net.state() != before
+
+
+@pytest.mark.parametrize(
+    ("steps", "due"),
+    [
+        ((1, 3, 5, 7, 9), [1, 3, 5, 7, 9]),  # every multiple of 2 is passed
+        ((0, 1, 2, 3, 4), [0, 2, 4]),
+        ((0, 3, 6, 9), [0, 3, 6, 9]),
+        ((5, 5, 5, 6, 6), [5, 6]),
+        ((0, 4, 2, 3, 4), [0, 4, 2, 4]),  # back to a checkpoint
+    ],
+)
+def test_a_step_past_a_multiple_is_due(steps: tuple[int, ...], due: list[int]) -> None:
+    recorder, net = MapRecorder(WORLD.images[:1], "body", target=DIGITS[:1], every=2), tiny.load("cnn")
+    for step in steps:
+        recorder(net, step)
+    assert [record.step for record in recorder.records] == due
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["con", "AUX", "nul.1", "Com1", "lpt9.x", "a.", "a ", " a", ".", "\u00e9" * 101, "\u4e2d" * 90, "a/b", "a\n", ""],
+)
+def test_names_that_some_system_has_no_file_for_are_refused(name: str) -> None:
+    with pytest.raises(CamfnError, match="names: expected letters"):
+        MapRecorder(WORLD.images[:1], "body", names=[name])
+
+
+def test_names_are_the_same_however_an_accent_is_written() -> None:
+    with pytest.raises(CamfnError, match="2 different names"):
+        MapRecorder(WORLD.images[:2], "body", names=["caf\u00e9", "cafe\u0301"])
+    assert MapRecorder(WORLD.images[:2], "body", names=["console", "auxiliary.1"]).names == ["console", "auxiliary.1"]
+
+
+def test_a_map_that_is_constant_but_for_rounding_has_no_correlation() -> None:
+    noise = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    flat, varied = 3 + 1e-7 * noise, 3 + noise
+    assert all(map(math.isnan, _correlations(list(flat), list(varied))))
+    assert _correlations(list(varied), list(varied)) == pytest.approx([1, 1])
