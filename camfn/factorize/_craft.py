@@ -22,6 +22,9 @@ from ..targets import as_score
 from ._concepts import Negative, project
 from ._nmf import nmf
 
+_NONE = 1e-5
+"""A crop has none of a concept whose strength there is no more than this share of the greatest of all."""
+
 
 class Craft(NamedTuple):
     """Concepts of a class, the most important first.
@@ -43,12 +46,16 @@ class Craft(NamedTuple):
     strengths: Tensor
 
     def strongest(self, concept: int, count: int = 5) -> Tensor:
-        """Return the crops with most of a concept, (count, channels, size, size), the first the strongest."""
+        """Return the crops with most of a concept, (count, channels, size, size), the first the strongest.
+
+        They are fewer where fewer crops have any of it.
+        """
         whole("strongest: concept", concept, 0)
         whole("strongest: count", count)
         if concept >= self.strengths.shape[1]:
             raise CamfnError(f"strongest: concept: expected one of {self.strengths.shape[1]}, from 0, got {concept}")
-        return self.crops[self.strengths[:, concept].topk(min(count, len(self.crops))).indices]
+        own = self.strengths[:, concept]
+        return self.crops[own.topk(min(count, int((own > _NONE * self.strengths.max()).sum()))).indices]
 
 
 def crops(images: Tensor, size: int, *, overlap: float = 0.2) -> Tensor:

@@ -58,6 +58,16 @@ def test_the_files_say_what_the_library_finds(digits: list[Path], tmp_path: Path
     refused(run(*words, "--out", digits[0], "--force"), "would replace a photo")
 
 
+def test_a_crop_stands_only_beside_a_concept_that_it_has(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    words = ["concepts", tmp_path / "black.png", "--class", "3", "--model", "tiny:cnn", "--rank", 2, "--size", 24]
+    result = run(*words, "--all", "--out", tmp_path / "c.png", "--shown", 2)
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "c.png") as picture:
+        lower = np.asarray(picture.convert("RGB"))[200:360, 180:500]
+    assert (lower == 255).all()
+
+
 def test_photos_of_other_classes_are_left_out(digits: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "three.png"
     loaded = zoo.load("tiny:cnn")

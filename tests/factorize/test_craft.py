@@ -140,7 +140,16 @@ def test_planted_concepts_are_found_ordered_and_placed() -> None:
         best = found.strongest(concept, 2)
         assert best.shape == (2, 3, 16, 16)
         assert bool((best[:, channel] == 1).all())
-    assert found.strongest(0, 1000).shape[0] == len(found.crops) == 12
+    assert len(found.crops) == 12
+    # each photo has one crop of the color
+    assert len(found.strongest(0, 1000)) == 3
+
+
+def test_a_concept_that_no_crop_has_has_no_strongest_crop() -> None:
+    net = Colors().eval()
+    found = craft(torch.ones(2, 3, 16, 16), observe(net, "seen"), resume(net, "seen"), 0, rank=3, size=8)
+    assert [len(found.strongest(k, 5)) for k in range(3)] == [5, 0, 0]
+    assert not found.importance[1:].any()
 
 
 def test_batches_do_not_matter_and_the_network_stays() -> None:

@@ -176,18 +176,20 @@ class CraftJob:
         """Draw a row for each concept: its map over the photo where it is strongest, then its strongest crops."""
         pictures: list[Tensor] = []
         captions: list[str] = []
-        cut = crops(seen, size)
+        cut = found._replace(crops=crops(seen, size))
+        columns = min(self.shown, len(cut.crops))
         for k, importance in enumerate(found.importance.tolist()):
             own = found.maps[:, k]
             where = int(own.flatten(1).mean(1).argmax())
             heat = own[where] / own.amax().clamp(min=torch.finfo(own.dtype).tiny)
             pictures.append(image.overlay(seen[where], heat[None], alpha=0.7)[0])
-            captions.append(f"{k + 1}: importance {importance:.2f}")
-            best = found.strengths[:, k].topk(min(self.shown, len(cut))).indices
-            pictures += [resize(cut[i][None], (_CELL, _CELL))[0].clamp(0, 1) for i in best.tolist()]
-            captions += [""] * len(best)
+            best = cut.strongest(k, columns)
+            captions.append(f"{k + 1}: importance {importance:.2f}" if len(best) else f"{k + 1}: in no crop")
+            pictures += list(resize(best, (_CELL, _CELL)).clamp(0, 1)) if len(best) else []
+            pictures += [torch.ones(3, _CELL, _CELL)] * (columns - len(best))
+            captions += [""] * columns
         cell = (_CELL, _CELL)
-        return image.montage(pictures, captions, columns=1 + min(self.shown, len(cut)), cell=cell, caption_size=13)
+        return image.montage(pictures, captions, columns=1 + columns, cell=cell, caption_size=13)
 
 
 @torch.no_grad()
