@@ -49,6 +49,15 @@ def is_differentiated(value: Any) -> bool:
     return isinstance(value, Tensor) and any(tracks(x) and x.requires_grad for x in levels_of(value))
 
 
+def laid_out(x: Tensor) -> Tensor:
+    """Lay a value that `vmap` batches out in reading order; any other stays as it is.
+
+    Pooling writes strides for channels-last values, and `vmap` runs that row by row, with a warning.
+    """
+    batched = any(map(torch._C._functorch.is_batchedtensor, levels_of(x)))
+    return x.contiguous() if batched and x.ndim > 3 else x
+
+
 def inside_transform() -> bool:
     """Whether the caller runs under `vmap`, `vjp` or another transform of `torch.func`, or is being compiled."""
     return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None

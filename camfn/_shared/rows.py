@@ -18,7 +18,7 @@ from .chunks import check_rows, chunked
 from .engines import Guarded, folds, run_each, steady
 from .engines import readable as readable
 from .errors import CamfnError
-from .levels import writes_graph
+from .levels import laid_out, writes_graph
 
 
 def run_in_chunks(
@@ -131,7 +131,7 @@ def score_variants(
         if guarded.held:
             return found
     with refusing_chance(what, scores):
-        return run_each(lambda row: checked(change(row)), rows, chunk_size, progress)
+        return run_each(lambda row: checked(laid_out(change(row))), rows, chunk_size, progress)
 
 
 class Trial(NamedTuple):

@@ -12,6 +12,7 @@ from torch import Tensor
 from .._shared.checks import function
 from .._shared.devices import tensor_on
 from .._shared.errors import DerivativeError
+from .._shared.levels import laid_out
 from .._shared.maps import channel_sum, spatial_mean, spatial_sum, weighted_sum, widen
 from .._shared.pullback import pullback, slope_and_curvature
 from .._shared.quadrature import gauss_legendre
@@ -147,7 +148,7 @@ def lift_cam(
 
     def contribution(t: Tensor) -> Tensor:
         """Return `sum_p A_k g_k(t A)` for each channel, and the score beside it: (B, C + 1)."""
-        scores, pull = pullback(tail, activations * t)
+        scores, pull = pullback(tail, laid_out(activations * t))
         slope = pull(torch.ones_like(one_score("lift_cam: tail", scores, a.shape[0])))
         return torch.cat([spatial_sum(a * widen(slope)), scores[:, None].to(a.dtype)], 1)
 

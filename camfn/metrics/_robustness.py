@@ -23,6 +23,7 @@ from .._shared.checks import (
 )
 from .._shared.devices import brought
 from .._shared.errors import CamfnError
+from .._shared.levels import laid_out
 from .._shared.maps import safe_divide, widen
 from .._shared.noise import one_source
 from .._shared.rows import ChunkSize, Progress, finite, row_of, run_in_chunks
@@ -281,7 +282,7 @@ def map_of(what: str, explain: Callable[[Tensor], Tensor], images: Tensor) -> Te
 
 def bare_map(what: str, explain: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Return the maps of images; refuse anything but one map a sample."""
-    maps = explain(images)
+    maps = explain(laid_out(images))
     if isinstance(maps, Tensor) and maps.ndim and maps.shape[0] == images.shape[0]:
         return maps.detach()
     raise CamfnError(

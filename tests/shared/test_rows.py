@@ -16,7 +16,8 @@ from camfn._layout.pairs import channels_last
 from camfn._shared import chunks as _chunks
 from camfn._shared import memory as _memory
 from camfn._shared.rows import run_in_chunks, score_variants
-from camfn.methods import ablation_cam, score_cam
+from camfn.methods import ablation_cam, lift_cam, score_cam
+from camfn.metrics import max_sensitivity
 from tests.nets.small import Net, images, seeded, unchanged
 from tests.shared.rules import sums_of_at_most
 
@@ -365,3 +366,41 @@ def test_a_score_says_how_many_rows_fill_it() -> None:
     images = torch.ones(2, 3)
     score_variants("sum", Compiled(), lambda row: images * row, torch.arange(12.0))
     assert sizes == [4, 5, 5, 5]
+
+
+def test_rows_of_channels_last_values_pool_under_vmap_without_a_warning() -> None:
+    net = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+        ).eval()
+    )
+    x = images(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    activations = net[:2](x).detach()
+    tail = lambda a: net[2:](a)[:, 0]  # noqa: E731
+
+    def gradient(z: Tensor) -> Tensor:
+        return torch.func.grad(lambda y: net(y)[:, 0].sum())(z).sum(1)
+
+    noise = 0.1 * images(3, 3, 8, 8)
+    found = []
+    for given in (x, x.contiguous()):
+        engines: set[str] = set()
+
+        def told(done: int, total: int, *, engine: str, engines: set[str] = engines) -> None:
+            engines.add(engine)
+
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            scored = score_variants(
+                "net", lambda z: net(z)[:, 0], lambda row, given=given: given * row, ROWS[:, 0, 0], progress=told
+            )
+            moved = max_sensitivity(gradient, given, noise=noise, radius=1.0, chunk_size=3)
+        assert engines == {"vmapped"}
+        assert not [each for each in said if "performance drop" in str(each.message)]
+        found.append((scored, moved))
+    torch.testing.assert_close(found[0], found[1])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        lifted = lift_cam(activations, tail=tail)
+    assert not [each for each in said if "performance drop" in str(each.message)]
+    torch.testing.assert_close(lifted, lift_cam(activations.contiguous(), tail=tail))
