@@ -19,8 +19,8 @@ from ..image._checks import as_maps
 def most_relevant(heatmap: Tensor, share: float) -> Tensor:
     """Mark the pixels with the largest values: exactly `round(share * N)` of the N in each map.
 
-    Pixels of equal value come in reading order, so the count is exact also for a constant map and for a map with
-    many zeros. `most_relevant(-heatmap, share)` marks the least relevant pixels.
+    Pixels of equal value, up to rounding, come in reading order, so the count is exact also for a constant map and for
+    a map with many zeros. `most_relevant(-heatmap, share)` marks the least relevant pixels.
 
     Args:
         heatmap: (B, *S), raw or normalized.
@@ -47,10 +47,42 @@ def count_of(what: str, share: float, total: int) -> int:
 
 
 def ranks(heatmap: Tensor) -> Tensor:
-    """Rank the pixels of each map, (B, *S) to (B, *S): 0 is the most relevant; equal ones come in reading order."""
-    order = heatmap.flatten(1).argsort(dim=1, descending=True, stable=True)
+    """Rank the pixels of each map, (B, *S) to (B, *S): 0 is the most relevant; equal ones come in reading order.
+
+    Values that only rounding sets apart are equal: another machine rounds otherwise, and would give another order.
+    """
+    rows = heatmap.flatten(1)
+    return ranks_of(levels(rows, rows.abs())).reshape(heatmap.shape)
+
+
+def ranks_of(rows: Tensor) -> Tensor:
+    """Rank the values of each row, (B, N): 0 is the largest; equal ones come in their own order."""
+    order = rows.argsort(dim=1, descending=True, stable=True)
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places).reshape(heatmap.shape)
+    return torch.empty_like(order).scatter_(1, order, places)
+
+
+def levels(rows: Tensor, scale: Tensor) -> Tensor:
+    """Number the distinct values of each row (B, N), from the lowest; those that only rounding sets apart are one.
+
+    A group of values is one value if it is not wider than rounding; values that follow each other densely over a wider
+    range stay apart.
+
+    Args:
+        rows: (B, N), finite.
+        scale: what rounding is relative to, of the shape of the rows, or (B, 1).
+    """
+    ordered, order = rows.sort(1)
+    slack = 16 * torch.finfo(rows.dtype).eps * scale.expand_as(rows).gather(1, order)
+    apart = ordered.diff(dim=1) > torch.maximum(slack[:, 1:], slack[:, :-1])
+    edge = torch.ones_like(apart[:, :1]) if apart.shape[1] else torch.ones_like(ordered, dtype=torch.bool)
+    # the least and the greatest value of the group of each
+    low = torch.where(torch.cat([edge, apart], 1), ordered, -torch.inf).cummax(1).values
+    high = torch.where(torch.cat([apart, edge], 1), ordered, torch.inf).flip(1).cummin(1).values.flip(1)
+    wide = (high - low)[:, 1:] > slack[:, 1:]
+    new = apart | (wide & (ordered[:, 1:] != ordered[:, :-1]))
+    level = torch.cat([torch.zeros_like(order[:, :1]), new.cumsum(1)], 1)
+    return torch.zeros_like(order).scatter(1, order, level)
 
 
 def as_images(what: str, images: Tensor) -> None:
@@ -79,9 +111,10 @@ def on_images(what: str, heatmap: Tensor, images: Tensor) -> Tensor:
 
 
 def is_constant(heatmap: Tensor) -> Tensor:
-    """Whether each map, (B, *S), has one value, (B,)."""
+    """Whether each map, (B, *S), has one value up to rounding, (B,)."""
     rows = heatmap.flatten(1)
-    return (rows == rows[:, :1]).all(1)
+    low, high = rows.amin(1), rows.amax(1)
+    return high - low <= 16 * torch.finfo(rows.dtype).eps * torch.maximum(high.abs(), low.abs())
 
 
 def shares_of(what: str, shares: Sequence[float], interval: str, example: str) -> tuple[float, ...]:

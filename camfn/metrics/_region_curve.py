@@ -14,7 +14,7 @@ from .._shared.rows import ChunkSize, Progress, finite
 from ._confidence import Baseline, baseline_of
 from ._curves import Curve
 from ._groups import mean_color
-from ._order import as_images, is_constant, ranks
+from ._order import as_images, is_constant, levels, ranks_of
 from ._regions import of_images, sizes_of, sums_of
 from ._scores import ScoreOf, score_rows
 
@@ -37,7 +37,8 @@ def region_curve(
     Args:
         score: images (B, C, *T) to (B,), as `scores_of(model, images)` makes it.
         images: (B, C, *T).
-        heatmap: (B, *S), raw; resized linearly to T where S differs. Equal regions come in their own order.
+        heatmap: (B, *S), raw; resized linearly to T where S differs. Regions that are equal, up to rounding,
+            come in their own order.
         masks: the regions, (n, *T), bool, such as `grid_cells((224, 224), 7)`; (n, B, *T) where each sample has its
             own.
         baseline: what replaces a region, as in `masked`.
@@ -138,7 +139,9 @@ def order_of(
         )
     each = sizes if sizes.ndim == 1 else sizes.mT
     told = sums if reduce == "sum" else sums / each.clamp(min=1)
-    return ranks(torch.where(is_constant(heatmap)[:, None], 0, told).masked_fill(each == 0, -torch.inf))
+    told = torch.where(is_constant(heatmap)[:, None], 0, told)
+    # sums of cells that mirror each other differ by how a machine adds up
+    return ranks_of(levels(told, told.abs().amax(1, keepdim=True)).masked_fill(each == 0, -1))
 
 
 def curve_of(

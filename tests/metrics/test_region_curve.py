@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from camfn import CamfnError, metrics
+from camfn.metrics._order import ranks
 from tests.metrics.known import CELLS, SPACE, bent, close, drawn, draws, every_dims, exact, given, linear
 from tests.nets.small import images
 from tests.oracles import metrics as oracle
@@ -101,3 +102,63 @@ def test_what_does_not_fit_is_refused(metric: object) -> None:
         metric(bent, X, X[:, 0], MASKS & False)
     with pytest.raises(CamfnError, match="NaN or infinity"):
         metric(bent, X, X[:, 0] * math.nan, MASKS)
+
+
+def mirrored(size: int) -> Tensor:
+    """Make a map whose four quarters mirror each other: cells and pixels come in fours and eights of one value."""
+    line = ((torch.arange(size) + 0.5) / size - 0.5).abs()
+    return torch.exp(-(line[:, None].square() + line.square()) / 0.125)[None]
+
+
+def rounded_otherwise(maps: Tensor) -> list[Tensor]:
+    """Return maps as other machines would round them: each value off by its last bit or not."""
+    return [(maps.double() * (1 + drawn(seed, *maps.shape).sign() * 6e-8)).float() for seed in range(3)]
+
+
+def test_rounding_does_not_order_equal_cells_pixels_and_groups() -> None:
+    heatmap, cells = mirrored(32), metrics.grid_cells((32, 32), 4)
+    x, weights = drawn(3, 1, 2, 32, 32), drawn(4, 2, 32, 32)
+    score = lambda z: (z * weights).sum((1, 2, 3)).sin()  # noqa: E731
+    lost = metrics.drops(score, x, cells)
+    ceiling = metrics.trace_ceiling(score, x, cells, generator=draws())
+    truth = torch.zeros(1, 32, 32, dtype=torch.bool)
+    truth[0, 15, 15] = True
+
+    def all_of(maps: Tensor) -> Tensor:
+        return torch.stack([
+            metrics.trace(score, x, maps, cells, ceiling),
+            metrics.region_curve(score, x, maps, cells).auc,
+            metrics.irof(score, x, maps, cells),
+            metrics.single_deletion(maps, lost, cells),
+            metrics.saco(score, x, maps),
+            metrics.deletion(score, x, maps, step=16).auc,
+            metrics.insertion(score, x, maps, step=16).auc,
+            metrics.pointing_game(maps, truth),
+            metrics.most_relevant(maps, 0.13).flatten(1).float() @ torch.arange(1024.0),
+        ])  # fmt: skip
+
+    known = all_of(heatmap)
+    assert float(known[7]) == 0.25  # one of four equal pixels
+    for maps in rounded_otherwise(heatmap):
+        assert not torch.equal(maps, heatmap)
+        torch.testing.assert_close(all_of(maps), known, rtol=1e-5, atol=1e-5)
+
+
+def test_values_that_follow_each_other_densely_keep_their_order() -> None:
+    for values in (1 + torch.arange(4096) * 2.0**-22, torch.tensor([1e9, 3.0, 1.0, 2.0]), -1 - torch.arange(999) / 999):
+        shuffled = values[torch.randperm(len(values), generator=draws())][None]
+        assert torch.equal(ranks(shuffled), shuffled.argsort(1, descending=True).argsort(1))
+
+
+@every_dims
+def test_a_map_that_is_constant_up_to_rounding_says_nothing(dims: int) -> None:
+    x, _ = given(dims)
+    cells = cells_of(dims)
+    lost = metrics.drops(bent, x, cells)
+    for maps in rounded_otherwise(torch.full((2, *SPACE[dims]), 0.3)):
+        found = torch.stack([
+            metrics.single_deletion(maps, lost.float(), cells),
+            metrics.faithfulness_correlation(maps, lost.float(), cells),
+            metrics.saco(lambda z: bent(z.to(x.dtype)).float(), x.float(), maps, groups=3),
+        ])  # fmt: skip
+        assert found.count_nonzero() == 0

@@ -38,6 +38,7 @@ class Shared:
         layers: the layers that the cases explain.
         foldings: a score whose network has BatchNorm folded, by the shape and the type of the images; None where the
             network takes no noise.
+        ceilings: best orders of cells, by the name of a picture that several units of the suite grade.
 
     Example:
         >>> shared = Shared()
@@ -48,6 +49,7 @@ class Shared:
     def __init__(self) -> None:
         self.layers: Layers = {}
         self.foldings: dict[tuple[torch.Size, torch.dtype], Any] = {}
+        self.ceilings: dict[str, Any] = {}
 
     def folded(self, score: Any, images: Tensor) -> Any:
         """Return a score with BatchNorm folded; its first run, on noise, checked the folding.

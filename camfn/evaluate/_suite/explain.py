@@ -79,6 +79,12 @@ class Explainer:
         forwards = (count + taken[1]) / self.one_forward if self.one_forward else None
         return Explained(maps.detach().float().cpu(), layer.name if layer else "", forwards, seconds)
 
+    def maps(self, case: Case) -> Tensor:
+        """Explain the questions by one case of a method, without its cost."""
+        method = self.method(case)
+        layer = layer_of(case, method, self.model, self.asked.images[:1], self.layers, self.first)
+        return self._maps(method, layer)[0].detach().float().cpu()
+
     def _maps(self, method: Callable[..., Tensor], layer: Layer | None) -> tuple[Tensor, tuple[float, int]]:
         """Return the maps, and what a capture cost that was there: one that is made now is measured from outside."""
         images = self.asked.images

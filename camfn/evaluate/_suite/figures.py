@@ -165,6 +165,7 @@ class Draws:
         self.index = {photo: i for i, photo in enumerate(self.photos)}
         generator = torch.Generator().manual_seed(seed)
         self.seed = generator.initial_seed()
+        self.known: dict[bytes, Tensor] = {}
 
     def figure(self, values: dict[Place, tuple[float, float]]) -> Figure:
         """Estimate a mean, or the ratio of two."""
@@ -186,18 +187,23 @@ class Draws:
 
     def _sums(self, values: dict[Place, tuple[float, float]]) -> tuple[Tensor, int]:
         """Add up numbers and what divides them by photo, (photos, 2), without photos that have none."""
-        sums = torch.zeros(len(self.photos), 2, dtype=torch.float64)
+        sums: dict[int, tuple[float, float]] = {}
         for place, (number, way) in values.items():
-            sums[self.index[self.photo[place]]] += torch.tensor([number, way], dtype=torch.float64)
-        present = sorted({self.index[self.photo[place]] for place in values})
-        return sums[present], len(present)
+            photo = self.index[self.photo[place]]
+            before = sums.get(photo, (0.0, 0.0))
+            sums[photo] = (before[0] + number, before[1] + way)
+        present = sorted(sums)
+        return torch.tensor([sums[photo] for photo in present], dtype=torch.float64).view(-1, 2), len(present)
 
     def _resampled(self, sums: Tensor) -> Tensor:
-        """Return the ratio on each resample of the photos."""
-        generator = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randint(len(sums), (RESAMPLES, len(sums)), generator=generator)
-        total = sums[drawn].sum(1)
-        return total[:, 0] / total[:, 1]
+        """Return the ratio on each resample of the photos; a line is compared with many others."""
+        key = sums.numpy().tobytes()
+        if key not in self.known:
+            generator = torch.Generator().manual_seed(self.seed)
+            drawn = torch.randint(len(sums), (RESAMPLES, len(sums)), generator=generator)
+            total = sums[drawn].sum(1)
+            self.known[key] = total[:, 0] / total[:, 1]
+        return self.known[key]
 
 
 def _whole(unit: str, count: int, record: dict[str, Any]) -> int:

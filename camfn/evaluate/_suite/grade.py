@@ -69,8 +69,9 @@ class Grade:
 
     @cached_property
     def tables(self) -> Tables:
-        """What the suite's own measures share."""
-        return Tables(self.context.model.model, self.asked, self.context.suite, self.name)
+        """What the suite's own measures share; both ways of making a map worse take one ceiling of the picture."""
+        context = self.context
+        return Tables(context.model.model, self.asked, context.suite, self.name, context.shared.ceilings)
 
     @cached_property
     def seen(self) -> Seen:
@@ -148,7 +149,7 @@ class Grade:
         if self.case.method in CONTROLS:
             return maps.to(images)
         asked = self.asked._replace(images=images)
-        return scaled(self._explainer(model, asked)(self.case).maps).to(images)
+        return scaled(self._explainer(model, asked).maps(self.case)).to(images)
 
     def _explainer(self, model: nn.Module, asked: Asked) -> Explainer:
         context = self.context
@@ -185,10 +186,15 @@ def order_of(values: Sequence[float], better: int) -> float:
         >>> order_of([3.0, 2.0, 1.0], 1), order_of([3.0, 2.0, 1.0], -1), order_of([1.0, 1.0, 1.0], 1)
         (1.0, -1.0, 0.0)
     """
-    worse = -(better or 1) * torch.tensor([list(values)], dtype=torch.float64)
-    if bool((worse == worse[:, :1]).all()):
-        return 0.0
-    return round(float(spearman(torch.arange(len(values), dtype=torch.float64)[None], worse)[0]), 9)
+    return orders_of(torch.tensor([list(values)], dtype=torch.float64), better)[0]
+
+
+def orders_of(values: Tensor, better: int) -> list[float]:
+    """Return `order_of` of each row, (N, levels): many draws of photos are ranked at once."""
+    worse = -(better or 1) * values
+    constant = (worse == worse[:, :1]).all(1).tolist()
+    found = spearman(torch.arange(worse.shape[1], dtype=torch.float64).expand_as(worse), worse).tolist()
+    return [0.0 if same else round(one, 9) for same, one in zip(constant, found, strict=True)]
 
 
 def _box_of(own: Tensor | None, size: torch.Size) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._measures.own import known_metric
 from .._store.store import Store
-from .grade import order_of
+from .grade import orders_of
 from .measures import MEASURES
 from .protocol import is_grade
 
@@ -76,11 +76,11 @@ def _grade(name: str, base: str, values: Tensor) -> Grade:
     """Grade one metric by its values, (photos, levels)."""
     better, values = _direction(name), values.double()
     photos = len(values)
-    one = sum(order_of(line.tolist(), better) for line in values) / photos
+    one = sum(orders_of(values, better)) / photos
     generator = torch.Generator().manual_seed(0)
     few = min(MEAN_OF, photos)
     draws = torch.rand(DRAWS, photos, generator=generator).argsort(1)[:, :few]
-    mean = sum(order_of(values[draw].mean(0).tolist(), better) for draw in draws) / DRAWS
+    mean = sum(orders_of(torch.stack([values[draw].mean(0) for draw in draws]), better)) / DRAWS
     gain = better * (values[:, 0] - values[:, -1])
     resampled = gain[torch.randint(photos, (RESAMPLES, photos), generator=generator)].mean(1)
     low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
