@@ -12,7 +12,7 @@ from .._shared.rows import ChunkSize, Progress, finite, row_of
 from ..image._checks import as_maps
 from ._complexity import correlation
 from ._confidence import Baseline, baseline_of
-from ._order import as_images, is_constant, levels
+from ._order import as_images, is_constant
 from ._regions import of_images, sums_of
 from ._sanity import mean_ranks
 from ._scores import ScoreOf, score_rows
@@ -164,5 +164,12 @@ def _told_and_lost(what: str, heatmap: Tensor, drops: Tensor, masks: Tensor) -> 
 
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     """Spearman's correlation of rows (B, n), values that are equal up to rounding tied; 0 for a constant row."""
-    first, second = (levels(rows, rows.abs().amax(1, keepdim=True)).to(rows.dtype) for rows in (first, second))
-    return correlation(mean_ranks(first), mean_ranks(second))[0]
+    return correlation(mean_ranks(_levels(first)), mean_ranks(_levels(second)))[0]
+
+
+def _levels(rows: Tensor) -> Tensor:
+    """Number the distinct values of each row (B, n), from the lowest; those that only rounding sets apart are one."""
+    ordered, order = rows.sort(1)
+    step = ordered.diff(dim=1) > 16 * torch.finfo(rows.dtype).eps * rows.abs().amax(1, keepdim=True)
+    level = torch.cat([torch.zeros_like(step[:, :1]), step], 1).cumsum(1) if rows.shape[1] > 1 else order
+    return torch.zeros_like(rows).scatter(1, order, level.to(rows.dtype))
