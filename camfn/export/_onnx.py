@@ -169,7 +169,7 @@ def converted(what: Plan, made: ExportedProgram) -> Any:
             )
         proto = result.model_proto
     except Exception as error:
-        reason = next((line for line in _lines(error) if "No ONNX function" in line), _lines(error)[-1])
+        reason = next((line for line in _lines(error) if "No ONNX function" in line), _lines(_cause(error))[0])
         raise CamfnError(
             f"export: ONNX cannot express a part of this graph: {reason:.300}. Another layer or method may not need it"
         ) from error
@@ -198,6 +198,11 @@ def _name_the_batch(proto: Any) -> None:
         for size in value.type.tensor_type.shape.dim:
             if symbol and size.dim_param:
                 size.dim_param = re.sub(rf"\b{symbol}\b", "batch", size.dim_param)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the first error of those that led to this one."""
+    return error if error.__cause__ is None else _cause(error.__cause__)
 
 
 def _lines(error: BaseException) -> list[str]:

@@ -73,12 +73,23 @@ def _added_product(x: Tensor, one: Tensor, other: Tensor, *, value: float = 1) -
     return x + value * one * other
 
 
+def _clamped(x: Tensor, min: Any = None, max: Any = None) -> Any:  # noqa: A002
+    """Clamp to a whole number and a fraction, which a derivative of torch's takes for numbers of two kinds."""
+    if not x.is_floating_point() or {type(min), type(max)} != {int, float}:
+        return NotImplemented
+    return torch.clamp(x, float(min), float(max))
+
+
 _SAYINGS: dict[Any, Callable[..., Any]] = {
     torch.nn.functional.adaptive_avg_pool2d: _pooled,
     torch._C._nn.adaptive_avg_pool2d: _pooled,
     torch.nn.functional.adaptive_max_pool2d: max_pooled,
     torch.addcmul: _added_product,
     torch.Tensor.addcmul: _added_product,
+    torch.clamp: _clamped,
+    torch.clip: _clamped,
+    torch.Tensor.clamp: _clamped,
+    torch.Tensor.clip: _clamped,
     torch.nn.functional.batch_norm: normed,
     torch.nn.functional.group_norm: group_normed,
     torch.nn.functional.instance_norm: instance_normed,

@@ -20,8 +20,8 @@ BATCH = 5
 """Images of the trace: few networks have another size of five, so that a batch that is fixed can be told by it."""
 
 
-_COUNTS = range(2, 513)
-"""Numbers of images at which a decision of the trace has to hold."""
+_COUNTS = (*range(2, 513), *(2**k for k in range(10, 25)))
+"""Numbers of images at which a decision of the trace has to hold, beside those around its own numbers."""
 
 _LAYOUTS = ("_subclasses/fake_impls.py", "_prims_common/__init__.py")
 """Files of torch that ask for sizes to choose a layout in memory, which changes no number."""
@@ -96,7 +96,9 @@ def _number_that_fails(expression: Any) -> int | None:
     from sympy import Integer, false  # type: ignore[import-untyped]
 
     symbols = expression.free_symbols
-    return next((n for n in _COUNTS if expression.xreplace(dict.fromkeys(symbols, Integer(n))) == false), None)
+    own = {int(number) + k for number in expression.atoms(Integer) for k in (-1, 0, 1)}
+    counts = (*_COUNTS, *sorted(n for n in own if n > 1))
+    return next((n for n in counts if expression.xreplace(dict.fromkeys(symbols, Integer(n))) == false), None)
 
 
 class Frozen(nn.Module):

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 from camfn import CamfnError, explainer, export, methods
 from camfn.export import _onnx
@@ -132,3 +133,21 @@ def test_weights_that_one_file_has_no_room_for_are_refused_before_any_work(
     with pytest.raises(CamfnError, match=r"GB of weights, and one ONNX file holds 2 GB: take export\.program"):
         export.onnx(explainer(methods.grad_cam, small(), "last"), photos(), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_clamping_to_a_whole_number_and_a_fraction_is_in_the_file_and_what_onnx_lacks_is_named(tmp_path: Path) -> None:
+    class Between(nn.Module):
+        def __init__(self, between: Any) -> None:
+            super().__init__()
+            self.first, self.last, self.between = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 5), between
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            value: torch.Tensor = self.last(self.between(self.first(x)).flatten(1))
+            return value
+
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    clamped = explainer(methods.hires_cam, Between(lambda y: y.clamp(0, 0.5)).eval(), "first")
+    assert export.onnx(clamped, images, tmp_path / "net.onnx")["batch"] == "dynamic"
+    median = explainer(methods.hires_cam, Between(lambda y: y - y.median(-1, True)[0]).eval(), "first")
+    with pytest.raises(CamfnError, match=r"ONNX cannot express.*aten\.median"):
+        export.onnx(median, images, tmp_path / "net.onnx")

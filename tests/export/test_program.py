@@ -183,6 +183,9 @@ def test_a_fixed_batch_is_said() -> None:
         (lambda y: y if y.shape[0] % 2 else y.sigmoid(), "as 5 images do and 2 do not"),
         (lambda y: y * min(y.shape[0], 40), "batch <= 40, as 5 images do and 41 do not"),
         (lambda y: torch.cat([2 * part for part in y.split(4)]), "fixes the batch"),
+        (lambda y: y if y.shape[0] < 1000 else 2 * y, "batch < 1000, as 5 images do and 1024 do not"),
+        (lambda y: y if y.shape[0] != 777 else 2 * y, "as 5 images do and 777 do not"),
+        (lambda y: y if y.numel() <= 2**20 else 2 * y, "as 5 images do and [0-9]+ do not"),
     ],
 )
 def test_a_decision_by_the_number_of_images_is_refused(make: Any, said: str) -> None:

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from camfn.export._derivatives import convolution_backward, convolved, group_normed, instance_normed, normed
 from camfn.export._resample import average_backward, max_pooled, pooled, resampled
+from camfn.export._rules import _clamped
 
 
 @pytest.mark.parametrize(
@@ -115,6 +116,8 @@ GROUPED = (torch.linspace(-1, 1, 6 * 2 * 9).reshape(6, 2, 3, 3).double(), torch.
         (group_normed, functional.group_norm, (1, *GAIN, 1e-2)),
         (instance_normed, functional.instance_norm, (None, None, *GAIN)),
         (instance_normed, functional.instance_norm, (*STATISTICS, *GAIN, False)),
+        (_clamped, torch.clamp, (0, 0.5)),
+        (_clamped, torch.clamp, (-0.5, 1)),
         (convolved, functional.conv2d, GROUPED),
         (convolved, functional.conv2d, (GROUPED[0], None, (1, 2), (2, 0), [1, 1], 2)),
     ],
@@ -144,3 +147,9 @@ def test_adaptive_maxima_over_windows_of_one_size(size: Any, said: bool) -> None
     found = max_pooled(x, size)
     assert (found is not NotImplemented) is said
     assert not said or torch.equal(found, functional.adaptive_max_pool2d(x, size))
+
+
+@pytest.mark.parametrize("given", [(0, 1), (0.0, 1.0), (0, None), (torch.zeros(()), torch.ones(()))])
+def test_limits_of_one_kind_are_left_to_torch(given: Any) -> None:
+    assert _clamped(torch.rand(3), *given) is NotImplemented
+    assert _clamped(torch.arange(3), 0, 0.5) is NotImplemented
