@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -157,7 +157,7 @@ NO_OPTIONS, AS_THEY_ARE = ModelOptions(), ReadOptions()
 
 def option_groups(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command an option for each field of its parameters that are named tuples, as `ModelOptions`."""
-    hints = get_type_hints(command, include_extras=True)
+    hints = {name: _annotated(hint) for name, hint in get_type_hints(command, include_extras=True).items()}
     groups = {name: hint for name, hint in hints.items() if hasattr(hint, "_fields")}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
@@ -175,6 +175,12 @@ def option_groups(command: Callable[..., Any]) -> Callable[..., Any]:
     vars(called)["__signature__"] = inspect.Signature(parameters)
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called
+
+
+def _annotated(hint: Any) -> Any:
+    """Return a hint without the `Optional` that Python 3.10 puts around it where the default is None."""
+    inner = [one for one in get_args(hint) if get_origin(one) is Annotated]
+    return inner[0] if get_origin(hint) is Union and inner else hint
 
 
 def named_photos(words: Sequence[Path]) -> tuple[list[Path], list[str]]:

@@ -64,20 +64,22 @@ def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
 
 
 def safe(text: str) -> str:
-    """Put a `'` before a text that a spreadsheet would take for a formula.
+    """Put a `'` before a text that a spreadsheet would take for a formula, and write what ends a line as an escape.
+
+    A spreadsheet, and `csv` of Python, end a line at a carriage return; `csv` of Python 3.10 refuses a 0.
 
     Example:
         >>> safe("=HYPERLINK(1).jpg"), safe("cat.jpg")
         ("'=HYPERLINK(1).jpg", 'cat.jpg')
     """
+    text = text.replace("\r", "\\r").replace("\0", "\\0")
     return f"'{text}" if text.lstrip(" \n")[:1] in ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠") else text
 
 
 def _cell(value: str | float | None) -> str:
     """Write a text or a number; nine digits give a float32 back to the bit."""
     if isinstance(value, str):
-        # a spreadsheet, and csv in Python, end a line at a carriage return
-        return safe(value).replace("\r", "\\r").replace("\0", "\\0")
+        return safe(value)
     return "" if value is None or math.isnan(value) else str(value) if isinstance(value, int) else f"{value:.9g}"
 
 

@@ -48,7 +48,7 @@ def _signed_rank(d: NDArray[np.float64], known: dict[bytes, NDArray[np.float64]]
     if len(d) > EXACT:
         with extra("scipy", "Wilcoxon's test", name="evaluate"):
             from scipy.stats import wilcoxon
-        return float(wilcoxon(d, method="asymptotic").pvalue)
+        return float(wilcoxon(d, method="approx").pvalue)
     twice = np.rint(2 * mean_ranks(np.abs(d))).astype(int)  # mean ranks of ties end in .5
     key = np.sort(twice).tobytes()
     if key not in known:
