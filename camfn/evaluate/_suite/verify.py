@@ -7,9 +7,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..._shared.errors import CamfnError, UsageError
@@ -23,10 +25,10 @@ from .._measures.metrics import METRICS
 from .._measures.row import Row
 from .._runs.work import Loader
 from .._store.export import ROWS, table
-from .._store.store import Store
+from .._store.store import MAPS, Store
 from .explain import CONTROLS
 from .grade import Grade
-from .maker import Maker
+from .maker import Maker, with_values
 from .measures import MEASURES
 from .plan import prepared, weights_digest, works_of
 from .protocol import TRACKS, id_of, is_grade
@@ -167,7 +169,7 @@ def _verified(
         if dealt.grids != maker.grids:
             problems.append(f"{spec}: the grids are not those that the protocol deals")
     numbers, rows, skipped, wrong = _numbers(store, maker, loaded)
-    problems += [*wrong, *_missing(store, maker), *_other_table(store)]
+    problems += [*wrong, *_missing(store, maker), *_other_table(store), *_other_maps(store)]
     without = sum(not row.vectors for row in store.rows)
     return Verified(
         store.folder, [each["id"] for each in protocols.values()], numbers, rows, skipped, problems, without
@@ -199,6 +201,7 @@ def _numbers(store: Store, maker: Maker, loaded: Loaded | None) -> tuple[int, in
     for row in store.rows:
         if row.kind or not row.vectors:
             continue
+        wrong += _other_means(row)
         if row.photo not in units:
             units = {row.photo: maker.unit(row.photo, loaded, "cpu", shared)}
         try:
@@ -222,6 +225,15 @@ def _numbers(store: Store, maker: Maker, loaded: Loaded | None) -> tuple[int, in
                     f"{said and [round(value, 4) for value in said[:4]]}"
                 )
     return numbers, rows, skipped, wrong
+
+
+def _other_means(row: Row) -> list[str]:
+    """Name the values of a row, which rows.csv shows, that are not the means of its numbers."""
+    means = with_values(
+        row._replace(values={}), {name: torch.tensor(each) for name, each in row.vectors.items()}
+    ).values
+    names = [name for name in {*means, *row.values} if not _close([means.get(name, nan)], [row.values.get(name, nan)])]
+    return [f"{row.photo} {row.case}: {name} is not the mean of the row's numbers" for name in sorted(names)]
 
 
 def _again(unit: Any, row: Row, store: Store, network: bool) -> dict[str, Tensor] | None:
@@ -265,6 +277,13 @@ def _other_table(store: Store) -> list[str]:
     return [
         f"{ROWS} is not what results.sqlite holds, line {line} first: camfn evaluate writes it anew in the same folder"
     ]
+
+
+def _other_maps(store: Store) -> list[str]:
+    """Say so if there are maps that no row has: nothing measures them."""
+    own = {row.map for row in store.rows}
+    beside = sorted(path.name for path in (store.folder / MAPS).glob("*.npy") if path.name not in own)
+    return [f"{MAPS}: {len(beside)} files belong to no row, such as {beside[0]}"] if beside else []
 
 
 def _missing(store: Store, maker: Maker) -> list[str]:

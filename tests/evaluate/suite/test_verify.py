@@ -51,6 +51,20 @@ def test_a_changed_line_of_the_table_is_found(copied: Path) -> None:
     assert problem.startswith("rows.csv is not what results.sqlite holds, line 4 first")
 
 
+def test_a_changed_mean_and_a_map_of_no_row_are_found(copied: Path) -> None:
+    """The mean is what rows.csv shows; the numbers behind it may be right."""
+    with sqlite3.connect(copied / "results.sqlite") as connection:
+        connection.execute(
+            """UPDATE rows SET "values" = '{"gridpg": 0.99, "gridpg_native": 0.25}' WHERE photo = ? AND method = ?""",
+            [b"gridpg/000", b"eigen_cam"],
+        )
+    shutil.copy(next((copied / "maps").glob("gridpg-000.eigen_cam*")), copied / "maps" / "gridpg-000.mine.npy")
+    (copied / "rows.csv").unlink()
+    (found,) = verify(copied, network=False)
+    assert any("eigen_cam: gridpg is not the mean of the row's numbers" in problem for problem in found.problems)
+    assert "maps: 1 files belong to no row, such as gridpg-000.mine.npy" in found.problems
+
+
 def test_rows_without_numbers_are_counted(copied: Path) -> None:
     """Who takes the numbers of a bad row away cannot pass in silence."""
     before = verify(copied, network=False)[0].without
