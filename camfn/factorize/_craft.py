@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from einops import einsum
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from .._shared.checks import describe, function, number, one_of, progress_bar, same_device, tensor, whole
@@ -204,7 +204,7 @@ def craft(
         A `Craft`, detached.
 
     Raises:
-        CamfnError: negative activations, too many concepts, images smaller than a crop.
+        CamfnError: negative activations, too many concepts, images smaller than a crop, a network in training mode.
 
     Example:
         >>> import torch
@@ -218,6 +218,8 @@ def craft(
     """
     function("craft: latent", latent, "from images to activations, such as observe(model, layer)")
     function("craft: tail", tail, "from images to the rest of the network, such as resume(model, layer)")
+    for run in (latent, tail):
+        _in_evaluation(run)
     whole("craft: batch_size", batch_size)
     if not isinstance(target, int) and not callable(target):
         raise CamfnError(f"craft: target: expected one class or a function of the outputs, got {describe(target)}")
@@ -271,6 +273,16 @@ def _check_rank(features: Tensor, rank: int, size: int, count: int) -> None:
 def _scored(score: ScoreFn, tail: Tail, activations: Tensor) -> Tensor:
     """Score activations."""
     return score(tail(activations))
+
+
+def _in_evaluation(run: Any) -> None:
+    """Refuse what runs a network in training mode, where crops of one batch depend on another, or on chance."""
+    model = getattr(run, "model", None)
+    # torch makes its quantized modules in training mode, which do not ask for it
+    if isinstance(model, nn.Module) and any(
+        m.training and "quantized" not in type(m).__module__ for m in model.modules()
+    ):
+        raise CamfnError(f"craft: this {type(model).__name__} is in training mode; call model.eval() first")
 
 
 def _activations(latent: Callable[[Tensor], Any], images: Tensor, negative: Negative) -> Tensor:

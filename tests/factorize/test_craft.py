@@ -231,3 +231,14 @@ def test_activations_that_make_no_concepts_are_refused() -> None:
         next(net.parameters())[0, 0, 0, 0] = torch.nan
     with pytest.raises(CamfnError, match="activations are NaN or infinite, of finite images"):
         found("body")
+
+
+@pytest.mark.parametrize("part", [nn.BatchNorm2d(6), nn.Dropout(0.5)], ids=["norm", "dropout"])
+def test_a_network_in_training_mode_is_refused_before_it_runs(part: nn.Module) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), part, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+    net.eval()
+    part.train()
+    state = torch.random.get_rng_state()
+    with pytest.raises(CamfnError, match=r"training mode; call model.eval\(\)"):
+        craft(images(4, 3, 16, 16), observe(net, "2"), resume(net, "2"), 2, rank=3, size=8)
+    assert torch.equal(torch.random.get_rng_state(), state)
