@@ -13,7 +13,7 @@ import torch
 from torchvision.transforms.functional import to_pil_image
 
 from camfn import explainer, image, methods, tiny
-from camfn.evaluate import Suite, truth, verify
+from camfn.evaluate import Suite, tables, truth, verify
 
 names = ["grad_cam", "hires_cam", "layer_cam", "eigen_cam"]
 few = Suite(tracks=("grid", "tiny"), grids=6, scenes=12)  # the defaults are version 1 of the protocol, for publication
@@ -28,6 +28,11 @@ for method in [*names, "truth", "both", "center", "random"]:  # the last four ar
     values = [[row.values[name] for row in store.rows if row.method == method and name in row.values] for name in asked]
     print(f"{method:12}", *(f"{sum(each) / len(each):10.2f}" for each in values))
 # sphinx_gallery_thumbnail_cell = 1, 5
+
+# %%
+# The tables as the report has them, which a notebook shows as HTML.
+
+tables(store, intervals=False)
 
 # %%
 # The first question as a picture: four scenes of one digit, and each method asked for the digit in the first cell.

@@ -21,6 +21,7 @@ NAMES = [info.name for info in catalogue.METHODS]
 WITHOUT = {
     "camfn.CaptureError",
     "camfn.Method",
+    "camfn.evaluate.Difference",
     "camfn.targets.Box",
     "camfn.targets.Move",
     "camfn.targets.yolo_head",

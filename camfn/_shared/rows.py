@@ -249,10 +249,12 @@ def no_nan(what: str, scores: Tensor, *given: Tensor) -> Tensor:
 
 def finite(what: str, scores: Tensor, *given: Tensor) -> Tensor:
     """Refuse NaN as `no_nan` does, and infinite scores (B, ...), which have no difference and no variance."""
-    bad = no_nan(what, scores, *given)[:, None].flatten(1).isinf().any(1)
+    bad = ~scores[:, None].flatten(1).isfinite().all(1)
     for x in given:
         bad = bad & x.flatten(1).isfinite().all(1)
+    # a GPU is waited for once, and again only for the error
     if is_concrete(bad) and bool(bad.any()):
+        no_nan(what, scores, *given)
         sample = int(bad.int().argmax())
         raise CamfnError(
             f"{what} returned an infinite score for sample {sample}; expected finite numbers, whose differences are "

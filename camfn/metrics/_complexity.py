@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .._shared.checks import number, same_device, shapes_agree
 from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
+from .._shared.rows import constant
 from ..image._checks import as_maps, within_unit
 from ._scores import number_a_sample, of_the_same
 
@@ -197,16 +199,17 @@ def correlation(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 def _centered(rows: Tensor) -> Tensor:
     """Subtract the mean of each row and scale its largest magnitude to 1; constant rows become exactly 0."""
-    constant = (rows == rows[:, :1]).all(1, keepdim=True)
-    above = torch.where(constant, 0, rows - rows.mean(1, keepdim=True))
+    level = (rows == rows[:, :1]).all(1, keepdim=True)
+    above = torch.where(level, 0, rows - rows.mean(1, keepdim=True))
     return safe_divide(above, above.abs().amax(1, keepdim=True))
 
 
 def _ascending(rows: Tensor) -> Tensor:
     """Sort each row, (B, N). Plain tensors of a CPU go to numpy, which sorts values alone: torch sorts places too."""
     plain = type(rows) is Tensor and rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64)
-    traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(rows)
-    if plain and not traced and not rows.requires_grad:
+    # a trace would keep the numbers that numpy gives
+    traced = torch._C._get_tracing_state() is not None or _get_current_dispatch_mode() is not None
+    if plain and not traced and constant(rows) and not rows.requires_grad:
         import numpy as np
 
         return torch.from_numpy(np.sort(rows.numpy(), axis=1))

@@ -52,7 +52,9 @@ def offset_of(module: nn.Module, z: Tensor) -> Tensor:
             f"FullGrad takes the bias of a {type(module).__name__} and that of its BatchNorm apart, and in a prepared "
             "network they are one. Give it the model that was prepared"
         )
-    if any(own.is_meta for own in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+    if not z.is_meta and any(
+        own.is_meta for own in (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    ):
         raise CamfnError(
             f"FullGrad reads the bias of a {type(module).__name__}, which is offloaded and not at hand. Load the model "
             "without offloading, or take grad_cam, which reads no weights"

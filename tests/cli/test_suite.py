@@ -47,7 +47,7 @@ def test_the_quick_start_and_a_third_partys_submission(tmp_path: Path) -> None:
     assert "hires_cam" in text
     assert "mine.py:mine" in text
     assert "peak" in text
-    assert tex.read_text().count("tabular") == 14
+    assert tex.read_text().count("tabular") == 16
     assert "graphicx,xcolor}" in tex.read_text()
     assert "rao2022better" in bib.read_text()
     code, text = invoke("suite", "verify", str(out))
