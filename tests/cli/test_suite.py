@@ -56,7 +56,7 @@ def test_the_quick_start_and_a_third_partys_submission(tmp_path: Path) -> None:
     assert "NOT" not in text
     code, text = invoke("suite", "table", str(out), "--board", str(board), "--plain", "--markdown", str(markdown))
     assert code == 0, text
-    assert markdown.read_text().count("\n|---") == 7
+    assert markdown.read_text().count("\n|---") == 8
     assert "camfn-truth/1:grid2x2@tiny:cnn#" in board.read_text()
 
 
