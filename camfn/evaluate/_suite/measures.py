@@ -47,6 +47,12 @@ def _ceiling_cost(suite: Suite) -> int:
     return count * (count + 1) // 2 + suite.orders * (count - 1)
 
 
+def _question(score: str, asked: str = "") -> Measure:
+    """One of RFxG's questions: what the loss is of, and what is asked."""
+    about = f"RFxG: loss of {score} while the map's pixels go{asked}"
+    return Measure("contrast", 1, about, own=lambda suite: 2 + len(suite.shares))
+
+
 MEASURES: dict[str, Measure] = {
     "gridpg": Measure("grid", 1, "share of the map in the cell of its class; one network sees the whole grid"),
     "gridpg_native": Measure("grid", 1, "the same before the map is resized"),
@@ -77,34 +83,10 @@ MEASURES: dict[str, Measure] = {
         _ceiling_cost,
         lambda s: 1 + s.cells**2,
     ),
-    "contrast": Measure(
-        "contrast",
-        1,
-        "RFxG: loss of p(a) - p(b) while the map's pixels go, a against the next class",
-        None,
-        own=lambda s: 2 + len(s.shares),
-    ),
-    "group": Measure(
-        "contrast",
-        1,
-        "RFxG: loss of the probability of a group while the map's pixels go",
-        None,
-        own=lambda s: 2 + len(s.shares),
-    ),
-    "class_group": Measure(
-        "contrast",
-        1,
-        "RFxG: loss of p(a) - p(the others of its group) while the map's pixels go",
-        None,
-        own=lambda s: 2 + len(s.shares),
-    ),
-    "two_groups": Measure(
-        "contrast",
-        1,
-        "RFxG: loss of p(a group) - p(another group) while the map's pixels go",
-        None,
-        own=lambda s: 2 + len(s.shares),
-    ),
+    "contrast": _question("p(a) - p(b)", ", a against the next class"),
+    "group": _question("the probability of a group"),
+    "class_group": _question("p(a) - p(the others of its group)"),
+    "two_groups": _question("p(a group) - p(another group)"),
 }
 """The measures in the order of the tables."""
 
