@@ -93,7 +93,7 @@ def _refuse_decisions(guards: Iterable[Any]) -> None:
 
 def _number_that_fails(expression: Any) -> int | None:
     """Return a number of images for which an expression of sympy does not hold."""
-    from sympy import Integer, false  # type: ignore[import-untyped]
+    from sympy import Integer, false
 
     symbols = expression.free_symbols
     own = {int(number) + k for number in expression.atoms(Integer) for k in (-1, 0, 1)}
