@@ -30,7 +30,7 @@ def font_for(texts: Iterable[str]) -> tuple[str | None, str]:
     Returns:
         The path of the font, None for Pillow's own, and the letters that it does not have.
     """
-    letters = sorted({letter for text in texts for letter in text if not letter.isspace()})
+    letters = _letters(texts)
     best, least = None, missing(ImageFont.load_default(16), letters)
     for name in _KNOWN if least else ():
         try:
@@ -49,13 +49,18 @@ def missing_of(path: Path, texts: Iterable[str]) -> str:
         font = ImageFont.truetype(str(path), 16)
     except OSError as error:
         raise UsageError(f"--font {path}: expected a TrueType or OpenType file: {error}") from None
-    return missing(font, sorted({letter for text in texts for letter in text if not letter.isspace()}))
+    return missing(font, _letters(texts))
 
 
 def missing(font: Any, letters: Iterable[str]) -> str:
     """Return the letters that a font draws as it draws what is no letter."""
     none = _drawn(font, _NONE)
     return "".join(letter for letter in letters if _drawn(font, letter) == none)
+
+
+def _letters(texts: Iterable[str]) -> list[str]:
+    """Return each letter of texts once; spaces are drawn by nothing."""
+    return sorted({letter for text in texts for letter in text if not letter.isspace()})
 
 
 def _drawn(font: Any, letter: str) -> tuple[Any, bytes]:
