@@ -213,6 +213,7 @@ OWN: dict[str, Callable[[], Any]] = {
     "random_cells.count": lambda: 2,
     "rise.masks": lambda: unit(3, 8, 8),
     "hsic.masks": lambda: unit(3, 7, 7),
+    "shared.run": lambda: forward,
     "hsic.generator": lambda: None,
     "sobol.points": lambda: unit(2, 2, 8, 8),
     "region_search.regions": lambda: torch.arange(64).reshape(8, 8) // 16,
