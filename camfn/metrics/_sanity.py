@@ -108,7 +108,7 @@ def redrawn(
     check_model(model)
     generator_of("randomized", generator)
     function("randomized: redraw", redraw, "from the name of a parameter, its value and a generator to a new value")
-    if names is not None and (isinstance(names, (str, Mapping)) or not isinstance(names, Iterable)):
+    if names is not None and (isinstance(names, (str, Mapping, Tensor)) or not isinstance(names, Iterable)):
         raise ArgumentTypeError(
             f"randomized: names: expected a list of names of modules, got {describe(names)}; for example "
             "names=['fc', 'layer4']"
