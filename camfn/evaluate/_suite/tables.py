@@ -91,23 +91,35 @@ def grid_of(table: Table, suite: Suite, *, intervals: bool = True) -> Grid:
     """Lay a table out, with the costs beside the numbers."""
     names = [name for name, measure in MEASURES.items() if measure.track == table.track]
     names = [name for name in names if any(name in figures for figures in table.figures)]
-    lead = table.lead
-    heads = [("method", ""), *((_head(name, table), "higher") for name in names), ("forwards", "")]
+    lead, counted = table.lead, _counts(table, names)
+    heads = [("method", ""), *((_head(name, table), "higher") for name in names)]
+    heads += [*([("n", "")] if counted else []), ("forwards", "")]
     alone = sum(table.like_best) == 1
     lines = []
-    for line, figures, alike in zip(table.lines, table.figures, table.like_best, strict=True):
+    for at, (line, figures, alike) in enumerate(zip(table.lines, table.figures, table.like_best, strict=True)):
         label = line.name + (f" @ {line.layer}" if line.layer else "")
         cells = [Cell(label)]
         for name in names:
             best = name == lead and alike and alone
             mark = "=" if name == lead and alike and not alone else ""
             cells.append(_cell(figures.get(name), best, mark, intervals)._replace(gray=table.gray.get(name, False)))
+        cells += [Cell(counted[at])] if counted else []
         cells.append(Cell("" if line.control or line.forwards is None else f"{line.forwards:.3g}"))
         lines.append(cells)
     controls = [line.control for line in table.lines]
     gray = [i for i, name in enumerate(names, 1) if table.gray.get(name)]
-    title, notes = f"{table.id}, {f'by {lead}' if lead else 'ranked by nothing'}", _notes(table, names, suite)
+    title = f"{table.id}, {f'by {lead}' if lead else 'ranked by nothing'}"
+    notes = _notes(table, names, suite, bool(counted))
     return Grid(title, heads, lines, controls, notes, f"tab:{table.track}", gray)
+
+
+def _counts(table: Table, names: Sequence[str]) -> list[str]:
+    """Return how many maps each line has a number of; none where all lines have the same number."""
+    first = table.lead or names[0]
+    counts = [figures[first].n if first in figures else 0 for figures in table.figures]
+    # of a control that lacks the measure nothing is said
+    said = {count for count, line in zip(counts, table.lines, strict=True) if count or not line.control}
+    return [f"{count or ''}" for count in counts] if len(said) > 1 else []
 
 
 def _head(name: str, table: Table) -> str:
@@ -129,7 +141,7 @@ def _short(value: float, digits: int = 2) -> str:
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
-def _notes(table: Table, names: Sequence[str], suite: Suite) -> list[str]:
+def _notes(table: Table, names: Sequence[str], suite: Suite, counts_differ: bool) -> list[str]:
     """Say how to read a table."""
     lead, (told, pairs) = table.lead, table.told
     counts = {figures[lead or names[0]].clusters for figures in table.figures if (lead or names[0]) in figures}
@@ -137,6 +149,8 @@ def _notes(table: Table, names: Sequence[str], suite: Suite) -> list[str]:
     many = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{next(iter(counts), 0)}"
     apart = f" {lead} tells {told} of {pairs} pairs apart." if lead else ""
     notes.append(f"Intervals: 95 %, of {many} photos, which are resampled.{apart}")
+    if counts_differ:
+        notes.append(f"n: maps of the line, by {lead or names[0]}; lines of other n have other photos.")
     if lead:
         notes.append("* : best, and told from all others. = : best, or not told from it (paired, by photo).")
     notes += [f"One map: {line.name}." for line in table.lines if len(line.names) > 2]

@@ -119,3 +119,17 @@ def test_a_gray_measure_ranks_nothing(store: Store, monkeypatch: pytest.MonkeyPa
     assert "ranked by nothing" in ceiling.title
     assert "pairs apart" not in ceiling.to_text()
     assert r"\textcolor{gray}{(single) $\uparrow$}" in single.to_latex()
+
+
+def test_a_table_says_which_lines_have_fewer_maps(store: Store) -> None:
+    """A method that runs the network many times takes few grids, and a run that was cut off has fewer pictures."""
+    whole, others = grid_of(tables_of(store)[0], FEW), [row for row in store.rows if row.method == "eigen_cam"]
+    assert ("n", "") not in whole.heads
+    assert "n: maps" not in whole.to_text()
+    last = max(row.photo for row in others if row.photo.startswith("gridpg/"))
+    store.rows = [row for row in store.rows if row.key != (last, others[0].case)]
+    grid = grid_of(tables_of(store)[0], FEW)
+    place = grid.heads.index(("n", ""))
+    found = {line[0].text: line[place].text for line in grid.lines}
+    assert (found["grad_cam @ body"], found["eigen_cam @ body"], found["truth"]) == ("12", "8", "12")
+    assert "n: maps of the line, by gridpg" in grid.to_text()
