@@ -51,8 +51,20 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """The rooms that each room stands on; it may also import what these may."""
 
-EVALUATE = ("_inputs", "_measures", "_store", "_runs", "_tables", "_suite", "_tune", INIT)
-"""The rooms of `evaluate`; each may import those before it."""
+INSIDE: dict[str, tuple[str, ...]] = {
+    "evaluate": ("_inputs", "_measures", "_store", "_runs", "_tables", "_suite", "_tune", INIT),
+    "metrics": (
+        "_common",
+        "_complexity",
+        "_randomization",
+        "_localization",
+        "_faithfulness",
+        "_robustness",
+        "_axioms",
+        INIT,
+    ),
+}
+"""The rooms, and the single files, inside of a room; each may import those before it."""
 
 CORE = set(MAY_IMPORT) - {
     "zoo",
@@ -73,9 +85,9 @@ CORE = set(MAY_IMPORT) - {
 
 ON_USE = {
     "metrics._complexity": {"numpy"},
-    "metrics._curves": {"kornia"},
-    "metrics._sanity": {"kornia"},
-    "metrics._multigrid": {"numpy"},
+    "metrics._faithfulness.curves": {"kornia"},
+    "metrics._randomization.sanity": {"kornia"},
+    "metrics._faithfulness.multigrid": {"numpy"},
     "targets._detections": {"ultralytics"},
     "tiny._train": {"sklearn"},
 }
@@ -118,11 +130,12 @@ def test_imports_point_one_way(room: str) -> None:
     assert rooms()[room] <= below(room)
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(FILES) if room_of(name) == "evaluate"])
-def test_the_rooms_of_evaluate_stand_on_those_before(name: str) -> None:
-    at = EVALUATE.index(name.split(".")[1])
-    inside = {other.split(".")[1] for other in own_imports(name) if room_of(other) == "evaluate"}
-    assert inside <= set(EVALUATE[: at + 1])
+@pytest.mark.parametrize("name", [name for name in sorted(FILES) if room_of(name) in INSIDE])
+def test_rooms_inside_of_a_room_stand_on_those_before(name: str) -> None:
+    order = INSIDE[room_of(name)]
+    at = order.index(name.split(".")[1])
+    inside = {other.split(".")[1] for other in own_imports(name) if room_of(other) == room_of(name)}
+    assert inside <= set(order[: at + 1])
 
 
 def test_the_house_is_small() -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from .._shared.noise import draw_uniform
 from ..metrics import masked, most_relevant, spearman
-from ..metrics._order import on_images
+from ..metrics._common.order import on_images
 
 
 def alike(maps: Tensor, others: list[Tensor]) -> Tensor:

@@ -15,11 +15,11 @@ from .._shared.devices import brought
 from .._shared.errors import ArgumentTypeError, CamfnError
 from .._shared.rows import finite
 from ..image._checks import as_maps, require_finite
-from ._confidence import Baseline, baseline_of
-from ._order import as_images
-from ._regions import sums_of
-from ._robustness import euclidean
-from ._scores import ScoreOf, number_a_sample, score_once
+from ._common.order import as_images
+from ._common.regions import sums_of
+from ._common.scores import ScoreOf, number_a_sample, score_once
+from ._faithfulness.confidence import Baseline, baseline_of
+from ._robustness.sensitivity import euclidean
 
 
 def completeness_residual(

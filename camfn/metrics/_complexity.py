@@ -11,7 +11,7 @@ from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from .._shared.rows import constant
 from ..image._checks import as_maps, within_unit
-from ._scores import number_a_sample, of_the_same
+from ._common.scores import number_a_sample, of_the_same
 
 
 def complexity(heatmap: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Whether a map changes with what it should depend on: the parameters, the class."""

@@ -1,0 +1,1 @@
+"""Whether a map moves more than the image does."""
