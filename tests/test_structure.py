@@ -85,8 +85,6 @@ CORE = set(MAY_IMPORT) - {
 
 ON_USE = {
     "metrics._complexity": {"numpy"},
-    "metrics._faithfulness.curves": {"kornia"},
-    "metrics._randomization.sanity": {"kornia"},
     "metrics._faithfulness.multigrid": {"numpy"},
     "targets._detections": {"ultralytics"},
     "tiny._train": {"sklearn"},

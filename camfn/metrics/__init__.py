@@ -9,6 +9,8 @@ from __future__ import annotations
 from ._axioms import completeness_residual as completeness_residual
 from ._axioms import input_invariance as input_invariance
 from ._axioms import non_sensitivity as non_sensitivity
+from ._common.likeness import spearman as spearman
+from ._common.likeness import ssim as ssim
 from ._common.once import shared as shared
 from ._common.order import most_relevant as most_relevant
 from ._common.regions import grid_cells as grid_cells
@@ -43,6 +45,8 @@ from ._faithfulness.groups import faithfulness_estimate as faithfulness_estimate
 from ._faithfulness.groups import mean_color as mean_color
 from ._faithfulness.groups import saco as saco
 from ._faithfulness.impute import impute as impute
+from ._faithfulness.infidelity import infidelity as infidelity
+from ._faithfulness.infidelity import noise_drops as noise_drops
 from ._faithfulness.monotone import monotonicity as monotonicity
 from ._faithfulness.monotone import monotonicity_correlation as monotonicity_correlation
 from ._faithfulness.pairs import consistency as consistency
@@ -73,12 +77,8 @@ from ._randomization.sanity import Cascade as Cascade
 from ._randomization.sanity import randomization as randomization
 from ._randomization.sanity import randomized as randomized
 from ._randomization.sanity import resampled as resampled
-from ._randomization.sanity import spearman as spearman
-from ._randomization.sanity import ssim as ssim
 from ._robustness.continuity import continuity as continuity
-from ._robustness.sensitivity import infidelity as infidelity
 from ._robustness.sensitivity import max_sensitivity as max_sensitivity
-from ._robustness.sensitivity import noise_drops as noise_drops
 from ._robustness.stability import local_lipschitz as local_lipschitz
 from ._robustness.stability import relative_input_stability as relative_input_stability
 from ._robustness.stability import relative_output_stability as relative_output_stability

@@ -11,6 +11,7 @@ from .._shared.errors import CamfnError
 from .._shared.maps import safe_divide
 from .._shared.rows import constant
 from ..image._checks import as_maps, within_unit
+from ._common.likeness import correlation
 from ._common.scores import number_a_sample, of_the_same
 
 
@@ -188,20 +189,6 @@ def arcc(coherency: Tensor, complexity: Tensor, road: Tensor) -> Tensor:
     advice = "Take road_combined of probabilities, as scores_of(model, images) gives, not of logits."
     half = number_a_sample("arcc", "road", road, -0.5, 0.5, advice)
     return _harmonic("arcc", coherency, complexity, (2 * half).clamp(0, 1))
-
-
-def correlation(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the Pearson correlation of rows (B, N), and whether it is defined, both (B,); undefined ones are 0."""
-    x, y = (_centered(row) for row in (first, second))
-    norms = x.norm(dim=1) * y.norm(dim=1)
-    return safe_divide((x * y).sum(1), norms).clamp(-1, 1), norms > 0
-
-
-def _centered(rows: Tensor) -> Tensor:
-    """Subtract the mean of each row and scale its largest magnitude to 1; constant rows become exactly 0."""
-    level = (rows == rows[:, :1]).all(1, keepdim=True)
-    above = torch.where(level, 0, rows - rows.mean(1, keepdim=True))
-    return safe_divide(above, above.abs().amax(1, keepdim=True))
 
 
 def _ascending(rows: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A Gaussian window along each dimension, in any number of dimensions."""
 
-# tested in tests/metrics/faithfulness/test_curves.py and tests/metrics/randomization/test_sanity.py
+# tested in tests/metrics/faithfulness/test_curves.py and tests/metrics/common/test_likeness.py
 
 from __future__ import annotations
 

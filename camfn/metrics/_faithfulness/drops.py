@@ -10,11 +10,10 @@ from torch import Tensor
 from ..._shared.checks import same_device, shapes_agree
 from ..._shared.rows import ChunkSize, Progress, finite, row_of
 from ...image._checks import as_maps
+from .._common.likeness import correlation, mean_ranks
 from .._common.order import as_images, is_constant
 from .._common.regions import of_images, sums_of
 from .._common.scores import ScoreOf, score_rows
-from .._complexity import correlation
-from .._randomization.sanity import mean_ranks
 from .confidence import Baseline, baseline_of
 
 

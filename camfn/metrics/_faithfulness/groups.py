@@ -12,9 +12,9 @@ from ..._shared.checks import one_of, whole
 from ..._shared.errors import CamfnError
 from ..._shared.maps import safe_divide
 from ..._shared.rows import ChunkSize, Progress
+from .._common.likeness import correlation
 from .._common.order import as_images, is_constant, on_images, ranks
 from .._common.scores import ScoreOf
-from .._complexity import correlation
 from .confidence import Baseline, baseline_of
 from .drops import scores_beside
 

@@ -12,7 +12,8 @@ from ..._shared.checks import describe, function, generator_of, whole
 from ..._shared.devices import brought
 from ..._shared.errors import ArgumentTypeError, CamfnError
 from ...image._checks import as_maps
-from .sanity import Redraw, copy_with, redrawn, resampled, spearman
+from .._common.likeness import spearman
+from .sanity import Redraw, copy_with, redrawn, resampled
 
 
 def efficient_randomization(
