@@ -88,7 +88,7 @@ def evaluate_photo(
     try:
         seen = Seen(photo, picture, loaded, protocol, device, shared)
     except Exception as error:
-        _settle(device, error)
+        settle(device, error)
         failure = error
     for case in cases:
         row = Row(photo.name, str(case), model=case.model, method=case.name)
@@ -101,7 +101,7 @@ def evaluate_photo(
             explained = _Explained(case, seen, shared.layers)
             row = explained.row(row)
         except Exception as error:
-            _settle(device, error)
+            settle(device, error)
             yield failed(row, error)
             continue
         has_map = row.cam is not None and bool(row.cam.isfinite().all())
@@ -258,7 +258,7 @@ def _measured(row: Row, explained: _Explained, measures: Mapping[str, Metric]) -
                 vectors[name] = vector.tolist()
             values[name] = value
         except Exception as error:
-            _settle(seen.device, error)
+            settle(seen.device, error)
             told = failed(row, error)
             problems.append(f"{name}: {told.problem}")
             row = row._replace(kind="accident" if "accident" in (row.kind, told.kind) else "refusal")
@@ -275,7 +275,7 @@ def _is_accident(error: BaseException) -> bool:
     return of_system or isinstance(cause, (MemoryError, torch.OutOfMemoryError))
 
 
-def _settle(device: torch.device | str, error: Exception) -> None:
+def settle(device: torch.device | str, error: Exception) -> None:
     """Give memory back after an accident; a GPU that has failed for good ends the run, for it would fail every row."""
     if not str(device).startswith("cuda") or isinstance(error, CamfnError):
         return

@@ -149,6 +149,22 @@ class Store:
             self._take([other for i, other in enumerate(self.rows) if i != unread])
         self._put(row)
 
+    def remove(self, key: tuple[str, str]) -> None:
+        """Delete the row of a key, and its map.
+
+        Raises:
+            StoppedError: it cannot be deleted; the rows are kept.
+        """
+        if self._connection is None:
+            raise UsageError("remove: expected a store inside of `with store.writing():`")
+        with self._kept():
+            with database.transaction(self._connection):
+                database.remove(self._connection, key)
+            for row in self.rows:
+                if row.key == key and row.map:
+                    (self.folder / MAPS / row.map).unlink(missing_ok=True)
+        self._take([row for row in self.rows if row.key != key])
+
     def arrange(self, order: Mapping[tuple[str, str], int]) -> None:
         """Sort the rows by their places in a plan, those without one first: an interruption leaves no trace."""
         rows = sorted(self.rows, key=lambda row: order.get(row.key, -1))

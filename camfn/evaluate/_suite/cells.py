@@ -23,6 +23,7 @@ from .context import Context, Vectors
 from .explain import CONTROLS, Explained, Explainer, control, copied, is_arithmetic, one_channel
 from .grids import (
     DiFull,
+    UndividedError,
     cell_masks,
     native_shares,
     parted,
@@ -103,7 +104,7 @@ class Part(Grid):
         """Explain each head's class in a copy of the network whose last layer is cut into cells."""
         if case.method in CONTROLS:
             return Explained(self.control(case.method))
-        last = _layer(case._replace(layer="auto"), self.explainer)
+        last = self.last
         at = _layer(case, self.explainer)
         inside = at.name == last.name or at.name.startswith(f"{last.name}.")
         name = f"{last.name}.layer{at.name.removeprefix(last.name)}" if inside else at.name
@@ -111,6 +112,23 @@ class Part(Grid):
         # the copy takes no other batch than this one, so that nothing is tried on it
         heads.layers[name, False, self.asked.images[:1].shape] = at._replace(name=name)
         return heads(case._replace(layer=name))._replace(layer=at.name)
+
+    @property
+    def last(self) -> Layer:
+        """The layer that is cut, the same for all cases."""
+        return _layer(Case("", "auto", "grad_cam"), self.explainer)
+
+    def divides(self) -> bool:
+        """Whether the last features of the grid can be cut into its cells; of 17 x 17 they cannot."""
+        try:
+            heads = parted(self.context.model.model, self.last.name, range(self.side**2), self.side)
+            with torch.no_grad():
+                heads(self.asked.images)
+        except UndividedError:
+            return False
+        except Exception:  # the rows say what is wrong
+            return True
+        return True
 
     def of_heads(self, last: str) -> Explainer:
         """Return what explains the copy whose layer `last` is cut into cells."""

@@ -13,15 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..._shared.errors import CamfnError
 from ...image import normalize
 from ...metrics import spearman
 from .._inputs.cases import Case
 from .._inputs.photos import Photo
 from .._inputs.protocol import Protocol
+from .._measures.core import failed, settle
 from .._measures.memo import Scores
 from .._measures.metrics import Explanation, Metric
 from .._measures.own import metrics_of
+from .._measures.row import Row
 from .._measures.seen import Seen
 from .asked import Asked
 from .degrade import Degrade, blended, permuted
@@ -58,7 +59,7 @@ class Grade:
             chunk_size=suite.chunk_size,
         )
         self.metrics = {name: each for name, each in metrics_of(self.protocol).items() if name not in UNGRADED}
-        self.problems: dict[str, str] = {}
+        self.problems: dict[str, Row] = {}
 
     @cached_property
     def asked(self) -> Asked:
@@ -112,8 +113,19 @@ class Grade:
         vectors = {name: torch.tensor(values, dtype=torch.float64) for name, values in whole.items()}
         for name, vector in vectors.items():
             if not bool(vector.isfinite().all()):
-                self.problems[name] = f"{name}: gives no finite number at some level of the shuffle, and has no grade"
+                words = "gives no finite number at some level of the shuffle, and has no grade"
+                self.problems[name] = Row(self.name, problem=words)
         return {name: vector for name, vector in vectors.items() if name not in self.problems}
+
+    def said(self, row: Row) -> Row:
+        """Write to a row why metrics have no number: the error of one leaves the others theirs."""
+        found = self.problems.values()
+        kinds = {each.kind for each in found}
+        return row._replace(
+            problem=" ".join(f"{name}: {each.problem}" for name, each in self.problems.items()),
+            kind="accident" if "accident" in kinds else "refusal" if "refusal" in kinds else "",
+            traceback="\n".join(each.traceback for each in found if each.traceback),
+        )
 
     def worse(self, count: int, level: float) -> Degrade:
         """Return what makes maps of so many values worse: the same permutation at each level."""
@@ -134,13 +146,14 @@ class Grade:
         return found
 
     def _number(self, name: str, metric: Metric, explanation: Explanation) -> float | None:
-        """Measure one number; None for a metric that refuses, which the row says once."""
-        if metric.boxes and not len(explanation.boxes):
+        """Measure one number; None for a metric that fails, which the row says once."""
+        if name in self.problems or (metric.boxes and not len(explanation.boxes)):
             return None
         try:
             measured = metric.measure(explanation)
-        except CamfnError as error:
-            self.problems[name] = f"{name}: {error}"
+        except Exception as error:
+            settle(self.context.device, error)
+            self.problems[name] = failed(Row(self.name), error)
             return None
         return float(measured[0] if isinstance(measured, tuple) else measured)
 

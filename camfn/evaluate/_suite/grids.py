@@ -132,6 +132,10 @@ def picture_of(cells: Sequence[Cell], scale: float = 1) -> Tensor:
     return stitched(parts)
 
 
+class UndividedError(UsageError):
+    """The features of a grid cannot be cut into its cells."""
+
+
 class Cropped(nn.Module):
     """A layer of which head k sees cell k alone: sample b of a batch keeps cell b of the layer's output.
 
@@ -149,7 +153,7 @@ class Cropped(nn.Module):
         """Run the layer, and cut its cell out for each sample."""
         out: Tensor = self.layer(*given, **options)
         if out.ndim != 4 or len(out) != len(self.cells) or out.shape[2] % self.side or out.shape[3] % self.side:
-            raise UsageError(
+            raise UndividedError(
                 f"DiPart: expected a layer with ({len(self.cells)}, C, h, w) whose sides {self.side} divides, got "
                 f"{tuple(out.shape)}"
             )

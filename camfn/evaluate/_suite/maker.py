@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...zoo import Loaded
 from .._inputs.cases import Case
-from .._measures.core import failed
+from .._measures.core import failed, settle
 from .._measures.memo import Shared
 from .._measures.row import Row
 from .._runs.work import Work
@@ -42,6 +42,7 @@ class Maker:
         metrics: words of the metrics that are graded; None for all of `METRICS`.
         classifies: whether the network gives classes: only then there are grids, parts, questions and grades.
         kinds: names of the pictures whose groups of classes are known.
+        undivided: whether DiPart is left out, since the last features of a grid cannot be cut into its cells.
     """
 
     suite: Suite
@@ -54,6 +55,7 @@ class Maker:
     metrics: tuple[Any, ...] | None = None
     classifies: bool = True
     kinds: tuple[str, ...] = ()
+    undivided: bool = False
 
     def rows(self, work: Work, loaded: Loaded, device: str, shared: Shared) -> Iterator[Row]:
         """Yield the row of each case of a unit."""
@@ -62,6 +64,7 @@ class Maker:
             with exact():
                 unit = self.unit(work.photo.name, loaded, device, shared)
         except Exception as error:
+            settle(device, error)
             unit = error
         for case in work.cases:
             row = Row(work.photo.name, str(case), model=case.model, method=case.name)
@@ -72,6 +75,7 @@ class Maker:
                 with exact():
                     made = _made(row, unit, case)
             except Exception as error:
+                settle(device, error)
                 made = failed(row, error)
             yield made
 
@@ -102,7 +106,7 @@ def _made(row: Row, unit: Unit, case: Case) -> Row:
     if not bool(maps.isfinite().all()):
         return row._replace(problem="the map has values that are not finite")
     row = with_values(row, unit.measure(maps))
-    return row._replace(problem=" ".join(getattr(unit, "problems", {}).values()))
+    return unit.said(row) if isinstance(unit, Grade) else row
 
 
 def with_values(row: Row, vectors: Mapping[str, Tensor]) -> Row:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +26,7 @@ from .._measures.row import Row
 from .._runs.work import Work
 from .._runs.work import plan as due
 from .asked import head_of, is_tiny
-from .cells import works_on_heads
+from .cells import Part, works_on_heads
 from .explain import CONTROLS, is_arithmetic
 from .grids import deal
 from .maker import Maker
@@ -113,7 +114,7 @@ def _units(
         arithmetic = [case for case in listed if is_arithmetic(_function(case))]
         stitched = range(min(suite.stitched, suite.grids))
         on_heads = [case for case in listed if works_on_heads(_function(case))]
-        for setting in ("dipart", "difull", "twin") if maker.scale == 1 else ("difull", "twin"):
+        for setting in ("difull", "twin") if maker.undivided or maker.scale != 1 else ("dipart", "difull", "twin"):
             for i in stitched:
                 also = [case for case in on_heads if setting == "difull" and i < cost[case]]
                 yield [f"{setting}/{i:03}"], [*arithmetic, *also, *rows]
@@ -208,6 +209,9 @@ def prepared(
     classifies = makes_grids(loaded, source)
     kinds = tuple(source.kinds(loaded)) if classifies and "contrast" in suite.tracks else ()
     maker = Maker(suite, source, tuple(map(tuple, grids)), labels, size, scale, one, metrics, classifies, kinds)
+    if "grid" in suite.tracks and grids and scale == 1:
+        device = str(next(loaded.model.parameters(), torch.empty(0)).device)
+        maker = replace(maker, undivided=not Part(maker.context(loaded, device), "dipart/000").divides())
     data = {
         "source": source.record(),
         "model": {"spec": spec, "weights": weights_digest(loaded.model)},

@@ -26,6 +26,7 @@ from .._runs.work import Loader, Models
 from .._store.store import Store
 from .._tables.records import file_names
 from .exact import exact
+from .maker import Maker
 from .measures import MEASURES
 from .plan import cases_of, prepared, works_of
 from .protocol import Suite
@@ -119,10 +120,12 @@ def truth(
             )
         header = header_of(protocols, suite, device, head)
         store = Store(Path(out) / folders[name], header, force=force)
-        if not works_of(maker, listed, store.by_key, retry=retry):
+        if not works_of(maker, listed, store.by_key, retry=retry) and not of_no_unit(maker, store):
             stores.append(store)
             continue
         with store.writing(force=force):
+            for key in of_no_unit(maker, store):
+                store.remove(key)
             # another run may have made rows before this one had the lock
             works = works_of(maker, listed, store.by_key, retry=retry)
             order = {
@@ -137,6 +140,11 @@ def truth(
                 store.arrange(places)
         stores.append(store)
     return stores
+
+
+def of_no_unit(maker: Maker, store: Store) -> list[tuple[str, str]]:
+    """List rows that an earlier version made of a setting which these pictures do not have."""
+    return [row.key for row in store.rows if maker.undivided and row.photo.startswith("dipart/")]
 
 
 def header_of(protocols: dict[str, Any], suite: Suite, device: str, head: Head | None = None) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Table(NamedTuple):
         gray: measures that do not tell a map from noise; they enter no rank.
         like_best: of each line, whether the lead measure does not tell it from the best.
         told: pairs of methods that the lead measure tells apart, and all pairs.
+        left_out: the setting that these pictures do not have, and why; empty for none.
     """
 
     track: str
@@ -39,6 +40,7 @@ class Table(NamedTuple):
     gray: dict[str, bool]
     like_best: list[bool]
     told: tuple[int, int]
+    left_out: str = ""
 
 
 def tables_of(store: Store) -> list[Table]:
@@ -69,7 +71,19 @@ def _table(store: Store, track: str, gray: dict[str, bool]) -> Table | None:
     told = sum(_told(draws, lines[one], lines[other], lead or "") for one, other in pairs)
     ordered, estimates = [lines[at] for at in places], [figures[at] for at in places]
     name = store.header["protocols"][track]["id"]
-    return Table(track, name, lead, ordered, estimates, gray, alike, (told, len(pairs)))
+    left_out = _left_out(store, record) if track == "grid" else ""
+    return Table(track, name, lead, ordered, estimates, gray, alike, (told, len(pairs)), left_out)
+
+
+def _left_out(store: Store, record: dict[str, Any]) -> str:
+    """Say why a folder has no rows of DiPart; they come before those of DiFull."""
+    kinds = {row.photo.partition("/")[0] for row in store.rows}
+    if "dipart" in kinds or "difull" not in kinds:
+        return ""
+    side = record["parameters"]["side"]
+    if record["grids"]["scale"] != 1:
+        return "DiPart is left out: the network takes no larger picture, and cells are smaller than its input."
+    return f"DiPart is left out: {side} cells a side do not divide the last features of the grid."
 
 
 def _lead(track: str, lines: Sequence[Line], gray: dict[str, bool]) -> str | None:
@@ -149,6 +163,8 @@ def _notes(table: Table, names: Sequence[str], suite: Suite, counts_differ: bool
     many = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{next(iter(counts), 0)}"
     apart = f" {lead} tells {told} of {pairs} pairs apart." if lead else ""
     notes.append(f"Intervals: 95 %, of {many} photos, which are resampled.{apart}")
+    if table.left_out:
+        notes.append(table.left_out)
     if counts_differ:
         notes.append(f"n: maps of the line, by {lead or names[0]}; lines of other n have other photos.")
     if lead:

@@ -163,9 +163,11 @@ def _verified(
         metrics,
         any(row.photo.partition("/")[0] in ("gridpg", "parts", "questions", "grade", "partial") for row in store.rows),
         _kinds(store, source, loaded),
+        not any(row.photo.startswith("dipart/") for row in store.rows),
     )
     if loaded is not None and grids["cells"]:
         dealt, _ = prepared(spec, loaded, source, suite)
+        maker = replace(maker, undivided=dealt.undivided)
         if dealt.grids != maker.grids:
             problems.append(f"{spec}: the grids are not those that the protocol deals")
     numbers, rows, skipped, wrong = _numbers(store, maker, loaded)

@@ -10,12 +10,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from camfn._shared.errors import UsageError
-from camfn.evaluate import Case, Store, Suite, truth
+from camfn.evaluate import Case, Store, Suite, tables, truth, verify
+from camfn.evaluate._measures.row import Row
+from camfn.evaluate._suite import grade, maker
 from camfn.evaluate._suite.grades import grades_of
 from camfn.evaluate._suite.maker import Maker
 from camfn.evaluate._suite.plan import cases_of, works_of
 from camfn.evaluate._suite.protocol import canonical, id_of, record_of
-from camfn.zoo import Loaded, of
+from camfn.zoo import Loaded, load, of
 
 FEW = Suite(grids=2, stitched=1, costly=1, scenes=4, measured=2, graded=1, subsets=5, orders=2, levels=(0.0, 1.0))
 
@@ -207,9 +209,94 @@ def test_a_network_that_takes_no_larger_picture_has_smaller_cells(tmp_path: Path
     assert store.header["protocols"]["grid"]["record"]["grids"]["size"] == [64, 64]
 
 
-def test_the_model_and_the_generator_are_as_they_were(tmp_path: Path) -> None:
-    from camfn.zoo import load
+def odd(spec: str) -> Loaded:
+    """The tiny network with a last layer of 17 x 17, and of 33 x 33 for a grid."""
+    loaded = load(spec)
+    loaded.model.get_submodule("body.2").insert(0, nn.ZeroPad2d((1, 0, 1, 0)))  # type: ignore[operator]
+    return loaded
 
+
+def test_dipart_is_left_out_once_where_cells_do_not_divide_the_last_layer(tmp_path: Path) -> None:
+    suite = Suite(**{**vars(FEW), "tracks": ("grid",)})
+    (store,) = truth("tiny:cnn", "hires_cam, grad_cam", tmp_path, suite=suite, loader=odd)
+    assert not [row.problem for row in store.rows if row.problem]
+    assert {row.photo.partition("/")[0] for row in store.rows} == {"gridpg", "difull", "twin"}
+    notes = tables(store).to_markdown()
+    assert notes.count("DiPart is left out: 2 cells a side do not divide the last features of the grid.") == 1
+    with store.writing():  # as versions before wrote them
+        store.append(Row("dipart/000", "tiny:cnn auto grad_cam", kind="refusal", problem="17 x 17"))
+    (again,) = truth("tiny:cnn", "hires_cam, grad_cam", tmp_path, suite=suite, loader=odd)
+    assert again.rows == store.rows[:-1]
+    assert Store(again.folder).rows == again.rows
+    for network in (True, False):
+        (found,) = verify(tmp_path, loader=odd, network=network)
+        assert found.problems == []
+
+
+def test_dipart_stays_where_cells_divide_the_last_layer(whole: Path) -> None:
+    (store,) = truth("tiny:cnn", "grad_cam, eigen_cam", whole, suite=FEW, metrics=["complexity"])
+    assert any(row.photo.startswith("dipart/") for row in store.rows)
+    assert "DiPart is left out" not in tables(store).to_markdown()
+    with store.writing():
+        for row in [row for row in store.rows if row.photo.startswith("dipart/")]:
+            store.remove(row.key)
+    (found,) = verify(whole)
+    assert any("grad_cam: 1 rows that the protocol asks for are missing" in problem for problem in found.problems)
+    truth("tiny:cnn", "grad_cam, eigen_cam", whole, suite=FEW, metrics=["complexity"])
+
+
+class Moody:
+    """A method of a user's own that runs out of memory so many times."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.__name__ = times, "moody"
+
+    def __call__(self, activations: Tensor, grads: Tensor) -> Tensor:
+        if self.times > 0:
+            self.times -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (activations * grads).sum(1)
+
+
+def test_memory_that_ran_out_is_given_back_and_the_row_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled: list[type] = []
+    monkeypatch.setattr(maker, "settle", lambda device, error: settled.append(type(error)))
+    suite = Suite(**{**vars(FEW), "scenes": 1, "tracks": ("single",)})
+    for tries in (1, 2):
+        (store,) = truth("tiny:cnn", Moody(1), tmp_path, suite=suite)
+        assert [(row.kind, row.tries) for row in store.rows if row.kind] == [("accident", tries)]
+        assert settled == [torch.OutOfMemoryError] * tries
+    (store,) = truth("tiny:cnn", Moody(0), tmp_path, suite=suite)
+    assert not [row for row in store.rows if row.kind or not row.vectors]
+
+
+def test_a_metric_that_fails_spoils_only_its_own_grade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled: list[type] = []
+    monkeypatch.setattr(grade, "settle", lambda device, error: settled.append(type(error)))
+
+    def moody(heatmap: Tensor) -> Tensor:
+        if len(failures) < 2:
+            failures.append(1)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return heatmap.mean()
+
+    failures: list[int] = []
+    moody.better = "lower"  # type: ignore[attr-defined]
+    suite = Suite(**{**vars(FEW), "scenes": 1, "tracks": ("grade",)})
+    (store,) = truth("tiny:cnn", "grad_cam", tmp_path, suite=suite, metrics=["complexity", moody])
+    bad = [row for row in store.rows if row.kind]
+    assert [row.kind for row in bad] == ["accident"] * 2
+    assert settled == [torch.OutOfMemoryError] * 2
+    assert all("complexity" in row.vectors and "single" in row.vectors for row in bad)
+    assert all("moody:better=lower: OutOfMemoryError: CUDA out of memory" in row.problem for row in bad)
+    assert all("in moody" in row.traceback for row in bad)
+    (store,) = truth("tiny:cnn", "grad_cam", tmp_path, suite=suite, metrics=["complexity", moody])
+    assert not [row for row in store.rows if row.kind or "moody:better=lower" not in row.vectors]
+
+
+def test_the_model_and_the_generator_are_as_they_were(tmp_path: Path) -> None:
     loaded = load("tiny:cnn")
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
     state = torch.get_rng_state()
