@@ -1,28 +1,84 @@
-"""Write tables of runs of the suite into docs/suite.md, and a leaderboard: `python -m benchmarks.suite FOLDER...`."""
+"""Write the tables of runs of the suite into the docs, and a leaderboard: `python -m benchmarks.suite FOLDER...`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from camfn.evaluate import Store
 from camfn.evaluate._suite.board import board_of, write_board
-from camfn.evaluate._suite.tables import grids_of
+from camfn.evaluate._suite.tables import FEWEST, Table, grid_of, grids_of_grades, suite_of, tables_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 START, END = "<!-- tables -->", "<!-- end of the tables -->"
+TRACKS = {
+    "grid": "Photos in a grid",
+    "tiny": "The digit, and its parts",
+    "single": "Single deletions",
+    "groups": "Groups of pixels",
+    "ceiling": "The way to the best order",
+    "contrast": "Why this class and not another",
+}
+GRADES = ("Grades by the shuffle", "Grades by values that change places")
 
 
-def main(folders: list[str]) -> None:
+def main(folders: Sequence[str]) -> None:
     """Write the tables of the folders, in this order."""
     stores = [Store(folder) for folder in folders]
-    tables = [grid.to_markdown() for store in stores for grid in grids_of(store)]
     for store in stores:
         write_board(board_of(store), DOCS / "leaderboard.csv")
-    page = DOCS / "suite.md"
+    _write(DOCS / "suite-tables.md", chain.from_iterable(_model(store) for store in stores))
+    _write(DOCS / "suite.md", chain.from_iterable(_short(store) for store in stores))
+
+
+def _write(page: Path, parts: Iterator[str]) -> None:
+    """Write what stands between the two marks of a page."""
     text = page.read_text(encoding="utf-8")
     before, after = text.partition(START)[0], text.partition(END)[2]
-    page.write_text(f"{before}{START}\n\n" + "\n".join(tables) + f"\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{START}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}", encoding="utf-8")
+
+
+def _model(store: Store) -> Iterator[str]:
+    """Yield all tables of a model, each with a heading."""
+    yield f"## {_name(store)}"
+    suite = suite_of(store.header)
+    for table in tables_of(store):
+        yield f"### {TRACKS[table.track]}, `{_name(store)}`"
+        yield grid_of(table, suite).to_markdown().strip()
+    for title, grid in zip(GRADES, grids_of_grades(store)):
+        yield f"### {title}, `{_name(store)}`"
+        yield grid.to_markdown().strip()
+
+
+def _short(store: Store) -> Iterator[str]:
+    """Yield one table of a model: each method, and the number that orders each track."""
+    tables = [table for table in tables_of(store) if table.lead]
+    methods = dict.fromkeys(name for table in tables for line in table.lines for name in line.names)
+    equal: dict[tuple[str, ...], list[str]] = {}
+    for name in methods:
+        equal.setdefault(tuple(_cell(table, name) for table in tables), []).append(name.replace("_", r"\_"))
+    yield f"**{_name(store)}**: " + ", ".join(f"`{table.lead}` of `{table.track}`" for table in tables) + "."
+    rows = [["method", *(f"{table.lead} ↑" for table in tables)], ["---", *("---:" for _ in tables)]]
+    rows += [[" = ".join(names), *cells] for cells, names in equal.items()]
+    yield "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(table: Table, name: str) -> str:
+    """Write the number that orders a track, in bold where it is the best or not told from it; none of few photos."""
+    assert table.lead is not None
+    for line, figures, best in zip(table.lines, table.figures, table.like_best, strict=True):
+        figure = figures.get(table.lead)
+        if name in line.names and figure is not None and figure.clusters >= FEWEST:
+            text = f"{figure.value:.2f}".replace("0.", ".", 1)
+            return f"**{text}**" if best else text
+    return ""
+
+
+def _name(store: Store) -> str:
+    model: str = store.header["protocols"]["grid"]["record"]["model"]["spec"]
+    return model
 
 
 if __name__ == "__main__":

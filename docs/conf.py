@@ -93,5 +93,5 @@ html_theme_options = {
 }
 # no pages lie below these
 html_sidebars: dict[str, list[str]] = {
-    name: [] for name in ("index", "concepts", "evaluation", "suite", "training", "first")
+    name: [] for name in ("index", "concepts", "evaluation", "suite", "suite-tables", "training", "first")
 }

@@ -16,6 +16,9 @@ from .measures import LEAD, MEASURES
 from .plan import GRADED
 from .protocol import TRACKS, Suite
 
+FEWEST = 8
+"""Photos that a line needs to be ranked, where other lines have so many: one photo is told from nothing."""
+
 
 class Table(NamedTuple):
     """The numbers of a track.
@@ -24,7 +27,7 @@ class Table(NamedTuple):
         track: of `TRACKS`.
         id: of the protocol.
         lead: the measure that orders the lines: that of `LEAD`, or the first that is not gray; None if all are.
-        lines: in the order of the lead measure, without one by name; controls last.
+        lines: in the order of the lead measure, without one by name; then those of few photos, controls last.
         figures: of each line, measure to estimate.
         gray: measures that do not tell a map from noise; they enter no rank.
         like_best: of each line, whether the lead measure does not tell it from the best.
@@ -60,12 +63,16 @@ def _table(store: Store, track: str, gray: dict[str, bool]) -> Table | None:
     lead = _lead(track, lines, gray)
     figures = [{name: draws.figure(values) for name, values in line.numbers.items() if values} for line in lines]
 
-    def order(at: int) -> tuple[bool, float, str]:
+    photos = [each[lead].clusters if lead in each else 0 for each in figures] if lead else [0] * len(lines)
+    enough = min(FEWEST, max(photos))
+
+    def order(at: int) -> tuple[bool, bool, float, str]:
         found = figures[at].get(lead) if lead else None
-        return lines[at].control, -(found.value if found else float("-inf")), "" if lead else lines[at].name
+        few = photos[at] < enough
+        return lines[at].control, few, -(found.value if found else float("-inf")), "" if lead else lines[at].name
 
     places = sorted(range(len(lines)), key=order)
-    methods = [at for at in places if lead and not lines[at].control and lead in figures[at]]
+    methods = [at for at in places if lead and not lines[at].control and lead in figures[at] and photos[at] >= enough]
     alike = [at in methods and not _told(draws, lines[at], lines[methods[0]], lead or "") for at in places]
     pairs = list(combinations(methods, 2))
     told = sum(_told(draws, lines[one], lines[other], lead or "") for one, other in pairs)
@@ -166,7 +173,10 @@ def _notes(table: Table, names: Sequence[str], suite: Suite, counts_differ: bool
     if table.left_out:
         notes.append(table.left_out)
     if counts_differ:
-        notes.append(f"n: maps of the line, by {lead or names[0]}; lines of other n have other photos.")
+        notes.append(
+            f"n: maps of the line, by {lead or names[0]}; lines of other n have other photos. Lines of fewer than "
+            f"{FEWEST} photos stand below the others, and are not ranked."
+        )
     if lead:
         notes.append("* : best, and told from all others. = : best, or not told from it (paired, by photo).")
     notes += [f"One map: {line.name}." for line in table.lines if len(line.names) > 2]

@@ -133,3 +133,22 @@ def test_a_table_says_which_lines_have_fewer_maps(store: Store) -> None:
     found = {line[0].text: line[place].text for line in grid.lines}
     assert (found["grad_cam @ body"], found["eigen_cam @ body"], found["truth"]) == ("12", "8", "12")
     assert "n: maps of the line, by gridpg" in grid.to_text()
+
+
+def test_a_line_of_few_photos_is_not_ranked(store: Store) -> None:
+    """One photo is told from nothing: its line would be as good as the best."""
+    first = next(row.photo for row in store.rows if row.photo.startswith("gridpg/"))
+    best = {"gridpg": [1.0] * 4}
+    store.rows = [
+        row._replace(vectors=row.vectors | best) if row.method == "eigen_cam" else row
+        for row in store.rows
+        if row.method != "eigen_cam" or row.photo == first
+    ]
+    table = tables_of(store)[0]
+    names = [line.name for line in table.lines if not line.control]
+    assert names == ["hires_cam", "grad_cam", "eigen_cam"] or names == ["grad_cam", "hires_cam", "eigen_cam"]
+    assert (table.figures[2]["gridpg"].value, table.figures[2]["gridpg"].clusters) == (1, 4)
+    assert table.like_best[0]
+    assert not table.like_best[2]
+    assert table.told[1] == 1
+    assert "Lines of fewer than 8 photos" in grid_of(table, FEW).to_text()
