@@ -42,7 +42,7 @@ def own_imports(name: str) -> frozenset[str]:
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            # methods/_gradient.py is two levels deep: one dot is camfn.methods, two are camfn
+            # network/_guided.py is two levels deep: one dot is camfn.network, two are camfn
             package = ["camfn", *name.split(".")[:-1]]
             base = package[: len(package) - node.level + 1] if node.level else []
             start = ".".join([*base, *filter(None, [node.module])])

@@ -1,6 +1,6 @@
 """First principal components of the pixels of a map, and the rules for their sign."""
 
-# tested in tests/methods/test_eigen.py
+# tested in tests/methods/activation/test_eigen.py
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Nodes and weights of the Gauss-Legendre rule."""
 
-# tested in tests/methods/test_second_order.py
+# tested in tests/methods/gradient/test_second_order.py
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Regions of an image: labels of a partition, or masks that may overlap, as masks (n, B, *T)."""
 
-# tested in tests/methods/test_search.py and tests/image/test_by_region.py
+# tested in tests/methods/black_box/test_search.py and tests/image/test_by_region.py
 
 from __future__ import annotations
 

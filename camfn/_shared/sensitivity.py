@@ -1,6 +1,6 @@
 """Total Sobol indices: the two sets of points they are estimated with, and Jansen's estimator."""
 
-# tested in tests/methods/test_sensitivity.py
+# tested in tests/methods/black_box/test_sensitivity.py
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from .._shared.maps import spatial_sum, weighted_sum
 from ..attention._explainer import attention_explainer, settle
 from ..catalogue import info_of
 from ..methods import ablation_cam, cam, tam
-from ..methods._ablation import drops_if_affine
+from ..methods._perturbation.ablation import drops_if_affine
 
 _REASONS = {
     "forward": "it runs the whole network on hundreds of changed images, which one graph cannot hold",

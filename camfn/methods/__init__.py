@@ -5,42 +5,42 @@
 
 from __future__ import annotations
 
-from ._ablation import ablation_cam as ablation_cam
-from ._activation import cam as cam
-from ._activation import fem as fem
-from ._activation import random_cam as random_cam
-from ._clustered import vit_cx as vit_cx
+from ._activation.activation import cam as cam
+from ._activation.activation import fem as fem
+from ._activation.activation import random_cam as random_cam
+from ._activation.eigen import eigen_cam as eigen_cam
+from ._activation.eigen import eigen_grad_cam as eigen_grad_cam
+from ._activation.eigen import kpca_cam as kpca_cam
+from ._activation.eigen import seg_eigen_cam as seg_eigen_cam
+from ._activation.tam import tam as tam
+from ._black_box.occlusion import occlusion as occlusion
+from ._black_box.rise import d_rise as d_rise
+from ._black_box.rise import rise as rise
+from ._black_box.search import region_search as region_search
+from ._black_box.sensitivity import hsic as hsic
+from ._black_box.sensitivity import sobol as sobol
 from ._edges import sobel_edges as sobel_edges
-from ._eigen import eigen_cam as eigen_cam
-from ._eigen import eigen_grad_cam as eigen_grad_cam
-from ._eigen import kpca_cam as kpca_cam
-from ._eigen import seg_eigen_cam as seg_eigen_cam
-from ._gradient import bag_cam as bag_cam
-from ._gradient import elementwise_grad_cam as elementwise_grad_cam
-from ._gradient import grad_cam as grad_cam
-from ._gradient import grad_cam_plusplus as grad_cam_plusplus
-from ._gradient import hires_cam as hires_cam
-from ._gradient import layer_cam as layer_cam
-from ._gradient import odam as odam
-from ._gradient import xgrad_cam as xgrad_cam
-from ._groups import fd_cam as fd_cam
-from ._groups import poly_cam as poly_cam
-from ._location import recipro_cam as recipro_cam
-from ._occlusion import occlusion as occlusion
-from ._optimized import opti_cam as opti_cam
-from ._pooled import seg_xres_cam as seg_xres_cam
-from ._rise import d_rise as d_rise
-from ._rise import rise as rise
-from ._score_cam import score_cam as score_cam
-from ._score_cams import group_cam as group_cam
-from ._score_cams import is_cam as is_cam
-from ._score_cams import ss_cam as ss_cam
-from ._search import region_search as region_search
-from ._second_order import lift_cam as lift_cam
-from ._second_order import shapley_cam as shapley_cam
-from ._sensitivity import hsic as hsic
-from ._sensitivity import sobol as sobol
-from ._tam import tam as tam
+from ._gradient.gradient import bag_cam as bag_cam
+from ._gradient.gradient import elementwise_grad_cam as elementwise_grad_cam
+from ._gradient.gradient import grad_cam as grad_cam
+from ._gradient.gradient import grad_cam_plusplus as grad_cam_plusplus
+from ._gradient.gradient import hires_cam as hires_cam
+from ._gradient.gradient import layer_cam as layer_cam
+from ._gradient.gradient import odam as odam
+from ._gradient.gradient import xgrad_cam as xgrad_cam
+from ._gradient.pooled import seg_xres_cam as seg_xres_cam
+from ._gradient.second_order import lift_cam as lift_cam
+from ._gradient.second_order import shapley_cam as shapley_cam
+from ._perturbation.ablation import ablation_cam as ablation_cam
+from ._perturbation.clustered import vit_cx as vit_cx
+from ._perturbation.groups import fd_cam as fd_cam
+from ._perturbation.groups import poly_cam as poly_cam
+from ._perturbation.location import recipro_cam as recipro_cam
+from ._perturbation.optimized import opti_cam as opti_cam
+from ._perturbation.score_cam import score_cam as score_cam
+from ._perturbation.score_cams import group_cam as group_cam
+from ._perturbation.score_cams import is_cam as is_cam
+from ._perturbation.score_cams import ss_cam as ss_cam
 
 __all__ = [  # noqa: RUF022  grouped by what a method needs, which is the order the command line shows
     "cam",

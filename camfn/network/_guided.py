@@ -20,7 +20,7 @@ from .._shared.inputs import call, copy_of
 from .._shared.maps import resize
 from .._shared.value import Value, frozen
 from .._shared.vocabulary import AnyLayout, Inputs, Select, Target
-from ..methods._gradient import grad_cam
+from ..methods._gradient.gradient import grad_cam
 from ._biases import on_a_grid
 from ._level import OnNetwork
 from ._rectify import Rectify, Rule

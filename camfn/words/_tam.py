@@ -15,7 +15,7 @@ from .._cut.capture import observe
 from .._cut.hidden import is_hooked
 from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError, CamfnError, CaptureError
-from ..methods._tam import rank_gaussian, without_context
+from ..methods._activation.tam import rank_gaussian, without_context
 from ._asked import Asked
 from ._layers import decoder_name, head_of
 from ._pieces import Span

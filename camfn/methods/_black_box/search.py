@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._shared.checks import function, progress_bar, within
-from .._shared.chunks import Engine, telling
-from .._shared.devices import brought
-from .._shared.errors import CamfnError
-from .._shared.maps import widen
-from .._shared.regions import grid_masks, masks_of
-from .._shared.rows import ChunkSize, Progress, finite, score_variants
-from ._checks import at_least_one, broadcastable, images
+from ..._shared.checks import function, progress_bar, within
+from ..._shared.chunks import Engine, telling
+from ..._shared.devices import brought
+from ..._shared.errors import CamfnError
+from ..._shared.maps import widen
+from ..._shared.regions import grid_masks, masks_of
+from ..._shared.rows import ChunkSize, Progress, finite, score_variants
+from .._checks import at_least_one, broadcastable, images
 
 
 def region_search(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._shared.rows import readable
+from ..._shared.rows import readable
 
 _CONVOLUTIONS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")

@@ -9,10 +9,10 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from .._shared.checks import number, one_of, shapes_agree, tensor
-from .._shared.devices import brought, tensor_on
-from .._shared.errors import CamfnError
-from .._shared.maps import (
+from ..._shared.checks import number, one_of, shapes_agree, tensor
+from ..._shared.devices import brought, tensor_on
+from ..._shared.errors import CamfnError
+from ..._shared.maps import (
     channel_sum,
     lowest_and_range,
     over_space,
@@ -22,10 +22,10 @@ from .._shared.maps import (
     weighted_sum,
     widen,
 )
-from .._shared.noise import draw_normal, one_source
-from .._shared.rows import ChunkSize, Progress, no_nan, row_of, score_variants
-from ._channels import mask, minus_minimum, quantile_of, strongest, take
-from ._checks import at_least_one, checked, fits_inputs, lays_over_images
+from ..._shared.noise import draw_normal, one_source
+from ..._shared.rows import ChunkSize, Progress, no_nan, row_of, score_variants
+from .._checks import at_least_one, checked, fits_inputs, lays_over_images
+from .channels import mask, minus_minimum, quantile_of, strongest, take
 
 Form: TypeAlias = Literal["softmax", "score"]
 """Whether the weights are the softmax of the scores over channels, or the scores themselves."""

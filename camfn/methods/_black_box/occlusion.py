@@ -10,12 +10,12 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._shared.checks import describe, function, whole
-from .._shared.devices import tensor_on
-from .._shared.errors import ArgumentTypeError, CamfnError
-from .._shared.maps import widen
-from .._shared.rows import ChunkSize, Progress, finite, row_of, score_variants
-from ._checks import broadcastable, images
+from ..._shared.checks import describe, function, whole
+from ..._shared.devices import tensor_on
+from ..._shared.errors import ArgumentTypeError, CamfnError
+from ..._shared.maps import widen
+from ..._shared.rows import ChunkSize, Progress, finite, row_of, score_variants
+from .._checks import broadcastable, images
 
 
 def occlusion(

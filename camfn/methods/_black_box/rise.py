@@ -9,14 +9,14 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._shared.checks import function, number, progress_bar
-from .._shared.chunks import telling
-from .._shared.devices import brought, tensor_on
-from .._shared.errors import CamfnError
-from .._shared.maps import resize, widen
-from .._shared.noise import draw_uniform, one_source
-from .._shared.rows import ChunkSize, Progress, finite, no_nan, one_score, row_of, score_variants
-from ._checks import at_least_one, images
+from ..._shared.checks import function, number, progress_bar
+from ..._shared.chunks import telling
+from ..._shared.devices import brought, tensor_on
+from ..._shared.errors import CamfnError
+from ..._shared.maps import resize, widen
+from ..._shared.noise import draw_uniform, one_source
+from ..._shared.rows import ChunkSize, Progress, finite, no_nan, one_score, row_of, score_variants
+from .._checks import at_least_one, images
 
 
 def rise(

@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from .._shared.checks import function, one_of
-from .._shared.rows import ChunkSize, Progress, no_nan, score_variants
-from ._checks import TAIL, checked
+from ..._shared.checks import function, one_of
+from ..._shared.rows import ChunkSize, Progress, no_nan, score_variants
+from .._checks import TAIL, checked
 
 Kernel: TypeAlias = Literal["gaussian", "point"]
 """The mask around a location: its binomial neighborhood, or the location alone."""

@@ -11,7 +11,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
 from camfn import explainer, methods, targets, tiny
-from camfn.methods._clustered import _clusters
+from camfn.methods._perturbation.clustered import _clusters
 from tests.methods.cases import SHAPES, network
 from tests.methods.laws import close, linear, normal
 from tests.oracles.perturbation import vit_cx as oracle

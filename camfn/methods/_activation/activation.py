@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._shared.checks import number, same_device, shapes_agree, tensor
-from .._shared.devices import brought
-from .._shared.errors import CamfnError
-from .._shared.maps import over_space, spatial_mean, weighted_sum
-from .._shared.noise import draw_uniform, one_source
-from ._checks import checked
+from ..._shared.checks import number, same_device, shapes_agree, tensor
+from ..._shared.devices import brought
+from ..._shared.errors import CamfnError
+from ..._shared.maps import over_space, spatial_mean, weighted_sum
+from ..._shared.noise import draw_uniform, one_source
+from .._checks import checked
 
 
 def cam(activations: Tensor, grads: Tensor | None = None, outputs: Any = None, *, weights: Tensor) -> Tensor:

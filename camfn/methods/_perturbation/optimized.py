@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._shared.checks import number, progress_bar
-from .._shared.chunks import telling
-from .._shared.maps import safe_divide, safe_sqrt, weighted_sum, widen
-from .._shared.pullback import pullback
-from .._shared.rows import Progress, no_nan, one_score, readable
-from ._channels import mask, minus_minimum
-from ._checks import at_least_one, fits_inputs, lays_over_images
+from ..._shared.checks import number, progress_bar
+from ..._shared.chunks import telling
+from ..._shared.maps import safe_divide, safe_sqrt, weighted_sum, widen
+from ..._shared.pullback import pullback
+from ..._shared.rows import Progress, no_nan, one_score, readable
+from .._checks import at_least_one, fits_inputs, lays_over_images
+from .channels import mask, minus_minimum
 
 
 @lays_over_images

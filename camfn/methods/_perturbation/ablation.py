@@ -8,15 +8,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .._shared.checks import function, one_of
-from .._shared.devices import tensor_on
-from .._shared.errors import ArgumentTypeError, CamfnError
-from .._shared.maps import over_space, safe_divide, spatial_sum, weighted_sum, widen
-from .._shared.rows import ChunkSize, Progress, constant, no_nan, one_score, readable, score_variants
-from ._ablated import Ablated
-from ._affine import affine_at, gradient_of
-from ._channels import strongest
-from ._checks import TAIL, broadcastable, checked
+from ..._shared.checks import function, one_of
+from ..._shared.devices import tensor_on
+from ..._shared.errors import ArgumentTypeError, CamfnError
+from ..._shared.maps import over_space, safe_divide, spatial_sum, weighted_sum, widen
+from ..._shared.rows import ChunkSize, Progress, constant, no_nan, one_score, readable, score_variants
+from .._checks import TAIL, broadcastable, checked
+from .ablated import Ablated
+from .affine import affine_at, gradient_of
+from .channels import strongest
 
 
 def ablation_cam(

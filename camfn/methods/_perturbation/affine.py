@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .._shared.pullback import pullback
+from ..._shared.pullback import pullback
 
 _SAME = {
     "_adaptive_avg_pool2d",

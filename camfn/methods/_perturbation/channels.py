@@ -1,6 +1,6 @@
 """Channels of activations as masks, and the choice of some channels."""
 
-# tested in tests/methods/test_score_cam.py and test_score_cams.py
+# tested in tests/methods/perturbation/test_score_cam.py and tests/methods/perturbation/test_score_cams.py
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import math
 
 from torch import Tensor
 
-from .._shared.errors import CamfnError
-from .._shared.maps import min_max, over_space, resize, spatial_sum, widen
+from ..._shared.errors import CamfnError
+from ..._shared.maps import min_max, over_space, resize, spatial_sum, widen
 
 
 def minus_minimum(activations: Tensor) -> Tensor:

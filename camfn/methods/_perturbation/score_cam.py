@@ -8,13 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .._shared.checks import one_of
-from .._shared.errors import CamfnError
-from .._shared.maps import resize, spatial_mean, weighted_sum, widen
-from .._shared.rows import ChunkSize, Progress, constant, no_nan, score_variants
-from ._affine import gradient_of
-from ._channels import largest, strongest, take, unit_range
-from ._checks import broadcastable, checked, fits_inputs, lays_over_images
+from ..._shared.checks import one_of
+from ..._shared.errors import CamfnError
+from ..._shared.maps import resize, spatial_mean, weighted_sum, widen
+from ..._shared.rows import ChunkSize, Progress, constant, no_nan, score_variants
+from .._checks import broadcastable, checked, fits_inputs, lays_over_images
+from .affine import gradient_of
+from .channels import largest, strongest, take, unit_range
 
 
 @lays_over_images

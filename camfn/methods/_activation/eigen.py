@@ -12,11 +12,11 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._shared.checks import number, one_of, whole
-from .._shared.components import Sign, first_component, leading_pair, orient
-from .._shared.errors import CamfnError
-from .._shared.maps import pixels, safe_divide, safe_sqrt
-from ._checks import checked
+from ..._shared.checks import number, one_of, whole
+from ..._shared.components import Sign, first_component, leading_pair, orient
+from ..._shared.errors import CamfnError
+from ..._shared.maps import pixels, safe_divide, safe_sqrt
+from .._checks import checked
 
 Kernel: TypeAlias = Literal["sigmoid", "rbf", "linear", "cosine", "poly"]
 """Measures of how alike two pixel vectors are."""

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._shared.checks import is_at_hand, is_concrete, number, shapes_agree
-from .._shared.devices import brought
-from .._shared.maps import channel_sum, over_space, safe_divide, safe_sqrt, widen
-from .._shared.noise import draw_normal, one_source
-from .._shared.rows import ChunkSize, Progress, finite, row_of, score_variants
-from ._channels import mask, minus_minimum, unit_range
-from ._checks import fits_inputs, lays_over_images
+from ..._shared.checks import is_at_hand, is_concrete, number, shapes_agree
+from ..._shared.devices import brought
+from ..._shared.maps import channel_sum, over_space, safe_divide, safe_sqrt, widen
+from ..._shared.noise import draw_normal, one_source
+from ..._shared.rows import ChunkSize, Progress, finite, row_of, score_variants
+from .._checks import fits_inputs, lays_over_images
+from .channels import mask, minus_minimum, unit_range
 
 
 @lays_over_images

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from camfn import capture, explainer
-from camfn.methods import _affine, ablation_cam, cam
+from camfn.methods import ablation_cam, cam
+from camfn.methods._perturbation import affine
 from tests.methods.laws import (
     CURVED,
     A,
@@ -43,7 +44,7 @@ AFFINE: list[Callable[[Tensor], Tensor]] = [pooled, flat, convolved, contrasted]
 
 
 def watched(tail: Callable[[Tensor], Tensor], a: Tensor = A) -> bool:
-    return _affine.affine_at(tail, a)[1]
+    return affine.affine_at(tail, a)[1]
 
 
 @pytest.mark.parametrize("tail", AFFINE)

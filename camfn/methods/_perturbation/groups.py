@@ -9,13 +9,13 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._shared.checks import function, number, one_of, tensor
-from .._shared.devices import tensor_on
-from .._shared.errors import CamfnError
-from .._shared.maps import min_max, over_space, resize, safe_divide, safe_sqrt, spatial_mean, weighted_sum, widen
-from .._shared.rows import ChunkSize, Progress, no_nan, row_of, score_variants
-from ._channels import minus_minimum, quantile_of, strongest, take, unit_range
-from ._checks import TAIL, checked, fits_inputs, lays_over_images
+from ..._shared.checks import function, number, one_of, tensor
+from ..._shared.devices import tensor_on
+from ..._shared.errors import CamfnError
+from ..._shared.maps import min_max, over_space, resize, safe_divide, safe_sqrt, spatial_mean, weighted_sum, widen
+from ..._shared.rows import ChunkSize, Progress, no_nan, row_of, score_variants
+from .._checks import TAIL, checked, fits_inputs, lays_over_images
+from .channels import minus_minimum, quantile_of, strongest, take, unit_range
 
 Switch: TypeAlias = Literal["plus", "minus", "plus_minus"]
 """Whether the network sees the input through a mask, through the complement of the mask, or through each."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from camfn.methods import ablation_cam
-from camfn.methods._ablated import Ablated
+from camfn.methods._perturbation.ablated import Ablated
 from tests.nets.small import images, seeded
 
 CHANNELS = torch.tensor([[3], [0], [2]])

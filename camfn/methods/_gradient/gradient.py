@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .._shared.maps import channel_sum, over_space, safe_divide, spatial_mean, spatial_sum, weighted_sum
-from ._checks import checked
+from ..._shared.maps import channel_sum, over_space, safe_divide, spatial_mean, spatial_sum, weighted_sum
+from .._checks import checked
 
 
 def grad_cam(activations: Tensor, grads: Tensor, outputs: Any = None) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._shared.checks import one_of
-from .._shared.maps import channel_sum
-from ._checks import at_least_one, checked
+from ..._shared.checks import one_of
+from ..._shared.maps import channel_sum
+from .._checks import at_least_one, checked
 
 
 def seg_xres_cam(

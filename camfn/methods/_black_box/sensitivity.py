@@ -9,14 +9,14 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._shared.checks import function, one_of, whole, within
-from .._shared.devices import brought
-from .._shared.errors import CamfnError
-from .._shared.maps import widen
-from .._shared.noise import draw_uniform, one_source
-from .._shared.rows import ChunkSize, Progress, finite, row_of, score_variants
-from .._shared.sensitivity import points_of, total_indices, with_one_from_second
-from ._checks import at_least_one, broadcastable, images
+from ..._shared.checks import function, one_of, whole, within
+from ..._shared.devices import brought
+from ..._shared.errors import CamfnError
+from ..._shared.maps import widen
+from ..._shared.noise import draw_uniform, one_source
+from ..._shared.rows import ChunkSize, Progress, finite, row_of, score_variants
+from ..._shared.sensitivity import points_of, total_indices, with_one_from_second
+from .._checks import at_least_one, broadcastable, images
 
 
 def sobol(

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._shared.checks import shapes_agree, tensor, within
-from .._shared.errors import CamfnError
-from .._shared.maps import safe_divide, safe_sqrt, widen
-from ._activation import cam
+from ..._shared.checks import shapes_agree, tensor, within
+from ..._shared.errors import CamfnError
+from ..._shared.maps import safe_divide, safe_sqrt, widen
+from .activation import cam
 
 
 def tam(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from camfn import CamfnError, explainer, methods
 from camfn._shared.sensitivity import sobol_points, with_one_from_second
-from camfn.methods._sensitivity import _half_on
+from camfn.methods._black_box.sensitivity import _half_on
 from tests.methods.cases import network as curved
 from tests.methods.laws import close, image, normal
 from tests.nets.small import Net, images, seeded

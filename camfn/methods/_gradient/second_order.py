@@ -9,15 +9,15 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from .._shared.checks import function
-from .._shared.devices import tensor_on
-from .._shared.errors import DerivativeError
-from .._shared.levels import laid_out
-from .._shared.maps import channel_sum, spatial_mean, spatial_sum, weighted_sum, widen
-from .._shared.pullback import pullback, slope_and_curvature
-from .._shared.quadrature import gauss_legendre
-from .._shared.rows import ChunkSize, Progress, no_nan, one_score, refusing_chance, run_in_chunks
-from ._checks import TAIL, at_least_one, checked
+from ..._shared.checks import function
+from ..._shared.devices import tensor_on
+from ..._shared.errors import DerivativeError
+from ..._shared.levels import laid_out
+from ..._shared.maps import channel_sum, spatial_mean, spatial_sum, weighted_sum, widen
+from ..._shared.pullback import pullback, slope_and_curvature
+from ..._shared.quadrature import gauss_legendre
+from ..._shared.rows import ChunkSize, Progress, no_nan, one_score, refusing_chance, run_in_chunks
+from .._checks import TAIL, at_least_one, checked
 
 
 def shapley_cam(

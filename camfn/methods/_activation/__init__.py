@@ -1,0 +1,1 @@
+"""Methods that read the activations: weights of the head, thresholds, principal components."""

@@ -1,0 +1,1 @@
+"""Methods that hide parts of the input and read the score alone."""
