@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the pages are built by two processes
+# torch and its neighbors warn about themselves on import, where an example's output would show it
+warnings.filterwarnings("ignore", "`torch.jit.")
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE / "_ext")]
 

@@ -14,7 +14,7 @@ from camfn import explainer, image, layers, tiny, zoo
 from camfn.methods import grad_cam
 
 net = tiny.load("cnn")  # yours: net = MyNetwork(); net.load_state_dict(torch.load("mine.pth")); net.eval()
-mine = zoo.of(net, input_size=64, resize=64, mean=0.0, std=1.0, classes=list("0123456789"))
+mine = zoo.of(net, input_size=tiny.SIZE, resize=tiny.SIZE, mean=0.0, std=1.0, classes=tiny.DIGITS)
 photo = to_pil_image(tiny.scenes(1, generator=torch.Generator().manual_seed(0)).images[0])  # Image.open("mine.jpg")
 
 images = mine.preprocess(photo)[None]
@@ -28,6 +28,15 @@ pictures = [images[0], *image.overlay(images.expand(2, -1, -1, -1), image.normal
 captions = ["the photo", *(f"class {mine.classes[index]}" for index in best)]
 to_pil_image(image.montage(pictures, captions, cell=(240, 240)))
 # sphinx_gallery_thumbnail_cell = 1, 3
+
+# %%
+# A network of a library comes by its name, with its preparation and its classes. A name that is none is refused.
+
+print("of the tiny world:", ", ".join(f"tiny:{name}" for name in tiny.NAMES))
+try:
+    zoo.load("tiny:resnet")
+except zoo.LoadError as error:
+    print(error)
 
 # %%
 # **If it looks wrong:** A network in training mode is explained in training mode: call ``.eval()``. Colors that are

@@ -10,13 +10,24 @@ import torch
 from torchvision.transforms.functional import to_pil_image
 
 from camfn import explainer, image, layers, tiny
-from camfn.attention import attention_explainer, attention_rollout, gradient_rollout, le_grad
+from camfn.attention import (
+    METHODS,
+    attention_explainer,
+    attention_rollout,
+    gradient_rollout,
+    le_grad,
+    observe_attention,
+)
 from camfn.methods import hires_cam
 
 vit = tiny.load("vit")
 world = tiny.scenes(1, generator=torch.Generator().manual_seed(0))
 found = layers.suggest(vit, world.images)[0]
 print(found.name, found.spatial, found.reason)
+
+print("on attention:", ", ".join(METHODS))
+records, _ = observe_attention(vit)(world.images)  # what these methods read, from fused attention too
+print(*(f"{record.name} {tuple(record.probabilities.shape)}" for record in records))
 
 digit = int(world.labels[0, 0])
 maps = {

@@ -14,7 +14,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from camfn import explainer, image
 from camfn.methods import grad_cam
-from camfn.transforms import windows
+from camfn.transforms import WindowScores, windows
 
 
 class Stains(nn.Module):
@@ -30,11 +30,15 @@ class Stains(nn.Module):
         return self.density(-x.clamp(0.01).log10()).mean((2, 3))
 
 
+def grid_of(found: WindowScores):
+    """Lay the scores of the windows out as a picture, where each stands in the slide."""
+    return found.scores.unflatten(1, found.grid).repeat_interleave(64, 1).repeat_interleave(64, 2)
+
+
 slide = torch.as_tensor(np.array(immunohistochemistry())).permute(2, 0, 1)[None] / 255  # (1, 3, 512, 512)
 explain = windows(explainer(grad_cam, Stains().eval(), "density"), 128, overlap=0.5, weights="gaussian", has_aux=True)
 cam, found = explain(slide, 2)  # (1, 512, 512), and the score of each of 7 x 7 windows
-grid = found.scores.unflatten(1, found.grid).repeat_interleave(64, 1).repeat_interleave(64, 2)
-pictures = [slide[0], image.overlay(slide, image.normalize(cam))[0], image.colorize(image.normalize(grid))[0]]
+pictures = [slide[0], image.overlay(slide, image.normalize(cam))[0], image.colorize(image.normalize(grid_of(found)))[0]]
 to_pil_image(image.montage(pictures, ["a slide", "where the DAB is", "the score of each window"], cell=(320, 320)))
 # sphinx_gallery_thumbnail_cell = 1, 3
 

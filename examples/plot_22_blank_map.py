@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision.transforms.functional import to_pil_image
 
-from camfn import CamfnError, capture, diagnose, explainer, image, tiny
+from camfn import CaptureError, capture, diagnose, explainer, image, tiny
 from camfn.methods import grad_cam
 
 net = tiny.load("cnn")
@@ -24,8 +24,8 @@ saturated = capture(nn.Sequential(net, nn.Sigmoid()), "0.body")(photo, lambda ou
 print(diagnose(saturated, grad_cam(*saturated))[0])
 
 try:
-    explainer(grad_cam, net, "no_such_layer")(photo)
-except CamfnError as error:
+    explainer(grad_cam, net, "head")(photo)  # behind the mean over places
+except CaptureError as error:  # the CamfnError of a layer that cannot be explained
     print(error)
 
 pictures = [photo[0], image.overlay(photo, image.normalize(cam))[0]]

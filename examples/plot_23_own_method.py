@@ -9,7 +9,7 @@ is computed: without ``grads`` no backward runs, and a keyword ``tail`` is the r
 import torch
 from torchvision.transforms.functional import to_pil_image
 
-from camfn import explainer, image, tiny
+from camfn import Method, explainer, image, tiny
 from camfn.methods import grad_cam
 
 
@@ -30,9 +30,8 @@ def occlusion_cam(activations, grads=None, outputs=None, *, tail):
 net = tiny.load("cnn")
 photo = tiny.scenes(1, generator=torch.Generator().manual_seed(0)).images
 margin = lambda logits: logits.topk(2).values @ torch.tensor([1.0, -1.0])  # a target: the best class less the second
-maps = {
-    method.__name__: explainer(method, net, "body")(photo, margin) for method in (grad_cam, squared_cam, occlusion_cam)
-}
+methods: list[Method] = [grad_cam, squared_cam, occlusion_cam]  # the type that camfn asks for
+maps = {method.__name__: explainer(method, net, "body")(photo, margin) for method in methods}
 pictures = [photo[0], *(image.overlay(photo, image.normalize(cam))[0] for cam in maps.values())]
 to_pil_image(image.montage(pictures, ["the image", *maps], columns=4, cell=(240, 240)))
 # sphinx_gallery_thumbnail_cell = 2, 4

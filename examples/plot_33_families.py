@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torchvision.transforms.functional import to_pil_image
 
-from camfn import catalogue, explainer, image, methods, tiny
+from camfn import catalogue, explainer, image, layers, methods, tiny
 
 net = tiny.load("cnn")
 world = tiny.scenes(1, generator=torch.Generator().manual_seed(0))
@@ -54,6 +54,7 @@ for kind, listed in kinds.items():
 never = [row.name for row in catalogue.METHODS if row.kind == "layer" and not row.explains_class]
 print("never ask for the class:", ", ".join(never))
 print("what score_cam needs:", *catalogue.find("score_cam").needs)
+print("the linear head that cam reads:", layers.head(net, "body", world.images).name)
 
 captions = [" = ".join(names) for _, names in seen]
 pictures = [image.overlay(world.images, image.normalize(cam))[0] for cam, _ in seen]

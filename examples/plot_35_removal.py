@@ -25,6 +25,8 @@ regions = metrics.label_masks(image.superpixels(photos, count=16)[0])  # or mask
 sets = metrics.random_cells(cells, 4, 40, generator=torch.Generator().manual_seed(0))  # 40 sets of 4 cells
 pixels = metrics.random_pixels((64, 64), 400, 40, generator=torch.Generator().manual_seed(0))
 lost, lost_by_sets = metrics.drops(score, photos, cells), metrics.drops(score, photos, sets)
+noisy = 0.2 * torch.randn(20, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+lost_by_noise = metrics.noise_drops(score, photos, noisy)  # of the photos, once for all maps
 best = metrics.trace_ceiling(score, photos, cells, generator=torch.Generator().manual_seed(0))
 
 
@@ -62,7 +64,7 @@ def measured(cam):
         "f_fidelity": metrics.f_fidelity(**everywhere, samples=5, generator=seed(0)).average,
         "completeness": metrics.completeness(**everywhere).average,
         "soundness": metrics.soundness(**everywhere).average,
-        "infidelity": metrics.infidelity(score, photos, heat, samples=20, generator=seed(0)),
+        "infidelity": metrics.infidelity(score, photos, heat, noise=noisy, drops=lost_by_noise),
         "completeness_residual": metrics.completeness_residual(score, photos, heat),
     }
     return {name: float(values.float().mean()) for name, values in found.items()}

@@ -26,8 +26,10 @@ scores = {
     "best less the next": margin,
     f"2 x {first} - {second}": 2 * targets.class_score(first) - targets.class_score(second),
 }
+with torch.no_grad():
+    outputs = net(world.images)
 for name, score in scores.items():
-    print(f"{name:20} {float(targets.as_score(score)(net(world.images))):9.4f}")
+    print(f"{name:20} {float(targets.as_score(score)(outputs)):9.4f}")
 maps = [explain(world.images, score) for score in scores.values()]
 pictures = [image.overlay(world.images, image.normalize(cam))[0] for cam in maps]
 to_pil_image(image.montage(pictures, list(scores), columns=6, cell=(180, 180)))

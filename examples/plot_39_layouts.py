@@ -15,7 +15,7 @@ from camfn.methods import hires_cam
 vit = tiny.load("vit")
 world = tiny.scenes(1, generator=torch.Generator().manual_seed(0))
 reading = layout.find(vit, "blocks.2.norm1", world.images)
-print(reading)  # a layout with the reason
+print(f"{reading.name}, {reading.spatial}: {reading.reason}")
 
 places = torch.arange(64.0)  # the number of each place, in the order in which it stands in the output
 ways = {

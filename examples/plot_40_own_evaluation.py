@@ -33,12 +33,15 @@ ranking = evaluate.rank(rows, "tiny:cnn", by="energy_in_box")
 for standing in ranking:
     best = standing.estimates["energy_in_box"]
     print(f"{standing.case!s:28} {best.value:.2f} [{best.low:.2f}, {best.high:.2f}]")
+for pair in evaluate.differences(rows, "tiny:cnn", "energy_in_box"):  # photo by photo, on the same photos
+    print(f"{pair.first} less {pair.second}: {pair.value:+.2f}, {pair.verdict}")
 evaluate.write_table(ranking, folder / "table.tex")
 whole = evaluate.write_ranks(
     rows, "tiny:cnn", folder / "ranks.svg", by="energy_in_box"
 )  # Friedman's test and a picture
 print((folder / "table.tex").read_text().count("\n"), f"lines of LaTeX; p = {whole.p:.3f} that all are alike")
 
+print("costly methods in the group capped:", ", ".join(f"{name}:{words}" for name, words in evaluate.CAPPED.items()))
 center = evaluate.center(64, 64)  # the map that every method must beat
 print(
     sorted(evaluate.METRICS)[:4], "...,", sum(photo.label is not None for photo in evaluate.builtin_photos()), "photos"
@@ -58,7 +61,7 @@ print(evaluate.write_report(store, found.photos).name)
 # %%
 # **If it looks wrong:** Intervals that overlap are no tie: methods are compared on the same photos, see
 # ``evaluate.differences``. Lines that could not be read stand in ``found.refused``. The word ``capped`` for methods
-# takes costly ones with the fewer samples of ``evaluate.CAPPED``.
+# takes costly ones with fewer samples.
 
 # %%
 # **Next:** :doc:`/evaluation`, :doc:`/records`; :ref:`sphx_glr_howto_plot_21_evaluate.py`.

@@ -7,6 +7,7 @@ import inspect
 import re
 from importlib import metadata
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 MODULES = (
@@ -107,8 +108,13 @@ def outside(app: Any, docname: str, source: list[str]) -> None:
         source[0] = source[0].replace(f"](../{file}.md", f"]({page}.md")
 
 
+WIDE = 720
+"""From so many pixels on, a picture slides on a phone, where its captions would else be too small to read."""
+
+
 def pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any], **kwargs: Any) -> str:
     """Save the value of a block's last expression where it is a picture: a PIL image, or whatever shows as a PNG."""
+    from PIL import Image
     from sphinx_gallery.scrapers import figure_rst
 
     shown = block_vars["example_globals"].get("___")
@@ -118,7 +124,10 @@ def pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any
     data = shown._repr_png_()
     Path(path).write_bytes(data[0] if isinstance(data, tuple) else data)
     block_vars["example_globals"]["___"] = None
-    return str(figure_rst([path], gallery_conf["src_dir"]))
+    made = str(figure_rst([path], gallery_conf["src_dir"]))
+    with Image.open(path) as picture:
+        wide = picture.width >= WIDE
+    return f".. container:: wide-picture\n{indent(made, '    ')}" if wide else made
 
 
 CELL = re.compile(r"^# sphinx_gallery_thumbnail_cell = (\d+), (\d+)$", re.MULTILINE)

@@ -1,7 +1,11 @@
-"""Follow every link inside the built site, anchors and pictures included: `python docs/_ext/links.py out/site`."""
+"""Follow every link inside the built site, anchors and pictures included: `python docs/_ext/links.py out/site`.
+
+It also finds examples whose output is a warning, with a path of the machine that built the site.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -40,6 +44,17 @@ def broken(site: Path) -> list[str]:
     return found
 
 
+def warned(site: Path) -> list[str]:
+    """List the warnings that an example's output shows."""
+    found = []
+    for path in sorted(site.glob("howto/*.html")):
+        text = path.read_text(encoding="utf-8")
+        found += [
+            f"{path.relative_to(site)}: {line}" for line in re.findall(r"[^\s>]+\.py:\d+: \w*Warning.{0,80}", text)
+        ]
+    return found
+
+
 def _problem(link: str, path: Path, site: Path, pages: dict[Path, Page]) -> str | None:
     """What is wrong with a link, or None. Other hosts are not asked."""
     parts = urlsplit(link)
@@ -61,8 +76,8 @@ def main() -> None:
     site = Path(sys.argv[1]).resolve()
     if not (site / "index.html").exists():
         raise SystemExit(f"{site} has no index.html: build the site first")
-    found = broken(site)
-    print("\n".join(found) if found else "every link inside the site leads somewhere")
+    found = broken(site) + warned(site)
+    print("\n".join(found) if found else "every link inside the site leads somewhere; no example warns")
     raise SystemExit(bool(found))
 
 

@@ -21,6 +21,8 @@ SHELL = {
     "camfn.image.unload_ipython_extension": "`%unload_ext camfn.image` calls it",
     "camfn.export.aot": "it takes minutes and a C++ compiler",
     "camfn.export.fetch_runtime": "it downloads",
+    "camfn.image.show": "it opens a window",
+    "camfn.explore.widget": "it lives in a notebook that runs",
 }
 """Names that no example can call while it runs offline in seconds, and why."""
 
@@ -92,11 +94,19 @@ def _mentions(value: Any) -> tuple[set[str], set[str]]:
     """The names in a callable's annotations: of what it returns, and of what it takes."""
     told = dict(getattr(value, "__annotations__", {}))
     if inspect.isclass(value):
-        call = value.__dict__.get("__call__")
-        told |= {f"_{name}": text for name, text in getattr(call, "__annotations__", {}).items() if name == "return"}
-        told = {("return" if name == "_return" else name): text for name, text in told.items()}
+        call = getattr(value, "__call__", None)  # noqa: B004  of its instances
+        told = {name: one.annotation for name, one in _signature(value).items()}  # inherited fields among them
+        told["return"] = getattr(call, "__annotations__", {}).get("return", "")
     words = {name: set(re.findall(r"\w+", str(text))) for name, text in told.items()}
     return words.pop("return", set()), set().union(*words.values())
+
+
+def _signature(value: Any) -> dict[str, inspect.Parameter]:
+    """What a class is called with; nothing where it does not say."""
+    try:
+        return dict(inspect.signature(value).parameters)
+    except ValueError:
+        return {}
 
 
 @cache
@@ -117,7 +127,7 @@ def uses() -> dict[str, Use]:
     for name, value in public.items():
         short = name.rpartition(".")[2]
         same = {other for other, theirs in public.items() if theirs is value and theirs is not None} | {name}
-        is_type = inspect.isclass(value) or not callable(value) or not hasattr(value, "__qualname__")
+        is_type = not inspect.isroutine(value)
         module = getattr(value, "__module__", None)
         told: list[list[str]] = [[], []]
         if is_type:
@@ -137,11 +147,12 @@ def uses() -> dict[str, Use]:
 
 
 def bare() -> list[str]:
-    """The public names that no code of an example or a page uses, neither themselves nor, of a type, its givers."""
+    """The public names that no code of an example or a page uses: neither themselves nor, of a type, who gives it.
+
+    A type is shown too where it is a part of a value that is shown.
+    """
     every = uses()
     shown = {name for name, use in every.items() if use.examples or use.pages}
-    return [
-        name
-        for name, use in every.items()
-        if name not in shown and not shown & {*use.given_by, *use.taken_by} and name not in SHELL
-    ]
+    while more := {name for name, use in every.items() if shown & {*use.given_by, *use.taken_by}} - shown:
+        shown |= more
+    return [name for name in every if name not in shown and name not in SHELL]
