@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 INSIDE: dict[str, tuple[str, ...]] = {
     "evaluate": ("_inputs", "_measures", "_store", "_runs", "_tables", "_suite", "_tune", INIT),
     "methods": ("_checks", "_activation", "_gradient", "_perturbation", "_black_box", "_edges", INIT),
+    "zoo": ("_weights", "_names", "_photo", "_given", "_libraries", "_load", INIT),
     "metrics": (
         "_common",
         "_complexity",

@@ -7,7 +7,7 @@ from __future__ import annotations
 from .._shared.errors import UsageError
 from .._shared.spelling import near
 from ..zoo import Loaded
-from ..zoo._names import synonyms
+from ..zoo._names.names import synonyms
 
 
 def class_count(loaded: Loaded) -> int | None:

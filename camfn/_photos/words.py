@@ -11,8 +11,8 @@ from torch import nn
 from .._shared.errors import UsageError
 from .._shared.lists import split_at, unquoted
 from ..zoo import Loaded
-from ..zoo._prompts import ASK, WordDetector, asked
-from ..zoo._texts import ImageTower
+from ..zoo._libraries.prompts import ASK, WordDetector, asked
+from ..zoo._libraries.texts import ImageTower
 from .classes import ClassChoice, Form
 from .names import class_at, class_count, class_named, class_of
 

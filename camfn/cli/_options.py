@@ -92,7 +92,7 @@ class ModelOptions(NamedTuple):
 
     def names(self) -> list[str] | None:
         """Return the class names of `--classes`; None where the model has to know them."""
-        from ..zoo._classes import class_names
+        from ..zoo._names.classes import class_names
 
         return None if self.classes is None else class_names(self.classes)
 

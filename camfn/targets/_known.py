@@ -177,7 +177,7 @@ def _of_rfdetr(model: Any) -> known_head | None:
 
 def _of_words(model: Any) -> known_head | None:
     """Know a detector that reads words, which the zoo asked for some things: each is a class."""
-    if type(model).__module__ != "camfn.zoo._prompts":
+    if type(model).__module__ != "camfn.zoo._libraries.prompts":
         return None
     found = head_for(model.model)
     layers, names = tuple(f"model.{name}" for name in found.layers), list(model.names)

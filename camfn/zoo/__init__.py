@@ -17,6 +17,6 @@ from .._shared.optional import extra
 with extra("Pillow", "camfn.zoo"):
     import PIL  # noqa: F401  # named here before a module asks for it
 
-from ._load import load as load
-from ._load import of as of
-from ._loaded import Loaded as Loaded
+from ._load.load import load as load
+from ._load.load import of as of
+from ._given.loaded import Loaded as Loaded

@@ -277,7 +277,7 @@ def test_photos_that_show_nothing_yet_and_files_that_are_none(tmp_path: Path, sm
 
 
 def _recipe() -> Any:
-    from camfn.zoo._recipe import Recipe
+    from camfn.zoo._photo.recipe import Recipe
 
     from .handmade import RECIPE
 

@@ -18,7 +18,7 @@ from camfn import image
 from camfn._photos.read import ReadAs, read_or_error, read_photo
 from camfn._shared.errors import PhotoError
 from camfn.export._page import _colors, pillow_goes_down_first
-from camfn.zoo._recipe import Recipe
+from camfn.zoo._photo.recipe import Recipe
 
 from .pngs import CHANNELS, KINDS, write_png
 

@@ -85,7 +85,7 @@ def test_a_photo_is_prepared_as_camfn_does(tmp_path: Path, mode: str, size: Any,
     from dataclasses import asdict
 
     from camfn._photos.read import read_photo
-    from camfn.zoo._recipe import Recipe
+    from camfn.zoo._photo.recipe import Recipe
 
     recipe = Recipe(size, resize, (0.4,) * channels, (0.2,) * channels, "bicubic")
     drawn = np.random.default_rng(0).integers(0, 256, (37, 50, 4), dtype=np.uint8)

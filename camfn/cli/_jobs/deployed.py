@@ -27,9 +27,9 @@ from ...catalogue import METHODS
 from ...export import Deployed
 from ...targets import class_score, logits_of
 from ...zoo import Loaded, load
-from ...zoo._exported import refuse_code
-from ...zoo._libraries import LITE
-from ...zoo._recipe import Recipe
+from ...zoo._libraries.libraries import LITE
+from ...zoo._photo.recipe import Recipe
+from ...zoo._weights.exported import refuse_code
 from .._options import ModelOptions
 from .._records import Record
 from .._trust import checked

@@ -32,7 +32,7 @@ from ...targets import (
     known_head,
 )
 from ...zoo import Loaded
-from ...zoo._letterbox import Frame, whole_frame
+from ...zoo._photo.letterbox import Frame, whole_frame
 from .._files import PhotoFiles, with_ending
 from .._outputs import write_map, write_picture
 from .._records import Record

@@ -22,7 +22,7 @@ from ..._shared.files import write_whole
 from ...image import read
 from ...words._answer import answered
 from ...words._explain import method_of
-from ...zoo._hub import loaded_for_text, view
+from ...zoo._libraries.hub import loaded_for_text, view
 from .._fonts import font_for, missing_of
 from .._outputs import write_picture
 

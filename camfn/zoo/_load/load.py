@@ -13,25 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._shared.errors import LoadError
-from .._shared.files import no_file
-from .._shared.given import is_given
-from .._shared.spelling import near
-from . import _fit
-from ._classes import Names, class_names
-from ._hub import of_hugging_face
-from ._libraries import LITE, lite, of_timm, of_tiny, of_torchvision
-from ._loaded import Loaded
-from ._own import FILES, count_classes, facts_of, of_file, of_function, of_program, takes_volumes
-from ._preparation import Length, Numbers, Preparation, prepare, read_preparation
-from ._prompts import WordDetector
-from ._prompts import asked as ask
-from ._request import Build, Given, Request
-from ._rfdetr import of_rfdetr
-from ._state import State, read_states
-from ._texts import ImageTower, checked_template, zero_shot
-from ._ultralytics import of_ultralytics
-from ._weights import library
+from ..._shared.errors import LoadError
+from ..._shared.files import no_file
+from ..._shared.given import is_given
+from ..._shared.spelling import near
+from .._given.loaded import Loaded
+from .._given.request import Build, Given, Request
+from .._libraries.hub import of_hugging_face
+from .._libraries.libraries import LITE, lite, of_timm, of_tiny, of_torchvision
+from .._libraries.own import FILES, count_classes, facts_of, of_file, of_function, of_program, takes_volumes
+from .._libraries.prompts import WordDetector
+from .._libraries.prompts import asked as ask
+from .._libraries.rfdetr import of_rfdetr
+from .._libraries.texts import ImageTower, checked_template, zero_shot
+from .._libraries.ultralytics import of_ultralytics
+from .._names.classes import Names, class_names
+from .._weights import fit
+from .._weights.fetch import library
+from .._weights.state import State, read_states
+from .preparation import Length, Numbers, Preparation, prepare, read_preparation
 
 _BUILDERS: dict[str, Build] = {
     "lite0": partial(lite, "lite0"),
@@ -210,17 +210,17 @@ def _filled(
     """Fill weights into a network, which is built anew if they have another number of classes or channels."""
     if not states:
         return given, {}
-    fitted = _fit.fit(given.model, states, source)
-    shape = _fit.shape_of(given.model, fitted.state, given.number)
+    fitted = fit.fit(given.model, states, source)
+    shape = fit.shape_of(given.model, fitted.state, given.number)
     about = {}
-    if shape != _fit.Shape():
+    if shape != fit.Shape():
         given = build(request._replace(classes=shape.classes, channels=shape.channels))
         given = given._replace(channels=shape.channels or given.channels)
-        fitted = _fit.fit(given.model, states, source)
+        fitted = fit.fit(given.model, states, source)
         if shape.classes is not None:
             given = given._replace(classes=None, number=shape.classes)
             about["head"] = f"{shape.classes} class{'es' * (shape.classes > 1)}, as the weights have them"
-    _fit.fill(given.model, fitted, source)
+    fit.fill(given.model, fitted, source)
     return given, about | {"weights": "; ".join([source, *fitted.said])}
 
 

@@ -1,6 +1,6 @@
 """Exported programs (.pt2 of `torch.export.save`) as modules that can be cut, read without running a pickle."""
 
-# tested in tests/zoo/test_own.py
+# tested in tests/zoo/libraries/test_own.py
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._shared.errors import LoadError
-from ._weights import reason
+from ..._shared.errors import LoadError
+from .fetch import reason
 
 _SYMBOL = re.compile(r"[suz]\d+|true|false|oo|int_oo")
 _FUNCTION = re.compile(

@@ -1,6 +1,6 @@
 """Errors of weights that cannot be fetched, and of libraries that are not installed."""
 
-# tested in tests/zoo/test_load.py
+# tested in tests/zoo/load/test_load.py
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from urllib.parse import urlparse
 
 import torch
 
-from .._shared.errors import LoadError
-from .._shared.optional import extra
+from ..._shared.errors import LoadError
+from ..._shared.optional import extra
 
 INSTEAD = "give a local state dict with --weights PATH, or take random weights with --weights none"
 

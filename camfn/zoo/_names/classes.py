@@ -1,6 +1,6 @@
 """Class names that a user gives: a file, or a sequence."""
 
-# tested in tests/zoo/test_own.py
+# tested in tests/zoo/libraries/test_own.py
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._shared.errors import LoadError
+from ..._shared.errors import LoadError
 
 Names = str | os.PathLike[str] | Sequence[str]
 

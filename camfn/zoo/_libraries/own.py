@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._shared.errors import LoadError, first_line
-from .._shared.given import explained, named_object
-from ._exported import load_program
-from ._libraries import from_timm
-from ._loaded import Loaded
-from ._recipe import Recipe
-from ._request import Given, Request
-from ._state import OTHERWISE
-from ._weights import library
+from ..._shared.errors import LoadError, first_line
+from ..._shared.given import explained, named_object
+from .._given.loaded import Loaded
+from .._given.request import Given, Request
+from .._photo.recipe import Recipe
+from .._weights.exported import load_program
+from .._weights.fetch import library
+from .._weights.state import OTHERWISE
+from .libraries import from_timm
 
 FILES = (".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".onnx", ".h5", ".pkl")
 

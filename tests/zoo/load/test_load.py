@@ -1,4 +1,4 @@
-"""Models by name: weights, preprocessing, view, class names, errors; `_weights` and `_names` are tested here too."""
+"""Models by name: weights, preprocessing, view, class names, errors; `fetch.py` and `names.py` are tested here too."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ pytest.importorskip("timm", reason="needs timm: pip install 'camfn[cli]'")
 pytest.importorskip("torchvision", reason="needs torchvision: pip install 'camfn[cli]'")
 
 from camfn._shared.errors import LoadError
-from camfn.zoo import Loaded, _weights, load
-from camfn.zoo._libraries import from_timm
-from camfn.zoo._names import imagenet_classes, synonyms
-from camfn.zoo._request import Given
+from camfn.zoo import Loaded, load
+from camfn.zoo._given.request import Given
+from camfn.zoo._libraries.libraries import from_timm
+from camfn.zoo._names.names import imagenet_classes, synonyms
+from camfn.zoo._weights import fetch
 
 
 @pytest.fixture
@@ -205,7 +206,7 @@ def test_without_network_says_what_to_pass(offline: list[str], spec: str, host: 
 
 
 def test_a_library_s_own_failure_says_what_to_pass(offline: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("camfn.zoo._libraries.reachable", lambda *_: None)
+    monkeypatch.setattr("camfn.zoo._libraries.libraries.reachable", lambda *_: None)
     with pytest.raises(LoadError, match=r"--weights PATH.*--weights none"):
         load("torchvision:resnet18")
     assert len(offline) == 1
@@ -216,7 +217,7 @@ def test_a_server_that_refuses_is_left_to_the_library(monkeypatch: pytest.Monkey
         raise urllib.error.HTTPError("https://models.test/x.pth", 405, "Method Not Allowed", None, None)  # type: ignore[arg-type]
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    _weights.reachable("a model", "https://models.test/x.pth")
+    fetch.reachable("a model", "https://models.test/x.pth")
 
 
 def test_weights_in_the_cache_need_no_network(offline: list[str], tmp_path: Path) -> None:

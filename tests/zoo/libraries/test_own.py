@@ -20,8 +20,8 @@ pytest.importorskip("torchvision", reason="needs torchvision: pip install 'camfn
 
 from camfn._shared.errors import LoadError
 from camfn.zoo import load, of
-from camfn.zoo._recipe import Recipe
-from camfn.zoo._state import read_states
+from camfn.zoo._photo.recipe import Recipe
+from camfn.zoo._weights.state import read_states
 
 timm: Any = pytest.importorskip("timm")
 torchvision: Any = pytest.importorskip("torchvision")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._shared.errors import LoadError
+from ..._shared.errors import LoadError
 
 
 class ImageTower(nn.Module):

@@ -1,18 +1,18 @@
 """Builder: a detector of the package rfdetr."""
 
-# tested in tests/zoo/test_detectors.py
+# tested in tests/zoo/libraries/test_detectors.py
 
 from __future__ import annotations
 
 import warnings
 from importlib import import_module
 
-from .._shared.errors import LoadError
-from .._shared.optional import extra
-from ._recipe import IMAGENET, Recipe
-from ._request import Given, Request
-from ._view import whole
-from ._weights import reason
+from ..._shared.errors import LoadError
+from ..._shared.optional import extra
+from .._given.request import Given, Request
+from .._photo.recipe import IMAGENET, Recipe
+from .._photo.view import whole
+from .._weights.fetch import reason
 
 _SIZES = ("nano", "small", "medium", "base", "large")
 

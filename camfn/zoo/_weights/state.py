@@ -1,6 +1,6 @@
 """State dicts from local files: tensors by name, and no code is run."""
 
-# tested in tests/zoo/test_own.py
+# tested in tests/zoo/libraries/test_own.py
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._shared.errors import LoadError
-from ._weights import INSTEAD, reason
+from ..._shared.errors import LoadError
+from .fetch import INSTEAD, reason
 
 State = dict[str, Tensor]
 SAVE = "save model.state_dict() and give that"

@@ -1,6 +1,6 @@
 """How photos are prepared for a model: what a user asked for, and the library's own for the rest."""
 
-# tested in tests/zoo/test_own.py
+# tested in tests/zoo/libraries/test_own.py
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .._shared.errors import LoadError
-from .._shared.given import named_object
-from ._recipe import IMAGENET, Recipe, Size, changed
-from ._request import Given
-from ._view import checked_call, seen_view
+from ..._shared.errors import LoadError
+from ..._shared.given import named_object
+from .._given.request import Given
+from .._photo.recipe import IMAGENET, Recipe, Size, changed
+from .._photo.view import checked_call, seen_view
 
 Length = int | tuple[int, int]
 Numbers = float | Sequence[float] | str

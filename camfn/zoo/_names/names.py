@@ -1,10 +1,10 @@
 """Names of the ImageNet classes, without a download."""
 
-# tested in tests/zoo/test_load.py
+# tested in tests/zoo/load/test_load.py
 
 from __future__ import annotations
 
-from ._weights import library
+from .._weights.fetch import library
 
 
 def imagenet_classes() -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from camfn.zoo._letterbox import Frame, Letterbox, whole_frame
+from camfn.zoo._photo.letterbox import Frame, Letterbox, whole_frame
 
 SIZES = ((640, 480), (480, 640), (451, 300), (1920, 1080), (33, 500), (1, 3000), (640, 640))
 

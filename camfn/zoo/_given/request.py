@@ -1,6 +1,6 @@
 """What is asked of a library for one model, and what the library gives."""
 
-# tested in tests/zoo/test_load.py
+# tested in tests/zoo/load/test_load.py
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 from torch import Tensor, nn
 
-from ._recipe import Recipe, Size
+from .._photo.recipe import Recipe, Size
 
 
 class Request(NamedTuple):

@@ -1,6 +1,6 @@
 """How a photo becomes a network's input, in numbers: resize, center crop, mean and deviation."""
 
-# tested in tests/zoo/test_own.py
+# tested in tests/zoo/libraries/test_own.py
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .._shared.errors import LoadError
-from .._shared.value import Value, frozen
-from ._view import center_view
+from ..._shared.errors import LoadError
+from ..._shared.value import Value, frozen
+from .view import center_view
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Size = tuple[int, int]

@@ -1,6 +1,6 @@
 """The part of a photo that a network sees: after a center crop, or found by trying a preprocessing out."""
 
-# tested in tests/zoo/test_load.py and test_own.py
+# tested in tests/zoo/load/test_load.py and tests/zoo/libraries/test_own.py
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .._shared.errors import LoadError
-from .._shared.given import explained
+from ..._shared.errors import LoadError
+from ..._shared.given import explained
 
 _EDGES = (0.3, 0.4, 0.5, 0.6, 0.7)
 """Where the edges of the trial photos are, as shares of the photo."""

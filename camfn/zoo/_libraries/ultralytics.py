@@ -1,6 +1,6 @@
 """Builder: a network of Ultralytics, of a file that YOLO saved or of a configuration, offline, no pickled code run."""
 
-# tested in tests/zoo/test_detectors.py
+# tested in tests/zoo/libraries/test_detectors.py
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._shared.errors import LoadError
-from .._shared.optional import extra
-from ._letterbox import Letterbox
-from ._recipe import Recipe
-from ._request import Given, Request
-from ._view import center_view, whole
-from ._weights import reason
+from ..._shared.errors import LoadError
+from ..._shared.optional import extra
+from .._given.request import Given, Request
+from .._photo.letterbox import Letterbox
+from .._photo.recipe import Recipe
+from .._photo.view import center_view, whole
+from .._weights.fetch import reason
 
 _SIDE = 640
 """Of the input, where a file says no other."""

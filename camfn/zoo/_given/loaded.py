@@ -1,6 +1,6 @@
 """What the zoo gives: a model with the functions that prepare a photo for it."""
 
-# tested in tests/zoo/test_load.py
+# tested in tests/zoo/load/test_load.py
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ._recipe import Recipe
+from .._photo.recipe import Recipe
 
 
 class Loaded(NamedTuple):

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from .._shared.errors import LoadError
-from .._shared.value import Value, frozen
+from ..._shared.errors import LoadError
+from ..._shared.value import Value, frozen
 
 
 class Frame(NamedTuple):

@@ -1,6 +1,6 @@
 """Detectors that read words (Grounding DINO, OWL-ViT of Hugging Face), asked for names of things."""
 
-# tested in tests/zoo/test_prompts.py
+# tested in tests/zoo/libraries/test_prompts.py
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
-from .._shared.errors import LoadError
-from .._shared.value import Value, frozen
-from ._letterbox import Frame
-from ._loaded import Loaded
+from ..._shared.errors import LoadError
+from ..._shared.value import Value, frozen
+from .._given.loaded import Loaded
+from .._photo.letterbox import Frame
 
 FAMILIES = ("owlvit", "owlv2", "grounding-dino", "mm-grounding-dino")
 """Model types whose words are known to be read."""

@@ -10,13 +10,13 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from .._shared.errors import LoadError
-from ._prompts import FAMILIES, Squared, WordDetector
-from ._recipe import Recipe
-from ._request import Given, Request
-from ._texts import ImageTower, is_image_text
-from ._view import center_view, whole
-from ._weights import fetching, library, reachable
+from ..._shared.errors import LoadError
+from .._given.request import Given, Request
+from .._photo.recipe import Recipe
+from .._photo.view import center_view, whole
+from .._weights.fetch import fetching, library, reachable
+from .prompts import FAMILIES, Squared, WordDetector
+from .texts import ImageTower, is_image_text
 
 _INSTEAD = (
     "give a repository that is in the cache of the Hub, or a folder that save_pretrained wrote, as hf:FOLDER; even "

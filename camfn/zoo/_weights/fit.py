@@ -1,6 +1,6 @@
 """Weights fitted to a network: names without their common prefix, the head that they have, and what does not fit."""
 
-# tested in tests/zoo/test_own.py
+# tested in tests/zoo/libraries/test_own.py
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._shared.errors import LoadError
-from ._state import State, is_averaged
+from ..._shared.errors import LoadError
+from .state import State, is_averaged
 
 _WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
 _BESIDE = re.compile(

@@ -1,6 +1,6 @@
 """Builders: a network of lite0, torchvision, timm or camfn.tiny, with the library's own preprocessing."""
 
-# tested in tests/zoo/test_load.py and test_own.py
+# tested in tests/zoo/load/test_load.py and tests/zoo/libraries/test_own.py
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any, cast
 
 from torch import nn
 
-from .. import tiny
-from .._shared.errors import LoadError
-from .._shared.optional import extra
-from .._shared.spelling import near
-from ._names import imagenet_classes
-from ._recipe import Recipe
-from ._request import Given, Request, set_fields
-from ._state import read_states
-from ._view import center_view, whole
-from ._weights import INSTEAD, fetching, library, reachable, source_of
+from ... import tiny
+from ..._shared.errors import LoadError
+from ..._shared.optional import extra
+from ..._shared.spelling import near
+from .._given.request import Given, Request, set_fields
+from .._names.names import imagenet_classes
+from .._photo.recipe import Recipe
+from .._photo.view import center_view, whole
+from .._weights.fetch import INSTEAD, fetching, library, reachable, source_of
+from .._weights.state import read_states
 
 LITE = {"lite0": (224, 0.875), "lite2": (260, 0.89)}
 """Input size in pixels, and the share of the photo's shorter side that the crop keeps."""

@@ -1,0 +1,1 @@
+"""Names of classes: of ImageNet, and a user's own."""
