@@ -55,6 +55,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "evaluate": ("_inputs", "_measures", "_store", "_runs", "_tables", "_suite", "_tune", INIT),
     "methods": ("_checks", "_activation", "_gradient", "_perturbation", "_black_box", "_edges", INIT),
     "zoo": ("_weights", "_names", "_photo", "_given", "_libraries", "_load", INIT),
+    "words": ("_prompt", "_maps", "_measures", "_draw", INIT),
     "metrics": (
         "_common",
         "_complexity",

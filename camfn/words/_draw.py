@@ -13,8 +13,8 @@ from torch import Tensor
 from .. import image as pictures
 from .._shared.checks import describe, length_matches, tensor, whole, within
 from .._shared.errors import ArgumentTypeError, CamfnError
-from ._carried import Carried
-from ._explain import Explained
+from ._maps.explain import Explained
+from ._measures.carried import Carried
 
 
 def draw(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from camfn.words import Span
-from camfn.words._layers import decoder_name
+from camfn.words._maps.layers import decoder_name
 from tests.nets.multimodal import Case
 
 

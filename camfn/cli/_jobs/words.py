@@ -20,8 +20,8 @@ from ..._shared.checks import number
 from ..._shared.errors import LoadError, UsageError
 from ..._shared.files import write_whole
 from ...image import read
-from ...words._answer import answered
-from ...words._explain import method_of
+from ...words._maps.explain import method_of
+from ...words._prompt.answer import answered
 from ...zoo._libraries.hub import loaded_for_text, view
 from .._fonts import font_for, missing_of
 from .._outputs import write_picture

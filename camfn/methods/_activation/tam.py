@@ -1,6 +1,6 @@
 """TAM: the class's own score at every place, less what earlier words explain, filtered by rank."""
 
-# tested in tests/methods/test_methods.py and tests/words/test_tam.py
+# tested in tests/methods/test_methods.py and tests/words/maps/test_tam.py
 
 from __future__ import annotations
 
