@@ -226,6 +226,13 @@ def test_a_public_value_has_its_source() -> None:
     assert sources.source_of("camfn", "no_such_name") is None
 
 
+def test_no_line_of_a_page_begins_with_a_sign_that_makes_it_a_list() -> None:
+    pages = {
+        page.name: re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S) for page in ROOT.glob("docs/*.md")
+    }
+    assert not [(name, line) for name, text in pages.items() for line in re.findall(r"^ *[+] .*", text, re.MULTILINE)]
+
+
 def test_every_public_module_has_its_page_in_the_reference() -> None:
     text = (ROOT / "docs/reference.md").read_text()
     tree = re.search(r"autosummary::\n   :toctree: reference\n\n(.*?)```", text, re.DOTALL)
