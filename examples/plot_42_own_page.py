@@ -56,10 +56,10 @@ to_pil_image(image.montage([world.images[0], *pictures], ["the scene", *methods]
 # sphinx_gallery_thumbnail_cell = 2, 5
 
 # %%
-# In a notebook, the value itself as the last line of a cell shows the page, as here; ``explore.widget(found)`` shows it
-# with attributes that follow the choice.
+# In a notebook, the value itself as the last line of a cell shows the page, as it does here.
+# ``explore.widget(found)`` shows it with attributes that follow the choice.
 
-found  # noqa: B018
+found
 
 # %%
 # **If it looks wrong:** All photos have the same methods and layers. A map is raw and signed, at its own resolution:

@@ -117,8 +117,10 @@ def pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any
     from PIL import Image
     from sphinx_gallery.scrapers import figure_rst
 
+    from camfn.explore import Explored
+
     shown = block_vars["example_globals"].get("___")
-    if shown is None or not hasattr(shown, "_repr_png_"):
+    if shown is None or not hasattr(shown, "_repr_png_") or isinstance(shown, Explored):  # a page, which shows itself
         return ""
     path = next(block_vars["image_path_iterator"])
     data = shown._repr_png_()
