@@ -56,6 +56,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "methods": ("_checks", "_activation", "_gradient", "_perturbation", "_black_box", "_edges", INIT),
     "zoo": ("_weights", "_names", "_photo", "_given", "_libraries", "_load", INIT),
     "words": ("_prompt", "_maps", "_measures", "_draw", INIT),
+    "cli": ("_accidents", "_options", "_files", "_jobs", "_terminal", "_commands", "_app", INIT),
     "metrics": (
         "_common",
         "_complexity",

@@ -1,6 +1,6 @@
 """Writing of files as a whole, their hashes, and why the system failed."""
 
-# tested in tests/cli/test_cli.py, tests/cli/test_records.py and tests/evaluate/store/test_store.py
+# tested in tests/cli/test_cli.py, tests/cli/files/test_records.py and tests/evaluate/store/test_store.py
 
 from __future__ import annotations
 

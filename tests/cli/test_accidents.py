@@ -15,7 +15,7 @@ from camfn import CamfnError, CaptureError
 from camfn._shared.errors import ArgumentTypeError, LoadError, MissingPackageError, PhotoError, UsageError
 from camfn.cli import main
 from camfn.cli._app import app
-from camfn.cli._terminal import refusals
+from camfn.cli._terminal.terminal import refusals
 
 
 def ended_with(error: BaseException, env: dict[str, str] | None = None) -> Result:

@@ -26,7 +26,7 @@ from typer.testing import CliRunner, Result
 from camfn import attention, explainer, image, methods, network
 from camfn.catalogue import METHODS, find
 from camfn.cli._app import app
-from camfn.cli._records import read_lines
+from camfn.cli._files.records import read_lines
 from camfn.demo import demo
 from camfn.zoo import Loaded, load
 

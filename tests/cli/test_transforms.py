@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from camfn import explainer, methods, zoo
-from camfn.cli import _terminal
+from camfn.cli._terminal import terminal
 from camfn.transforms import augment, eigen_smooth, fuse, smooth
 from tests.cli.test_cli import Net, net, noise, record, refused, run
 
@@ -189,7 +189,7 @@ def test_an_interruption_leaves_no_half_written_file(
 def test_the_second_bar_shows_perturbed_forwards_while_they_run() -> None:
     progress = Progress(console=Console(quiet=True))
     task = progress.add_task("perturbing", visible=False)
-    show_progress = _terminal.second_bar(progress, task)
+    show_progress = terminal.second_bar(progress, task)
     seen = []
     for done, total in [(2, 6), (4, 6), (6, 6), (3, 9), (9, 9)]:
         show_progress(done, total)
@@ -204,7 +204,7 @@ def test_the_second_bar_shows_perturbed_forwards_while_they_run() -> None:
 
 def test_a_method_that_perturbs_tells_the_bar(net: Net, noise: Noise, tmp_path: Path, monkeypatch: Any) -> None:
     told: list[tuple[int, int]] = []
-    monkeypatch.setattr(_terminal, "second_bar", lambda *_: lambda done, total: told.append((done, total)))
+    monkeypatch.setattr(terminal, "second_bar", lambda *_: lambda done, total: told.append((done, total)))
     result = run("explain", noise("a.png"), "--out", tmp_path / "o", "--method", "score_cam", "--chunk-size", 2)
     assert result.exit_code == 0, result.output
     assert told[-1] == (5, 5)

@@ -1,4 +1,4 @@
-"""`camfn evaluate` and `camfn tune` (camfn/cli/_evaluate.py), which print what `camfn.evaluate` finds."""
+"""`camfn evaluate` and `camfn tune` (camfn/cli/_commands/evaluate.py), which print what `camfn.evaluate` finds."""
 
 from __future__ import annotations
 

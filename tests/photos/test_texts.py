@@ -17,7 +17,7 @@ from camfn import explainer, layers
 from camfn._photos.words import pick_target
 from camfn._shared.errors import LoadError, UsageError
 from camfn.cli._app import app
-from camfn.cli._records import read_lines
+from camfn.cli._files.records import read_lines
 from camfn.methods import grad_cam
 from camfn.targets import similarity
 from camfn.zoo import load

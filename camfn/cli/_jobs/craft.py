@@ -1,6 +1,6 @@
 """The run behind `camfn concepts`: concepts of a class's photos, their importance, a picture and two files."""
 
-# tested in tests/cli/test_concepts.py
+# tested in tests/cli/commands/test_concepts.py
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from ..._shared.maps import resize
 from ...factorize import Craft, Negative, craft, crops
 from ...targets import class_score, logits_of
 from ...zoo import Loaded
-from .._files import save_record
-from .._records import Record
+from .._files.files import save_record
+from .._files.records import Record
 
 _CELL = 160
 """Pixels of a side of a picture in the sheet."""

@@ -30,11 +30,11 @@ from ...zoo import Loaded, load
 from ...zoo._libraries.libraries import LITE
 from ...zoo._photo.recipe import Recipe
 from ...zoo._weights.exported import refuse_code
-from .._options import ModelOptions
-from .._records import Record
-from .._trust import checked
+from .._files.records import Record
+from .._options.options import ModelOptions
 from .export import PART
 from .job import Job
+from .trust import checked
 
 NO_HEAD = "a file holds no weights that can be drawn anew; check the model that it was exported from"
 """Why a check of a file lacks one line."""

@@ -33,11 +33,11 @@ from ...targets import (
 )
 from ...zoo import Loaded
 from ...zoo._photo.letterbox import Frame, whole_frame
-from .._files import PhotoFiles, with_ending
-from .._outputs import write_map, write_picture
-from .._records import Record
-from .._trust import checked
+from .._files.files import PhotoFiles, with_ending
+from .._files.outputs import write_map, write_picture
+from .._files.records import Record
 from .job import Job, layer_record, view_of
+from .trust import checked
 
 Found = list[tuple[ScoreFn, Record]]
 

@@ -1,6 +1,6 @@
 """The run behind `camfn explore`: photos, volumes and detections made ready for one page."""
 
-# tested in tests/cli/test_explore.py
+# tested in tests/cli/commands/test_explore.py
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from ...export._program import program_and_facts
 from ...export._settle import check_method as check
 from ...export._target import logits_among
 from ...zoo import Loaded
-from .._options import pick_layer
+from .._options.options import pick_layer
 
 PART = "camfn.facts"
 """Name of the part of an exported program that holds what it says of itself."""

@@ -21,8 +21,8 @@ from ..._shared.errors import UsageError
 from ..._shared.files import write_whole
 from ...factorize import NamedClass, Negative, deep_feature_factorization, tail_scores, top_classes
 from ...zoo import Loaded
-from .._files import PhotoFiles, save_record, with_ending
-from .._records import Record
+from .._files.files import PhotoFiles, save_record, with_ending
+from .._files.records import Record
 
 RECORD = "concepts.json"
 _NAMED = 0.05

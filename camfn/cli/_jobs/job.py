@@ -31,11 +31,11 @@ from ..._shared.files import hash_of_file
 from ..._shared.vocabulary import ScoreFn
 from ...catalogue import info_of
 from ...zoo import Loaded
-from .._figure import Panel, save_figure
-from .._files import PhotoFiles
-from .._outputs import Outputs, told, write_map
-from .._records import RECORD, SCHEMA, Record, append_line, hash_of_weights, now
-from .._trust import checked, composed
+from .._files.figure import Panel, save_figure
+from .._files.files import PhotoFiles
+from .._files.outputs import Outputs, told, write_map
+from .._files.records import RECORD, SCHEMA, Record, append_line, hash_of_weights, now
+from .trust import checked, composed
 
 _WRITERS = 2
 """How many threads write files and read photos at the same time."""

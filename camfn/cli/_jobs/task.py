@@ -22,11 +22,11 @@ from ..._shared.errors import PhotoError, UsageError
 from ..._shared.vocabulary import ScoreFn
 from ...targets import mask_score, similarity
 from ...zoo import Loaded
-from .._files import PhotoFiles
-from .._outputs import write_map
-from .._records import Record
-from .._trust import checked
+from .._files.files import PhotoFiles
+from .._files.outputs import write_map
+from .._files.records import Record
 from .job import Job, layer_record, view_of
+from .trust import checked
 
 
 @dataclass

@@ -20,8 +20,8 @@ from ..._shared.errors import CamfnError, UsageError
 from ..._shared.maps import min_max
 from ...image._paint import slice_numbers
 from ...zoo import Loaded
-from .._files import PhotoFiles
-from .._records import Record
+from .._files.files import PhotoFiles
+from .._files.records import Record
 from .job import Job
 
 _SIDE = 160

@@ -1,6 +1,6 @@
 """The run behind `camfn words`: a model and its processor, the prompt, the maps and the picture."""
 
-# tested in tests/cli/test_words.py
+# tested in tests/cli/commands/test_words.py
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ...image import read
 from ...words._maps.explain import method_of
 from ...words._prompt.answer import answered
 from ...zoo._libraries.hub import loaded_for_text, view
-from .._fonts import font_for, missing_of
-from .._outputs import write_picture
+from .._files.fonts import font_for, missing_of
+from .._files.outputs import write_picture
 
 
 @dataclass(frozen=True)

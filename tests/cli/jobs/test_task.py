@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from camfn import tiny
 from camfn.cli._app import app
-from camfn.cli._records import read_lines
+from camfn.cli._files.records import read_lines
 
 WORLD = tiny.scenes(2, generator=torch.Generator().manual_seed(0))
 

@@ -86,7 +86,7 @@ def test_the_command_writes_the_rows_of_a_run(photos: list[Photo], tmp_path: Pat
 
 
 def test_a_missing_package_is_named_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from camfn.cli._tables import TableOptions
+    from camfn.cli._terminal.tables import TableOptions
 
     find = importlib.util.find_spec
     monkeypatch.setattr("camfn.evaluate._runs.needed.find_spec", lambda name: None if name == "pyarrow" else find(name))

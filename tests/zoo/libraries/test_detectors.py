@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from camfn import CamfnError, capture, capture_levels, zoo
-from camfn.cli._records import read_lines
+from camfn.cli._files.records import read_lines
 from camfn.methods import odam
 from camfn.targets import box_score, detections, head_for
 from camfn.zoo import LoadError

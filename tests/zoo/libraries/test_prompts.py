@@ -13,7 +13,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from camfn import capture_levels, zoo
-from camfn.cli._records import read_lines
+from camfn.cli._files.records import read_lines
 from camfn.methods import odam
 from camfn.targets import box_score, detections, head_for
 from camfn.zoo import LoadError

@@ -1,0 +1,1 @@
+"""What a run writes: names of files, records, pictures, a figure."""

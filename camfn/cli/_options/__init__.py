@@ -1,0 +1,1 @@
+"""The app's options, which its commands share, in both spellings."""
