@@ -109,7 +109,15 @@ def read_signature(method: Callable[..., Tensor]) -> MethodNeeds:
         for key, p in parameters.items()
         if p.kind is Parameter.KEYWORD_ONLY or (p.kind is Parameter.POSITIONAL_OR_KEYWORD and key in _BY_NAME)
     }
-    positional = [p for key, p in parameters.items() if p.kind in places and key not in keywords][:3]
+    positional = [p for key, p in parameters.items() if p.kind in places and key not in keywords]
+    beyond = [p.name for p in positional[3:] if p.default is Parameter.empty]
+    if beyond:
+        name = _name(method)
+        raise ArgumentTypeError(
+            f"{name} takes {', '.join(beyond)} by position behind the first three, which nothing fills: expected a "
+            f"function (activations, grads, outputs) -> cam. Bind the rest: functools.partial({name}, {beyond[0]}=...)"
+        )
+    positional = positional[:3]
     _check_order(method, parameters, positional, keywords)
     missing = [key for key, p in keywords.items() if p.default is Parameter.empty and key not in CONTEXT]
     if missing:

@@ -233,6 +233,15 @@ def check_map(cam: Any, batch: int, dimensions: int | None) -> None:
 
 def _explainer_of(method: Callable[..., Any], model: nn.Module, at: dict[str, Any]) -> Callable[..., Tensor]:
     """Call a method of a whole network, and refuse what is no explainer."""
+    try:
+        signature(method).bind(model, **at)
+    except TypeError as error:
+        raise UsageError(
+            f"the method takes {signature(method)}, and camfn gives it {', '.join(['model', *at])} alone: expected a "
+            f"function that returns an explainer, a function (inputs, target) -> map; {error}"
+        ) from error
+    except ValueError:
+        pass  # the signature of some callables cannot be read
     explain: Callable[..., Tensor] = method(model, **at)
     try:
         fits = callable(explain) and bool(signature(explain).bind(None, None))

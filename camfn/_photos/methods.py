@@ -21,7 +21,7 @@ from ..catalogue import METHODS, MethodInfo, find, info_of
 from .options import Option, options_of, read_option
 
 _BY_PLACE = ("activations", "grads", "outputs")
-_NAMES = {row.name for row in METHODS}
+_NAMES = tuple(dict.fromkeys(row.name for row in METHODS))
 MAPS = {row.name: row for row in METHODS if row.gives == "map"}
 PICTURES = {row.name: row for row in METHODS if row.gives == "picture"}
 

@@ -87,9 +87,12 @@ def explained(what: str, error: type[CamfnError] = UsageError) -> Iterator[None]
         raise
     except (Exception, SystemExit) as cause:
         frame = traceback.extract_tb(cause.__traceback__)[-1]
-        words = first_line(cause)
+        words, place = first_line(cause), (frame.filename, frame.lineno)
+        if isinstance(cause, SyntaxError) and cause.filename is not None:
+            # no frame is of a file that cannot be read
+            words, place = cause.msg, (cause.filename, cause.lineno)
         raise error(
-            f"{what}: {type(cause).__name__}{f': {words}' if words else ''} ({frame.filename}, line {frame.lineno})"
+            f"{what}: {type(cause).__name__}{f': {words}' if words else ''} ({place[0]}, line {place[1]})"
         ) from cause
 
 

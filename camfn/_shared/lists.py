@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from .errors import UsageError
 
@@ -14,7 +15,7 @@ def split_list(words: str, what: str) -> list[str]:
     """Split words at commas and spaces, but not inside of quotes or brackets; each item once.
 
     A part such as `top_k=0.1` is an option of the item before it, where that one has a colon. Quotes around a whole
-    item are taken off.
+    item are taken off; a file with spaces in its path that is there needs none, as in `my file.py:cam`.
 
     Args:
         words: as a user writes them.
@@ -28,7 +29,7 @@ def split_list(words: str, what: str) -> list[str]:
         ['grad_cam', 'ss_cam:samples=4,top_k=0.02', 'my file.py:cam']
     """
     items: list[str] = []
-    for part, after_comma in _parts(words, what):
+    for part, after_comma in _parts(_with_files(words, what), what):
         if after_comma and items and ":" in items[-1] and _OPTION.match(part):
             items[-1] += f",{part}"
         else:
@@ -57,6 +58,26 @@ def unquoted(part: str) -> str:
     """Take the quotes around a whole part off."""
     whole = len(part) > 1 and part[0] == part[-1] and part[0] in "\"'" and part[0] not in part[1:-1]
     return part[1:-1] if whole else part
+
+
+def _with_files(words: str, what: str) -> str:
+    """Put quotes around what stands between two commas and names a file of code whose path has spaces."""
+    parts = []
+    for part in split_at(words, ",", what):
+        item = part.strip()
+        file = item.partition(".py:")[0] + ".py"
+        spaced = ".py:" in item and any(letter.isspace() for letter in file)
+        quote = next((mark for mark in "\"'" if mark not in item), None)
+        parts.append(f" {quote}{item}{quote}" if spaced and quote and _is_file(file) else part)
+    return ",".join(parts)
+
+
+def _is_file(words: str) -> bool:
+    """Whether words name a file; words of any length are asked about."""
+    try:
+        return Path(words).is_file()
+    except OSError:
+        return False
 
 
 def _parts(words: str, what: str) -> list[tuple[str, bool]]:

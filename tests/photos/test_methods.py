@@ -191,6 +191,9 @@ def asks(activations, grads, *, gain: float):
 def late(activations, tail, grads):
     return activations.mean(1)
 
+def takes_six(activations, grads, outputs, d, e, f):
+    return activations.mean(1)
+
 def takes_nothing():
     return torch.zeros(2, 6, 6)
 
@@ -199,6 +202,9 @@ def named(activations, *, grads):
 
 def no_explainer(model):
     return 3
+
+def at_once(model, images, target):
+    return images.mean(1)
 
 def without_target(model):
     return lambda inputs: inputs.mean(1)
@@ -239,6 +245,7 @@ def test_what_is_given_by_name_needs_no_star(by_name: str, words: str, needs: se
         ("asks", r"it needs gain, which no run binds: write .*:asks:gain=VALUE"),
         ("late", "late takes grads behind tail: activations, grads and outputs come first"),
         ("takes_nothing", "takes_nothing takes nothing by position"),
+        ("takes_six", "takes_six takes d, e, f by position behind the first three"),
         ("named", r"write def named\(activations, grads, outputs\)"),
     ],
 )
@@ -251,6 +258,10 @@ def test_signatures_that_nothing_fills_are_refused(by_name: str, words: str, mes
     ("words", "message"),
     [
         ("no_explainer", "expected an explainer, a function"),
+        (
+            "at_once",
+            r"takes \(model, images, target\), and camfn gives it model alone: expected a",
+        ),
         ("without_target", r"a function \(inputs\) for the model: expected an explainer"),
         ("no_map", r"expected the raw map of each photo, floats of shape \(2, h, w\)"),
     ],

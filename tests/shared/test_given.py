@@ -55,7 +55,7 @@ def test_a_function_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         ("def build(): ...", "biuld", r"has no 'biuld'\. Did you mean 'build'\?"),
         ("1 / 0", "f", r"ZeroDivisionError: division by zero \(.*mine.py, line 1\)"),
-        ("x = (", "f", "SyntaxError"),
+        ("x = (", "f", r"SyntaxError: '\(' was never closed \(.*mine.py, line 1\)"),
         ("import nothing_of_this_name", "f", "No module named 'nothing_of_this_name'"),
         ("raise SystemExit('usage: mine.py')", "f", "SystemExit: usage"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from camfn._shared.errors import UsageError
@@ -34,3 +36,15 @@ def test_items(words: str, items: list[str]) -> None:
 def test_refused(words: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         split_list(words, "methods")
+
+
+def test_a_file_with_spaces_in_its_path_needs_no_quotes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "odd dir ü"
+    folder.mkdir()
+    (folder / "my file.py").touch()
+    words = "fem, odd dir ü/my file.py:cam:k=2, eigen_cam grad_cam"
+    assert split_list(words, "methods") == ["fem", "odd dir ü/my file.py:cam:k=2", "eigen_cam", "grad_cam"]
+    assert split_list(f"{folder}/my file.py:cam", "methods") == [f"{folder}/my file.py:cam"]
+    assert split_list("no file.py:cam", "methods") == ["no", "file.py:cam"]
+    assert split_list(f"{'x' * 5000} a.py:cam", "methods")[1] == "a.py:cam"

@@ -205,7 +205,7 @@ def prepared(
         height, width = image.shape[1:]
         scale = 1.0 if takes_larger(loaded.model, image, suite.side) else 1 / suite.side
         size = (round(height * suite.side * scale), round(width * suite.side * scale))
-    one = _one_forward(source, loaded)
+    one = one_forward(source, loaded)
     classifies = makes_grids(loaded, source)
     kinds = tuple(source.kinds(loaded)) if classifies and "contrast" in suite.tracks else ()
     maker = Maker(suite, source, tuple(map(tuple, grids)), labels, size, scale, one, metrics, classifies, kinds)
@@ -289,7 +289,7 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _one_forward(source: Source, loaded: Loaded) -> int:
+def one_forward(source: Source, loaded: Loaded) -> int:
     """Count the operations of one forward of the first picture that can be asked about.
 
     Raises:

@@ -18,24 +18,26 @@ from ..._shared.errors import CamfnError, UsageError
 from ..._shared.seen import facts_table
 from ...targets import Head
 from ...zoo import Loaded, load
-from .._inputs.cases import Case
+from .._inputs.cases import Case, method_of
 from .._inputs.photos import Photo
+from .._measures.core import failed
 from .._measures.memo import Shared
 from .._measures.metrics import METRICS
 from .._measures.row import Row
 from .._runs.work import Loader
 from .._store.export import ROWS, table
 from .._store.store import MAPS, Store
+from .costs import Costs
 from .explain import CONTROLS
 from .grade import Grade
 from .maker import Maker, with_values
-from .measures import MEASURES
-from .plan import prepared, weights_digest, works_of
-from .protocol import TRACKS, id_of, is_grade
+from .measures import MEASURES, SHARED
+from .plan import one_forward, prepared, weights_digest, works_of
+from .protocol import TRACKS, is_grade
+from .records import other_ids, other_records, settings_of, unreadable
 from .regions import OWN
 from .sources import Source
 from .suite import source_of
-from .tables import suite_of
 from .units import Picture
 
 TOLERANCE = 1e-4
@@ -123,13 +125,14 @@ def _verified(
 ) -> Verified:
     """Verify one folder."""
     protocols = store.header["protocols"]
-    problems = [
-        f"{track}: the id {each['id']} is not that of its record, {id_of(each['record'])}"
-        for track, each in protocols.items()
-        if id_of(each["record"]) != each["id"]
-    ]
+    ids = [each["id"] for each in protocols.values()]
+    problems = unreadable(protocols)
+    suite, apart = (None, list[str]()) if problems else settings_of(store)
+    if suite is None:
+        return Verified(store.folder, ids, 0, 0, 0, [*problems, *apart])
+    problems += [*other_ids(protocols), *apart]
     record = protocols["grid"]["record"]
-    spec, suite = record["model"]["spec"], suite_of(store.header)
+    spec = record["model"]["spec"]
     given = "tiny" if record["source"]["kind"] == "scenes" else photos or "builtin"
     source = source_of(spec, given, suite, head)
     problems += _differing(source.record(), record["source"])
@@ -138,7 +141,11 @@ def _verified(
             f"{spec}: the run read this detector by a BoxHead of its own: give the same by --head file.py:NAME, or "
             "head in Python"
         )
-    loaded = loader(spec) if network else None
+    loaded = None
+    try:
+        loaded = loader(spec) if network else None
+    except CamfnError as error:
+        problems.append(f"{spec}: {error}")
     if loaded is not None:
         weights = weights_digest(loaded.model)
         if weights != record["model"]["weights"]:
@@ -147,7 +154,7 @@ def _verified(
                 f"{record['model']['weights'][:8]}"
             )
     if problems:
-        return Verified(store.folder, [each["id"] for each in protocols.values()], 0, 0, 0, problems)
+        return Verified(store.folder, ids, 0, 0, 0, problems)
     grids = record["grids"]
     graded = {name for row in store.rows if is_grade(row.photo) for name in row.vectors}
     own = sorted(graded - set(METRICS) - set(MEASURES))
@@ -166,16 +173,15 @@ def _verified(
         not any(row.photo.startswith("dipart/") for row in store.rows),
     )
     if loaded is not None and grids["cells"]:
-        dealt, _ = prepared(spec, loaded, source, suite)
-        maker = replace(maker, undivided=dealt.undivided)
-        if dealt.grids != maker.grids:
-            problems.append(f"{spec}: the grids are not those that the protocol deals")
+        dealt, made = prepared(spec, loaded, source, suite)
+        maker = replace(maker, undivided=dealt.undivided, one_forward=dealt.one_forward)
+        problems += other_records(made, protocols)
+    elif loaded is not None:
+        maker = replace(maker, one_forward=one_forward(source, loaded))
     numbers, rows, skipped, wrong = _numbers(store, maker, loaded)
     problems += [*wrong, *_missing(store, maker), *_other_table(store), *_other_maps(store)]
     without = sum(not row.vectors for row in store.rows)
-    return Verified(
-        store.folder, [each["id"] for each in protocols.values()], numbers, rows, skipped, problems, without
-    )
+    return Verified(store.folder, ids, numbers, rows, skipped, problems, without)
 
 
 def _kinds(store: Store, source: Source, loaded: Loaded | None) -> tuple[str, ...]:
@@ -198,23 +204,29 @@ def _differing(now: dict[str, Any], said: dict[str, Any]) -> list[str]:
 def _numbers(store: Store, maker: Maker, loaded: Loaded | None) -> tuple[int, int, int, list[str]]:
     """Measure every stored map again: numbers and rows that were compared, rows that were not, and what differs."""
     numbers, rows, skipped, wrong = 0, 0, 0, list[str]()
-    shared, units = Shared(), dict[str, Any]()
-    measured = {name for row in store.rows for name in row.vectors}
+    shared, units, costs = Shared(), dict[str, Any](), Costs()
+    spec = store.header["protocols"]["grid"]["record"]["model"]["spec"]
+    # a grade measures more than the tracks that were asked for
+    measured = {name for row in store.rows if not is_grade(row.photo) for name in row.vectors}
     for row in store.rows:
-        if row.kind or not row.vectors:
+        # a row may have numbers beside the error of a metric
+        if not row.vectors:
             continue
-        wrong += _other_means(row)
-        if row.photo not in units:
-            units = {row.photo: maker.unit(row.photo, loaded, "cpu", shared)}
+        wrong += [*_other_means(row), *_other_names(row, spec)]
         try:
+            if row.photo not in units:
+                units = {row.photo: maker.unit(row.photo, loaded, "cpu", shared)}
             found = _again(units[row.photo], row, store, loaded is not None)
-        except CamfnError as error:
-            wrong.append(f"{row.photo} {row.case}: {error}")
+        except Exception as error:  # no such pictures, or a map of another shape
+            wrong.append(f"{row.photo} {row.case}: {failed(row, error).problem}")
             continue
         if found is None:
             skipped += 1
             continue
         rows += 1
+        if loaded is not None:
+            wrong += costs.wrong(units[row.photo], row, _case_of(row))
+        wrong += _of_nothing(row, found, loaded is not None)
         for name, vector in found.items():
             numbers += len(vector)
             said = row.vectors.get(name)
@@ -227,6 +239,24 @@ def _numbers(store: Store, maker: Maker, loaded: Loaded | None) -> tuple[int, in
                     f"{said and [round(value, 4) for value in said[:4]]}"
                 )
     return numbers, rows, skipped, wrong
+
+
+def _other_names(row: Row, spec: str) -> list[str]:
+    """Say so if the model, the method or the layer that tables print is not that of the row's case."""
+    layer = row.case[len(spec) + 1 :].partition(" ")[0]
+    # methods of a whole network have no layer
+    at_layer = not row.layer or layer in ("auto", row.layer)
+    if row.model == spec and row.case == f"{spec} {layer} {row.method}" and at_layer:
+        return []
+    return [f"{row.photo} {row.case}: the row says {row.model} {row.layer} {row.method}"]
+
+
+def _of_nothing(row: Row, found: dict[str, Tensor], network: bool) -> list[str]:
+    """Name the numbers of a row that nothing measures on these pictures."""
+    of_network = () if network else ("single", "groups", "ceiling")
+    later = {name for name, measure in MEASURES.items() if measure.track in of_network}
+    names = [name for name in row.vectors if name not in found and name.removesuffix(SHARED) not in later]
+    return [f"{row.photo} {row.case}: nothing measures its {', '.join(sorted(names))}"] if names else []
 
 
 def _other_means(row: Row) -> list[str]:
@@ -294,9 +324,14 @@ def _missing(store: Store, maker: Maker) -> list[str]:
     if not rows:
         return ["there are no rows"]
     # the map that is graded is a method of the others only where it has their rows
-    listed = _cases([row for row in rows if not is_grade(row.photo)] or rows)
-    if not listed:
+    cases = _cases([row for row in rows if not is_grade(row.photo)] or rows)
+    if not cases:
         return ["there are no rows of methods"]
+    unknown = {case: why for case in cases if (why := _unknown(case))}
+    listed = [case for case in cases if case not in unknown]
+    problems = [f"{case}: which rows the protocol asks for cannot be said: {why}" for case, why in unknown.items()]
+    if not listed:
+        return problems
     tracks = {_tracks_of(row.photo.partition("/")[0]) for row in rows}
     present = set(store.by_key)
     lacking: dict[str, int] = {}
@@ -310,7 +345,17 @@ def _missing(store: Store, maker: Maker) -> list[str]:
         for case in work.cases:
             if (work.photo.name, str(case)) not in present:
                 lacking[str(case)] = lacking.get(str(case), 0) + 1
-    return [f"{case}: {count} rows that the protocol asks for are missing" for case, count in lacking.items()]
+    missing = [f"{case}: {count} rows that the protocol asks for are missing" for case, count in lacking.items()]
+    return [*problems, *missing]
+
+
+def _unknown(case: Case) -> str:
+    """Say why the method of a case is not at hand; empty if it is."""
+    try:
+        method_of(case, torch.Generator())
+    except CamfnError as error:
+        return str(error)
+    return ""
 
 
 def _tracks_of(kind: str) -> str:
@@ -320,13 +365,15 @@ def _tracks_of(kind: str) -> str:
 
 def _cases(rows: Sequence[Row]) -> list[Case]:
     """Read the cases of rows back from their words."""
-    found = []
-    for row in rows:
-        layer = row.case[len(row.model) + 1 :].partition(" ")[0]
-        method, options = row.method, ""
-        place, colon, after = row.method.rpartition(":")
-        if colon and "=" in after:
-            method, options = place, after
-        if method not in CONTROLS:
-            found.append(Case(row.model, layer, method, options, OWN.get(method)))
-    return list(dict.fromkeys(found))
+    found = [_case_of(row) for row in rows]
+    return list(dict.fromkeys(case for case in found if case.method not in CONTROLS))
+
+
+def _case_of(row: Row) -> Case:
+    """Read the case of a row back from its words."""
+    layer = row.case[len(row.model) + 1 :].partition(" ")[0]
+    method, options = row.method, ""
+    place, colon, after = row.method.rpartition(":")
+    if colon and "=" in after:
+        method, options = place, after
+    return Case(row.model, layer, method, options, OWN.get(method))

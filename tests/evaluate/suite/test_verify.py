@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from camfn._shared.errors import UsageError
 from camfn._shared.given import named_object
 from camfn.evaluate import Suite, truth, verify
 from camfn.evaluate._store import database
+from camfn.evaluate._suite.protocol import id_of
 
 
 @pytest.fixture
@@ -199,3 +203,139 @@ def test_a_run_without_the_masks_of_scenes_lacks_no_pictures(tmp_path: Path) -> 
     (store,) = truth("tiny:cnn", "grad_cam", tmp_path, suite=few)
     (found,) = verify(store.folder)
     assert not found.problems
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A submission of few rows: one scene, with masks and single deletion, graded."""
+    folder = tmp_path_factory.mktemp("small")
+    suite = Suite(tracks=("single", "grade"), scenes=1, graded=1, orders=1, subsets=2, levels=(0.0, 1.0))
+    truth("tiny:cnn", "grad_cam", folder, suite=suite, metrics=["complexity"])
+    return folder / "tiny-cnn"
+
+
+@pytest.fixture
+def changed(small: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small, tmp_path / "copy"))
+
+
+def change(folder: Path, words: str, *values: object) -> None:
+    """Change rows of grad_cam that are of single deletion, in the database and in rows.csv."""
+    with sqlite3.connect(folder / "results.sqlite") as connection:
+        done = connection.execute(
+            f"UPDATE rows SET {words} WHERE method = ? AND CAST(photo AS TEXT) LIKE 'picture/%'", [*values, b"grad_cam"]
+        )
+        assert done.rowcount == 1
+    (folder / "rows.csv").unlink()
+
+
+def test_a_grade_asks_for_no_tracks_beside_it(small: Path) -> None:
+    """The grade measures by the masks too, and the row of the picture was not asked for them."""
+    (found,) = verify(small)
+    assert found.problems == []
+    assert found.skipped == 0
+
+
+def test_numbers_stay_checked_beside_a_problem(copied: Path) -> None:
+    """The tables read the numbers of a row whatever its kind is."""
+    with sqlite3.connect(copied / "results.sqlite") as connection:
+        (text,) = connection.execute("SELECT vectors FROM rows WHERE photo = ?", [b"gridpg/000"]).fetchone()
+        connection.execute(
+            "UPDATE rows SET vectors = ?, kind = 'refusal' WHERE photo = ?", [text.replace("0.", "0.9"), b"gridpg/000"]
+        )
+    assert any("and the row says" in problem for problem in verify(copied, network=False)[0].problems)
+
+
+def test_numbers_that_nothing_measures_are_found(copied: Path) -> None:
+    """A number under the name of another track's measure would enter its table."""
+    with sqlite3.connect(copied / "results.sqlite") as connection:
+        connection.execute(
+            """UPDATE rows SET vectors = '{"gridpg": [1.0]}', "values" = '{"gridpg": 1.0}' WHERE photo = ?""",
+            [b"twin/000"],
+        )
+    problems = verify(copied, network=False)[0].problems
+    assert any(problem.endswith("nothing measures its gridpg") for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "said"),
+    [
+        ("forwards = ?", 0.01, "forwards, and the row says 0.01"),
+        ("layer = ?", b"body.0", "the layer is 'body', and the row says 'body.0'"),
+    ],
+)
+def test_a_changed_cost_and_a_changed_layer_are_found(changed: Path, words: str, value: object, said: str) -> None:
+    """No map shows them: one explanation of each method is made again."""
+    change(changed, words, value)
+    (problem,) = verify(changed)[0].problems
+    assert problem.startswith("picture/")
+    assert problem.endswith(said)
+
+
+@pytest.mark.parametrize(("words", "value"), [("method = ?", b"superb_cam"), ("model = ?", b"lite0")])
+def test_a_changed_name_is_found(changed: Path, words: str, value: object) -> None:
+    change(changed, words, value)
+    problems = verify(changed, network=False)[0].problems
+    assert any("the row says" in problem for problem in problems)
+
+
+def test_pictures_that_the_protocol_does_not_have_are_named(copied: Path) -> None:
+    with sqlite3.connect(copied / "results.sqlite") as connection:
+        connection.execute(
+            "UPDATE rows SET photo = ? WHERE photo = ? AND method = ?", [b"gridpg/777", b"gridpg/000", b"eigen_cam"]
+        )
+    problems = verify(copied, network=False)[0].problems
+    assert any(problem.startswith("gridpg/777 ") and "IndexError" in problem for problem in problems)
+
+
+def reworded(folder: Path, edit: Callable[[dict[str, Any]], None]) -> list[str]:
+    """Change the records, each id with its record, and verify."""
+    with database.opened(folder / "results.sqlite") as connection:
+        (text,) = connection.execute("SELECT content FROM header WHERE name = 'protocols'").fetchone()
+        protocols = json.loads(text)
+        edit(protocols)
+        for each in protocols.values():
+            each["id"] = id_of(each["record"])
+        connection.execute("UPDATE header SET content = ? WHERE name = 'protocols'", [json.dumps(protocols)])
+    return verify(folder)[0].problems
+
+
+def of_every(field: str, value: object) -> Callable[[dict[str, Any]], None]:
+    def edit(protocols: dict[str, Any]) -> None:
+        for each in protocols.values():
+            each["record"][field] = value
+
+    return edit
+
+
+def of_one(field: str, value: object) -> Callable[[dict[str, Any]], None]:
+    return lambda protocols: protocols["single"]["record"][field].update(value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (of_every("version", 2), "grid: the protocol is truth, version 2, and this camfn verifies truth, version 1"),
+        (of_every("suite", "lies"), "grid: the protocol is lies, version 1"),
+        (of_every("preprocessing", {"recipe": "mine"}), "tiny:cnn: the preprocessing are not those that the protocol"),
+        (of_every("model", {"spec": "nosuch:net", "weights": ""}), "nosuch:net: "),
+        (lambda protocols: protocols.pop("single"), "the records are not those of the tracks grid, tiny, single"),
+        (of_one("model", {"weights": "0"}), "single: the record has another model than those of the other tracks"),
+        (of_one("parameters", {"seed": 7}), " the record has another parameters than those of the other tracks"),
+        (of_one("parameters", {"mine": 7}), "the records have settings that the suite does not: "),
+    ],
+)
+def test_records_that_do_not_hold_together_are_named(
+    changed: Path, edit: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    """Each id is that of its record: what is wrong is between the records, or between them and the network."""
+    problems = reworded(changed, edit)
+    assert any(said in problem for problem in problems), problems
+
+
+def test_a_method_that_is_not_at_hand_is_named(changed: Path, tmp_path: Path) -> None:
+    """A submission whose file of a method lies elsewhere."""
+    case = f"tiny:cnn auto {tmp_path}/gone.py:mine"
+    change(changed, 'method = ?, "case" = ?', case.rpartition(" ")[2].encode(), case.encode())
+    problems = verify(changed, network=False)[0].problems
+    assert any("which rows the protocol asks for cannot be said: method: there is no file" in each for each in problems)
