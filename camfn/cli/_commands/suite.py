@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -206,7 +207,8 @@ def show(
     lines = []
     for store in stores:
         own = board_of(store)
-        write_board(own, store.folder / "leaderboard.csv")
+        with _or_said(store.folder / "leaderboard.csv") as path:
+            write_board(own, path)
         lines += own
     for path in write_grids(grids, *files):
         print(path)
@@ -271,7 +273,19 @@ def suite_table(
         if not stores:
             raise UsageError(f"no run of the suite in {folder}: camfn evaluate --suite truth --out {folder}")
         show(stores, (latex, markdown), bib, board, plain=plain)
-        print(write_suite_report(stores, folder))
+        with _or_said(folder / "report.html") as report:
+            print(write_suite_report(stores, report.parent))
+
+
+@contextmanager
+def _or_said(path: Path) -> Iterator[Path]:
+    """Say on stderr that a file beside the tables cannot be written: a folder of another's may be read alone."""
+    from ..._shared.files import reason_of
+
+    try:
+        yield path
+    except OSError as error:
+        print(f"camfn: {path} is not written: {reason_of(error)}", file=sys.stderr)
 
 
 @suite_app.command("verify")

@@ -116,3 +116,23 @@ def test_a_log_says_how_far_a_run_is(capsys: pytest.CaptureFixture[str]) -> None
         often(done, 9)
         seldom(done, 9)
     assert capsys.readouterr().err.splitlines() == ["lite0: 1 of 9 rows", "lite0: 2 of 9 rows"]
+
+
+def test_tables_of_a_folder_that_cannot_be_written_to_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A submission of another's may lie on a disk that is read alone."""
+    from camfn.evaluate import Suite, truth
+
+    truth("tiny:cnn", "grad_cam", tmp_path, suite=Suite(tracks=("tiny",), scenes=1))
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("camfn.evaluate._suite.board.write_file", refuse)
+    monkeypatch.setattr("camfn.evaluate._suite.report.write_file", refuse)
+    code, text = invoke("suite", "table", str(tmp_path))
+    assert code == 0, text
+    assert "own_share" in text
+    assert "leaderboard.csv is not written: Read-only file system" in text
+    assert "report.html is not written: Read-only file system" in text
