@@ -36,15 +36,17 @@ def class_at(text: str, loaded: Loaded) -> int:
     return index
 
 
-def class_named(text: str, loaded: Loaded) -> int:
+def class_named(text: str, loaded: Loaded, *, others_too: str = ", top or top:3") -> int:
     """Find a class by its exact name, then by its name in any case of letters, then by its other names.
+
+    `others_too` ends the list of what a caller takes beside a name and an index, for the message.
 
     Raises:
         UsageError: there is none, or several.
     """
     classes = loaded.classes
     if classes is None:
-        raise UsageError(f"the class names of {loaded.name} are not known: give an index, top or top:3, not {text!r}")
+        raise UsageError(f"the class names of {loaded.name} are not known: give an index{others_too}, not {text!r}")
     exact = [i for i, name in enumerate(classes) if name == text]
     if len(exact) == 1:
         return exact[0]
@@ -59,9 +61,8 @@ def class_named(text: str, loaded: Loaded) -> int:
         raise UsageError(f"several classes are called {text!r}: give an index, {choices}")
     names = list(dict.fromkeys([*classes, *(name for names in others for name in names)]))
     instead = f"There are {', '.join(map(_shown, names[:5]))} and more."
-    raise UsageError(
-        f"no class {text!r}. {near(text, names, words=True, instead=instead)} An index, top or top:3 will do as well"
-    )
+    hint = near(text, names, words=True, instead=instead)
+    raise UsageError(f"no class {text!r}. {hint} An index{others_too} will do as well")
 
 
 def _shown(name: str) -> str:
@@ -69,18 +70,32 @@ def _shown(name: str) -> str:
     return f'"{name}"' if any(mark in name for mark in ",+:") else name
 
 
-def class_of(text: str, loaded: Loaded) -> int:
-    """Read one class: a name, an index (any whole number), `class:NAME` or `index:N`.
+def class_of(text: str, loaded: Loaded, *, others_too: str = ", top or top:3") -> int:
+    """Read one class: a name, an index (any whole number), `class:NAME` or `index:N`; `others_too` as `class_named`.
 
     Raises:
         UsageError: there is none, or several.
     """
     kind, colon, rest = text.partition(":")
     if colon and kind == "class":
-        return class_named(rest, loaded)
+        return class_named(rest, loaded, others_too=others_too)
     if colon and kind == "index":
         return class_at(rest, loaded)
-    return class_at(text, loaded) if text.removeprefix("-").isdecimal() else class_named(text, loaded)
+    if text.removeprefix("-").isdecimal():
+        return class_at(text, loaded)
+    return class_named(text, loaded, others_too=others_too)
+
+
+def one_class(text: str, loaded: Loaded) -> int:
+    """Read the class that an option asks for, of which all photos are: no `top`, which each photo has of its own.
+
+    Raises:
+        UsageError: there is none, or several.
+    """
+    kind = text.partition(":")[0]
+    if kind in ("top", "contrast", "probability", "rest", "higher", "lower") and text not in (loaded.classes or ()):
+        raise UsageError(f"--class {text}: expected one class for all photos, its name or its index")
+    return class_of(text, loaded, others_too="")
 
 
 def class_of_photo(label: str, loaded: Loaded) -> int:

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from .errors import UsageError
 from .spelling import near
 
 
@@ -28,6 +30,36 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
                 _sync(file.parent, os.O_RDONLY)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def check_place(path: Path, option: str, *, folder: bool = False) -> None:
+    """Refuse a file, or a folder, that cannot be written, by writing it beside its place; nothing of it stays.
+
+    Permissions do not tell: root may do anything, and yet not write to a disk that is mounted to be read.
+
+    Args:
+        path: what is to be written; folders above it that do not exist are made when it is.
+        option: the name of the option that it is from, for the message.
+        folder: whether `path` becomes a folder.
+
+    Raises:
+        UsageError: names the folder that exists, and why the system failed.
+    """
+    place = path.absolute()
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        return  # a pipe or a terminal
+    if folder or os.path.isdir(path):
+        place /= "name"
+    above = next(each for each in place.parents if os.path.lexists(each))
+    try:
+        with TemporaryDirectory(prefix=".camfn-", dir=above) as trial:
+            written = Path(trial, place.relative_to(above))
+            written.parent.mkdir(parents=True, exist_ok=True)
+            written.with_name(f"{written.stem}.unfinished{written.suffix}").touch()
+    except OSError as error:
+        what = option.rpartition(" ")[2]
+        reason = (error.strerror or str(error)).lower() if os.path.isdir(above) else "it is no folder"
+        raise UsageError(f"{option} {path}: cannot write to {above}: {reason}; choose another {what}") from error
 
 
 def _sync(path: Path, flags: int) -> None:

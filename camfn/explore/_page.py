@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .._shared.errors import CamfnError
-from .._shared.files import write_whole
+from .._shared.files import check_place, write_whole
 from ._data import data_of
 from ._grid import Grid
 
@@ -67,6 +67,7 @@ def check_page(place: Path) -> None:
         raise CamfnError(f"explore: {place}: expected a file that ends in .html, as explore.html")
     if not place.parent.is_dir():
         raise CamfnError(f"explore: there is no folder {str(place.parent)!r}")
+    check_place(place, "explore: path")
 
 
 def part(name: str) -> str:

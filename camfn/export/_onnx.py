@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from .._shared.checks import describe
 from .._shared.errors import ArgumentTypeError, CamfnError, first_line
-from .._shared.files import reason_of, write_whole
+from .._shared.files import check_place, reason_of, write_whole
 from .._shared.optional import extra
 from ._check import TOLERANCE, Compared, compared, fresh, relative
 from ._facts import facts
@@ -133,8 +133,7 @@ def checked_path(path: str | Path, suffix: str) -> Path:
         raise CamfnError(f"export: there is no folder {str(file.parent)!r}")
     if file.is_dir():
         raise CamfnError(f"export: {str(path)!r} is a folder: expected the path of a file")
-    if not os.access(file.parent, os.W_OK):
-        raise CamfnError(f"export: the folder {str(file.parent)!r} cannot be written to")
+    check_place(file, "export: path")
     return file
 
 

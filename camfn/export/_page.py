@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .._shared.errors import CamfnError
-from .._shared.files import write_whole
+from .._shared.files import check_place, write_whole
 from .._shared.versions import own_version
 from ..image._paint import stops
 from ._networks import Networks, read_networks
@@ -73,7 +73,7 @@ def page(
         MissingPackageError: onnx is not installed.
     """
     place = Path(path)
-    single = check_place(place)
+    single = is_single(place)
     if isinstance(files, (str, os.PathLike)) or not files:
         raise CamfnError(f"page: expected a list of ONNX files, got {files!r}")
     wasm = runtime_files(runtime)
@@ -90,17 +90,18 @@ def page(
     return place
 
 
-def check_place(place: Path) -> bool:
+def is_single(place: Path) -> bool:
     """Refuse to write into what is no page; say whether the page is one file."""
     single = place.suffix.lower() in (".html", ".htm")
     if single and place.is_dir():
         raise CamfnError(f"page: {place} is a folder: name a file that ends in .html, or another folder")
     if not place.parent.is_dir():
         raise CamfnError(f"page: there is no folder {str(place.parent)!r}")
+    if not single and place.exists() and not place.is_dir():
+        raise CamfnError(f"page: {place} is a file: expected a folder, or a file that ends in .html")
+    check_place(place, "page: path", folder=not single)
     if single or not place.exists():
         return single
-    if not place.is_dir():
-        raise CamfnError(f"page: {place} is a file: expected a folder, or a file that ends in .html")
     if any(place.iterdir()) and not (place / "page.json").is_file():
         raise CamfnError(f"page: {place} holds other files: give a new or empty folder, or one of a page to renew")
     return single

@@ -14,7 +14,7 @@ from torch.nn import functional
 from .._shared.checks import describe, function, number, one_of, progress_bar, same_device, tensor, whole
 from .._shared.devices import brought
 from .._shared.errors import ArgumentTypeError, CamfnError
-from .._shared.maps import resize, spatial_mean, widen
+from .._shared.maps import largest, resize, safe_divide, spatial_mean, widen
 from .._shared.rows import ChunkSize, Progress, finite, score_variants
 from .._shared.sensitivity import points_of, total_indices, with_one_from_second
 from .._shared.vocabulary import ScoreFn, Tail
@@ -36,6 +36,7 @@ class Craft(NamedTuple):
         maps: (B, r, *S), how strong each concept is at each place of the images.
         crops: (n, channels, size, size), the crops that the concepts are from, image by image.
         strengths: (n, r), how strong each concept is in each crop.
+        error: (B,), the norm of what the concepts leave of an image's activations over the norm of these.
     """
 
     concepts: Tensor
@@ -44,6 +45,15 @@ class Craft(NamedTuple):
     maps: Tensor
     crops: Tensor
     strengths: Tensor
+    error: Tensor
+
+    @property
+    def explained(self) -> Tensor:
+        """Share of the energy (the sum of squares) of each image's activations that the concepts make, (B,).
+
+        `importance` is of this part alone: where the share is low, what the network reads may lie in the rest.
+        """
+        return 1 - self.error.square()
 
     def strongest(self, concept: int, count: int = 5) -> Tensor:
         """Return the crops with most of a concept, (count, channels, size, size), the first the strongest.
@@ -198,7 +208,7 @@ def craft(
         designs: as in `concept_importance`.
         negative: "error", or "relu" to set negative activations to 0.
         batch_size: crops at a time, and images at a time.
-        progress: called with images done and their number.
+        progress: called with the crops and images done and their number.
 
     Returns:
         A `Craft`, detached.
@@ -215,6 +225,8 @@ def craft(
         >>> found = craft(images, observe(net, "1"), resume(net, "1"), 2, rank=3, size=8)
         >>> found.maps.shape, found.strongest(0, 2).shape
         (torch.Size([4, 3, 14, 14]), torch.Size([2, 3, 8, 8]))
+        >>> found.explained.shape
+        torch.Size([4])
     """
     function("craft: latent", latent, "from images to activations, such as observe(model, layer)")
     function("craft: tail", tail, "from images to the rest of the network, such as resume(model, layer)")
@@ -231,23 +243,27 @@ def craft(
         cut = crops(images, size, overlap=overlap)
         one_of("craft: negative", negative, ("error", "relu"))
         whole("craft: rank", rank)
-        pooled = [
-            spatial_mean(_activations(latent, resize(part, images.shape[2:]), negative))
-            for part in torch.split(cut, batch_size)
-        ]
+        whole_work = len(cut) + len(images)
+        pooled: list[Tensor] = []
+        for part in torch.split(cut, batch_size):
+            pooled.append(spatial_mean(_activations(latent, resize(part, images.shape[2:]), negative)))
+            if progress is not None:
+                progress(sum(map(len, pooled)), whole_work)
         features = torch.cat(pooled)
         _check_rank(features, rank, size, len(images))
         strengths, concepts, *_ = nmf(features, rank)
         score = as_score(target)
-        maps, importance = [], []
+        maps, importance, error = [], [], []
         for part in torch.split(images, batch_size):
-            maps.append(project(_activations(latent, part, negative), concepts))
+            own = _activations(latent, part, negative)
+            maps.append(project(own, concepts))
+            error.append(_left(own, maps[-1], concepts))
             rest = tail(part)
             function("craft: tail: what it returns", rest, "the rest of the network, as resume(model, layer) gives it")
             scored = partial(_scored, score, rest)
             importance.append(concept_importance(maps[-1], concepts, scored, designs=designs))
             if progress is not None:
-                progress(sum(map(len, maps)), len(images))
+                progress(len(cut) + sum(map(len, maps)), whole_work)
         of_images = torch.cat(importance)
         order = of_images.mean(0).argsort(descending=True)
         return Craft(
@@ -257,7 +273,16 @@ def craft(
             torch.cat(maps)[:, order],
             cut,
             strengths[:, order],
+            torch.cat(error),
         )
+
+
+def _left(activations: Tensor, maps: Tensor, concepts: Tensor) -> Tensor:
+    """Return the norm of what concepts leave of each image's activations over the norm of these, (B,); 0 of zeros."""
+    values, unit = widen(activations), largest(widen(activations), tuple(range(1, activations.ndim)))
+    made = einsum(widen(maps), widen(concepts), "b r ..., r c -> b c ...")
+    rest, all_ = (safe_divide(x, unit).flatten(1) for x in (values - made, values))
+    return safe_divide(torch.linalg.vector_norm(rest, dim=1), torch.linalg.vector_norm(all_, dim=1))
 
 
 def _check_rank(features: Tensor, rank: int, size: int, count: int) -> None:

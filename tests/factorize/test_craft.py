@@ -145,6 +145,23 @@ def test_planted_concepts_are_found_ordered_and_placed() -> None:
     assert len(found.strongest(0, 1000)) == 3
 
 
+def test_the_part_that_the_concepts_make_is_told() -> None:
+    """By a loop, on a layer of which two concepts make a part; three make all of it, and nothing is made of nothing."""
+    net, x = Colors().eval(), quartered() * torch.tensor([1.0, 0.7, 0.0]).reshape(3, 1, 1, 1)
+    runs = observe(net, "seen"), resume(net, "seen")
+    found = craft(x, *runs, 0, rank=2, size=16, overlap=0.0)
+    made = torch.zeros_like(x)
+    for b in range(3):
+        for k in range(2):
+            made[b] += found.maps[b, k] * found.concepts[k][:, None, None]
+    seen = runs[0](x)[0]
+    for b in range(2):
+        assert found.error[b] == pytest.approx(float((seen[b] - made[b]).norm() / seen[b].norm()), rel=1e-4)
+    assert 0.4 < float(found.explained[0]) < 0.9
+    assert found.error[2] == 0
+    assert float(craft(x, *runs, 0, rank=3, size=16, overlap=0.0).explained.min()) == pytest.approx(1, abs=1e-4)
+
+
 def test_a_concept_that_no_crop_has_has_no_strongest_crop() -> None:
     net = Colors().eval()
     found = craft(torch.ones(2, 3, 16, 16), observe(net, "seen"), resume(net, "seen"), 0, rank=3, size=8)
@@ -163,7 +180,8 @@ def test_batches_do_not_matter_and_the_network_stays() -> None:
     )
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other)
-    assert told == [(2, 3), (3, 3)]
+    assert told[-2:] == [(len(whole.crops) + 2, len(whole.crops) + 3), (len(whole.crops) + 3, len(whole.crops) + 3)]
+    assert [done for done, _ in told[:-2]] == list(range(2, len(whole.crops) + 1, 2))
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 

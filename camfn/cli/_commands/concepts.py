@@ -11,7 +11,7 @@ import typer
 
 from .._options.command import PHOTOS, DeviceOption, ModelOption, app, header
 from .._options.options import AS_THEY_ARE, NO_OPTIONS, ModelOptions, ReadOptions, named_photos, option_groups
-from .._terminal.terminal import refusals
+from .._terminal.terminal import progress_bars, refusals
 
 if TYPE_CHECKING:
     from ...factorize import Negative
@@ -49,7 +49,7 @@ def concepts(
     asked for cannot be done.
     """
     with refusals():
-        from ..._photos.names import class_of
+        from ..._photos.names import one_class
         from ..._shared.errors import UsageError
         from .._files.files import check_writable, keep_photos
         from .._jobs.craft import CraftJob
@@ -68,7 +68,7 @@ def concepts(
             photos=photos,
             out=out,
             loaded=loaded,
-            class_index=class_of(class_, loaded),
+            class_index=one_class(class_, loaded),
             rank=rank,
             size=size,
             shown=shown,
@@ -81,5 +81,11 @@ def concepts(
             read_as=read_as,
             header=header(model, options, loaded, place, **reading.record(), rank=rank, negative=negative),
         )
-        problems = job.run(told)
+        with progress_bars() as progress:
+            bar = progress.add_task("reading photos", total=None)
+
+            def show(stage: str, done: int, total: int | None) -> None:
+                progress.update(bar, description=stage, completed=done, total=total)
+
+            problems = job.run(told, show)
     raise typer.Exit(1 if problems else 0)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..._photos.classes import ClassChoice
 from ..._shared.errors import UsageError
-from ..._shared.files import write_whole
+from ..._shared.files import check_place, write_whole
 from .records import RECORD, Record
 
 
@@ -60,7 +60,7 @@ def plan_files(
     for file in files:
         if os.path.lexists(file) and not force:
             raise UsageError(f"{file} exists already: give --force to replace it, or choose another --out")
-    _check_folder(out)
+    check_place(out, "--out", folder=True)
     lines = out / RECORD
     if os.path.lexists(lines) and not (lines.is_file() and os.access(lines, os.W_OK)):
         raise UsageError(f"cannot append to {lines}: choose another --out")
@@ -89,14 +89,7 @@ def check_writable(
         raise UsageError(f"{option} {file} is a folder: give the name of a file")
     if os.path.lexists(file) and not force:
         raise UsageError(f"{file} exists already: give --force to replace it, or choose another {option}")
-    _check_folder(file.parent)
-
-
-def _check_folder(out: Path) -> None:
-    """Check that `out`, or the nearest folder above it that exists, is writable."""
-    folder = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"cannot write to {out}: {folder} is not a folder that may be written to")
+    check_place(file, option)
 
 
 def with_ending(base: Path, end: str) -> Path:

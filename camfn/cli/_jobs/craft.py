@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,9 +71,12 @@ class CraftJob:
     read_as: ReadAs
     header: Record
 
-    def run(self, told: Sequence[str] = ()) -> int:
-        """Write the picture and the files; return how many photos could not be read."""
-        paths, views, inputs, problems = self._read()
+    def run(self, told: Sequence[str] = (), progress: Callable[[str, int, int | None], None] = lambda *_: None) -> int:
+        """Write the picture and the files; return how many photos could not be read.
+
+        `progress` is called with a stage in words, what is done of it, and its whole, or None where that is not known.
+        """
+        paths, views, inputs, problems = self._read(progress)
         for problem in problems:
             if problem not in told:
                 print(f"camfn: {problem}", file=sys.stderr)
@@ -85,6 +88,7 @@ class CraftJob:
             raise UsageError(f"--size {size}: a crop has sides of {min(sides)} at most, those of the model's input")
         model = self.loaded.model.to(self.device)
         _check_classifier(model, inputs[0][None].to(self.device), self.loaded.name)
+        progress("asking for the classes", 0, None)
         kept = self._kept(model, inputs)
         name = self._name()
         print(f"{len(kept)} of {len(inputs)} photos {'are used' if self.every else f'are taken for {name}'}")
@@ -101,18 +105,23 @@ class CraftJob:
             designs=self.designs,
             negative=self.negative,
             batch_size=self.batch_size,
+            progress=partial(progress, "finding concepts"),
         )
+        progress("writing", 0, None)
         seen = torch.stack([_seen(views[i], images.shape[2:]) for i in kept])
         self._write(found, seen, [paths[i] for i in kept], size, {"name": layer.name, "reason": layer.reason})
         return len(problems)
 
-    def _read(self) -> tuple[list[Path], list[Image.Image], list[Tensor], list[str]]:
+    def _read(
+        self, progress: Callable[[str, int, int | None], None]
+    ) -> tuple[list[Path], list[Image.Image], list[Tensor], list[str]]:
         """Read the photos: paths, views and inputs of those that can be read, and the problems of the others."""
         paths: list[Path] = []
         views: list[Image.Image] = []
         inputs: list[Tensor] = []
         problems: list[str] = []
-        for path in self.photos:
+        for done, path in enumerate(self.photos):
+            progress("reading photos", done, len(self.photos))
             photo = read_or_error(path, self.read_as)
             if isinstance(photo, Image.Image):
                 paths.append(path)
@@ -154,6 +163,7 @@ class CraftJob:
             "of_images": found.of_images.numpy(),
             "maps": found.maps.numpy(),
             "strengths": found.strengths.numpy(),
+            "error": found.error.numpy(),
         }
         write_whole(self.out.with_suffix(".npz"), lambda path: np.savez_compressed(path, **arrays))
         concepts = [
@@ -167,9 +177,13 @@ class CraftJob:
         ]
         record: Record = {"class": self._name(), "class_index": self.class_index, "crop": size, "layer": layer}
         record |= {"photos": [str(path) for path in paths], "concepts": concepts}
+        record |= {"error": found.error.tolist(), "explained": found.explained.tolist()}
         save_record(self.out.with_suffix(".json"), self.header | record)
         for concept in concepts:
             print(f"concept {concept['concept']}: importance {concept['importance']:.2f}")
+        low, high = float(found.explained.min()), float(found.explained.max())
+        span = f"{low:.0%}" if f"{low:.0%}" == f"{high:.0%}" else f"{low:.0%} to {high:.0%}"
+        print(f"the concepts make {span} of the energy of a photo's activations; importance is of this part alone")
         print(f"picture: {self.out}")
 
     def _sheet(self, found: Craft, seen: Tensor, size: int) -> Tensor:

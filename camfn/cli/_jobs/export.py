@@ -26,6 +26,7 @@ from ..._photos.methods import pick_method
 from ..._photos.read import read_photo
 from ..._photos.words import pick_target
 from ..._shared.errors import CamfnError, UsageError
+from ..._shared.files import check_place
 from ...catalogue import info_of
 from ...export._check import TOLERANCE, relative
 from ...export._facts import differences_of
@@ -54,6 +55,7 @@ def check_file(file: Path, force: bool) -> None:
         raise UsageError(f"{file}: there is no folder {file.parent}")
     if file.exists() and not force:
         raise UsageError(f"{file} exists already: give --force to replace it, or another name")
+    check_place(file, "the file")
 
 
 def check_method(method: Callable[..., Any]) -> None:

@@ -15,7 +15,7 @@ from ... import export as camfn_export
 from ..._photos.layer import ALL
 from ..._shared.errors import UsageError
 from ...catalogue import info_of
-from ...export._page import check_place
+from ...export._page import is_single
 from ...export._runtime import runtime_files
 from ...zoo import Loaded
 from .export import about_of, batch_of, explained_at, noise_of
@@ -38,7 +38,7 @@ class Offer(NamedTuple):
 
 def check_page(place: Path, runtime: Path | None) -> None:
     """Refuse a place that a page cannot be written to, or a missing runtime, before any model is loaded."""
-    check_place(place)
+    is_single(place)
     runtime_files(runtime)
 
 

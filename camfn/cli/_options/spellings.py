@@ -1,10 +1,11 @@
-"""Both spellings of the options for one or several things, `--method` and `--methods`; help shows one of them."""
+"""What all commands share: both spellings of options such as `--method`, and the check of the places to write to."""
 
-# tested in tests/cli/options/test_spellings.py
+# tested in tests/cli/options/test_spellings.py and test_places.py
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,21 +14,35 @@ from typer.core import TyperCommand
 WORDS = ("model", "method", "metric", "target", "layer", "format")
 """Options that a user may write with or without an s, unless a command has both."""
 
+PLACES = ("out", "page", "figure", "maps", "latex", "markdown", "ranks", "parquet", "bib", "board")
+"""Options that name what a command writes, a file or a folder."""
+
 OTHERS = {"--by": ("--metric",)}
 """Further spellings: `tune` ranks by the metric that it does well on."""
 
 
 class Command(TyperCommand):
-    """A command that takes both spellings."""
+    """A command that takes both spellings, and does nothing before it knows that it can write where it is to."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write each option in the command's own spelling, and parse."""
         known = {name for parameter in self.params for name in parameter.opts}
         return super().parse_args(ctx, respelled(args, known))
 
+    def invoke(self, ctx: Any) -> Any:
+        """Check the places to write to, and run the command."""
+        from ..._shared.files import check_place
+        from .._terminal.terminal import refusals
+
+        with refusals():
+            for name, given in ctx.params.items():
+                if name in PLACES and given is not None:
+                    check_place(Path(given), f"--{name}")
+        return super().invoke(ctx)
+
 
 class App(typer.Typer):
-    """An app whose commands take both spellings."""
+    """An app of such commands."""
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
         """Register a command."""

@@ -47,6 +47,10 @@ def test_the_files_say_what_the_library_finds(digits: list[Path], tmp_path: Path
     told = [concept["importance"] for concept in record["concepts"]]
     assert told == pytest.approx(found.importance.tolist(), abs=1e-4)
     assert told == sorted(told, reverse=True)
+    assert record["error"] == pytest.approx(found.error.tolist(), abs=1e-4)
+    assert record["explained"] == pytest.approx(found.explained.tolist(), abs=1e-4)
+    low, high = (f"{float(share):.0%}" for share in (found.explained.min(), found.explained.max()))
+    assert f"the concepts make {low if low == high else f'{low} to {high}'} of the energy" in result.output
     with np.load(out.with_suffix(".npz")) as arrays:
         np.testing.assert_allclose(arrays["maps"], found.maps, rtol=1e-3, atol=1e-3)
         assert arrays["concepts"].shape == found.concepts.shape
@@ -95,7 +99,9 @@ def test_a_photo_that_cannot_be_read_is_told_and_the_others_go_on(digits: list[P
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--class", "cat"], "cat"),
+        (["--class", "cat"], "An index will do as well"),
+        (["--class", "top"], "--class top: expected one class for all photos, its name or its index"),
+        (["--class", "contrast:3"], "expected one class for all photos"),
         (["--class", "3", "--negative", "abs"], "expected error or relu"),
         (["--class", "3", "--all", "--size", "500"], "sides of 64 at most"),
         (["--class", "9", "--predicted"], "give --all"),
@@ -107,6 +113,30 @@ def test_what_cannot_be_done_is_refused(digits: list[Path], tmp_path: Path, opti
     out = tmp_path / "no.png"
     refused(run("concepts", *digits[:2], "--model", "tiny:cnn", "--out", out, *options), text)
     assert not out.exists()
+
+
+def test_a_bar_tells_every_stage(digits: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, int, int | None]] = []
+
+    class Bar:
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def add_task(self, description: str, total: int | None) -> int:
+            return 0
+
+        def update(self, task: int, *, description: str, completed: int, total: int | None) -> None:
+            told.append((description, completed, total))
+
+    monkeypatch.setattr("camfn.cli._concepts.progress_bars", Bar)
+    words = ["concepts", *digits[:2], "--class", "3", "--model", "tiny:cnn", "--rank", 2, "--size", 24, "--all"]
+    assert run(*words, "--out", tmp_path / "c.png").exit_code == 0
+    stages = ["reading photos", "asking for the classes", "finding concepts", "writing"]
+    assert list(dict.fromkeys(stage for stage, *_ in told)) == stages
+    last = [(done, total) for stage, done, total in told if stage == "finding concepts"][-1]
+    assert last[0] == last[1] > 2
 
 
 @pytest.mark.parametrize(
