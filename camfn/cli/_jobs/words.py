@@ -23,6 +23,7 @@ from ...image import read
 from ...words._maps.explain import method_of
 from ...words._prompt.answer import answered
 from ...zoo._libraries.hub import loaded_for_text, view
+from ...zoo._weights.fetch import reason
 from .._files.fonts import font_for, missing_of
 from .._files.outputs import write_picture
 
@@ -54,6 +55,7 @@ class WordsJob:
         tiles = None
         if getattr(model.config, "model_type", "") == "internvl":
             tiles = words.tiles(processor, [(photo.height, photo.width)])
+        words.spans(model, inputs, tiles=tiles)  # what has no map is refused before the model says anything
         ids = self.count if self.answer is None else _tokens(processor, self.answer)
         said = answered(model, inputs, ids)
         texts, groups = words.grouped(processor, said)
@@ -108,10 +110,11 @@ def _inputs(processor: Any, photo: Image.Image, ask: str) -> dict[str, Any]:
         prompt = f"{own}\n{ask}" if isinstance(own, str) else ask
     try:
         return dict(processor(text=prompt, images=[photo], return_tensors="pt", **options))
-    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+    except Exception as error:
+        # whatever a processor raises, of a photo of one pixel an IndexError: it is its answer to this photo
         raise LoadError(
             f"the model's processor, {type(processor).__name__}, makes no input of this photo of {photo.width} x "
-            f"{photo.height} pixels and --ask {ask!r}: {error}"
+            f"{photo.height} pixels and --ask {ask!r}: {reason(error)}"
         ) from error
 
 

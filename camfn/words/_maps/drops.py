@@ -65,8 +65,7 @@ def drops(
     """
     whole("words.drops: side", side)
     progress_bar("words.drops", progress)
-    asked = read(model, inputs, words, groups, tiles, spans)
-    asked.check_settled("words.drops")
+    asked = read("words.drops", model, inputs, words, groups, tiles, spans)
     name = layer_name(asked.model, named_layer(asked.model, layer))
     with torch.no_grad():
         recorded = record(asked.model, name, layout=None)(asked.inputs)

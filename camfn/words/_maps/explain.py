@@ -23,7 +23,7 @@ from ..._shared.seen import picture, sheet, table, visible
 from ...attention import METHODS
 from ...catalogue import MethodInfo, find, info_of
 from .._prompt.answer import answered
-from .._prompt.asked import Asked
+from .._prompt.asked import Asked, check_settled
 from .._prompt.pieces import Piece, Span
 from .._prompt.pixels import check_pixels
 from .._prompt.prompt import forced, prompt_ids
@@ -118,7 +118,8 @@ def explain(
         `Explained(maps, spans, ids, log_probabilities, scale)`, with a raw map (K, *grid) for each span.
 
     Raises:
-        CamfnError: as for `words.spans` and `words.forced`; the method cannot be taken, or the groups do not fit.
+        CamfnError: as for `words.spans` and `words.forced`; the method cannot be taken, the groups do not fit, or the
+            model is in training mode.
         CaptureError: the layer's output is no map of the pictures, or no word depends on it there.
 
     Example:
@@ -136,7 +137,7 @@ def explain(
     info, function = method_of(method)
     if question is not None and info.name != "tam":
         raise CamfnError(f"words.explain: question= is of tam, and {info.name} does not read it")
-    asked = read(model, inputs, words, groups, tiles, spans)
+    asked = read("words.explain", model, inputs, words, groups, tiles, spans)
     found, scale = [piece.span for piece in asked.pieces], None
     if info.name == "tam":
         if layer is not None:
@@ -177,6 +178,7 @@ def method_of(method: str | Callable[..., Tensor]) -> tuple[MethodInfo, Callable
 
 
 def read(
+    name: str,
     model: nn.Module,
     inputs: Mapping[str, Any],
     words: int | Tensor | Sequence[int],
@@ -184,8 +186,9 @@ def read(
     tiles: Sequence[tuple[int, int]] | None,
     spans: Sequence[Span] | None,
 ) -> Asked:
-    """Read the prompt, say the answer, and check what the caller says of both."""
+    """Read the prompt, say the answer, and check what the caller, a function of this name, was given of both."""
     plain = bare(model)
+    check_settled(name, plain)
     prompt = prompt_ids("words.explain", inputs)
     found = pieces(plain, inputs, tiles) if spans is None else _given(spans, len(prompt))
     if spans is None:

@@ -101,6 +101,11 @@ def hidden_in(
     return shown_in(model, inputs, found, {number: 1 - mask.float() for number, mask in given.items()})
 
 
+def blank_each(model: nn.Module, inputs: Mapping[str, Any], found: list[Piece]) -> dict[str, Any]:
+    """Replace every picture by one color, the mean of its own pixels."""
+    return shown_in(model, inputs, found, {piece.span.image: torch.zeros(1, 1) for piece in found})
+
+
 def shown_in(
     model: nn.Module, inputs: Mapping[str, Any], found: list[Piece], shown: Mapping[int, Tensor]
 ) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ..._shared.checks import number
 from ..._shared.inputs import call
 from .._maps.explain import read
 from .._prompt.asked import Asked
-from .blank import blank
+from .blank import blank, blank_each
 
 
 class Carried(NamedTuple):
@@ -48,7 +48,8 @@ def carried(
     """Say how much of each word of an answer the pictures carry, by two forwards: as they are, and blank.
 
     A word that the model says as surely without the picture is not read from it. Its map shows where the model would
-    look all the same, and means nothing: `words.draw` shows it gray.
+    look all the same, and means nothing: `words.draw` shows it gray. A blank picture has one color, the mean of its
+    own pixels; with `spans` the mean of those of all pictures.
 
     Source: EAGLE, arXiv 2509.22496, whose words count as sensitive where the probability rises by more than 0.2.
 
@@ -77,9 +78,10 @@ def carried(
         tensor([False, False])
     """
     number("words.carried: least", least, "[-1, 1]")
-    asked = read(model, inputs, words, groups, tiles, spans)
-    asked.check_settled("words.carried")
-    seen, unseen = (said(asked, given) for given in (asked.inputs, blank(asked.inputs)))
+    asked = read("words.carried", model, inputs, words, groups, tiles, spans)
+    # of a family that is not known only the pixels as a whole are, and not which picture they are of
+    without = blank(asked.inputs) if spans is not None else blank_each(asked.model, asked.inputs, asked.pieces)
+    seen, unseen = (said(asked, given) for given in (asked.inputs, without))
     own = asked.ids.to(seen.device)[:, None]
     here, without = seen.gather(1, own)[:, 0], unseen.gather(1, own)[:, 0]
     asked.check_numbers(here - without)

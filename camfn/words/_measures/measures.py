@@ -232,8 +232,7 @@ def region_curves(
         )
     if cam.ndim != 2 or not bool(cam.isfinite().all()):
         raise CamfnError(f"words.region_curves: cam: expected a map (h, w) of finite numbers, got {describe(cam)}")
-    asked = read(model, inputs, words, groups, tiles, None)
-    asked.check_settled("words.region_curves")
+    asked = read("words.region_curves", model, inputs, words, groups, tiles, None)
     sized = resize(cam[None, None].float().cpu(), regions.shape[1:])[0, 0]
     area = regions.cpu().flatten(1).float()
     means = (area @ sized.flatten()) / area.sum(1)

@@ -119,8 +119,7 @@ def when_shown(
         >>> methods.region_search(shown, forward=score, inputs=shown, grid=2).shape
         torch.Size([1, 4, 4])
     """
-    asked = read(model, inputs, words, groups, tiles, None)
-    asked.check_settled("words.when_shown")
+    asked = read("words.when_shown", model, inputs, words, groups, tiles, None)
     pictures = sorted({piece.span.image for piece in asked.pieces})
     if image not in pictures:
         raise CamfnError(f"words.when_shown: image: expected one of the pictures {pictures}, got {image!r}")

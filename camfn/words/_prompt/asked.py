@@ -57,14 +57,6 @@ class Asked(NamedTuple):
         found = self.vocabulary(outputs)
         return found.gather(1, self.ids.to(found.device)[:, None])[:, 0]
 
-    def check_settled(self, name: str) -> None:
-        """Refuse a model in training mode, two runs of which differ by dropout."""
-        if any(module.training for module in self.model.modules()):
-            raise CamfnError(
-                f"{name}: this {type(self.model).__name__} is in training mode, where two runs differ by dropout too: "
-                "call model.eval()"
-            )
-
     def check_numbers(self, said: Tensor) -> None:
         """Refuse a model that says words with no probability."""
         if bool(said.isnan().any()):
@@ -76,3 +68,12 @@ class Asked(NamedTuple):
     def of_words(self, of_tokens: Tensor) -> Tensor:
         """Sum what belongs to the tokens of each word, (N,) to (K,)."""
         return torch.stack([of_tokens[group].sum() for group in self.groups])
+
+
+def check_settled(name: str, model: nn.Module) -> None:
+    """Refuse a model in training mode, two runs of which differ by dropout."""
+    if any(module.training for module in model.modules()):
+        raise CamfnError(
+            f"{name}: this {type(model).__name__} is in training mode, where two runs differ by dropout too: "
+            "call model.eval()"
+        )

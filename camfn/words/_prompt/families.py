@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..._shared.errors import CamfnError
-from .pieces import Piece, Prompt, Span, check_each, in_rows, plain, square_side, unpadded
+from .pieces import Piece, Prompt, Span, check_each, check_grids, in_rows, plain, square_side, unpadded
 
 
 def _of_one_size(prompt: Prompt) -> list[Piece]:
@@ -49,6 +49,13 @@ def _of_sizes(prompt: Prompt) -> list[Piece]:
     merged = prompt.config.vision_config.patch_size * getattr(prompt.config, "spatial_merge_size", 1)
     sizes = prompt.tensor("image_sizes", 2, "the height and width of each picture in pixels")
     grids = [(height // merged, width // merged) for height, width in sizes]
+    check_grids(grids, sizes, merged)
+    if prompt.kind == "mistral3" and sum(map(math.prod, grids)) == 1:
+        # transformers takes the only place for the batch
+        raise CamfnError(
+            f"words: the picture comes as {sizes[0][0]} x {sizes[0][1]} pixels from the processor, which is one place "
+            f"of the language model, and mistral3 needs two: make the photo larger than {merged} pixels on one side"
+        )
     runs = check_each(prompt, prompt.at(), [math.prod(grid) for grid in grids])
     return [plain(n, run, grid, n) for n, (run, grid) in enumerate(zip(runs, grids))]
 

@@ -111,6 +111,17 @@ def check_each(prompt: Prompt, at: Tensor, counts: Sequence[int], what: str = "p
     return list(torch.split(at, list(counts)))
 
 
+def check_grids(grids: Sequence[tuple[int, int]], sizes: Sequence[Sequence[int]], place: int) -> None:
+    """Refuse a picture that is smaller than one place of the language model."""
+    for n, (grid, size) in enumerate(zip(grids, sizes)):
+        if not all(grid):
+            raise CamfnError(
+                f"words: picture {n} comes as {size[0]} x {size[1]} pixels from the processor, less than the {place} x "
+                f"{place} of one place of the language model: make the photo larger, or set the processor's patch_size "
+                "and spatial_merge_size to those of the model"
+            )
+
+
 def in_rows(runs: Sequence[Tensor], rows: int, columns: int, side: int) -> tuple[Tensor, tuple[int, int]]:
     """Lay the places of tiles side by side: positions row by row of the whole picture, and its grid."""
     laid = torch.stack(list(runs)).reshape(rows, columns, side, side).transpose(1, 2)

@@ -51,6 +51,8 @@ def fetching(model: str, instead: str = INSTEAD) -> Iterator[None]:
     """Turn any error of a library that fetches its own weights into a `LoadError` of one line."""
     try:
         yield
+    except ImportError as error:
+        raise LoadError(f"{model} needs a package that is not installed: {reason(error)}") from error
     except Exception as error:
         # urllib, httpx, huggingface_hub, timm and torch.hub share no base class
         raise LoadError(f"cannot fetch the weights of {model} ({reason(error)}): {instead}") from error

@@ -132,13 +132,62 @@ def test_the_prompt_of_paligemma_is_its_task_behind_the_picture() -> None:
     assert asked == ["<image>caption en"]
 
 
-def test_a_photo_of_which_the_processor_makes_no_input_is_refused(folder: Path, photo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [ValueError, IndexError, KeyError, AssertionError])
+def test_a_photo_of_which_the_processor_makes_no_input_is_refused(kind: type[Exception]) -> None:
+    """Whatever the processor raises, as Mistral 3's an IndexError of a photo of one pixel."""
+
     def fail(**given: Any) -> Any:
-        raise ValueError("aspect ratio must be smaller than 200")
+        raise kind("aspect ratio must be smaller than 200")
 
     fail.image_token = "<image>"  # type: ignore[attr-defined]
     with pytest.raises(LoadError, match=r"makes no input of this photo of 4 x 900 pixels .* smaller than 200"):
         _inputs(fail, Image.new("RGB", (4, 900)), "w5")
+
+
+def mistral(folder: Path, **own: Any) -> Path:
+    """A tiny Mistral 3 with its processor, which joins two patches a side unless `own` says otherwise."""
+    import transformers
+
+    spelled = tokenizer()
+    spelled.add_tokens(["[IMG_BREAK]", "[IMG_END]"])
+    looks = transformers.PixtralImageProcessor(size={"longest_edge": 128}, patch_size=16)
+    options: dict[str, Any] = {"patch_size": 16, "spatial_merge_size": 2, **own}
+    processor = transformers.PixtralProcessor(looks, spelled, image_token="<image>", **options)
+    model: Any = load("mistral3").model
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_a_photo_of_one_pixel(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1), "red").save(tmp_path / "one.png")
+    out, whole, small = tmp_path / "out.png", mistral(tmp_path / "a"), mistral(tmp_path / "b", spatial_merge_size=1)
+    given = ("--ask", "w5", "--words", 2, "--out", out)
+    result = run(tmp_path / "one.png", "--model", f"hf:{whole}", *given)
+    assert result.exit_code == 2, result.output
+    assert "make the photo larger than 32 pixels on one side" in " ".join(result.output.split())
+    result = run(tmp_path / "one.png", "--model", f"hf:{small}", *given, "--force")
+    assert result.exit_code == 2
+    assert "less than the 32 x 32 of one place" in " ".join(result.output.split())
+
+
+def test_a_package_that_a_processor_misses_is_named_before_the_model_is_read(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+    from transformers.models.smolvlm import processing_smolvlm
+
+    monkeypatch.setattr(processing_smolvlm, "num2words", None)
+    place = tmp_path / "smol"
+    model: Any = load("smolvlm").model
+    model.config.save_pretrained(place)
+    transformers.SmolVLMImageProcessor().save_pretrained(place)
+    transformers.SmolVLMVideoProcessor().save_pretrained(place)
+    tokenizer().save_pretrained(place)
+    (place / "processor_config.json").write_text('{"processor_class": "SmolVLMProcessor"}')
+    result = run(photo, "--model", f"hf:{place}", "--out", tmp_path / "out.png")
+    assert result.exit_code == 2
+    assert "needs a package that is not installed: Package `num2words`" in " ".join(result.output.split())
 
 
 def test_the_photo_is_never_replaced(folder: Path, photo: Path) -> None:

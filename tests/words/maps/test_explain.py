@@ -261,6 +261,8 @@ def test_two_runs_are_not_compared_in_training_mode() -> None:
     case.model.train()
     halves = torch.tensor([[[True, False]], [[False, True]]])
     for call in (
+        lambda: words.explain(case.model, case.inputs, [5]),
+        lambda: words.explain(case.model, case.inputs, 2, method="layer_cam"),
         lambda: words.carried(case.model, case.inputs, [5]),
         lambda: words.drops(case.model, case.inputs, [5]),
         lambda: words.region_curves(case.model, case.inputs, [5], halves, torch.rand(4, 4)),

@@ -145,3 +145,11 @@ def test_a_photo_of_which_no_place_is_left_is_refused() -> None:
     inputs = {"input_ids": ids, "image_sizes": torch.tensor([[400, 3]]), "pixel_values": torch.zeros(1, 3, 3, 64, 64)}
     with pytest.raises(CamfnError, match=r"picture 0 is too narrow .* \(4, 0\) places"):
         words.spans(case.model, inputs)
+
+
+def test_a_picture_of_less_than_one_place_is_refused() -> None:
+    """As of a processor that does not know that the model merges patches."""
+    case = load("mistral3")
+    inputs = {**case.inputs, "image_sizes": torch.tensor([[16, 96]])}
+    with pytest.raises(CamfnError, match=r"picture 0 comes as 16 x 96 pixels .* less than the 32 x 32 of one place"):
+        words.spans(case.model, inputs)
