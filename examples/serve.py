@@ -5,7 +5,8 @@
     CAMFN_FILE=lite0.onnx uvicorn serve:service
     curl --data-binary @cat.jpg 'localhost:8000/explain?target=-1'
 
-Requests that arrive within WAIT seconds of the first run as one batch, of at most LARGEST photos.
+Requests that arrive within WAIT seconds of the first run as one batch, of at most LARGEST photos. A wrong request gets
+a 4xx, whose `detail` says what was expected; 429 says that QUEUE photos wait already.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from fastapi import FastAPI, HTTPException, Request
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 LARGEST, WAIT = 8, 0.01
-BYTES, LONGEST = 20_000_000, 50
+BYTES, PIXELS, LONGEST, QUEUE = 20_000_000, 50_000_000, 50, 64
+HOW = "send the photo itself as the body, as in curl --data-binary @cat.jpg"
 
 
 class Asked(NamedTuple):
@@ -37,7 +39,12 @@ class Asked(NamedTuple):
 
 def upright(data: bytes) -> Image.Image:
     """Decode a photo as camfn reads it: turned as its EXIF data say, transparent pixels on white, 8 bits a color."""
-    photo = Image.open(io.BytesIO(data))
+    try:
+        photo = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise OSError(f"expected JPEG, PNG or another format of Pillow; {HOW}") from error
+    if photo.width * photo.height > PIXELS:
+        raise HTTPException(413, f"expected a photo of at most {PIXELS} pixels, got {photo.width} x {photo.height}")
     if photo.mode == "F" or photo.mode.startswith("I") or max(photo.size) > LONGEST * min(photo.size):
         raise OSError(f"expected 8 bits a color and sides within 1 : {LONGEST}, got {photo.mode} of {photo.size}")
     photo = ImageOps.exif_transpose(photo)
@@ -71,7 +78,12 @@ class Explainer:
     def pixels(self, data: bytes) -> np.ndarray:
         """Decode a photo, and prepare it as the file says."""
         how = self.facts["preprocessing"]
-        photo = upright(data)
+        try:
+            photo = upright(data)
+        except HTTPException:
+            raise
+        except Exception as error:  # a broken file makes Pillow's decoders raise whatever they like
+            raise HTTPException(415, f"the body is no photo: {error}") from error
         resize, (height, width) = how["resize"], how["size"]
         if isinstance(resize, int):
             photo = photo.resize([int(resize * side / min(photo.size)) for side in photo.size], filter_of(how))
@@ -134,15 +146,21 @@ async def explain(request: Request, target: int = -1) -> dict[str, Any]:
     classes = explainer.session.get_outputs()[0].shape[1]
     if not -1 <= target < classes:
         raise HTTPException(422, f"target: expected a class, 0 to {classes - 1}, or -1 for the top class; got {target}")
+    unknown = sorted(set(request.query_params) - {"target"})
+    if unknown or len(request.query_params.multi_items()) > 1:
+        raise HTTPException(422, f"expected one target at most, and nothing else, got {request.url.query}")
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise HTTPException(415, f"expected a photo, got a form: {HOW}")
+    if explainer.waiting.qsize() >= QUEUE:
+        raise HTTPException(429, f"{QUEUE} photos wait already: ask again later", {"Retry-After": "1"})
     data = bytearray()
     async for part in request.stream():
         data += part
         if len(data) > BYTES:
             raise HTTPException(413, f"expected a photo of at most {BYTES} bytes")
-    try:
-        pixels = await asyncio.to_thread(explainer.pixels, bytes(data))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise HTTPException(415, f"the body is no photo: {error}") from error
+    if not data:
+        raise HTTPException(400, f"the body is empty: {HOW}")
+    pixels = await asyncio.to_thread(explainer.pixels, bytes(data))
     asked = Asked(pixels, target, asyncio.get_running_loop().create_future())
     await explainer.waiting.put(asked)
     return await asked.answer

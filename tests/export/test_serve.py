@@ -58,9 +58,44 @@ def test_requests_at_once_share_a_batch(tmp_path: Path, monkeypatch: pytest.Monk
             assert answer["probability"] == pytest.approx(float(logits[0, index]), rel=1e-3)
             cam = explain(images[k : k + 1], index)[0].detach()
             torch.testing.assert_close(torch.tensor(answer["cam"]), cam, rtol=1e-3, atol=1e-4 * float(cam.abs().max()))
-        assert client.post("/explain", content=b"no photo").status_code == 415
-        assert client.post("/explain", params={"target": 1000}, content=bytes_of(photos[0])).status_code == 422
+        wrong_requests(client, bytes_of(photos[0]))
+        serve.service.state.explainer.waiting.qsize = lambda: serve.QUEUE
+        found = client.post("/explain", content=bytes_of(photos[0]))
+        assert (found.status_code, found.headers["retry-after"]) == (429, "1")
+        del serve.service.state.explainer.waiting.qsize
         assert ask(0)["index"] == answers[0]["index"]
+
+
+def wrong_requests(client: Any, photo: bytes) -> None:
+    """Each is a 4xx whose detail says what was expected; no address of an object is among the words."""
+    large = io.BytesIO()
+    Image.new("1", (8000, 8000)).save(large, "PNG")
+    bomb = io.BytesIO()
+    Image.new("1", (20000, 20000)).save(bomb, "PNG")
+    as_json = {"content-type": "application/json"}
+    for given, code, text in (
+        ({"content": b""}, 400, "the body is empty: send the photo itself"),
+        ({"content": b"", "headers": as_json}, 400, "the body is empty"),
+        ({"content": b"no photo"}, 415, "the body is no photo: expected JPEG, PNG"),
+        ({"json": {"photo": "cat.png"}}, 415, "the body is no photo"),
+        ({"data": {"photo": "cat.png"}}, 415, "the body is no photo"),
+        ({"files": {"image": ("cat.png", photo, "image/png")}}, 415, "got a form: send the photo itself"),
+        ({"content": photo[: len(photo) // 2]}, 415, "truncated"),
+        ({"content": large.getvalue()}, 413, "at most 50000000 pixels, got 8000 x 8000"),
+        ({"content": bomb.getvalue()}, 415, "exceeds limit"),
+        ({"content": b"0" * 20_000_001}, 413, "at most 20000000 bytes"),
+        ({"content": photo, "params": {"target": 1000}}, 422, "expected a class, 0 to 9"),
+        ({"content": photo, "params": {"target": "cat"}}, 422, "valid integer"),
+        ({"content": photo, "params": {"class": 3}}, 422, "expected one target at most, and nothing else, got class=3"),
+        ({"content": photo, "params": [("target", 1), ("target", 2)]}, 422, "expected one target at most"),
+    ):
+        found = client.post("/explain", **given)
+        assert found.status_code == code, (found.status_code, found.text)
+        assert text in found.text
+        assert "object at 0x" not in found.text
+    assert client.get("/explain").status_code == 405
+    # the bytes decide, as a client may not name the type: curl says that the body is a form
+    assert client.post("/explain", content=photo, headers=as_json).status_code == 200
 
 
 def service_of(facts: dict[str, Any]) -> Any:
@@ -101,5 +136,7 @@ def test_a_photo_is_prepared_as_camfn_does(tmp_path: Path, mode: str, size: Any,
 @pytest.mark.parametrize("photo", [Image.new("I;16", (30, 30), 900), Image.new("RGB", (9000, 2))])
 def test_photos_of_16_bits_and_strips_are_refused(photo: Image.Image) -> None:
     pytest.importorskip("fastapi")
-    with pytest.raises(OSError, match="expected 8 bits a color"):
+    from fastapi import HTTPException
+
+    with pytest.raises(HTTPException, match="expected 8 bits a color"):
         service_of({"preprocessing": {"resize": 256, "size": (224, 224)}}).pixels(bytes_of(photo))
