@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from linecache import getline
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -88,7 +89,15 @@ def _refuse_decisions(guards: Iterable[Any]) -> None:
                 f"{file}, line {getattr(where, 'lineno', '?')}, fixes the batch: it decides by the number of images, "
                 f"{said}, as {BATCH} images do and {fails} do not, and a graph holds one side alone. Pass "
                 "batch='fixed' with as many images as the file shall take, or leave the decision out of the model"
+                f"{_by_length(file, where)}"
             )
+
+
+def _by_length(file: str, where: Any) -> str:
+    """Name what stays open in the place of `len(x)`, if the line of a decision has one."""
+    line = getline(file, getattr(where, "lineno", 0))
+    has_one = re.search(r"\blen\(([\w.]+)\)", line)
+    return f". len() makes a number of the batch: write {has_one[1]}.shape[0] for {has_one[0]}" if has_one else ""
 
 
 def _number_that_fails(expression: Any) -> int | None:

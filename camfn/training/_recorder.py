@@ -8,8 +8,10 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import index
+from threading import Lock
 from typing import Any
 
 import torch
@@ -129,6 +131,7 @@ class MapRecorder:
         self.photos = shown(self.images if photos is None else _photos(photos, len(images)))
         self.output = output_of(os.fspath(out) if isinstance(out, os.PathLike) else out)
         self.records: list[Record] = []
+        self._free = Lock()
         self._reading: list[LayoutPair | None] = []
         self._pictures: list[dict[int, tuple[Tensor, str]]] = [{} for _ in self.names]
 
@@ -149,6 +152,31 @@ class MapRecorder:
         step = _step(step)
         if not is_first_process():
             return []
+        with self._alone():
+            return self._record(model, step)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Refuse a second thread in the midst of a record, whose maps it would take for the ones before its own."""
+        if not self._free.acquire(blocking=False):
+            raise CamfnError(
+                "MapRecorder: two threads record at once: give each training a recorder and a folder of its own"
+            )
+        try:
+            yield
+        finally:
+            self._free.release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the lock, which cannot be copied or sent to another process."""
+        return {key: value for key, value in vars(self).items() if key != "_free"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a lock of its own."""
+        vars(self).update(state, _free=Lock())
+
+    def _record(self, model: nn.Module, step: int) -> list[Record]:
+        """Map the photos in this thread."""
         cams, scores = self._mapped(model)
         before = self.records[-len(self.names) :]
         moved = _correlations([record.cam for record in before], cams) if before else [None] * len(cams)

@@ -196,6 +196,14 @@ def test_a_decision_by_the_number_of_images_is_refused(make: Any, said: str) -> 
     assert export.program(explain, photos(3), batch="fixed")
 
 
+def test_a_length_of_the_batch_is_said_with_what_stays_open() -> None:
+    explain = explainer(methods.grad_cam, Several(lambda y: y.reshape(len(y), 7) * 1.0).eval(), "net.last")
+    with pytest.raises(CamfnError, match=r"fixes the batch.*write y\.shape\[0\] for len\(y\)"):
+        export.program(explain, photos())
+    open_ = explainer(methods.grad_cam, Several(lambda y: y.reshape(y.shape[0], 7) * 1.0).eval(), "net.last")
+    assert export.program(open_, photos())
+
+
 @pytest.mark.parametrize("kind", ["draws", "counts"])
 def test_a_model_that_gives_other_numbers_each_time_is_refused(kind: str) -> None:
     calls: list[int] = []

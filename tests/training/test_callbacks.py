@@ -81,6 +81,50 @@ def test_lightning(options: dict[str, Any], steps: list[int], tmp_path: Path) ->
     assert [record.step for record in recorder.records[::2]] == steps
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_with_two_optimizers(tmp_path: Path) -> None:
+    """The global step counts the steps of both; the second batch is at 2, the third at 4."""
+    pytest.importorskip("lightning", reason="needs lightning")
+    from lightning import pytorch as lightning
+
+    class Task(lightning.LightningModule):  # type: ignore[misc, unused-ignore]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.automatic_optimization = net(), False
+
+        def training_step(self, batch: list[Tensor], _: int) -> None:
+            for optimizer in self.optimizers():
+                loss = functional.cross_entropy(self.net(batch[0]), batch[1])
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                optimizer.step()
+
+        def configure_optimizers(self) -> Any:
+            first, *_, last = self.net.children()
+            return [torch.optim.SGD(part.parameters(), 1e-2) for part in (first, last)]
+
+    def trained(*callbacks: Any) -> nn.Module:
+        task = Task()
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = lightning.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            default_root_dir=tmp_path,
+            enable_model_summary=False,
+            callbacks=list(callbacks),
+            **quiet,
+        )
+        data = torch.utils.data.TensorDataset(WORLD.images, DIGITS)
+        torch.manual_seed(1)
+        trainer.fit(task, torch.utils.data.DataLoader(data, 4))
+        return task.net
+
+    recorder = MapRecorder(WORLD.images[:2], "0", target=DIGITS[:2], every=3, of=lambda x: x.net)  # type: ignore[arg-type, return-value]
+    assert same(trained(recorder.lightning()), trained())
+    # 3 lies between 2 and 4, and 6 is there
+    assert [record.step for record in recorder.records[::2]] == [0, 4, 6]
+
+
 def by_transformers(recorder: MapRecorder | None, folder: Path) -> nn.Module:
     import transformers
 

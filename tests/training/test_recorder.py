@@ -374,3 +374,37 @@ def test_a_map_that_is_constant_but_for_rounding_has_no_correlation() -> None:
     flat, varied = 3 + 1e-7 * noise, 3 + noise
     assert all(map(math.isnan, _correlations(list(flat), list(varied))))
     assert _correlations(list(varied), list(varied)) == pytest.approx([1, 1])
+
+
+def test_two_threads_that_record_at_once_are_refused() -> None:
+    """With recorders of their own both work, and a copy of a recorder is one."""
+    from concurrent.futures import ThreadPoolExecutor
+    from copy import deepcopy
+
+    net, inner = tiny.load("cnn"), []
+    recorder = MapRecorder(WORLD.images[:2], "body", target=DIGITS[:2], of=lambda model: again(model))
+
+    def again(model: nn.Module) -> nn.Module:
+        with ThreadPoolExecutor(1) as pool:  # a thread in the midst of a record
+            inner.append(pool.submit(recorder.record, net, 1).exception())
+        return model
+
+    assert len(recorder.record(net, 0)) == 2
+    assert "two threads record at once: give each training a recorder" in str(inner[0])
+    plain = MapRecorder(WORLD.images[:2], "body", target=DIGITS[:2])
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda one: one.record(net, 0), (plain, deepcopy(plain)))
+    assert all(torch.equal(a.cam, b.cam) for a, b in zip(first, second, strict=True))
+
+
+def test_a_network_of_nan_is_recorded_as_it_is() -> None:
+    good, bad = tiny.load("cnn"), tiny.load("cnn")
+    with torch.no_grad():
+        next(bad.parameters()).fill_(math.nan)
+    recorder = MapRecorder(WORLD.images[:1], "body", target=DIGITS[:1], every=1)
+    (first,), (broken,), (after,) = (recorder(model, step) for step, model in enumerate((good, bad, good)))
+    assert math.isnan(broken.score)
+    assert not broken.cam.isfinite().any()
+    assert broken.correlation is not None
+    assert math.isnan(broken.correlation)
+    assert torch.equal(first.cam, after.cam)

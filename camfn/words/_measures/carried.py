@@ -80,8 +80,8 @@ def carried(
     number("words.carried: least", least, "[-1, 1]")
     asked = read("words.carried", model, inputs, words, groups, tiles, spans)
     # of a family that is not known only the pixels as a whole are, and not which picture they are of
-    without = blank(asked.inputs) if spans is not None else blank_each(asked.model, asked.inputs, asked.pieces)
-    seen, unseen = (said(asked, given) for given in (asked.inputs, without))
+    unshown = blank(asked.inputs) if spans is not None else blank_each(asked.model, asked.inputs, asked.pieces)
+    seen, unseen = (said(asked, given) for given in (asked.inputs, unshown))
     own = asked.ids.to(seen.device)[:, None]
     here, without = seen.gather(1, own)[:, 0], unseen.gather(1, own)[:, 0]
     asked.check_numbers(here - without)

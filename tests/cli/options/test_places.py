@@ -53,11 +53,12 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unloaded")
-@pytest.mark.parametrize(("words", "option"), PLACED, ids=lambda value: " ".join(value) if value is tuple else None)
+@pytest.mark.parametrize(("words", "option"), PLACED, ids=str)
 def test_a_command_refuses_it_before_any_work(words: tuple[str, ...], option: str, tmp_path: Path) -> None:
     photos = scenes_in(tmp_path / "photos", 1)
     (tmp_path / "file").write_text("")
-    asked: list[object] = {"table": [], "export": [], "suite": [tmp_path]}.get(words[0], [photos / "0.png"])
+    alone: dict[str, list[object]] = {"table": [], "export": [], "suite": [tmp_path]}
+    asked = alone.get(words[0], [photos / "0.png"])
     asked += {"concepts": ["--class", "0"], "words": ["--model", "a", "--ask", "?"]}.get(words[0], [])
     place = tmp_path / "file" / "deep" / "er.png"
     result = run(*words, *asked, f"--{option}", place)
