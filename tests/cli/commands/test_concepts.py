@@ -130,7 +130,7 @@ def test_a_bar_tells_every_stage(digits: list[Path], tmp_path: Path, monkeypatch
         def update(self, task: int, *, description: str, completed: int, total: int | None) -> None:
             told.append((description, completed, total))
 
-    monkeypatch.setattr("camfn.cli._concepts.progress_bars", Bar)
+    monkeypatch.setattr("camfn.cli._commands.concepts.progress_bars", Bar)
     words = ["concepts", *digits[:2], "--class", "3", "--model", "tiny:cnn", "--rank", 2, "--size", 24, "--all"]
     assert run(*words, "--out", tmp_path / "c.png").exit_code == 0
     stages = ["reading photos", "asking for the classes", "finding concepts", "writing"]
