@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._shared.checks import one_of, whole
-from ..._shared.errors import CamfnError
+from ..._shared.errors import ArgumentTypeError, CamfnError
 from ..._shared.maps import safe_divide
 from ..._shared.rows import ChunkSize, Progress
 from .._common.likeness import correlation
@@ -144,6 +144,10 @@ def grouped(what: str, heatmap: Tensor, images: Tensor, groups: int) -> tuple[Te
     """Return the maps at the size of the images, and the group of each pixel, 0 the most relevant: both (B, *T)."""
     whole(f"{what}: groups", groups, 2)
     maps = on_images(what, heatmap, images)
+    if heatmap.dtype == torch.bool:
+        raise ArgumentTypeError(
+            f"{what}: heatmap: expected a floating-point tensor, got torch.bool; pass heatmap.float()"
+        )
     total = math.prod(maps.shape[1:])
     if groups > total:
         raise CamfnError(f"{what}: groups: expected at most {total}, the pixels of an image, got {groups}")

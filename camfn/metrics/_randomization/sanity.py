@@ -168,6 +168,7 @@ def randomization(
     function("randomization: explain", explain, "from a model to maps, such as lambda model: explainer(...)(images)")
     if similarity is not None:
         function("randomization: similarity", similarity, "from two batches of maps to (B,), or None for spearman")
+    check_model(model)
     compare = similarity or spearman
     original = explain(model).detach()
     modules, columns = [], []

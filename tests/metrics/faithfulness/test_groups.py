@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -76,3 +77,11 @@ def test_what_does_not_fit_is_refused() -> None:
         metrics.saco(bent, x, drawn(0, 3, 5, 6))
     with pytest.raises(CamfnError, match="mean_color"):
         metrics.mean_color(torch.ones(2))
+
+
+@pytest.mark.parametrize("metric", [metrics.saco, metrics.faithfulness_estimate])
+def test_a_mask_of_truth_values_is_no_map(metric: Any) -> None:
+    """As whole numbers are refused; subtraction of truth values ended in an error of torch."""
+    images, mask = torch.rand(1, 1, 4, 4), torch.eye(4, dtype=torch.bool)[None]
+    with pytest.raises(CamfnError, match=r"heatmap: expected a floating-point tensor, got torch\.bool; pass heatmap"):
+        metric(lambda x: x.sum((1, 2, 3)), images, mask, groups=4)

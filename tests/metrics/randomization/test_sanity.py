@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camfn import CaptureError, explainer, metrics
+from camfn import CamfnError, CaptureError, explainer, metrics
 from camfn.methods import eigen_cam, grad_cam, hires_cam
 from tests.nets.small import Net, images, seeded, unchanged
 
@@ -112,3 +112,12 @@ def test_what_is_drawn_has_the_old_mean_and_deviation() -> None:
 def test_a_module_that_is_not_there() -> None:
     with pytest.raises(CaptureError, match="no layer 'heads'"):
         list(metrics.randomized(seeded(Net), generator=generator(), names=["heads"]))
+
+
+@pytest.mark.parametrize("model", [None, "resnet50", torch.rand(2)])
+def test_a_network_that_is_none_is_refused_before_it_is_explained(model: Any) -> None:
+    def explain(network: Any) -> Any:
+        raise AssertionError("it was explained")
+
+    with pytest.raises(CamfnError, match=r"expected a torch\.nn\.Module"):
+        metrics.randomization(explain, model, generator=torch.Generator())
