@@ -31,13 +31,17 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Check the places to write to, and run the command."""
+        from ..._shared.errors import CamfnError
         from ..._shared.files import check_place
-        from .._terminal.terminal import refusals
 
-        with refusals():
-            for name, given in ctx.params.items():
-                if name in PLACES and given is not None:
+        for name, given in ctx.params.items():
+            if name in PLACES and given is not None:
+                try:
                     check_place(Path(given), f"--{name}")
+                except CamfnError as error:
+                    # as `refusals`, which stands on this room
+                    typer.echo("camfn: " + " ".join(str(error).split()), err=True)
+                    raise typer.Exit(2) from error
         return super().invoke(ctx)
 
 
