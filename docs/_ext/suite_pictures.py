@@ -17,11 +17,11 @@ from torch import Tensor
 from camfn import image
 from camfn.evaluate import Store, builtin_photos
 from camfn.evaluate._suite.grids import stitched
+from camfn.evaluate._suite.strips import NAMES, bins_of
 from camfn.zoo import load
 
 STATIC = Path(__file__).parent.parent / "_static"
 METHODS = ("grad_cam", "hires_cam", "layer_cam", "eigen_cam")
-BINS = (0.0, 0.02, 0.05, 0.5, 0.95, 0.98, 1.0)
 
 
 def photo_of(name: str) -> Tensor:
@@ -48,21 +48,11 @@ def strips(store: Store) -> Tensor:
     """Draw the mean maps of each method, best bins first."""
     drawn, captions = [], []
     for method in METHODS:
-        maps = []
-        for row in store.rows:
-            cams = store.cam(row) if row.photo.startswith("gridpg/") and row.method == method else None
-            for cell, cam in enumerate(cams if cams is not None else ()):
-                half = cam.shape[0] // 2
-                turned = cam.clamp(min=0).roll((-half * (cell // 2), -half * (cell % 2)), (0, 1))
-                maps.append((row.vectors["gridpg"][cell], turned / turned.sum().clamp(min=1e-7)))
-        maps.sort(key=lambda pair: -pair[0])
-        ends = [round(share * len(maps)) for share in BINS]
-        for first, last, share in zip(ends, ends[1:], BINS[1:], strict=False):
-            chosen = maps[first : max(last, first + 1)]
-            mean = torch.stack([cam for _, cam in chosen]).mean(0)[None]
-            drawn.append(image.colorize(image.normalize(image.upsample(mean, (112, 112))))[0])
-            captions.append(f"{method} to {share:.0%}")
-    return image.montage(drawn, captions, columns=len(BINS) - 1, cell=(112, 112), caption_size=9)
+        rows = [row for row in store.rows if row.method == method]
+        for name, each in zip(NAMES, bins_of(store, rows, size=112), strict=True):
+            drawn.append(image.colorize(image.normalize(each.mean[None]))[0])
+            captions.append(f"{method} {name}")
+    return image.montage(drawn, captions, columns=len(NAMES), cell=(112, 112), caption_size=9)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from .._store.store import Store
 from .._tables.grid import Cell, Grid
 from .._tables.report import facts_of, problems_of, rendered
 from .grades import grades_of
+from .strips import strips_of
 from .tables import Table, grid_of, grids_of_grades, suite_of, tables_of
 
 _ARROWS = {"higher": "↑", "lower": "↓", "": ""}
@@ -60,6 +61,8 @@ def _model(store: Store, folder: Path) -> dict[str, Any]:
     """Return what the template reads of one model."""
     suite, tables, grades = suite_of(store.header), tables_of(store), grades_of(store)
     shown = [_table(grid_of(table, suite), sentence(table)) for table in tables]
+    for table, made in zip(tables, shown, strict=True):
+        made["strips"] = strips_of(store, table.lines) if table.track == "grid" else None
     said = f"{sum(grade.tells for grade in grades)} of {len(grades)} metrics tell a map from its shuffle."
     histogram = "The values of the map are the same at every step, in other places."
     shown += [_table(grid, each) for grid, each in zip(grids_of_grades(store), (said, histogram), strict=False)]
@@ -116,7 +119,8 @@ def _table(grid: Grid, said: str) -> dict[str, Any]:
         }
         for line, dim in zip(grid.lines, grid.dim, strict=True)
     ]
-    return {"title": grid.title, "said": said, "heads": heads, "rows": rows, "notes": list(map(_note, grid.notes))}
+    notes = list(map(_note, grid.notes))
+    return {"title": grid.title, "said": said, "heads": heads, "rows": rows, "notes": notes, "strips": None}
 
 
 def _note(note: str) -> str:
