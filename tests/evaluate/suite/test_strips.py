@@ -9,10 +9,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from camfn.evaluate import Store
+from camfn.evaluate._suite import strips
 from camfn.evaluate._suite.report import write_suite_report
 from camfn.evaluate._suite.strips import BINS, NAMES, binned, bins_of, corners_of, strips_of, turned
 from camfn.evaluate._suite.tables import tables_of
@@ -90,6 +92,15 @@ def test_the_page_has_a_strip_for_each_line(store: Store, tmp_path: Path) -> Non
         assert pixels.shape == (40, int(width), 4)
         assert (pixels[0, :, 3] == 0).nonzero()[0].tolist() == [k for k in range(int(width)) if k % 42 > 39]
         assert re.search(r"share in the upper left (\d\.\d\d(, )?){6}$|own one has \d\.\d\d of both$", alt)
+
+
+def test_a_page_of_many_methods_shows_the_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "MOST", 1)
+    (table,) = (each for each in tables_of(store) if each.track == "grid")
+    made = strips_of(store, table.lines)
+    assert made is not None
+    assert [row["name"].partition(" @ ")[0] for row in made["rows"]] == [table.lines[0].name]
+    assert made["note"] == "2 lines of the table have no strip here."
 
 
 def test_damaged_maps_are_left_out_and_a_folder_without_maps_has_no_strips(store: Store, tmp_path: Path) -> None:
