@@ -1,4 +1,4 @@
-"""A tiny world with known truth: scenes of handwritten digits on textures, and four small trained models of it.
+"""A tiny world with known truth: scenes of handwritten digits on textures, and five small trained models of it.
 
 Every digit's exact mask, box and label are known, so that a map can be held to what it should show. The digits come
 from the Optical Recognition of Handwritten Digits data set (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository,

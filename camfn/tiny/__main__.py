@@ -1,4 +1,4 @@
-"""Make what ships anew: `python -m camfn.tiny cnn vit segmenter detector`, and `digits` for the glyphs."""
+"""Make what ships anew: `python -m camfn.tiny cnn vit segmenter detector cnn-idsds`, and `digits`, the glyphs."""
 
 from __future__ import annotations
 

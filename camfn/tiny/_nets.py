@@ -1,4 +1,4 @@
-"""The four models, and their weights."""
+"""The five models, and their weights."""
 
 # tested in tests/tiny/test_tiny.py
 
@@ -35,9 +35,11 @@ def load(name: str, *, trained: bool = True) -> nn.Module:
     - "segmenter": logits (B, 11, 64, 64), background first, in a dict under "out", as torchvision has it.
     - "detector": candidates (B, 256, 15) before any suppression: center x, center y, width and height in pixels, and
       the logits of there being an object and of the ten classes, as a YOLO has them.
+    - "cnn-idsds": "cnn", trained further for 150 steps on batches of which half of the scenes lost one cell of 4 x 4:
+      IDSDS (2407.11910) compares networks only after such a training. Its attribute `trained_further` says how.
 
     Args:
-        name: of the four.
+        name: of the five.
         trained: with the weights that ship; otherwise random ones, always the same.
 
     Returns:
@@ -60,6 +62,8 @@ def load(name: str, *, trained: bool = True) -> nn.Module:
         return model
     state = torch.load(DATA / f"{name}.pt", map_location="cpu", weights_only=True)
     model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+    if name in FURTHER:
+        vars(model)["trained_further"] = FURTHER[name]
     return model
 
 
@@ -153,8 +157,17 @@ class Detector(nn.Module):
         return torch.cat([x[:, None], y[:, None], size, raw[:, 4:]], 1).flatten(2).mT
 
 
-NETS: dict[str, Callable[[], nn.Module]] = {"cnn": _cnn, "vit": ViT, "segmenter": Segmenter, "detector": Detector}
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "cnn": _cnn,
+    "vit": ViT,
+    "segmenter": Segmenter,
+    "detector": Detector,
+    "cnn-idsds": _cnn,
+}
 """The untrained models by name."""
 
 NAMES: list[str] = [*NETS]
 """Names of the models."""
+
+FURTHER: dict[str, str] = {"cnn-idsds": "150 steps; half of each batch lost one cell of 4 x 4, its label kept"}
+"""Of a network that was trained further on scenes without one cell, how: the suite's track `single` records it."""

@@ -6,7 +6,7 @@ timm:NAME           any model of timm, with or without a tag: timm:resnet50.a1_i
 yolo:FILE           a network of Ultralytics: a .pt that YOLO saved, or a configuration as yolo11n.yaml
 rfdetr:SIZE         nano, small, medium, base or large of the package rfdetr, with --weights FILE.pth
 hf:NAME             a classifier or a detector of Hugging Face, by repository or folder: hf:google/vit-base-patch16-224
-tiny:NAME           cnn, vit, segmenter or detector of `camfn.tiny`, for scenes of digits; their weights ship with them
+tiny:NAME           cnn, vit, segmenter, detector or cnn-idsds of `camfn.tiny`, for scenes of digits, with their weights
 FILE.py:NAME        a function of yours that returns a module; also package.module:NAME
 FILE.pt2            an exported program, by `torch.export.save`
 """

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..._photos.methods import GROUPS, PICTURES, function_of, read_methods
 from ..._photos.options import options_of
+from ..._shared.checks import describe
 from ..._shared.errors import CamfnError, UsageError
 from ..._shared.lists import split_list
 from ...zoo import Loaded
@@ -214,7 +215,7 @@ def prepared(
         maker = replace(maker, undivided=not Part(maker.context(loaded, device), "dipart/000").divides())
     data = {
         "source": source.record(),
-        "model": {"spec": spec, "weights": weights_digest(loaded.model)},
+        "model": {"spec": spec, "weights": weights_digest(loaded.model), **_further(loaded)},
         "preprocessing": _preparation(loaded),
         "rng": "torch CPU mt19937, per use",
         "grids": {"cells": grids, "labels": labels, "size": list(size), "scale": scale},
@@ -309,6 +310,23 @@ def one_forward(source: Source, loaded: Loaded) -> int:
     if not isinstance(first, (CamfnError, type(None))):
         why = f"{type(first).__name__}: {first}"
     raise UsageError(f"{loaded.name}: no picture can be measured: {why}")
+
+
+def _further(loaded: Loaded) -> dict[str, str]:
+    """Read how a network was trained further on pictures without one cell; no field where it was not.
+
+    Raises:
+        UsageError: its attribute says it in no words.
+    """
+    said = getattr(loaded.model, "trained_further", None)
+    if said is None:
+        return {}
+    if not isinstance(said, str) or not said.strip():
+        raise UsageError(
+            f'{loaded.name}: trained_further: expected words, as in model.trained_further = "150 steps; half of each '
+            f'batch lost one cell of 4 x 4", got {describe(said)}: a network that was not has no such attribute'
+        )
+    return {"trained_further": said}
 
 
 def _preparation(loaded: Loaded) -> dict[str, Any]:

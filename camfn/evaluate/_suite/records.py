@@ -58,7 +58,9 @@ def settings_of(store: Store) -> tuple[Suite | None, list[str]]:
 def other_records(made: dict[str, Any], said: dict[str, Any]) -> list[str]:
     """Name what the protocol of these pictures and this network has otherwise than the records say."""
     ours, theirs = made["grid"]["record"], said["grid"]["record"]
-    return [
+    now, then = (each["model"].get("trained_further") for each in (ours, theirs))
+    other = f"{theirs['model']['spec']}: trained_further is {now!r}, and the record says {then!r}"
+    return [other] * bool(now != then) + [
         f"{theirs['model']['spec']}: the {name} are not those that the protocol makes"
         for name in ("grids", "preprocessing")
         if ours.get(name) != theirs.get(name)

@@ -33,6 +33,7 @@ class Table(NamedTuple):
         like_best: of each line, whether the lead measure does not tell it from the best.
         told: pairs of methods that the lead measure tells apart, and all pairs.
         left_out: the setting that these pictures do not have, and why; empty for none.
+        further: how the network was trained further on pictures without one cell; empty where it was not.
     """
 
     track: str
@@ -44,6 +45,7 @@ class Table(NamedTuple):
     like_best: list[bool]
     told: tuple[int, int]
     left_out: str = ""
+    further: str = ""
 
 
 def tables_of(store: Store) -> list[Table]:
@@ -79,7 +81,8 @@ def _table(store: Store, track: str, gray: dict[str, bool]) -> Table | None:
     ordered, estimates = [lines[at] for at in places], [figures[at] for at in places]
     name = store.header["protocols"][track]["id"]
     left_out = _left_out(store, record) if track == "grid" else ""
-    return Table(track, name, lead, ordered, estimates, gray, alike, (told, len(pairs)), left_out)
+    further = record["model"].get("trained_further", "")
+    return Table(track, name, lead, ordered, estimates, gray, alike, (told, len(pairs)), left_out, further)
 
 
 def _left_out(store: Store, record: dict[str, Any]) -> str:
@@ -170,6 +173,11 @@ def _notes(table: Table, names: Sequence[str], suite: Suite, counts_differ: bool
     many = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{next(iter(counts), 0)}"
     apart = f" {lead} tells {told} of {pairs} pairs apart." if lead else ""
     notes.append(f"Intervals: 95 %, of {many} photos, which are resampled.{apart}")
+    if table.track == "single":
+        how = f"was trained further: {table.further.strip().rstrip('.')}" if table.further else "was not"
+        notes.append(
+            f"IDSDS compares networks only where each was trained further on pictures without one cell; this one {how}."
+        )
     if table.left_out:
         notes.append(table.left_out)
     if counts_differ:

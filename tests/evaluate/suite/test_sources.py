@@ -30,7 +30,7 @@ def test_a_block_has_the_scenes_of_the_world() -> None:
     assert torch.equal(asked.other, world.masks[10:].flip(1).flatten(0, 1))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["cnn", "vit", "segmenter", "detector"])
+@pytest.mark.parametrize("name", ["cnn", "vit", "segmenter", "detector", "cnn-idsds"])
 def test_every_model_of_the_tiny_world_is_asked_for_both_digits(name: str) -> None:
     loaded = load(f"tiny:{name}")
     asked = Scenes(SUITE).picture("scene-000-009", loaded)
