@@ -1,14 +1,19 @@
-"""Write the tables of runs of the suite into the docs, and a leaderboard: `python -m benchmarks.suite FOLDER...`."""
+"""Write the tables of runs of the suite into the docs, and a leaderboard: `python -m benchmarks.suite FOLDER...`.
+
+The leaderboard names the day and the commit of this folder as those of the runs.
+"""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import date
 from itertools import chain
 from pathlib import Path
 
 from camfn.evaluate import Store
-from camfn.evaluate._suite.board import board_of, write_board
+from camfn.evaluate._suite.board import Made, board_of, write_board
 from camfn.evaluate._suite.tables import FEWEST, Table, grid_of, grids_of_grades, suite_of, tables_of
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -27,8 +32,10 @@ GRADES = ("Grades by the shuffle", "Grades by values that change places")
 def main(folders: Sequence[str]) -> None:
     """Write the tables of the folders, in this order."""
     stores = [Store(folder) for folder in folders]
+    asked = ["git", "-C", str(DOCS), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     for store in stores:
-        write_board(board_of(store), DOCS / "leaderboard.csv")
+        write_board(board_of(store, Made("camfn", date.today().isoformat(), commit)), DOCS / "leaderboard.csv")
     _write(DOCS / "suite-tables.md", chain.from_iterable(_model(store) for store in stores))
     _write(DOCS / "suite.md", chain.from_iterable(_short(store) for store in stores))
 

@@ -35,6 +35,11 @@ BoardOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE.csv", help="A leaderboard: lines of these protocols are replaced.", show_default=False),
 ]
+ByOption = Annotated[str, typer.Option(help="Of --board: who made the run.", show_default=False)]
+DateOption = Annotated[str, typer.Option(help="Of --board: when.", show_default=False)]
+CommitOption = Annotated[
+    str, typer.Option(help="Of --board: the commit of camfn, if no release made the run.", show_default=False)
+]
 PlainOption = Annotated[bool, typer.Option("--plain", help="Tables without intervals.")]
 FolderArgument = Annotated[
     Path, typer.Argument(help="Folder of a run of the suite (its --out), or of one model in it.")
@@ -195,9 +200,10 @@ def show(
     board: Path | None,
     *,
     plain: bool = False,
+    made: tuple[str, str, str] = ("", "", ""),
 ) -> None:
     """Print the tables of folders, and write the files that options name."""
-    from ...evaluate._suite.board import bibtex_of, board_of, write_board
+    from ...evaluate._suite.board import Made, bibtex_of, board_of, write_board
     from ...evaluate._suite.tables import grids_of
     from ...evaluate._tables.records import write_text
 
@@ -206,7 +212,7 @@ def show(
         print_grid(grid)
     lines = []
     for store in stores:
-        own = board_of(store)
+        own = board_of(store, Made(*made))
         with _or_said(store.folder / "leaderboard.csv") as path:
             write_board(own, path)
         lines += own
@@ -257,6 +263,9 @@ def suite_table(
     markdown: MarkdownOption = None,
     bib: BibOption = None,
     board: BoardOption = None,
+    by: ByOption = "",
+    date: DateOption = "",
+    commit: CommitOption = "",
 ) -> None:
     """Show the tables of a run of the suite, and write them in LaTeX, in Markdown or to a leaderboard."""
     with refusals():
@@ -266,13 +275,15 @@ def suite_table(
         from ...evaluate._suite.report import write_suite_report
 
         require("jinja2", "camfn suite table", "its report")
+        if board is None and (by or date or commit):
+            raise UsageError("--by, --date and --commit are of a leaderboard: add --board FILE.csv")
         check_files(latex=latex, markdown=markdown, bib=bib, board=board)
         folders = [folder] if (folder / "results.sqlite").is_file() else sorted(folder.glob("*/"))
         stores = [Store(each) for each in folders if (each / "results.sqlite").is_file()]
         stores = [store for store in stores if "protocols" in store.header]
         if not stores:
             raise UsageError(f"no run of the suite in {folder}: camfn evaluate --suite truth --out {folder}")
-        show(stores, (latex, markdown), bib, board, plain=plain)
+        show(stores, (latex, markdown), bib, board, plain=plain, made=(by, date, commit))
         with _or_said(folder / "report.html") as report:
             print(write_suite_report(stores, report.parent))
 

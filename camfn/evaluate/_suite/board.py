@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from ..._shared.errors import UsageError
 from .._store.export import safe, write_file
@@ -34,6 +35,7 @@ COLUMNS = (
     "forwards",
     "told_from_noise",
     "camfn",
+    "commit",
     "by",
     "date",
     "maps_sha256",
@@ -41,13 +43,29 @@ COLUMNS = (
 """Columns of a leaderboard: a line for each protocol, method, layer and measure."""
 
 
-def board_of(store: Store, *, by: str = "", date: str = "") -> list[dict[str, str]]:
+class Made(NamedTuple):
+    """What a submitter says of a run.
+
+    Attributes:
+        by: who made it.
+        date: when.
+        commit: the commit of camfn that made it, where that was no released version.
+    """
+
+    by: str = ""
+    date: str = ""
+    commit: str = ""
+
+
+NOTHING_SAID = Made()
+
+
+def board_of(store: Store, made: Made = NOTHING_SAID) -> list[dict[str, str]]:
     """List the lines of a leaderboard; equal rows stand by themselves, so that a reader finds each method by its name.
 
     Args:
         store: a folder of the suite.
-        by: who ran it.
-        date: when.
+        made: what the submitter says of the run.
     """
     model = store.header["protocols"]["grid"]["record"]["model"]["spec"]
     digests = _digests(store)
@@ -76,8 +94,7 @@ def board_of(store: Store, *, by: str = "", date: str = "") -> list[dict[str, st
                         "forwards": "" if line.control or line.forwards is None else f"{line.forwards:.4g}",
                         "told_from_noise": "" if noise is None else "no" if noise else "yes",
                         "camfn": store.header["versions"].get("camfn", ""),
-                        "by": by,
-                        "date": date,
+                        **made._asdict(),
                         "maps_sha256": digests.get((part, name, line.layer), ""),
                     }
                     listed.append(record)
@@ -112,8 +129,10 @@ def read_board(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, strict=True)
-            lines = list(reader)
-            ours = tuple(reader.fieldnames or COLUMNS) == COLUMNS
+            # boards of earlier versions have no commit
+            lines = [{"commit": "", **line} for line in reader]
+            names = reader.fieldnames or COLUMNS
+            ours = tuple(name for name in names if name != "commit") == tuple(n for n in COLUMNS if n != "commit")
         ours = ours and all(set(line) == set(COLUMNS) and math.isfinite(float(line["value"])) for line in lines)
     except (ValueError, TypeError, csv.Error):
         ours = False

@@ -54,10 +54,15 @@ def test_the_quick_start_and_a_third_partys_submission(tmp_path: Path) -> None:
     assert code == 0, text
     assert "verified" in text
     assert "NOT" not in text
-    code, text = invoke("suite", "table", str(out), "--board", str(board), "--plain", "--markdown", str(markdown))
+    said = ["--by", "somebody", "--date", "2026-01-01", "--commit", "0123abc"]
+    code, text = invoke(
+        "suite", "table", str(out), "--board", str(board), *said, "--plain", "--markdown", str(markdown)
+    )
     assert code == 0, text
     assert markdown.read_text().count("\n|---") == 8
     assert "camfn-truth/1:grid2x2@tiny:cnn#" in board.read_text()
+    assert ",0123abc,somebody,2026-01-01," in board.read_text()
+    assert invoke("suite", "table", str(out), "--by", "somebody")[0] == 2
 
 
 def test_options_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
