@@ -5,6 +5,7 @@ The leaderboard names the day and the commit of this folder as those of the runs
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -44,7 +45,9 @@ def _write(page: Path, parts: Iterator[str]) -> None:
     """Write what stands between the two marks of a page."""
     text = page.read_text(encoding="utf-8")
     before, after = text.partition(START)[0], text.partition(END)[2]
-    page.write_text(f"{before}{START}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}", encoding="utf-8")
+    # an interval stays on one line of its cell
+    tables = re.sub(r"\[(-?[\d.]+), (-?[\d.]+)\]", "[\\1,\u00a0\\2]", "\n\n".join(parts))
+    page.write_text(f"{before}{START}\n\n{tables}\n\n{END}{after}", encoding="utf-8")
 
 
 def _model(store: Store) -> Iterator[str]:
