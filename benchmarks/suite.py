@@ -15,7 +15,7 @@ from pathlib import Path
 
 from camfn.evaluate import Store
 from camfn.evaluate._suite.board import Made, board_of, write_board
-from camfn.evaluate._suite.tables import FEWEST, Table, grid_of, grids_of_grades, suite_of, tables_of
+from camfn.evaluate._suite.tables import FEWEST, Table, grid_of, grids_of_grades, suite_of, tables_of, without_zero
 
 DOCS = Path(__file__).parent.parent / "docs"
 START, END = "<!-- tables -->", "<!-- end of the tables -->"
@@ -81,7 +81,7 @@ def _cell(table: Table, name: str) -> str:
     for line, figures, best in zip(table.lines, table.figures, table.like_best, strict=True):
         figure = figures.get(table.lead)
         if name in line.names and figure is not None and figure.clusters >= FEWEST:
-            text = f"{figure.value:.2f}".replace("0.", ".", 1)
+            text = without_zero(figure.value)
             return f"**{text}**" if best else text
     return ""
 

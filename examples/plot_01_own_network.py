@@ -30,7 +30,7 @@ to_pil_image(image.montage(pictures, captions, cell=(240, 240)))
 # sphinx_gallery_thumbnail_cell = 1, 3
 
 # %%
-# A network of a library comes by its name, with its preparation and its classes. A name that is none is refused.
+# A network of a library comes by its name, with its preparation and its classes. `load` refuses an unknown name.
 
 print("of the tiny world:", ", ".join(f"tiny:{name}" for name in tiny.NAMES))
 try:

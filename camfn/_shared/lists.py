@@ -15,7 +15,7 @@ def split_list(words: str, what: str) -> list[str]:
     """Split words at commas and spaces, but not inside of quotes or brackets; each item once.
 
     A part such as `top_k=0.1` is an option of the item before it, where that one has a colon. Quotes around a whole
-    item are taken off; a file with spaces in its path that is there needs none, as in `my file.py:cam`.
+    item are taken off. A file that exists needs none around the spaces of its path, as in `my file.py:cam`.
 
     Args:
         words: as a user writes them.
@@ -73,7 +73,7 @@ def _with_files(words: str, what: str) -> str:
 
 
 def _is_file(words: str) -> bool:
-    """Whether words name a file; words of any length are asked about."""
+    """Whether words name a file; the system refuses words that are too long."""
     try:
         return Path(words).is_file()
     except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import re
 import struct
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .checks import is_concrete
+from .embed import data_address
 
 SIDE = 96
 """Longer side of the picture of one map, in pixels."""
@@ -61,8 +61,7 @@ def sheet(rows: Sequence[Sequence[Tensor]], side: int = SIDE) -> bytes:
 
 def picture(data: bytes, words: str) -> str:
     """Return an element of HTML that holds a PNG, with words for those who do not see it."""
-    source = base64.b64encode(data).decode()
-    return f'<img alt="{html.escape(words, quote=True)}" src="data:image/png;base64,{source}">'
+    return f'<img alt="{html.escape(words, quote=True)}" src="{data_address(data, "image/png")}">'
 
 
 def words(text: str) -> str:

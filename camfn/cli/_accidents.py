@@ -1,4 +1,4 @@
-"""What the command line prints of an exception that is no refusal."""
+"""What the command line prints of an exception, a refusal or not."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from .._shared.given import called_by_given, raised_by_given
 
 EXIT_CODE = 70
 """Exit code of the commands after a bug or an accident (EX_SOFTWARE of BSD's sysexits)."""
+
+
+def report_refusal(error: Exception) -> None:
+    """Print one line: a `CamfnError` says what to ask for instead, a `StoppedError` how to go on."""
+    print("camfn: " + " ".join(str(error).split()), file=sys.stderr)
 
 
 def report_accident(error: Exception) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .._shared.embed import data_address
 from .._shared.errors import CamfnError
 from .._shared.optional import extra
 from ..image._paint import slice_numbers, stops
@@ -177,4 +178,4 @@ def _address(picture: Tensor) -> str:
     drawn.thumbnail((_SIDE, _SIDE))
     file = io.BytesIO()
     drawn.save(file, kind, **({"quality": 88} if kind == "JPEG" else {}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_address(file.getvalue(), f"image/{kind.lower()}")

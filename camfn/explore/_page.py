@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 import json
 import os
@@ -11,6 +9,7 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
+from .._shared.embed import policy_of
 from .._shared.errors import CamfnError
 from .._shared.files import check_place, write_whole
 from ._data import data_of
@@ -79,11 +78,15 @@ def whole(data: dict[str, Any], title: str) -> str:
     """Return the page of data; its policy names its one script and its one style by their hashes."""
     script = part("viewer.js").replace("export default { render };", "") + part("page.js")
     style = part("viewer.css") + part("page.css")
-    policy = f"default-src 'none'; img-src data:; script-src {_hashed(script)}; style-src {_hashed(style)}; "
-    policy += "base-uri 'none'; form-action 'none'"
     # in JSON, < occurs in strings alone, and \u003c is the same letter: no name can end the element
     packed = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    parts = {"policy": policy, "title": html.escape(title), "style": style, "data": packed, "script": script}
+    parts = {
+        "policy": policy_of(script, style),
+        "title": html.escape(title),
+        "style": style,
+        "data": packed,
+        "script": script,
+    }
     head = part("page.html")
     text = ""
     for piece in head.split("{{"):
@@ -99,7 +102,3 @@ def framed(explored: Grid) -> str:
         f'<iframe title="Maps to explore" srcdoc="{inner}" sandbox="allow-scripts" width="100%" height="{_HEIGHT}" '
         'style="border:0"></iframe>'
     )
-
-
-def _hashed(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
+from .._shared.embed import policy_source
 from .._shared.errors import CamfnError
 from .._shared.files import check_place, write_whole
 from .._shared.versions import own_version
@@ -182,7 +182,7 @@ def _single(content: dict[str, bytes]) -> bytes:
     if "</script" in script or "</style" in style:
         raise CamfnError("page: a file of its own would end its element early")  # a mistake in camfn
     html = _text("index.html")
-    html = html.replace("{policy}", _policy(f"{_hashed(script)} blob: {_WASM}", _hashed(style), "'none'"))
+    html = html.replace("{policy}", _policy(f"{policy_source(script)} blob: {_WASM}", policy_source(style), "'none'"))
     html = html.replace('<link rel="stylesheet" href="style.css">', f"<style>{style}</style>")
     head, *_ = re.split(r'<script src="\w+\.js" defer></script>\n', html)
     parts = [head.encode()]
@@ -196,8 +196,3 @@ def _single(content: dict[str, bytes]) -> bytes:
         parts.append(b'<script type="text/plain" id="file:' + name.encode() + b'">' + packed + b"</script>\n")
     parts.append(f"<script>{script}</script>\n</body>\n</html>\n".encode())
     return b"".join(parts)
-
-
-def _hashed(text: str) -> str:
-    """Return the source of a policy that allows one inline element."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

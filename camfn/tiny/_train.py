@@ -85,10 +85,10 @@ def train(name: str, *, steps: int | None = None, report: Callable[[str], None] 
     total = steps or STEPS[name]
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATES.get(name, 2e-3), total)
-    color = mean_color()
+    color = mean_color() if name in FURTHER else None
     for step in range(total):
         world = scenes(32, generator=generator, digits=1 + step % 4, split="train")
-        images = without_cells(world.images, color, generator) if name in FURTHER else world.images
+        images = world.images if color is None else without_cells(world.images, color, generator)
         loss = LOSSES[name](model(images), world)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -102,7 +102,7 @@ def train(name: str, *, steps: int | None = None, report: Callable[[str], None] 
     held_out = scenes(200, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         report(f"{name}: {quality(model(held_out.images), held_out)}")
-        if name in FURTHER:
+        if color is not None:
             twice = held_out.images.repeat(2, 1, 1, 1)
             less = without_cells(twice, color, generator)[: len(twice) // 2]
             report(f"{name}, without one cell: {quality(model(less), held_out)}")

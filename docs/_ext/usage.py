@@ -149,7 +149,7 @@ def uses() -> dict[str, Use]:
 def bare() -> list[str]:
     """The public names that no code of an example or a page uses: neither themselves nor, of a type, who gives it.
 
-    A type is shown too where it is a part of a value that is shown.
+    A page that shows a value shows the types of its parts too.
     """
     every = uses()
     shown = {name for name, use in every.items() if use.examples or use.pages}

@@ -1,1 +1,1 @@
-"""The commands: what each is asked, and the run that it starts."""
+"""The commands: each has its options, checks them, and starts a run."""

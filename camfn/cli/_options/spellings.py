@@ -11,6 +11,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from .._accidents import report_refusal
+
 WORDS = ("model", "method", "metric", "target", "layer", "format")
 """Options that a user may write with or without an s, unless a command has both."""
 
@@ -39,8 +41,7 @@ class Command(TyperCommand):
                 try:
                     check_place(Path(given), f"--{name}")
                 except CamfnError as error:
-                    # as `refusals`, which stands on this room
-                    typer.echo("camfn: " + " ".join(str(error).split()), err=True)
+                    report_refusal(error)
                     raise typer.Exit(2) from error
         return super().invoke(ctx)
 

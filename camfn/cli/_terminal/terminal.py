@@ -16,7 +16,7 @@ import typer
 
 from ..._photos.reading import FIRST_FRAME, frames_told
 from ..._shared.errors import CamfnError, StoppedError
-from .._accidents import EXIT_CODE, report_accident
+from .._accidents import EXIT_CODE, report_accident, report_refusal
 from .._options.options import ModelOptions
 
 if TYPE_CHECKING:
@@ -151,8 +151,7 @@ def refusals() -> Iterator[None]:
         typer.echo("camfn: interrupted; what was written is whole", err=True)
         raise typer.Exit(130) from None
     except (CamfnError, StoppedError) as error:
-        # the message of a CamfnError says what to ask for instead, and that of a StoppedError how to go on
-        typer.echo("camfn: " + " ".join(str(error).split()), err=True)
+        report_refusal(error)
         raise typer.Exit(2 if isinstance(error, CamfnError) else EXIT_CODE) from error
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError, ModuleNotFoundError):
         raise  # typer ends the first four in its own way, and `main` the last

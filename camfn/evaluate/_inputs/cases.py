@@ -115,6 +115,17 @@ def cases(
     return list(dict.fromkeys(crossed))
 
 
+def method_and_options(name: str) -> tuple[str, str]:
+    """Split the words of a method from its options; a function of a file has a colon in its name.
+
+    Example:
+        >>> method_and_options("mine.py:cam:power=2"), method_and_options("mine.py:cam")
+        (('mine.py:cam', 'power=2'), ('mine.py:cam', ''))
+    """
+    place, _, options = name.rpartition(":")
+    return (place, options) if "=" in options and place else (name, "")
+
+
 def method_of(case: Case, generator: torch.Generator) -> Callable[..., Tensor]:
     """Return the function of a case, with its options and, for a method that draws, the generator bound."""
     return MethodWords(case.method, case.options).bound(generator, case.function)

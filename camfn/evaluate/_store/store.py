@@ -153,7 +153,7 @@ class Store:
         """Delete the row of a key, and its map.
 
         Raises:
-            StoppedError: it cannot be deleted; the rows are kept.
+            StoppedError: the system cannot delete it; the store keeps the rows.
         """
         if self._connection is None:
             raise UsageError("remove: expected a store inside of `with store.writing():`")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..._shared.errors import UsageError
+from .._inputs.cases import method_and_options
 from .._store.export import safe, write_file
 from .._store.store import MAPS, Store
 from .measures import GROUPED
@@ -73,7 +74,7 @@ def board_of(store: Store, made: Made = NOTHING_SAID) -> list[dict[str, str]]:
     for table in tables_of(store):
         for line, figures in zip(table.lines, table.figures, strict=True):
             for name in line.names:
-                method, _, options = _split(name)
+                method, options = method_and_options(name)
                 for measure, figure in figures.items():
                     noise = table.gray.get(measure)
                     # units that came later have maps of their own: the sum of the earlier ones stays
@@ -144,12 +145,6 @@ def read_board(path: Path) -> list[dict[str, str]]:
 def _key(line: dict[str, str]) -> tuple[str, ...]:
     """Return what no two lines have in common."""
     return tuple(line[name] for name in ("protocol", "method", "options", "layer", "measure"))
-
-
-def _split(name: str) -> tuple[str, str, str]:
-    """Split a method from its options; a function of a file has a colon in its name."""
-    place, colon, options = name.rpartition(":")
-    return (place, colon, options) if colon and "=" in options else (name, "", "")
 
 
 _PART_OF = {

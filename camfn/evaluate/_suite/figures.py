@@ -67,6 +67,11 @@ class Line(NamedTuple):
         """The names of equal rows, joined."""
         return " = ".join(self.names)
 
+    @property
+    def label(self) -> str:
+        """The names and the layer, if there is one."""
+        return f"{self.name} @ {self.layer}" if self.layer else self.name
+
 
 def clusters_of(unit: str, count: int, record: dict[str, Any]) -> list[str]:
     """Name the photo of each of so many numbers of a unit: photos are independent, cells and digits are not.

@@ -42,7 +42,8 @@ class Maker:
         metrics: words of the metrics that are graded; None for all of `METRICS`.
         classifies: whether the network gives classes: only then there are grids, parts, questions and grades.
         kinds: names of the pictures whose groups of classes are known.
-        undivided: whether DiPart is left out, since the last features of a grid cannot be cut into its cells.
+        undivided: whether there is no DiPart: cells do not divide the last features of a grid, or are smaller than the
+            network's input.
     """
 
     suite: Suite

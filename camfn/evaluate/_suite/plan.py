@@ -115,7 +115,7 @@ def _units(
         arithmetic = [case for case in listed if is_arithmetic(_function(case))]
         stitched = range(min(suite.stitched, suite.grids))
         on_heads = [case for case in listed if works_on_heads(_function(case))]
-        for setting in ("difull", "twin") if maker.undivided or maker.scale != 1 else ("dipart", "difull", "twin"):
+        for setting in ("difull", "twin") if maker.undivided else ("dipart", "difull", "twin"):
             for i in stitched:
                 also = [case for case in on_heads if setting == "difull" and i < cost[case]]
                 yield [f"{setting}/{i:03}"], [*arithmetic, *also, *rows]
@@ -210,9 +210,10 @@ def prepared(
     classifies = makes_grids(loaded, source)
     kinds = tuple(source.kinds(loaded)) if classifies and "contrast" in suite.tracks else ()
     maker = Maker(suite, source, tuple(map(tuple, grids)), labels, size, scale, one, metrics, classifies, kinds)
-    if "grid" in suite.tracks and grids and scale == 1:
+    if "grid" in suite.tracks and grids:
         device = str(next(loaded.model.parameters(), torch.empty(0)).device)
-        maker = replace(maker, undivided=not Part(maker.context(loaded, device), "dipart/000").divides())
+        whole = scale == 1 and Part(maker.context(loaded, device), "dipart/000").divides()
+        maker = replace(maker, undivided=not whole)
     data = {
         "source": source.record(),
         "model": {"spec": spec, "weights": weights_digest(loaded.model), **_further(loaded)},

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..._shared.embed import data_address
 from ..._shared.errors import UsageError
 from ...image import normalize, upsample
 from ...image._paint import stops
@@ -140,8 +140,8 @@ def strips_of(store: Store, lines: Sequence[Line]) -> dict[str, Any] | None:
         rows = [row for row in store.rows if (row.method, row.layer) == (line.names[0], line.layer)]
         bins, corners = bins_of(store, rows), corners_of(store, rows)
         if bins or corners:
-            label = line.name + (f" @ {line.layer}" if line.layer else "")
-            drawn.append({"name": label, "strip": _strip(bins, label), "twin": _pair(corners, rows, label)})
+            name = line.label
+            drawn.append({"name": name, "strip": _strip(bins, name), "twin": _pair(corners, rows, name)})
     if not drawn:
         return None
     left = len(methods) - len(drawn)
@@ -205,5 +205,5 @@ def _picture(tiles: Tensor, alt: str) -> dict[str, Any]:
     picture.putpalette([*colors.round().to(torch.uint8).flatten().tolist(), 0, 0, 0])
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True, transparency=len(colors))
-    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    source = data_address(buffer.getvalue(), "image/png")
     return {"source": source, "alt": alt, "width": picture.width, "height": picture.height}

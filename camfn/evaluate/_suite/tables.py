@@ -17,7 +17,7 @@ from .plan import GRADED
 from .protocol import TRACKS, Suite
 
 FEWEST = 8
-"""Photos that a line needs to be ranked, where other lines have so many: one photo is told from nothing."""
+"""A table ranks a line of so many photos or more, where another line has them: one photo has no interval."""
 
 
 class Table(NamedTuple):
@@ -121,8 +121,7 @@ def grid_of(table: Table, suite: Suite, *, intervals: bool = True) -> Grid:
     alone = sum(table.like_best) == 1
     lines = []
     for at, (line, figures, alike) in enumerate(zip(table.lines, table.figures, table.like_best, strict=True)):
-        label = line.name + (f" @ {line.layer}" if line.layer else "")
-        cells = [Cell(label)]
+        cells = [Cell(line.label)]
         for name in names:
             best = name == lead and alike and alone
             mark = "=" if name == lead and alike and not alone else ""
@@ -141,7 +140,7 @@ def _counts(table: Table, names: Sequence[str]) -> list[str]:
     """Return how many maps each line has a number of; none where all lines have the same number."""
     first = table.lead or names[0]
     counts = [figures[first].n if first in figures else 0 for figures in table.figures]
-    # of a control that lacks the measure nothing is said
+    # a control that lacks the measure has an empty cell
     said = {count for count, line in zip(counts, table.lines, strict=True) if count or not line.control}
     return [f"{count or ''}" for count in counts] if len(said) > 1 else []
 
@@ -155,11 +154,11 @@ def _cell(figure: Figure | None, best: bool, mark: str, intervals: bool) -> Cell
     """Write an estimate."""
     if figure is None:
         return Cell("")
-    interval = f"[{_short(figure.low)}, {_short(figure.high)}]" if intervals else ""
-    return Cell(_short(figure.value, 3), best, mark, interval)
+    interval = f"[{without_zero(figure.low)}, {without_zero(figure.high)}]" if intervals else ""
+    return Cell(without_zero(figure.value, 3), best, mark, interval)
 
 
-def _short(value: float, digits: int = 2) -> str:
+def without_zero(value: float, digits: int = 2) -> str:
     """Write a number without the zero ahead of the point."""
     text = f"{value:.{digits}f}"
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
@@ -233,7 +232,7 @@ def grid_of_grades(grades: Sequence[Grade], track_id: str, *, partial: bool = Fa
                 cells += [Cell(""), Cell(""), Cell("")]
             else:
                 interval = f"[{grade.low:.3g}, {grade.high:.3g}]"
-                cells += [Cell(_short(grade.one)), Cell(_short(grade.mean)), Cell(interval)]
+                cells += [Cell(without_zero(grade.one)), Cell(without_zero(grade.mean)), Cell(interval)]
         lines.append([cell._replace(gray=gray) for cell in cells])
         dim.append(gray)
     way = (

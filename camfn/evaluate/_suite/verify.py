@@ -18,7 +18,7 @@ from ..._shared.errors import CamfnError, UsageError
 from ..._shared.seen import facts_table
 from ...targets import Head
 from ...zoo import Loaded, load
-from .._inputs.cases import Case, method_of
+from .._inputs.cases import Case, method_and_options, method_of
 from .._inputs.photos import Photo
 from .._measures.core import failed
 from .._measures.memo import Shared
@@ -206,7 +206,7 @@ def _numbers(store: Store, maker: Maker, loaded: Loaded | None) -> tuple[int, in
     numbers, rows, skipped, wrong = 0, 0, 0, list[str]()
     shared, units, costs = Shared(), dict[str, Any](), Costs()
     spec = store.header["protocols"]["grid"]["record"]["model"]["spec"]
-    # a grade measures more than the tracks that were asked for
+    # a grade measures more than the tracks of the run
     measured = {name for row in store.rows if not is_grade(row.photo) for name in row.vectors}
     for row in store.rows:
         # a row may have numbers beside the error of a metric
@@ -243,7 +243,7 @@ def _numbers(store: Store, maker: Maker, loaded: Loaded | None) -> tuple[int, in
 
 def _other_names(row: Row, spec: str) -> list[str]:
     """Say so if the model, the method or the layer that tables print is not that of the row's case."""
-    layer = row.case[len(spec) + 1 :].partition(" ")[0]
+    layer = _case_of(row).layer
     # methods of a whole network have no layer
     at_layer = not row.layer or layer in ("auto", row.layer)
     if row.model == spec and row.case == f"{spec} {layer} {row.method}" and at_layer:
@@ -372,8 +372,5 @@ def _cases(rows: Sequence[Row]) -> list[Case]:
 def _case_of(row: Row) -> Case:
     """Read the case of a row back from its words."""
     layer = row.case[len(row.model) + 1 :].partition(" ")[0]
-    method, options = row.method, ""
-    place, colon, after = row.method.rpartition(":")
-    if colon and "=" in after:
-        method, options = place, after
+    method, options = method_and_options(row.method)
     return Case(row.model, layer, method, options, OWN.get(method))

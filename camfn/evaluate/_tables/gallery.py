@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from ... import image
+from ..._shared.embed import data_address
 from ..._shared.errors import PhotoError
 from ...zoo import Loaded
 from .._inputs.photos import Photo, boxes_in_view
@@ -110,7 +110,7 @@ def _picture(picture: Image.Image, name: str, alt: str, score: str = "") -> dict
     """Return a picture as part of the file."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=82)
-    source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    source = data_address(buffer.getvalue(), "image/jpeg")
     return {
         "source": source,
         "name": name,

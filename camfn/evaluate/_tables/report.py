@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from shlex import join
 from typing import Any
 from urllib.parse import quote
 
+from ..._shared.embed import policy_of
 from ..._shared.optional import extra
 from ...image._paint import stops
 from ...zoo import Loaded, load
@@ -106,8 +106,6 @@ def rendered(made: dict[str, Any]) -> str:
         from markupsafe import Markup
 
     style, script = _part("report.css"), _part("report.js")
-    policy = f"default-src 'none'; img-src data:; script-src {_hashed(script)}; style-src {_hashed(style)}; "
-    policy += "base-uri 'none'; form-action 'none'"
     packed = json.dumps([model["data"] for model in made["models"]], separators=(",", ":"), allow_nan=False)
     # in JSON, < occurs in strings alone, and \u003c is the same letter: no name can end the element
     data = Markup(packed.replace("<", "\\u003c"))
@@ -119,17 +117,13 @@ def rendered(made: dict[str, Any]) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, undefined=StrictUndefined, finalize=seen)
     scale = [f"rgb({r:.0f},{g:.0f},{b:.0f})" for r, g, b in stops("turbo").tolist()]
     return environment.from_string(_part("report.html.j2")).render(
-        **made, policy=policy, style=Markup(style), script=Markup(script), data=data, scale=scale
+        **made, policy=policy_of(script, style), style=Markup(style), script=Markup(script), data=data, scale=scale
     )
 
 
 def _part(name: str) -> str:
     """Return one file of the page."""
     return (files(__package__) / "web" / name).read_text(encoding="utf-8")
-
-
-def _hashed(text: str) -> str:
-    return f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
 def _fingerprint(store: Store, photos: Sequence[Photo], by: str | None, shown: int) -> str:

@@ -1,1 +1,1 @@
-"""What is asked of a library, what the library gives, and what the zoo gives."""
+"""What the zoo asks of a library, what the library gives, and what the zoo gives."""

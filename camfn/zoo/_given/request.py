@@ -1,4 +1,4 @@
-"""What is asked of a library for one model, and what the library gives."""
+"""What the zoo asks of a library for one model, and what the library gives."""
 
 # tested in tests/zoo/load/test_load.py
 

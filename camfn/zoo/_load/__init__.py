@@ -1,1 +1,1 @@
-"""A model by its name: the builder is found, weights are filled in, and photos are prepared as the user asked."""
+"""A model by its name: `load` finds the builder, fills the weights in, and prepares photos as the user asked."""

@@ -126,7 +126,7 @@ def test_a_log_says_how_far_a_run_is(capsys: pytest.CaptureFixture[str]) -> None
 def test_tables_of_a_folder_that_cannot_be_written_to_are_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A submission of another's may lie on a disk that is read alone."""
+    """The submission of another may lie on a disk that takes no writes."""
     from camfn.evaluate import Suite, truth
 
     truth("tiny:cnn", "grad_cam", tmp_path, suite=Suite(tracks=("tiny",), scenes=1))

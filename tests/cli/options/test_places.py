@@ -1,4 +1,4 @@
-"""A place that cannot be written to is refused by every command before any work, in one line."""
+"""Every command refuses a place that it cannot write to, before any work, in one line."""
 
 from __future__ import annotations
 

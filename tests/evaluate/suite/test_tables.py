@@ -136,7 +136,7 @@ def test_a_table_says_which_lines_have_fewer_maps(store: Store) -> None:
 
 
 def test_a_line_of_few_photos_is_not_ranked(store: Store) -> None:
-    """One photo is told from nothing: its line would be as good as the best."""
+    """One photo has no interval: no difference would tell its line from the best."""
     first = next(row.photo for row in store.rows if row.photo.startswith("gridpg/"))
     best = {"gridpg": [1.0] * 4}
     store.rows = [
